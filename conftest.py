@@ -1,0 +1,3 @@
+"""Lets the examples in docstrings and README run under the settings of the tests."""
+
+from tests.conftest import *  # noqa: F403

@@ -1,0 +1,71 @@
+"""DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
+
+from ddpg_jax import envs, exploration, replay
+from ddpg_jax.agent import make_agent
+from ddpg_jax.api import Run, make_program, train
+from ddpg_jax.experiment import PRESETS, Experiment, build, configure
+from ddpg_jax.host_training import make_host_training
+from ddpg_jax.losses import actor_loss, critic_loss, n_step_return, soft_update, td_target
+from ddpg_jax.networks import Actor, Critic, Critics, init_actor, init_critic
+from ddpg_jax.policy import Policy, load_policy
+from ddpg_jax.program import Member, drive
+from ddpg_jax.training import make_training, train_step
+from ddpg_jax.types import (
+    Agent,
+    ConfigError,
+    Env,
+    EnvironmentFailure,
+    EnvSpec,
+    Explorer,
+    Hyperparams,
+    Nets,
+    Replay,
+    ReplayState,
+    TrainState,
+    Transition,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "Actor",
+    "Agent",
+    "ConfigError",
+    "Critic",
+    "Critics",
+    "Env",
+    "EnvSpec",
+    "EnvironmentFailure",
+    "Experiment",
+    "Explorer",
+    "Hyperparams",
+    "Member",
+    "Nets",
+    "Policy",
+    "Replay",
+    "ReplayState",
+    "Run",
+    "TrainState",
+    "Transition",
+    "actor_loss",
+    "build",
+    "configure",
+    "critic_loss",
+    "drive",
+    "envs",
+    "exploration",
+    "init_actor",
+    "init_critic",
+    "load_policy",
+    "make_agent",
+    "make_host_training",
+    "make_program",
+    "make_training",
+    "n_step_return",
+    "replay",
+    "soft_update",
+    "td_target",
+    "train",
+    "train_step",
+]

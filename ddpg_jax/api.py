@@ -1,0 +1,103 @@
+"""`train`: a whole run in one call, for Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ddpg_jax.envs import DEVICE, make_device
+from ddpg_jax.envs.host import HostEnv
+from ddpg_jax.experiment import Experiment, configure
+from ddpg_jax.policy import Policy
+from ddpg_jax.program import Member, Program, device_program, drive, host_program
+from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    experiment: Experiment
+    hyper: Hyperparams
+    rows: list[dict[str, Any]]
+    """One for each evaluation, with the columns of metrics.csv."""
+    policy: Policy
+
+    @property
+    def returns(self) -> np.ndarray:
+        """`[evaluations]`, mean return without noise."""
+        return np.array([row["eval_return_mean"] for row in self.rows])
+
+    @property
+    def steps(self) -> np.ndarray:
+        """`[evaluations]`, the step of each evaluation."""
+        return np.array([row["step"] for row in self.rows])
+
+
+def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
+    """Trains one policy and gives it back with its learning curve. Nothing is written.
+
+    Args:
+        env: a name (see `ddpg-jax envs`), an `Env` written in JAX, or a function that makes a Gymnasium environment.
+        **fields: fields of `Experiment` and `Hyperparams`, over their preset.
+
+    Raises:
+        ConfigError: a field that is not known or not allowed, or an environment that DDPG cannot work with.
+        EnvironmentFailure: the environment raised or gave a number that is not finite.
+
+    >>> import ddpg_jax as dj
+    >>> run = dj.train("Pendulum-v1", steps=2_000, seed=0)
+    >>> run.steps.tolist(), run.returns.shape
+    ([1000, 2000], (2,))
+    """
+    experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
+    program = make_program(experiment, [Member(experiment.seed, hyper)], None if isinstance(env, str) else env)
+    try:
+        rows, state = [], program.start()
+        for tick in drive(program, experiment, state):
+            rows, state = rows + tick.rows, tick.state
+        return Run(experiment, hyper, rows, make_policy(experiment, program.spec, program.actor(state, 0)))
+    finally:
+        program.close()
+
+
+def make_program(experiment: Experiment, members: list[Member], env: Any = None) -> Program:
+    """The program of an experiment; `env` takes the place of the environment that it names.
+
+    Raises:
+        ConfigError: an unknown environment, or one that DDPG cannot work with.
+    """
+    if isinstance(env, Env):
+        return device_program(experiment, env, members)
+    if env is not None:
+        return host_program(
+            experiment,
+            members,
+            _vector(env, experiment.env, len(members) * experiment.num_envs),
+            _vector(env, experiment.env, len(members) * experiment.eval_episodes),
+        )
+    if experiment.backend == "device" or (experiment.backend == "auto" and experiment.env in DEVICE):
+        return device_program(experiment, make_device(experiment.env), members)
+    return host_program(experiment, members)
+
+
+def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
+    """The policy that these parameters are."""
+    return Policy(spec, experiment.hidden, experiment.activation, experiment.layer_norm, actor_params)
+
+
+def _vector(make: Any, name: str, count: int) -> HostEnv:
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    if not callable(make):
+        raise ConfigError(
+            f"env={name} is a {type(make).__name__}; it must be a name, an Env written in JAX, or a function that makes a "
+            "Gymnasium environment"
+        )
+    return HostEnv(SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP), name)
+
+
+def _name(env: Any) -> str:
+    return env.spec.name if isinstance(env, Env) else getattr(env, "__name__", type(env).__name__)

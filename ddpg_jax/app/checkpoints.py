@@ -1,0 +1,77 @@
+"""Checkpoints by orbax: the newest few, each complete or absent, each with a checksum of what it holds."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
+
+KEEP = 2
+
+
+class Checkpoint(NamedTuple):
+    """All that a run needs to go on."""
+
+    iteration: int
+    """Vector steps done."""
+    arrays: Any
+    text: str | None
+    """The environments, where they are no arrays."""
+    pending: list[Any]
+    """What the blocks since the last evaluation reported."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path):
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begins to write a checkpoint; the arrays are copied first, so that training may go on at once."""
+        arrays = jax.tree.map(np.array, checkpoint.arrays)
+        meta = {"text": checkpoint.text, "pending": checkpoint.pending, "checksum": checksum(arrays)}
+        items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        self._manager.save(checkpoint.iteration, args=items, force=True)
+
+    def wait(self) -> None:
+        """Returns when all is on the disk."""
+        self._manager.wait_until_finished()
+
+    def newest(self, shapes: Any, say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint, or None; `say` is told of those that are damaged, and they are removed."""
+        for iteration in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
+                restored = self._manager.restore(iteration, args=items)
+                meta: Any = restored["meta"]
+                if checksum(restored["arrays"]) != meta["checksum"]:
+                    raise ValueError("its checksum does not match")
+                arrays = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), restored["arrays"])
+                return Checkpoint(iteration, arrays, meta["text"], meta["pending"])
+            except Exception as error:  # a damaged file can fail in any way
+                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                say(f"the checkpoint at vector step {iteration} is damaged and left out: {reason}")
+                self._manager.delete(iteration)
+        return None
+
+    def close(self) -> None:
+        """Waits, and ends orbax's threads."""
+        self._manager.close()
+
+
+def checksum(tree: Any) -> int:
+    """CRC-32 over all arrays of a tree, in order."""
+    value = 0
+    for leaf in jax.tree.leaves(tree):
+        value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
+    return value

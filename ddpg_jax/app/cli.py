@@ -1,0 +1,264 @@
+"""The command line. Every field of `Experiment` and `Hyperparams` is an option; what is wrong is said in one line.
+
+Parsed with argparse rather than from type hints, because values go through `experiment.coerce`, the one place that knows
+what a field allows: the same words then serve the command line, grids and Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ddpg_jax.experiment import CHOICES, NUMBERS, PRESETS, STRUCTURE, Experiment, coerce, configure
+from ddpg_jax.types import ConfigError, EnvironmentFailure, Hyperparams
+
+OWN = ("env", "seed", "steps", "preset")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; gives the exit status."""
+    try:
+        return _main(sys.argv[1:] if arguments is None else list(arguments))
+    except (ConfigError, EnvironmentFailure) as error:
+        return _fail(" ".join(str(error).split()))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        return _fail(f"cannot read or write {what}{error.strerror or error}; free some space or name another folder with --out")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(line: str) -> int:
+    print(f"ddpg-jax: {line}", file=sys.stderr)
+    return 2
+
+
+def _main(arguments: list[str]) -> int:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        known = [f"--{name.replace('_', '-')}" for name in (*STRUCTURE, *NUMBERS)] if options.command == "train" else []
+        close = difflib.get_close_matches(rest[0].split("=")[0], known, n=3, cutoff=0.5)
+        hint = f"; nearest are {', '.join(close)}" if close else f"; see ddpg-jax {options.command} --help"
+        raise ConfigError(f"{rest[0]} is no option of {options.command}{hint}")
+    return options.run(options)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="ddpg-jax",
+        description="Deep Deterministic Policy Gradient in JAX: whole training runs as one compiled program.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    train = commands.add_parser("train", help="train one policy", allow_abbrev=False)
+    train.add_argument("env", metavar="ENV", help="an environment; see ddpg-jax envs")
+    _fields(train)
+    _job(train)
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("eval", help="evaluate the policy of a run folder", allow_abbrev=False)
+    evaluate.add_argument("dir", type=Path, metavar="DIR")
+    evaluate.add_argument("--episodes", default="20", metavar="N", help="whole episodes without noise (20)")
+    evaluate.add_argument("--seed", default="0", metavar="K", help="of the start states (0)")
+    evaluate.add_argument("--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png")
+    evaluate.set_defaults(run=_eval)
+
+    plot = commands.add_parser("plot", help="draw the learning curves of run folders", allow_abbrev=False)
+    plot.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
+    plot.add_argument("--out", type=Path, metavar="FILE", default=Path("learning_curves.png"), help="(learning_curves.png)")
+    plot.set_defaults(run=_plot)
+
+    bench = commands.add_parser("bench", help="speed on this machine, as a table and as JSON", allow_abbrev=False)
+    bench.add_argument("--out", type=Path, metavar="FILE", default=Path("bench.json"), help="(bench.json)")
+    bench.add_argument("--quick", action="store_true", help="fewer repetitions")
+    bench.set_defaults(run=_bench)
+
+    commands.add_parser("presets", help="named settings").set_defaults(run=_presets)
+    commands.add_parser("envs", help="environments that can be named").set_defaults(run=_envs)
+    return parser
+
+
+def _fields(parser: Parser) -> None:
+    fields = parser.add_argument_group("fields of the experiment and its numbers")
+    for name, default in {**STRUCTURE, **NUMBERS}.items():
+        if name == "env":
+            continue
+        about = _documentation()[name].rstrip(".").split(". ")[0].replace("%", "%%")
+        allowed = f" [{', '.join(CHOICES[name])}]" if name in CHOICES else ""
+        shown = "-".join(map(str, default)) if isinstance(default, tuple) else default
+        fields.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"{about}{allowed} ({shown})")
+
+
+def _job(parser: Parser) -> None:
+    job = parser.add_argument_group("the job")
+    job.add_argument("--out", type=Path, metavar="DIR", help="the run folder (runs/ENV-PRESET-seedK-HASH)")
+    job.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    job.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    job.add_argument("--checkpoint-seconds", default="30", metavar="S", help="least time between checkpoints (30)")
+    job.add_argument("--track", choices=("tensorboard", "wandb"), help="also log there (extra track)")
+
+
+def _documentation() -> dict[str, str]:
+    """The line under each field in the source of the two classes: said once, shown here."""
+    lines: dict[str, str] = {}
+    for kind in (Experiment, Hyperparams):
+        name = None
+        for line in inspect.getsource(kind).splitlines():
+            line = line.strip()
+            if line.startswith('"""') and name:
+                lines[name], name = line.strip('"'), None
+            elif ": " in line and " = " in line and not line.startswith('"""'):
+                name = line.split(":")[0]
+    return lines
+
+
+def _train(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.training import Options, Stopped, train, use_compilation_cache
+    from ddpg_jax.program import Member
+
+    given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
+    experiment, hyper = configure({name: value for name, value in given.items() if value is not None})
+    seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
+    if options.resume and options.overwrite:
+        raise ConfigError("resume=True and overwrite=True exclude each other; give one of them")
+    use_compilation_cache()
+    job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
+    try:
+        print(train(experiment, [Member(experiment.seed, hyper)], job))
+    except Stopped as stop:
+        print(f"ddpg-jax: {stop}", file=sys.stderr)
+        return stop.status
+    return 0
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.evaluation import evaluate, film
+    from ddpg_jax.app.training import use_compilation_cache
+
+    episodes, seed = coerce("eval_episodes", options.episodes), coerce("seed", options.seed)
+    use_compilation_cache()
+    returns, lengths = evaluate(options.dir, episodes, seed)
+    print(
+        f"return {returns.mean():.2f} +- {returns.std():.2f} (standard deviation), from {returns.min():.2f} to {returns.max():.2f}; "
+        f"length {lengths.mean():.1f}; {episodes} episodes"
+    )
+    if options.video:
+        print(f"{film(options.dir, options.video, seed)} frames in {options.video}")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ddpg_jax.app import report
+    from ddpg_jax.app.folder import RunFolder
+
+    curves: dict[str, list[Any]] = {}
+    envs = set()
+    for folder in options.dirs:
+        place = RunFolder(folder)
+        manifest, rows = place.manifest(), place.read_rows()
+        if not rows:
+            raise ConfigError(f"{folder} holds no evaluation yet; train it first")
+        envs.add(manifest["experiment"]["env"])
+        same = {name: value for name, value in manifest["identity"].items() if name not in ("seed", "members")}
+        numbers = {name: value for name, value in manifest["members"][0].items() if name not in ("seed", "member")}
+        for label, curve in report.labels(rows, _differences(same, numbers)).items():
+            curves.setdefault(label, []).extend(curve)
+    joined = {}
+    for label, seeds in curves.items():
+        shortest = min(len(seed) for seed in seeds)
+        joined[label] = np.array([seed[:shortest] for seed in seeds])
+    if options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"out={options.out} is not allowed; the name must end in .png, .pdf or .svg")
+    report.plot(joined, f"DDPG on {', '.join(sorted(envs))}", options.out)
+    print(options.out)
+    return 0
+
+
+def _differences(structure: dict[str, Any], numbers: dict[str, Any]) -> str:
+    """What a run's settings are called in a legend: its preset, and what differs from that."""
+    base, hyper = configure({"preset": structure["preset"]})
+    defaults = {**dataclasses.asdict(base), **hyper._asdict()}
+    skip = ("preset", "env", "backend", "steps")
+    changed = []
+    for name, value in {**structure, **numbers}.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name not in skip and value != defaults.get(name):
+            changed.append(f"{name}={value}")
+    backend = [f"backend={structure['backend']}"] if structure["backend"] != "auto" else []
+    return ", ".join([structure["preset"], *backend, *changed])
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.bench import bench
+
+    print(bench(options.out, options.quick))
+    return 0
+
+
+def _presets(options: argparse.Namespace) -> int:
+    del options
+    for name, (about, values) in PRESETS.items():
+        print(f"{name:18s} {about}")
+        if values:
+            print(" " * 18, " ".join(f"--{field.replace('_', '-')} {value}" for field, value in values.items()))
+    return 0
+
+
+def _envs(options: argparse.Namespace) -> int:
+    del options
+    import gymnasium
+
+    from ddpg_jax.envs import DEVICE
+
+    for name, make in DEVICE.items():
+        spec = make().spec
+        print(f"{name:34s} device  obs {spec.obs_shape}  actions {spec.action_shape}  limit {spec.max_steps}")
+    for name, spec in gymnasium.registry.items():
+        with contextlib.suppress(Exception):  # a missing extra, an old version
+            if any(f"{spec.name}-v{v}" in gymnasium.registry for v in range((spec.version or 0) + 1, 9)):
+                continue
+            env = gymnasium.make(name)
+            observation, action = env.observation_space, env.action_space
+            if type(observation).__name__ == "Box" and type(action).__name__ == "Box" and observation.shape is not None:
+                print(f"{name:34s} host    obs {observation.shape}  actions {action.shape}  limit {spec.max_episode_steps}")
+            env.close()
+    return 0
+
+
+def _at_least(name: str, text: str, low: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value >= low:
+        raise ConfigError(f"{name}={text} is not allowed; it must be a number of at least {low:g}")
+    return value
+
+
+def _version() -> str:
+    from ddpg_jax import __version__
+
+    return f"ddpg-jax {__version__}"

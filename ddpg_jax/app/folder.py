@@ -1,0 +1,222 @@
+"""The run folder: what is in it, and how it is written so that nothing is ever half there."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ddpg_jax.experiment import Experiment
+from ddpg_jax.program import Member
+from ddpg_jax.types import ConfigError
+
+PARTS = ("manifest.json", "metrics.csv", "summary.json", "checkpoints", "policy", "learning_curve.png", "tensorboard")
+PACKAGES = ("ddpg-jax", "jax", "jaxlib", "flax", "optax", "chex", "gymnasium", "numpy", "orbax-checkpoint", "mujoco")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whole: to a temporary name first, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def digest(experiment: Experiment, members: list[Member]) -> str:
+    """Twelve characters that differ where the experiment or its numbers do; the length of the run does not count."""
+    return hashlib.sha256(json.dumps(_identity(experiment, members), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _identity(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
+    """All that a run's results depend on, as plain JSON, but for its length."""
+    about: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment)))
+    del about["steps"]
+    return {**about, "members": [{"seed": member.seed, **member.hyper._asdict()} for member in members]}
+
+
+def default_folder(experiment: Experiment, members: list[Member]) -> Path:
+    """`runs/ENV-PRESET-seedK-DIGEST`: the same settings find the same folder again."""
+    env = experiment.env.replace("/", "-").replace(":", "-")
+    return Path("runs") / f"{env}-{experiment.preset}-seed{experiment.seed}-{digest(experiment, members)[:6]}"
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.policy = path / "policy"
+        self.metrics = path / "metrics.csv"
+        self._lock: Any = None
+
+    def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
+        """Checks that a run may go here, and locks the folder against a second process. Writes nothing else.
+
+        Raises:
+            ConfigError: another run is here, or there is nothing to resume.
+        """
+        there = (self.path / "manifest.json").exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"out={self.path} is a file; it must be a folder, new or empty")
+        if there and not (resume or overwrite):
+            raise ConfigError(f"out={self.path} holds a run; continue it with --resume, replace it with --overwrite, or name another")
+        if resume and not there:
+            raise ConfigError(f"out={self.path} holds no run to resume; leave --resume out to start one")
+        if resume:
+            self._compare(experiment, members)
+        elif not there and self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(f"out={self.path} is not empty and holds no run; name a new or empty folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"out={self.path} is in use by another process; wait for it, or name another folder") from error
+
+    def clear(self) -> None:
+        """Removes the run that is here, and nothing that is not a run's."""
+        for part in PARTS:
+            path = self.path / part
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _compare(self, experiment: Experiment, members: list[Member]) -> None:
+        manifest = self.manifest()
+        then, now = manifest["identity"], _identity(experiment, members)
+        if len(then["members"]) != len(now["members"]):
+            raise ConfigError(
+                f"out={self.path} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
+                "with the settings it was started with"
+            )
+        differences = [f"{name}={now[name]} (there {then.get(name)})" for name in now if name != "members" and now[name] != then.get(name)]
+        for old, new in zip(then["members"], now["members"], strict=True):
+            differences += [f"{name}={new[name]} (there {old.get(name)})" for name in new if new[name] != old.get(name)]
+        if manifest["experiment"]["steps"] > experiment.steps:
+            differences.append(f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)")
+        if differences:
+            unique = list(dict.fromkeys(differences))
+            raise ConfigError(f"out={self.path} holds another experiment; it differs in {', '.join(unique)}")
+
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says.
+
+        Raises:
+            ConfigError: there is none, or it cannot be read.
+        """
+        try:
+            return json.loads((self.path / "manifest.json").read_text())
+        except FileNotFoundError as error:
+            raise ConfigError(f"{self.path} holds no run; it has no manifest.json") from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path}/manifest.json cannot be read: {error}") from error
+
+    def write_manifest(self, **values: Any) -> None:
+        """Sets these values in the manifest and keeps the others."""
+        path = self.path / "manifest.json"
+        old = json.loads(path.read_text()) if path.exists() else {}
+        write(path, json.dumps({**old, **values}, indent=2) + "\n")
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """The whole rows of metrics.csv; a torn last line, from a process that was killed, is left out."""
+        try:
+            text = self.metrics.read_text()
+        except FileNotFoundError:
+            return []
+        complete = text[: text.rfind("\n") + 1]
+        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(complete))]
+
+    def rewrite_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Makes metrics.csv hold just these rows."""
+        write(self.metrics, _csv(rows, header=True) if rows else "")
+
+    def append_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Adds rows to metrics.csv."""
+        fresh = not self.metrics.exists() or self.metrics.stat().st_size == 0
+        with open(self.metrics, "a", newline="") as file:
+            file.write(_csv(rows, header=fresh))
+
+
+def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
+    """What a manifest says of a run that starts."""
+    return {
+        "format": 1,
+        "experiment": dataclasses.asdict(experiment),
+        "members": [{"member": m, "seed": member.seed, **member.hyper._asdict()} for m, member in enumerate(members)],
+        "identity": _identity(experiment, members),
+        "hash": digest(experiment, members),
+        "seeds": sorted({member.seed for member in members}),
+        "packages": _versions(),
+        "python": platform.python_version(),
+        "platform": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+        "host": platform.node(),
+        "system": platform.platform(),
+        "git_commit": _commit(),
+        "command": shlex.join(["ddpg-jax", *sys.argv[1:]]),
+        "start": now(),
+        "end": None,
+        "status": "running",
+    }
+
+
+def now() -> str:
+    """The time, ISO 8601 with its zone, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _csv(rows: Iterable[dict[str, Any]], header: bool) -> str:
+    rows = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this package runs from, if it is one."""
+    try:
+        root = Path(__file__).resolve().parent.parent
+        if not (root / ".git").exists():
+            return None
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

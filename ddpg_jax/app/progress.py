@@ -1,0 +1,57 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line for each evaluation elsewhere. Standard error only."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display:
+    """Progress of one run."""
+
+    def __init__(self, total: int, done: int):
+        self.console = Console(stderr=True)
+        self._total = total
+        self._bar: Progress | None = None
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.completed:,.0f}[/] / {task.total:,.0f} steps"),
+                BarColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[evaluation]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                speed_estimate_period=60,
+            )
+            self._task = self._bar.add_task("train", total=total, completed=done, speed="compiling", evaluation="")
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, steps_per_second: float, rows: list[dict[str, Any]]) -> None:
+        """Shows where the run is; `rows` are those of a new evaluation, if there was one."""
+        mean = sum(row["eval_return_mean"] for row in rows) / len(rows) if rows else None
+        if self._bar:
+            self._bar.update(self._task, completed=step, speed=f"{steps_per_second:,.0f} steps/s")
+            if mean is not None:
+                self._bar.update(self._task, evaluation=f"return {mean:,.1f}")
+        elif mean is not None:
+            self.say(f"step {step:>9,} of {self._total:,}  return {mean:10.2f}  {steps_per_second:8,.0f} steps/s")
+
+    def say(self, line: str) -> None:
+        """One line, above the bar."""
+        if self._bar:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)

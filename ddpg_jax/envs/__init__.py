@@ -1,0 +1,37 @@
+"""Environments: names, and one adapter a file. Third parties are imported only when one of theirs is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from ddpg_jax.envs import functional
+from ddpg_jax.envs.device import make_env
+from ddpg_jax.envs.functional import from_functional
+from ddpg_jax.envs.probes import PROBES
+from ddpg_jax.types import ConfigError, Env
+
+__all__ = ["DEVICE", "from_functional", "make_device", "make_env", "nearest"]
+
+DEVICE: dict[str, Callable[[], Env]] = {"Pendulum-v1": functional.pendulum, **PROBES}
+"""Environments written in JAX, by name."""
+
+
+def make_device(name: str) -> Env:
+    """The environment of this name written in JAX.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in DEVICE:
+        raise ConfigError(f"env={name} is not written in JAX; with backend=device there are {', '.join(DEVICE)}")
+    return DEVICE[name]()
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """`word`'s neighbours among `words` as the end of a sentence; all of them if they are few."""
+    lowered = {w.lower(): w for w in words}
+    close = [lowered[w] for w in difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)]
+    if close:
+        return "nearest are " + ", ".join(close)
+    return "allowed are " + ", ".join(sorted(words)) if len(words) <= 40 else "none is near"

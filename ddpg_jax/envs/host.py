@@ -1,0 +1,178 @@
+"""Gymnasium vector environments, which step on the host's processor, made to tell the truth about successors.
+
+Whatever the autoreset mode, `HostEnv.step` gives the transitions that really happened, with the last observation of an
+episode as the successor of its last step, and apart from them the observations to act on next.
+"""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpg_jax.envs.spaces import spec_of
+from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvSpec
+
+
+class HostStep(NamedTuple):
+    """What one step of a `HostEnv` gave; float32 and bool arrays of NumPy."""
+
+    reward: np.ndarray
+    """`[N]`"""
+    terminated: np.ndarray
+    """`[N]` bool"""
+    last: np.ndarray
+    """`[N]` bool, terminated or truncated"""
+    next_obs: np.ndarray
+    """`[N, O]`, the true successors"""
+    obs: np.ndarray
+    """`[N, O]`, what to act on next: after a reset where an episode has ended"""
+    valid: np.ndarray
+    """`[N]` bool; False where the environment only reset itself and nothing happened (NEXT_STEP)"""
+
+
+class HostEnv:
+    """A `gymnasium.vector.VectorEnv` in the units of the agent: flat float32 observations, actions in [-1, 1]."""
+
+    def __init__(self, vector_env: Any, name: str, reward_threshold: float | None = None):
+        from gymnasium.vector import AutoresetMode
+
+        self.vector_env = vector_env
+        self.num_envs: int = vector_env.num_envs
+        limit = _time_limit(vector_env)
+        self.spec: EnvSpec = spec_of(
+            name, vector_env.single_observation_space, vector_env.single_action_space, limit, reward_threshold
+        )
+        modes = AutoresetMode
+        self._mode = modes(vector_env.metadata.get("autoreset_mode", modes.NEXT_STEP))
+        self._next_step, self._same_step = self._mode is modes.NEXT_STEP, self._mode is modes.SAME_STEP
+        self._low = np.asarray(self.spec.action_low)
+        self._high = np.asarray(self.spec.action_high)
+        self._action_dtype = vector_env.single_action_space.dtype
+        self._resting = np.zeros(self.num_envs, bool)  # NEXT_STEP: its next step will only reset it
+
+    def reset(self, seeds: list[int]) -> np.ndarray:
+        """Starts all episodes anew; `[N, O]`. `seeds` has one number for each environment."""
+        self._resting[:] = False
+        obs, _ = self.vector_env.reset(seed=seeds)
+        return self._flat(obs, "reset")
+
+    def native(self, action: np.ndarray) -> np.ndarray:
+        """Actions `[N, A]` in [-1, 1] in the environment's own shape, units and type."""
+        scaled = self._low + (np.asarray(action, np.float64) + 1.0) * 0.5 * (self._high - self._low)
+        scaled = np.clip(scaled, self._low, self._high).astype(self._action_dtype)
+        return scaled.reshape(-1, *self.spec.action_shape)
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """Steps all environments with actions `[N, A]` in [-1, 1].
+
+        Raises:
+            EnvironmentFailure: the environment raised, gave a number that is not finite, or changed its shapes.
+        """
+        try:
+            obs, reward, terminated, truncated, info = self.vector_env.step(self.native(action))
+        except Exception as error:
+            raise EnvironmentFailure(f"raised {type(error).__name__}: {error}") from error
+        valid = ~self._resting
+        next_obs = self._flat(obs, "step")
+        ended = (terminated | truncated) & valid
+        if self._same_step:
+            obs, next_obs = next_obs, next_obs.copy()
+            for n in np.flatnonzero(ended):
+                next_obs[n] = self._flat(np.asarray(info["final_obs"][n])[None], "step")[0]
+        elif self._next_step:
+            obs = next_obs
+            self._resting = ended
+        else:
+            obs = next_obs
+            if ended.any():
+                fresh, _ = self.vector_env.reset(options={"reset_mask": ended})
+                obs = np.where(ended[:, None], self._flat(fresh, "reset"), next_obs)
+        reward = np.asarray(reward, np.float32)
+        for what, values in (("reward", reward), ("observation", next_obs)):
+            if not np.isfinite(values).all():
+                raise EnvironmentFailure(f"gave {_first_bad(values)} as {what}")
+        return HostStep(reward, terminated & valid, ended, next_obs, obs, valid)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.vector_env.close()
+
+    def snapshot(self) -> str | None:
+        """The whole state of the environments as text, or None where they do not let themselves be written."""
+        if not (self._same_step and hasattr(self.vector_env, "envs")):
+            return None
+        try:
+            layers = [[_state(layer) for layer in _layers(env)] for env in self.vector_env.envs]
+            data = pickle.dumps(layers)
+            pickle.loads(data)
+        except Exception:  # whatever an environment keeps: locks, windows, sockets
+            return None
+        return base64.b64encode(data).decode()
+
+    def restore(self, snapshot: str) -> None:
+        """Puts back what `snapshot` gave. It unpickles: only for checkpoints of one's own runs."""
+        layers = pickle.loads(base64.b64decode(snapshot))
+        for env, states in zip(self.vector_env.envs, layers, strict=True):
+            for layer, state in zip(_layers(env), states, strict=True):
+                vars(layer).update(state)
+
+    def _flat(self, obs: Any, during: str) -> np.ndarray:
+        obs = np.asarray(obs)
+        if obs.shape[1:] != self.spec.obs_shape:
+            raise EnvironmentFailure(
+                f"gave an observation of shape {obs.shape[1:]} in {during}; its space says {self.spec.obs_shape}"
+            )
+        return obs.reshape(obs.shape[0], -1).astype(np.float32)
+
+
+def make_host(name: str, num_envs: int) -> HostEnv:
+    """`num_envs` copies of a registered Gymnasium environment, stepped one after the other in this process.
+
+    Raises:
+        ConfigError: no environment of that name, a missing extra, or spaces that DDPG cannot work with.
+    """
+    import gymnasium
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    from ddpg_jax.envs import DEVICE, nearest
+
+    if ":" not in name and name not in gymnasium.registry:
+        names = [*gymnasium.registry, *DEVICE]
+        raise ConfigError(f"env={name} is not known; {nearest(name, names)}")
+    try:
+        vector_env = SyncVectorEnv(
+            [lambda: gymnasium.make(name) for _ in range(num_envs)], autoreset_mode=AutoresetMode.SAME_STEP
+        )
+    except gymnasium.error.DependencyNotInstalled as error:
+        extra = "mujoco" if "mujoco" in str(error).lower() else "box2d" if "box2d" in str(error).lower() else None
+        cure = f'pip install "ddpg-jax[{extra}]"' if extra else str(error)
+        raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
+    except gymnasium.error.Error as error:
+        raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
+    spec = gymnasium.spec(name)
+    return HostEnv(vector_env, name, spec.reward_threshold)
+
+
+def _time_limit(vector_env: Any) -> int | None:
+    spec = getattr(vector_env, "spec", None) or getattr(getattr(vector_env, "envs", [None])[0], "spec", None)
+    return getattr(spec, "max_episode_steps", None)
+
+
+def _layers(env: Any) -> list[Any]:
+    """The wrappers of an environment from the outside in, and itself."""
+    layers = [env]
+    while "env" in vars(layers[-1]):
+        layers.append(vars(layers[-1])["env"])
+    return layers
+
+
+def _state(layer: Any) -> dict[str, Any]:
+    """What a wrapper or an environment has of its own. Not by pickling it whole: that only remembers how it was made."""
+    return {name: value for name, value in vars(layer).items() if name not in ("env", "spec", "_cached_spec")}
+
+
+def _first_bad(values: np.ndarray) -> str:
+    return str(values[~np.isfinite(values)][0])

@@ -1,0 +1,54 @@
+"""What a Gymnasium space must be so that DDPG can work with it, and what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ddpg_jax.types import ConfigError, EnvSpec
+
+
+def spec_of(
+    name: str, observation_space: Any, action_space: Any, max_steps: int | None, reward_threshold: float | None = None
+) -> EnvSpec:
+    """The spec of an environment with Box observations and bounded Box actions of a floating type.
+
+    Raises:
+        ConfigError: other spaces, images, or bounds that are not finite; the sentence says what is supported.
+    """
+    for role, space in (("observations", observation_space), ("actions", action_space)):
+        if type(space).__name__ != "Box":
+            raise ConfigError(
+                f"env={name} has {type(space).__name__} {role}; supported are Box {role} (Dict observations: wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation)"
+                if role == "observations"
+                else f"env={name} has {type(space).__name__} {role}; supported are Box {role} with finite bounds"
+            )
+    if observation_space.dtype == np.uint8 and len(observation_space.shape) >= 2:
+        raise ConfigError(
+            f"env={name} has image observations, {observation_space.shape} uint8; supported are vectors, Box observations of "
+            "a floating or integer type that are not images"
+        )
+    low, high = np.asarray(action_space.low), np.asarray(action_space.high)
+    if not np.issubdtype(action_space.dtype, np.floating):
+        raise ConfigError(f"env={name} has actions of type {action_space.dtype}; supported are floating types")
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise ConfigError(
+            f"env={name} has actions bounded by {_short(low)} and {_short(high)}; supported are finite bounds, low < high "
+            "(wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction)"
+        )
+    return EnvSpec(
+        name,
+        tuple(observation_space.shape),
+        tuple(action_space.shape),
+        tuple(float(x) for x in low.ravel()),
+        tuple(float(x) for x in high.ravel()),
+        max_steps,
+        reward_threshold,
+    )
+
+
+def _short(bound: np.ndarray) -> str:
+    values = np.unique(bound)
+    return str(values[0]) if values.size == 1 else str(bound.ravel().tolist())

@@ -1,0 +1,307 @@
+"""`Experiment`: a whole run as plain data, checked before anything is compiled, and built into functions once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ddpg_jax import exploration, networks, replay
+from ddpg_jax.agent import make_agent
+from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Replay
+
+BACKENDS = ("auto", "device", "host")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The structure of a run: plain, hashable, JSON both ways. The numbers that one sweeps are in `Hyperparams`.
+
+    A STEP, here and everywhere, is one step of one environment: with 8 environments a vector step counts as 8. Settings in
+    steps that are not a multiple of `num_envs` are rounded up to one.
+    """
+
+    env: str = "Pendulum-v1"
+    """A Gymnasium id, or the name of an environment written in JAX."""
+    backend: str = "auto"
+    """Where the environment runs: device, host, or auto, which takes the device where the environment is written in JAX."""
+    preset: str = "default"
+    """The named values that all other fields start from."""
+    steps: int = 20_000
+    """Length of the run, the warm-up included."""
+    seed: int = 0
+    """Of every random draw."""
+    num_envs: int = 1
+    """Environments stepped side by side."""
+    updates_per_step: float = 1.0
+    """Gradient steps for each step; with many environments a fraction, as long as a vector step has a whole number."""
+    warmup_steps: int = 1_000
+    """First steps, with uniform random actions and without learning."""
+    batch_size: int = 64
+    """Transitions of one gradient step."""
+    replay: str = "uniform"
+    """How transitions are kept and drawn."""
+    replay_capacity: int = 100_000
+    """Transitions that are kept, over all environments."""
+    n_step: int = 1
+    """Rewards summed before the bootstrap."""
+    exploration: str = "ou"
+    """Noise on the actions while collecting: ou, gaussian or none."""
+    noise_schedule: str = "constant"
+    """How the scale of the noise changes: constant, linear or exponential."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Sizes of the hidden layers of actor and critic."""
+    activation: str = "relu"
+    """Between the layers."""
+    layer_norm: bool = False
+    """Normalize every hidden layer before its activation."""
+    action_layer: int = 0
+    """The layer of the critic at whose input the action joins; 0 is the first."""
+    num_critics: int = 1
+    """Critics; the target takes the smallest of their values."""
+    policy_delay: int = 1
+    """Updates of the critic for each update of the actor."""
+    eval_every: int = 1_000
+    """Steps between evaluations; there is always one at the end."""
+    eval_episodes: int = 10
+    """Episodes of one evaluation, without noise."""
+
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "default": ("The table of most introductions: Lillicrap et al. 2015 with 256-256 networks, tau .005, 1e5 transitions.", {}),
+    "nexus": (
+        "LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
+        {"layer_norm": True, "batch_size": 256, "noise_sigma": 0.1, "replay_capacity": 1_000_000},
+    ),
+    "spinningup": (
+        "OpenAI Spinning Up: both rates 1e-3, batches of 100, Gaussian noise .1, 10,000 steps of warm-up, 1e6 transitions.",
+        {
+            "actor_lr": 1e-3,
+            "batch_size": 100,
+            "exploration": "gaussian",
+            "noise_sigma": 0.1,
+            "warmup_steps": 10_000,
+            "replay_capacity": 1_000_000,
+        },
+    ),
+    "fujimoto-ourddpg": (
+        "OurDDPG of Fujimoto et al. 2018: both rates 3e-4, batches of 256, Gaussian noise .1, 25,000 steps of warm-up.",
+        {
+            "actor_lr": 3e-4,
+            "critic_lr": 3e-4,
+            "batch_size": 256,
+            "exploration": "gaussian",
+            "noise_sigma": 0.1,
+            "warmup_steps": 25_000,
+            "replay_capacity": 1_000_000,
+        },
+    ),
+}
+"""Name -> what it is, and the fields of `Experiment` and `Hyperparams` in which it differs from the defaults."""
+
+STRUCTURE = {field.name: field.default for field in dataclasses.fields(Experiment)}
+NUMBERS: dict[str, float] = Hyperparams()._asdict()
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "backend": BACKENDS,
+    "preset": tuple(PRESETS),
+    "replay": tuple(replay.REPLAYS),
+    "exploration": tuple(exploration.EXPLORERS),
+    "noise_schedule": tuple(exploration.SCHEDULES),
+    "activation": tuple(networks.ACTIVATIONS),
+}
+AT_LEAST = {
+    "steps": 1,
+    "seed": 0,
+    "num_envs": 1,
+    "warmup_steps": 0,
+    "batch_size": 1,
+    "replay_capacity": 1,
+    "n_step": 1,
+    "action_layer": 0,
+    "num_critics": 1,
+    "policy_delay": 1,
+    "eval_every": 1,
+    "eval_episodes": 1,
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "actor_lr": (0.0, math.inf),
+    "critic_lr": (0.0, math.inf),
+    "gamma": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "noise_sigma": (0.0, math.inf),
+    "noise_sigma_final": (0.0, math.inf),
+    "noise_decay_steps": (1.0, math.inf),
+    "ou_theta": (0.0, math.inf),
+    "ou_dt": (1e-6, math.inf),
+}
+
+
+def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
+    """The experiment that these fields describe, over the preset that they name, checked.
+
+    Args:
+        fields: names of `Experiment` and `Hyperparams`; values of their types, or as text.
+
+    Raises:
+        ConfigError: an unknown field, or a value that is not allowed.
+
+    >>> import ddpg_jax as dj
+    >>> experiment, hyper = dj.configure({"batch_size": "32", "tau": 0.01})
+    >>> experiment.batch_size, hyper.tau
+    (32, 0.01)
+    """
+    given = {name: coerce(name, value) for name, value in fields.items()}
+    preset = given.get("preset", "default")
+    values = {**PRESETS[preset][1], **given}
+    experiment = Experiment(**{name: value for name, value in values.items() if name in STRUCTURE})
+    hyper = Hyperparams(**{name: value for name, value in values.items() if name in NUMBERS})
+    validate(experiment, hyper)
+    return experiment, hyper
+
+
+def coerce(name: str, value: Any) -> Any:
+    """A field's value, from text where it is text, in the field's type and range.
+
+    Raises:
+        ConfigError: an unknown field, or a value that is not allowed.
+
+    >>> from ddpg_jax.experiment import coerce
+    >>> coerce("hidden", "400-300"), coerce("layer_norm", "true"), coerce("steps", "2e4")
+    ((400, 300), True, 20000)
+    """
+    fields = {**STRUCTURE, **NUMBERS}
+    if name not in fields:
+        close = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
+        raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or fields)}")
+    default = fields[name]
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{name}={value} is not allowed; allowed are {', '.join(CHOICES[name])}{hint}")
+        return value
+    if isinstance(default, bool):
+        return _boolean(name, value)
+    if isinstance(default, tuple):
+        return _sizes(name, value)
+    if isinstance(default, int):
+        return _integer(name, value)
+    if isinstance(default, float):
+        return _number(name, value)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}={value!r} is not allowed; it must be a name")
+    return value
+
+
+def _boolean(name: str, value: Any) -> bool:
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in known:
+        raise ConfigError(f"{name}={value} is not allowed; it must be true or false")
+    return known[str(value).lower()]
+
+
+def _integer(name: str, value: Any) -> int:
+    low = AT_LEAST[name]
+    try:
+        number = float(str(value).replace("_", ""))
+        whole = int(number)
+    except (ValueError, OverflowError):
+        number, whole = math.nan, 0
+    if isinstance(value, bool) or number != whole or whole < low or whole > 2**31 - 1:
+        raise ConfigError(f"{name}={value} is not allowed; it must be a whole number from {low} to 2147483647")
+    return whole
+
+
+def _number(name: str, value: Any) -> float:
+    low, high = RANGES.get(name, (0.0, math.inf))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or not low <= number <= high:
+        allowed = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
+        raise ConfigError(f"{name}={value} is not allowed; it must be {allowed}")
+    return number
+
+
+def _sizes(name: str, value: Any) -> tuple[int, ...]:
+    parts = value.replace("x", "-").split("-") if isinstance(value, str) else value
+    try:
+        sizes = tuple(int(part) for part in (parts if isinstance(parts, list | tuple) else [parts]))
+    except (TypeError, ValueError):
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1, such as 256-256")
+    return sizes
+
+
+def validate(experiment: Experiment, hyper: Hyperparams) -> None:
+    """Checks what concerns more than one field; the fields themselves were checked by `coerce`.
+
+    Raises:
+        ConfigError: a combination that cannot be trained.
+    """
+    x = experiment
+    vector_warmup = -(-x.warmup_steps // x.num_envs) * x.num_envs
+    updates = x.num_envs * x.updates_per_step
+    if updates != round(updates) or updates < 1:
+        raise ConfigError(
+            f"updates_per_step={x.updates_per_step:g} with num_envs={x.num_envs} makes {updates:g} updates a vector step; it must "
+            "be a whole number of at least 1"
+        )
+    if x.batch_size > vector_warmup:
+        raise ConfigError(
+            f"batch_size={x.batch_size} is more than the warm-up collects; it must be at most warmup_steps={x.warmup_steps}"
+        )
+    if x.replay_capacity // x.num_envs < x.n_step:
+        raise ConfigError(
+            f"replay_capacity={x.replay_capacity} is smaller than the n-step window; it must be at least n_step * num_envs = "
+            f"{x.n_step * x.num_envs}"
+        )
+    if x.replay_capacity < x.batch_size:
+        raise ConfigError(
+            f"replay_capacity={x.replay_capacity} is smaller than a batch; it must be at least batch_size={x.batch_size}"
+        )
+    if x.action_layer > len(x.hidden):
+        raise ConfigError(
+            f"action_layer={x.action_layer} is not allowed; with hidden={'-'.join(map(str, x.hidden))} it must be at most "
+            f"{len(x.hidden)}"
+        )
+    if x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
+        raise ConfigError(
+            f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential noise_sigma and "
+            "noise_sigma_final must be above 0"
+        )
+
+
+class Parts(NamedTuple):
+    """What the names in an `Experiment` stand for."""
+
+    agent: Agent
+    replay: Replay
+    explorer: Explorer
+    warmup: Explorer
+    updates: int
+    """Gradient steps for each vector step."""
+
+
+def build(experiment: Experiment, spec: EnvSpec) -> Parts:
+    """The functions that an experiment names, for an environment of these shapes.
+
+    >>> import ddpg_jax as dj
+    >>> env = dj.envs.make_device("Pendulum-v1")
+    >>> dj.build(dj.Experiment(), env.spec).updates
+    1
+    """
+    x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
+    agent = make_agent(
+        obs_dim, action_dim, x.hidden, x.activation, x.layer_norm, x.action_layer, x.num_critics, x.policy_delay
+    )
+    buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step)
+    explorer = exploration.EXPLORERS[x.exploration](action_dim, exploration.SCHEDULES[x.noise_schedule])
+    return Parts(agent, buffer, explorer, exploration.uniform(action_dim), round(x.num_envs * x.updates_per_step))

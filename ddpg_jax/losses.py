@@ -1,0 +1,107 @@
+"""The equations of Lillicrap et al. 2015 ("the paper"), one short pure function each.
+
+    y    = r + gamma (1 - d) Q'(s', mu'(s'))            td_target
+    L(Q) = mean (y - Q(s, a))^2                         critic_loss
+    J    = mean Q(s, mu(s))                             actor_loss, which is -J
+    p'  <- tau p + (1 - tau) p'                         soft_update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.types import Array, Params, Scalar
+
+
+def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
+    """y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
+
+    `discount` is gamma (gamma**n for n-step rewards) and 0 where the environment TERMINATED. A time limit does not end
+    the value of a state: it bootstraps. No gradient flows through the target.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> dj.td_target(jnp.array([1.0, 1.0]), jnp.array([0.5, 0.0]), jnp.array([4.0, 4.0])).tolist()
+    [3.0, 1.0]
+    """
+    return jax.lax.stop_gradient(reward + discount * next_q)
+
+
+def n_step_return(reward: Array, alive: Array, gamma: Scalar) -> tuple[Array, Array]:
+    """Sum of the discounted rewards of a window, and the discount of the state behind it (Sutton and Barto 2018, 7.1).
+
+    Args:
+        reward: `[n, ...]` rewards in order of time.
+        alive: `[n, ...]` 1 for the steps that belong to the window and 0 for those behind its end. The first is 1.
+        gamma: discount of one step.
+
+    Returns:
+        `[...]` sum of `gamma**k * reward[k]` and `[...]` `gamma**m`, with m the steps in the window.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> [x.item() for x in dj.n_step_return(jnp.array([1.0, 1.0, 9.0]), jnp.array([1.0, 1.0, 0.0]), 0.5)]
+    [1.5, 0.25]
+    """
+    total, discount = reward[0], jnp.full_like(reward[0], gamma)
+    for k in range(1, reward.shape[0]):
+        total = total + alive[k] * discount * reward[k]
+        discount = jnp.where(alive[k] > 0, discount * gamma, discount)
+    return total, discount
+
+
+def critic_loss(
+    critic_params: Params,
+    q_values: Callable[[Params, Array, Array], Array],
+    obs: Array,
+    action: Array,
+    target_q: Array,
+    weight: Array,
+) -> tuple[Array, tuple[Array, Array]]:
+    """Mean squared TD error, equation 4 of the paper, summed over critics.
+
+    Args:
+        critic_params: parameters of the critics.
+        q_values: `(critic_params, obs [B, O], action [B, A]) -> q [E, B]`.
+        obs: `[B, O]`.
+        action: `[B, A]`.
+        target_q: `[B]`, from `td_target`.
+        weight: `[B]`, importance weights; ones for uniform replay.
+
+    Returns:
+        The loss, and the TD errors of the first critic `[B]` with the mean of its values.
+    """
+    q = q_values(critic_params, obs, action)
+    td = target_q[None] - q
+    loss = jnp.sum(jnp.mean(weight[None] * jnp.square(td), axis=1))
+    return loss, (td[0], jnp.mean(q[0]))
+
+
+def actor_loss(
+    actor_params: Params,
+    critic_params: Params,
+    act: Callable[[Params, Array], Array],
+    q_values: Callable[[Params, Array, Array], Array],
+    obs: Array,
+) -> Array:
+    """-mean Q(s, mu(s)). Its gradient is the deterministic policy gradient, equation 6 of the paper, with sign changed.
+
+    Args:
+        actor_params: parameters of the actor, differentiated.
+        critic_params: parameters of the UPDATED critic, held fixed; with several critics the first one judges.
+        act: `(actor_params, obs [B, O]) -> action [B, A]`.
+        q_values: `(critic_params, obs [B, O], action [B, A]) -> q [E, B]`.
+        obs: `[B, O]`.
+    """
+    return -jnp.mean(q_values(critic_params, obs, act(actor_params, obs))[0])
+
+
+def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
+    """Targets follow slowly: tau * params + (1 - tau) * target, leaf by leaf (Algorithm 1 of the paper).
+
+    >>> import ddpg_jax as dj
+    >>> dj.soft_update({"w": 1.0}, {"w": 0.0}, tau=0.25)
+    {'w': 0.25}
+    """
+    return jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, params, target)

@@ -1,0 +1,119 @@
+"""A trained actor: call it with observations, save it without pickle, load it anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpg_jax.networks import ACTIVATIONS, Actor
+from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """mu(s) in the environment's own units.
+
+    >>> import numpy as np, ddpg_jax as dj
+    >>> run = dj.train("probe/observation", steps=600, warmup_steps=500)
+    >>> run.policy(np.zeros(1)).shape, run.policy(np.zeros((7, 1))).shape
+    ((1,), (7, 1))
+    """
+
+    spec: EnvSpec
+    hidden: tuple[int, ...]
+    activation: str
+    layer_norm: bool
+    params: Params
+
+    def __call__(self, obs: Any) -> Any:
+        """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out."""
+        shape = jnp.shape(obs)
+        batch = shape[: len(shape) - len(self.spec.obs_shape)]
+        if shape[len(batch) :] != self.spec.obs_shape:
+            raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")
+        flat = jnp.asarray(obs, jnp.float32).reshape(*batch, self.spec.obs_dim)
+        action = _native(self.spec, self.hidden, self.activation, self.layer_norm, self.params, flat)
+        action = action.reshape(*batch, *self.spec.action_shape)
+        return action if isinstance(obs, jax.Array) else np.asarray(action)
+
+    def unit_action(self, params: Params, obs: Array) -> Array:
+        """mu(s) in [-1, 1]: `[..., O] -> [..., A]`, for `training.rollout`."""
+        return _unit(self.spec, self.hidden, self.activation, self.layer_norm, params, obs)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `policy.json` and `actor.npz`, plain arrays, into a folder that is made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
+        about = {
+            "format": FORMAT,
+            "env": self.spec._asdict(),
+            "hidden": self.hidden,
+            "activation": self.activation,
+            "layer_norm": self.layer_norm,
+        }
+        with open(folder / "actor.npz.tmp", "wb") as file:
+            np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
+        (folder / "actor.npz.tmp").replace(folder / "actor.npz")
+        (folder / "policy.json.tmp").write_text(json.dumps(about, indent=2) + "\n")
+        (folder / "policy.json.tmp").replace(folder / "policy.json")
+
+
+def _unit(
+    spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array
+) -> Array:
+    actor = Actor(spec.action_dim, hidden, ACTIVATIONS[activation], layer_norm)
+    return actor.apply({"params": params}, obs)  # pyright: ignore[reportReturnType]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _native(
+    spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array
+) -> Array:
+    """`[..., O] -> [..., A]` in the environment's units."""
+    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
+    action = _unit(spec, hidden, activation, layer_norm, params, obs)
+    return jnp.clip(low + (action + 1.0) * 0.5 * (high - low), low, high)
+
+
+def load_policy(folder: str | Path) -> Policy:
+    """The policy that `Policy.save` wrote. Nothing is unpickled.
+
+    Raises:
+        ConfigError: the folder holds no whole policy.
+    """
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / "policy.json").read_text())
+        with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
+            params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
+        spec = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
+        return Policy(EnvSpec(**spec), tuple(about["hidden"]), about["activation"], about["layer_norm"], params)
+    except FileNotFoundError as error:
+        raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
+    except Exception as error:  # a truncated archive, a wrong type, a missing field
+        raise ConfigError(f"policy={folder} cannot be read: {error}") from error
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(entry.key) for entry in path)
+
+
+def _tree(leaves: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *branches, last = name.split("/")
+        node = tree
+        for branch in branches:
+            node = node.setdefault(branch, {})
+        node[last] = leaf
+    return tree

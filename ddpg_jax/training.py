@@ -1,0 +1,227 @@
+"""Training: collect -> store -> sample -> update, as pure functions of ONE member; whoever wants many maps over them.
+
+Two clocks run, and both come from outside the carried state, so that they are never batched: `i` counts vector steps and
+`t = i * N` environment steps, summed over environments. Every random draw has the key `fold_in(stream, clock)`, with one
+stream for each purpose; hence a run in two halves equals one run bit for bit, and a new part does not shift another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, ReplayState, TrainState, Transition
+
+STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eval")
+
+
+def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
+    """The key of one purpose at one time. `key` is the run's own, `jax.random.key(seed)`; it may be used again."""
+    return jax.random.fold_in(jax.random.fold_in(key, STREAMS.index(purpose)), clock)
+
+
+class Metrics(NamedTuple):
+    """What a block of steps reports; scalars. A mean over nothing is NaN."""
+
+    critic_loss: Array
+    actor_loss: Array
+    q_mean: Array
+    train_return_mean: Array
+    """Mean undiscounted return of the episodes that ended in the block, exploration noise included."""
+    bad_step: Array
+    """The first vector step at which the environment gave a non-finite number, else -1."""
+
+
+@flax.struct.dataclass
+class RunState:
+    """All that a run carries from one step to the next. Its clock is outside, its keys are derived from the clock."""
+
+    train: TrainState
+    replay: ReplayState
+    noise: Any
+    """Exploration noise of each environment."""
+    env: Any
+    """States of the environments, `[N]`; empty where the environments live on the host."""
+    obs: Array
+    """`[N, O]`, the observations to act on next."""
+    returns: Array
+    """`[N]`, undiscounted return so far of the running episodes."""
+
+
+class Training(NamedTuple):
+    """One member's whole training as pure functions. `key` is the run's own at every call."""
+
+    init: Callable[[Key, Hyperparams], RunState]
+    """`(key, hyper) -> state`."""
+    fill: Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, Metrics]]
+    """`(key, state, hyper, clocks [K]) -> (state, metrics)`: vector steps of uniform random actions, no learning."""
+    learn: Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, Metrics]]
+    """`(key, state, hyper, clocks [K]) -> (state, metrics)`: vector steps of collecting and learning."""
+    evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
+    """`(key, state, t) -> (returns [K], lengths [K])`: whole episodes of the policy without noise."""
+
+
+def train_step(
+    agent: Agent,
+    replay: Replay,
+    key: Key,
+    train: TrainState,
+    replay_state: ReplayState,
+    hyper: Hyperparams,
+    t: Array,
+) -> tuple[TrainState, ReplayState, dict[str, Array]]:
+    """One gradient step: sample -> update -> feedback. Bind the two bundles, then `jit` and donate the two states.
+
+    Args:
+        agent: the algorithm.
+        replay: where transitions are kept.
+        key: the run's own; the draws of update `t` are derived from it.
+        train: networks and optimizers.
+        replay_state: must hold at least one transition.
+        hyper: the numbers.
+        t: how many updates came before.
+
+    Returns:
+        The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean` and `td` `[B]`.
+
+    >>> import functools, jax, ddpg_jax as dj
+    >>> agent, hyper = dj.make_agent(obs_dim=3, action_dim=1), dj.Hyperparams()
+    >>> replay = dj.replay.uniform(obs_dim=3, action_dim=1, capacity=1_000, batch_size=64)
+    >>> step = jax.jit(functools.partial(dj.train_step, agent, replay), donate_argnums=(1, 2))
+    """
+    batch, weight, index = replay.sample(stream(key, "sample", t), replay_state, hyper)
+    train, info = agent.update(stream(key, "update", t), train, batch, weight, hyper, t)
+    return train, replay.feedback(replay_state, index, info["td"], hyper), info
+
+
+def gradient_steps(
+    agent: Agent, replay: Replay, updates: int, key: Key, state: RunState, hyper: Hyperparams, i: Array
+) -> tuple[RunState, dict[str, Array]]:
+    """The `updates` gradient steps that belong to vector step `i`, and the means of what they report."""
+
+    def body(carry: tuple[TrainState, ReplayState], t: Array):
+        train, replay_state, info = train_step(agent, replay, key, *carry, hyper, t)
+        return (train, replay_state), {name: value for name, value in info.items() if name != "td"}
+
+    carry = (state.train, state.replay)
+    if updates == 1:
+        (train, replay_state), info = body(carry, i)
+    else:
+        (train, replay_state), infos = jax.lax.scan(body, carry, i * updates + jnp.arange(updates))
+        info = jax.tree.map(jnp.nanmean, infos)
+    return state.replace(train=train, replay=replay_state), info
+
+
+def store(
+    replay: Replay, explorer: Explorer, state: RunState, transition: Transition, valid: Array
+) -> tuple[RunState, Array]:
+    """Takes in what the environments did, `[N]`; also gives the returns of the episodes that ended, else NaN, `[N]`."""
+    returns = state.returns + transition.reward * valid
+    ended = transition.last & valid
+    state = state.replace(
+        replay=replay.add(state.replay, transition, valid),
+        noise=explorer.reset(state.noise, ended),
+        returns=jnp.where(ended, 0.0, returns),
+    )
+    return state, jnp.where(ended, returns, jnp.nan)
+
+
+def make_training(
+    env: Env,
+    agent: Agent,
+    replay: Replay,
+    explorer: Explorer,
+    warmup: Explorer,
+    num_envs: int = 1,
+    updates: int = 1,
+    eval_episodes: int = 10,
+) -> Training:
+    """Training in which acting, environment, replay and updates are one compiled program.
+
+    Args:
+        env: one environment in JAX, with a limit on the length of its episodes.
+        agent: the algorithm.
+        replay: made for `num_envs` lanes.
+        explorer: how the policy's actions are disturbed.
+        warmup: the explorer of the warm-up, `exploration.uniform`.
+        num_envs: `N`, stepped side by side.
+        updates: gradient steps for each vector step.
+        eval_episodes: episodes of one evaluation.
+    """
+    everywhere = jnp.ones(num_envs, bool)
+
+    def init(key: Key, hyper: Hyperparams) -> RunState:
+        env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
+        train = agent.init(stream(key, "init"), hyper)
+        return RunState(train, replay.init(), explorer.init(num_envs), env_state, obs, jnp.zeros(num_envs))
+
+    def collect(how: Explorer, purpose: str, key: Key, state: RunState, hyper: Hyperparams, i: Array):
+        """One step of every environment: act -> step -> store."""
+        action, noise = how.explore(
+            stream(key, purpose, i), state.noise, agent.act, state.train.params.actor, state.obs, hyper, i * num_envs
+        )
+        keys = jax.random.split(stream(key, "env", i), num_envs)
+        env_state, obs, transition = jax.vmap(env.step)(keys, state.env, state.obs, action)
+        state = state.replace(noise=noise, env=env_state, obs=obs)
+        state, ended = store(replay, explorer, state, transition, everywhere)
+        return state, ended, is_finite(transition)
+
+    def fill(key: Key, state: RunState, hyper: Hyperparams, clocks: Array) -> tuple[RunState, Metrics]:
+        def body(state: RunState, i: Array):
+            state, ended, fine = collect(warmup, "warmup", key, state, hyper, i)
+            return state, (ended, fine)
+
+        state, (ended, fine) = jax.lax.scan(body, state, clocks)
+        return state, summarize({}, ended, fine, clocks)
+
+    def learn(key: Key, state: RunState, hyper: Hyperparams, clocks: Array) -> tuple[RunState, Metrics]:
+        def body(state: RunState, i: Array):
+            state, ended, fine = collect(explorer, "explore", key, state, hyper, i)
+            state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
+            return state, (info, ended, fine)
+
+        state, (info, ended, fine) = jax.lax.scan(body, state, clocks)
+        return state, summarize(info, ended, fine, clocks)
+
+    def evaluate(key: Key, state: RunState, t: Array) -> tuple[Array, Array]:
+        return rollout(env, agent.act, stream(key, "eval", t), state.train.params.actor, eval_episodes)
+
+    return Training(init, fill, learn, evaluate)
+
+
+def rollout(
+    env: Env, act: Callable[[Params, Array], Array], key: Key, actor_params: Params, episodes: int
+) -> tuple[Array, Array]:
+    """Returns and lengths, `[episodes]` each, of whole episodes without noise. The environment must have a time limit."""
+    start_key, step_key = jax.random.split(key)
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
+
+    def step(carry: Any) -> Any:
+        i, env_state, obs, running, returns, lengths = carry
+        keys = jax.random.split(jax.random.fold_in(step_key, i), episodes)
+        env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, act(actor_params, obs))
+        returns = returns + jnp.where(running, transition.reward, 0.0)
+        return i + 1, env_state, obs, running & ~transition.last, returns, lengths + running
+
+    start = (0, env_state, obs, jnp.ones(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))
+    *_, returns, lengths = jax.lax.while_loop(lambda carry: carry[3].any(), step, start)
+    return returns, lengths
+
+
+def is_finite(transition: Transition) -> Array:
+    """Whether every number that the environments gave is finite; `[N] -> []`."""
+    return jnp.isfinite(transition.reward).all() & jnp.isfinite(transition.next_obs).all()
+
+
+def summarize(info: dict[str, Array], ended: Array, fine: Array, clocks: Array) -> Metrics:
+    """The metrics of a block from what its K steps reported: `info` `[K]`, `ended` `[K, N]`, `fine` `[K]`."""
+    nan = jnp.full((), jnp.nan)
+    means = {name: jnp.nanmean(value) for name, value in info.items()}
+    bad_step = jnp.where(fine.all(), -1, clocks[jnp.argmin(fine)])
+    return Metrics(
+        means.get("critic_loss", nan), means.get("actor_loss", nan), means.get("q_mean", nan), jnp.nanmean(ended), bad_step
+    )

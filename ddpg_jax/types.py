@@ -1,0 +1,175 @@
+"""Data, hyperparameters and the bundles of functions that everything else is made of. No logic.
+
+Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` time, `E` critics, `O` observation, `A` action,
+`S` seeds, `H` hyperparameter points, `M = H * S` sweep members, `C` replay capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+
+Array = jax.Array
+Key = jax.Array  # a typed key, `jax.random.key(seed)`
+Params = Any  # a pytree of arrays, as flax makes it
+Scalar = Array | float  # a number, or a traced scalar in its place
+
+
+class ConfigError(ValueError):
+    """What the user can mend. The message is one sentence that names the field, its value and what is allowed."""
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment that raised, returned a non-finite number or changed its shapes, and the step at which it did."""
+
+
+class Transition(NamedTuple):
+    """One step of an environment. Leading dimensions are `[N]` when collected and `[B]` when sampled."""
+
+    obs: Array
+    """`[..., O]` float32."""
+    action: Array
+    """`[..., A]` in [-1, 1]; adapters rescale each dimension to the environment's own low and high."""
+    reward: Array
+    """`[...]` float32; after `Replay.sample`, the n-step sum of discounted rewards."""
+    discount: Array
+    """`[...]` 0 where the environment TERMINATED, else 1; after `Replay.sample`, gamma**n times that."""
+    last: Array
+    """`[...]` bool, terminated OR truncated: n-step windows stop here, bootstrapping does not."""
+    next_obs: Array
+    """`[..., O]` the true successor, never the observation after a reset."""
+
+
+class Nets(NamedTuple):
+    """The same thing (parameters, optimizer state ...) for the actor and for the critic."""
+
+    actor: Any
+    critic: Any
+
+
+class Hyperparams(NamedTuple):
+    """The numbers of a run. Always traced and always an explicit argument, so that a new value never recompiles."""
+
+    actor_lr: Scalar = 1e-4
+    """Adam step size of the actor."""
+    critic_lr: Scalar = 1e-3
+    """Adam step size of the critic."""
+    gamma: Scalar = 0.99
+    """Discount of one environment step."""
+    tau: Scalar = 0.005
+    """Soft update: target <- tau * online + (1 - tau) * target."""
+    noise_sigma: Scalar = 0.2
+    """Scale of the exploration noise, in units of the action range [-1, 1]."""
+    noise_sigma_final: Scalar = 0.02
+    """Scale that a linear or exponential `noise_schedule` ends at."""
+    noise_decay_steps: Scalar = 20_000.0
+    """Environment steps over which the schedule goes from `noise_sigma` to `noise_sigma_final`."""
+    ou_theta: Scalar = 0.15
+    """Ornstein-Uhlenbeck: rate of return to the mean."""
+    ou_dt: Scalar = 1.0
+    """Ornstein-Uhlenbeck: length of one step."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that one gradient step changes."""
+
+    params: Nets
+    target: Nets
+    opt: Nets
+
+
+@flax.struct.dataclass
+class ReplayState:
+    """A ring buffer of packed transitions with one lane for each environment."""
+
+    rows: Array
+    """`[C, 2 * O + A + 3]` float32; row `slot * N + n` is lane n's. Flat, because XLA copies the buffer at every write when it
+    has an axis of length 1."""
+    head: Array
+    """`[N]` int32, the row of each lane that is written next."""
+    size: Array
+    """`[N]` int32, how many rows of each lane hold a transition."""
+
+
+class Agent(NamedTuple):
+    """The algorithm, as three pure functions."""
+
+    init: Callable[[Key, Hyperparams], TrainState]
+    """`(key, hyper) -> state`; consumes the key."""
+    act: Callable[[Params, Array], Array]
+    """`(actor_params, obs [..., O]) -> action [..., A]` in [-1, 1], without noise."""
+    q_values: Callable[[Params, Array, Array], Array]
+    """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
+    update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, dict[str, Array]]]
+    """`(key, state, batch [B], weight [B], hyper, t) -> (state, info)`; `info["td"]` is `[B]`; `t` counts updates."""
+
+
+class Replay(NamedTuple):
+    """Where transitions are kept, as four pure functions."""
+
+    init: Callable[[], ReplayState]
+    """`() -> state`, empty."""
+    add: Callable[[ReplayState, Transition, Array], ReplayState]
+    """`(state, transition [N], valid [N] bool) -> state`; rows that are not valid leave no trace."""
+    sample: Callable[[Key, ReplayState, Hyperparams], tuple[Transition, Array, Array]]
+    """`(key, state, hyper) -> (batch [B], weight [B], index [B])`; consumes the key."""
+    feedback: Callable[[ReplayState, Array, Array, Hyperparams], ReplayState]
+    """`(state, index [B], td [B], hyper) -> state`; the identity unless priorities are kept."""
+
+
+class Explorer(NamedTuple):
+    """How actions are disturbed while collecting, as pure functions. The noise state belongs to each environment."""
+
+    init: Callable[[int], Any]
+    """`(N) -> noise`."""
+    explore: Callable[..., tuple[Array, Any]]
+    """`(key, noise, act, actor_params, obs [N, O], hyper, t) -> (action [N, A], noise)`; `t` counts environment steps."""
+    reset: Callable[[Any, Array], Any]
+    """`(noise, last [N] bool) -> noise`, started anew where an episode has ended."""
+
+
+class EnvSpec(NamedTuple):
+    """What is known of an environment before it runs; plain data."""
+
+    name: str
+    obs_shape: tuple[int, ...]
+    action_shape: tuple[int, ...]
+    action_low: tuple[float, ...]
+    """Flattened, one number for each action dimension."""
+    action_high: tuple[float, ...]
+    max_steps: int | None
+    """Steps after which an episode is truncated; None if the environment has no limit."""
+    reward_threshold: float | None = None
+    """Mean return at which the environment counts as solved, where it names one."""
+
+    @property
+    def obs_dim(self) -> int:
+        """`O`, the length of a flattened observation."""
+        return _product(self.obs_shape)
+
+    @property
+    def action_dim(self) -> int:
+        """`A`, the length of a flattened action."""
+        return _product(self.action_shape)
+
+
+class Env(NamedTuple):
+    """An environment written in JAX: ONE environment, mapped over by whoever wants many."""
+
+    spec: EnvSpec
+    reset: Callable[[Key], tuple[Any, Array]]
+    """`(key) -> (env_state, obs [O])`; consumes the key."""
+    step: Callable[[Key, Any, Array, Array], tuple[Any, Array, Transition]]
+    """`(key, env_state, obs [O], action [A]) -> (env_state, obs [O], transition)`. Resets itself: the state and the
+    observation returned are those to act on next, the transition holds what happened. Consumes the key."""
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
