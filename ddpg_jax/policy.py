@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.envs.spaces import to_native
 from ddpg_jax.networks import ACTIVATIONS, Actor
 from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
 
@@ -80,9 +81,9 @@ def _native(
     spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array
 ) -> Array:
     """`[..., O] -> [..., A]` in the environment's units."""
-    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
     action = _unit(spec, hidden, activation, layer_norm, params, obs)
-    return jnp.clip(low + (action + 1.0) * 0.5 * (high - low), low, high)
+    low, high = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (spec.action_low, spec.action_high))
+    return to_native(action, low, high)
 
 
 def load_policy(folder: str | Path) -> Policy:

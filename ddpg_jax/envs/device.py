@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddpg_jax.envs.spaces import to_native
 from ddpg_jax.types import Array, ConfigError, Env, EnvSpec, Key, Transition
 
 
@@ -52,8 +53,8 @@ def make_env(
     def step(key: Key, env_state: Any, obs: Array, action: Array) -> tuple[Any, Array, Transition]:
         reset_key, step_key = jax.random.split(key)
         state, elapsed = env_state
-        native = jnp.clip(low + (action + 1.0) * 0.5 * (high - low), low, high)
-        state, reward, terminated = advance(step_key, state, native.reshape(spec.action_shape))
+        native = to_native(action, low, high).reshape(spec.action_shape)
+        state, reward, terminated = advance(step_key, state, native)
         terminated = jnp.asarray(terminated, bool)
         last = terminated | (elapsed + 1 >= max_steps)
         next_obs = flat(state)

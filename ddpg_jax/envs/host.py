@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpg_jax.envs.spaces import spec_of
+from ddpg_jax.envs.spaces import spec_of, to_native
 from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvSpec
 
 
@@ -61,9 +61,8 @@ class HostEnv:
 
     def native(self, action: np.ndarray) -> np.ndarray:
         """Actions `[N, A]` in [-1, 1] in the environment's own shape, units and type."""
-        scaled = self._low + (np.asarray(action, np.float64) + 1.0) * 0.5 * (self._high - self._low)
-        scaled = np.clip(scaled, self._low, self._high).astype(self._action_dtype)
-        return scaled.reshape(-1, *self.spec.action_shape)
+        scaled = to_native(np.asarray(action, np.float64), self._low, self._high)
+        return scaled.astype(self._action_dtype).reshape(-1, *self.spec.action_shape)
 
     def step(self, action: np.ndarray) -> HostStep:
         """Steps all environments with actions `[N, A]` in [-1, 1].

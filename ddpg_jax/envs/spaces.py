@@ -49,6 +49,16 @@ def spec_of(
     )
 
 
+def to_native(action: Any, low: Any, high: Any) -> Any:
+    """Actions in [-1, 1] in the environment's units; NumPy or JAX arrays, all of one shape.
+
+    >>> import numpy as np
+    >>> to_native(np.array([-1.0, 0.0, 1.0]), np.array([0.0] * 3), np.array([10.0] * 3)).tolist()
+    [0.0, 5.0, 10.0]
+    """
+    return (low + (action + 1.0) * 0.5 * (high - low)).clip(low, high)
+
+
 def _short(bound: np.ndarray) -> str:
     values = np.unique(bound)
     return str(values[0]) if values.size == 1 else str(bound.ravel().tolist())
