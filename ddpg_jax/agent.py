@@ -73,9 +73,7 @@ def make_agent(
         target_q = td_target(batch.reward, batch.discount, next_q)
 
         critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
-        (loss, (td, q_mean)), grads = critic_grad(
-            state.params.critic, q_values, batch.obs, batch.action, target_q, weight
-        )
+        (loss, (td, q_mean)), grads = critic_grad(state.params.critic, q_values, batch.obs, batch.action, target_q, weight)
         critic_params, critic_opt = descend(critic_tx(hyper), grads, state.opt.critic, state.params.critic)
 
         def improve(actor_params: Params, actor_opt: Params) -> tuple[Array, Params, Params]:

@@ -70,7 +70,10 @@ class Experiment:
 
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("The table of most introductions: Lillicrap et al. 2015 with 256-256 networks, tau .005, 1e5 transitions.", {}),
+    "default": (
+        "The table of most introductions: Lillicrap et al. 2015 with 256-256 networks, tau .005, 1e5 transitions.",
+        {},
+    ),
     "nexus": (
         "LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
         {"layer_norm": True, "batch_size": 256, "noise_sigma": 0.1, "replay_capacity": 1_000_000},
@@ -251,8 +254,8 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     updates = x.num_envs * x.updates_per_step
     if updates != round(updates) or updates < 1:
         raise ConfigError(
-            f"updates_per_step={x.updates_per_step:g} with num_envs={x.num_envs} makes {updates:g} updates a vector step; it must "
-            "be a whole number of at least 1"
+            f"updates_per_step={x.updates_per_step:g} with num_envs={x.num_envs} makes {updates:g} updates a vector step; it "
+            "must be a whole number of at least 1"
         )
     if x.batch_size > vector_warmup:
         raise ConfigError(
@@ -299,9 +302,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     1
     """
     x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
-    agent = make_agent(
-        obs_dim, action_dim, x.hidden, x.activation, x.layer_norm, x.action_layer, x.num_critics, x.policy_delay
-    )
+    agent = make_agent(obs_dim, action_dim, x.hidden, x.activation, x.layer_norm, x.action_layer, x.num_critics, x.policy_delay)
     buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step)
     explorer = exploration.EXPLORERS[x.exploration](action_dim, exploration.SCHEDULES[x.noise_schedule])
     return Parts(agent, buffer, explorer, exploration.uniform(action_dim), round(x.num_envs * x.updates_per_step))

@@ -7,9 +7,9 @@ call that does all but the step of the environments takes one packet of numbers 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +18,7 @@ from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Key, Replay, Tra
 
 REPORT = ("critic_loss", "actor_loss", "q_mean")
 
-Observe = Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Array, Array]]
+Observe: TypeAlias = Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Array, Array]]
 """`(key, state, hyper, packet [N, 2 * O + 4], i) -> (state, action [N, A], report [3 + N])`: takes in vector step `i`."""
 
 
@@ -70,7 +70,7 @@ def make_host_training(
         action, noise = how.explore(
             stream(key, purpose, i), state.noise, agent.act, state.train.params.actor, state.obs, hyper, i * num_envs
         )
-        return state.replace(env=action, noise=noise)
+        return replace(state, env=action, noise=noise)
 
     def init(key: Key, hyper: Hyperparams, obs: Array) -> RunState:
         train = agent.init(stream(key, "init"), hyper)
@@ -87,7 +87,7 @@ def make_host_training(
             if learning:
                 state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
                 losses = jnp.stack([info[name] for name in REPORT])
-            state = choose(how, purpose, key, state.replace(obs=obs), hyper, i + 1)
+            state = choose(how, purpose, key, replace(state, obs=obs), hyper, i + 1)
             # The action is copied: the state is donated to the next call, while the caller still reads what this one gave.
             return state, jnp.copy(state.env), jnp.concatenate([losses, ended])
 

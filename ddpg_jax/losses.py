@@ -1,9 +1,9 @@
 """The equations of Lillicrap et al. 2015 ("the paper"), one short pure function each.
 
-    y    = r + gamma (1 - d) Q'(s', mu'(s'))            td_target
-    L(Q) = mean (y - Q(s, a))^2                         critic_loss
-    J    = mean Q(s, mu(s))                             actor_loss, which is -J
-    p'  <- tau p + (1 - tau) p'                         soft_update
+y    = r + gamma (1 - d) Q'(s', mu'(s'))            td_target
+L(Q) = mean (y - Q(s, a))^2                         critic_loss
+J    = mean Q(s, mu(s))                             actor_loss, which is -J
+p'  <- tau p + (1 - tau) p'                         soft_update
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddpg_jax.types import Array, Params, Scalar
 
 
 def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
-    """y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
+    """Y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
 
     `discount` is gamma (gamma**n for n-step rewards) and 0 where the environment TERMINATED. A time limit does not end
     the value of a state: it bootstraps. No gradient flows through the target.

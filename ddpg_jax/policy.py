@@ -69,17 +69,13 @@ class Policy:
         (folder / "policy.json.tmp").replace(folder / "policy.json")
 
 
-def _unit(
-    spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array
-) -> Array:
+def _unit(spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array) -> Array:
     actor = Actor(spec.action_dim, hidden, ACTIVATIONS[activation], layer_norm)
     return actor.apply({"params": params}, obs)  # pyright: ignore[reportReturnType]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _native(
-    spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array
-) -> Array:
+def _native(spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array) -> Array:
     """`[..., O] -> [..., A]` in the environment's units."""
     action = _unit(spec, hidden, activation, layer_norm, params, obs)
     low, high = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (spec.action_low, spec.action_high))
@@ -97,7 +93,7 @@ def load_policy(folder: str | Path) -> Policy:
         about = json.loads((folder / "policy.json").read_text())
         with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
             params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
-        spec = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
+        spec: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
         return Policy(EnvSpec(**spec), tuple(about["hidden"]), about["activation"], about["layer_norm"], params)
     except FileNotFoundError as error:
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error

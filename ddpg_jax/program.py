@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -196,27 +197,25 @@ def host_program(
         return init(keys, hypers, by_member(env.reset(seeds(0, 0, num_envs))))
 
     def advance(state: Any, begin: int, end: int) -> tuple[Any, Metrics, float]:
-        since, reports = time.perf_counter(), []
+        since, reports, action = time.perf_counter(), [], state.env
         for i in range(begin, end):
             name = "learn" if i >= warmup else "turn" if i + 1 == warmup else "fill"
-            action = np.asarray(state.env) if i == begin else np.asarray(action)  # noqa: F821
             try:
-                step = env.step(action.reshape(count * num_envs, -1))
+                step = env.step(np.asarray(action).reshape(count * num_envs, -1))
             except EnvironmentFailure as failure:
                 raise EnvironmentFailure(f"{failure} at step {(i + 1) * num_envs}") from failure
             packet = pack_step(step.reward, step.terminated, step.last, step.valid, step.next_obs, step.obs)
-            state, action, report = observe[name](
-                keys, state, hypers, by_member(packet), np.int32(i)
-            )
+            state, action, report = observe[name](keys, state, hypers, by_member(packet), np.int32(i))
             reports.append(report)
             if i == begin:
                 jax.block_until_ready(report)
                 since = time.perf_counter()
         table = np.stack([np.atleast_2d(report) for report in reports], axis=1)  # [M, K, 3 + N]
+        # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others.
         seconds = (time.perf_counter() - since) * len(reports) / max(len(reports) - 1, 1)
-        columns = [_nanmean(table[..., c]) for c in range(len(REPORT))]
-        ended = _nanmean(table[..., len(REPORT) :].reshape(count, -1))
-        return state, Metrics(*columns, ended, np.full(count, -1)), seconds
+        means: dict[str, Any] = {name: _nanmean(table[..., c]) for c, name in enumerate(REPORT)}
+        ended: Any = _nanmean(table[..., len(REPORT) :].reshape(count, -1))
+        return state, Metrics(**means, train_return_mean=ended, bad_step=np.full(count, -1)), seconds  # pyright: ignore
 
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         if not evaluators:
@@ -239,7 +238,7 @@ def host_program(
             env.restore(text)
             return arrays
         # The episodes that ran are lost, and new ones start.
-        return arrays.replace(obs=jnp.asarray(by_member(obs)), returns=jnp.zeros_like(arrays.returns))
+        return replace(arrays, obs=jnp.asarray(by_member(obs)), returns=jnp.zeros_like(arrays.returns))
 
     def close() -> None:
         for one in (env, *evaluators):
@@ -253,9 +252,7 @@ def host_program(
         evaluate=evaluate,
         save=lambda state: (state, env.snapshot()),
         load=load,
-        shapes=lambda: jax.eval_shape(
-            init, keys, hypers, by_member(np.zeros((count * num_envs, spec.obs_dim), np.float32))
-        ),
+        shapes=lambda: jax.eval_shape(init, keys, hypers, by_member(np.zeros((count * num_envs, spec.obs_dim), np.float32))),
         actor=lambda state, m: pick(state.train.params.actor, m, count),
         close=close,
     )

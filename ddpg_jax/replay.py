@@ -9,9 +9,7 @@ from ddpg_jax.losses import n_step_return
 from ddpg_jax.types import Array, Hyperparams, Key, Replay, ReplayState, Transition
 
 
-def uniform(
-    obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_envs: int = 1, n_step: int = 1
-) -> Replay:
+def uniform(obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_envs: int = 1, n_step: int = 1) -> Replay:
     """Uniform sampling with replacement over what is stored.
 
     A transition is one packed row, gathered at once. Every environment writes its own lane of `C / N` rows, so that the
@@ -28,7 +26,8 @@ def uniform(
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> replay = dj.replay.uniform(obs_dim=1, action_dim=1, capacity=8, batch_size=4)
-    >>> one = dj.Transition(jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.ones(1), jnp.ones(1), jnp.zeros(1, bool), jnp.ones((1, 1)))
+    >>> x, r = jnp.ones((1, 1)), jnp.ones(1)
+    >>> one = dj.Transition(obs=x, action=x, reward=r, discount=r, last=r < 0, next_obs=x)
     >>> state = replay.add(replay.init(), one, jnp.ones(1, bool))
     >>> batch, weight, index = replay.sample(jax.random.key(0), state, dj.Hyperparams(gamma=0.5))
     >>> batch.discount.tolist()
@@ -96,9 +95,7 @@ def pack(transition: Transition) -> Array:
 
 def unpack(rows: Array, obs_dim: int, action_dim: int) -> Transition:
     """The inverse of `pack`: `[B, 2 * O + A + 3] -> [B]` transitions."""
-    obs, action, next_obs, scalars = jnp.split(
-        rows, [obs_dim, obs_dim + action_dim, 2 * obs_dim + action_dim], axis=-1
-    )
+    obs, action, next_obs, scalars = jnp.split(rows, [obs_dim, obs_dim + action_dim, 2 * obs_dim + action_dim], axis=-1)
     return Transition(obs, action, scalars[..., 0], scalars[..., 1], scalars[..., 2] > 0, next_obs)
 
 

@@ -8,6 +8,7 @@ stream for each purpose; hence a run in two halves equals one run bit for bit, a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -113,16 +114,15 @@ def gradient_steps(
     else:
         (train, replay_state), infos = jax.lax.scan(body, carry, i * updates + jnp.arange(updates))
         info = jax.tree.map(jnp.nanmean, infos)
-    return state.replace(train=train, replay=replay_state), info
+    return replace(state, train=train, replay=replay_state), info
 
 
-def store(
-    replay: Replay, explorer: Explorer, state: RunState, transition: Transition, valid: Array
-) -> tuple[RunState, Array]:
+def store(replay: Replay, explorer: Explorer, state: RunState, transition: Transition, valid: Array) -> tuple[RunState, Array]:
     """Takes in what the environments did, `[N]`; also gives the returns of the episodes that ended, else NaN, `[N]`."""
     returns = state.returns + transition.reward * valid
     ended = transition.last & valid
-    state = state.replace(
+    state = replace(
+        state,
         replay=replay.add(state.replay, transition, valid),
         noise=explorer.reset(state.noise, ended),
         returns=jnp.where(ended, 0.0, returns),
@@ -166,7 +166,7 @@ def make_training(
         )
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, transition = jax.vmap(env.step)(keys, state.env, state.obs, action)
-        state = state.replace(noise=noise, env=env_state, obs=obs)
+        state = replace(state, noise=noise, env=env_state, obs=obs)
         state, ended = store(replay, explorer, state, transition, everywhere)
         return state, ended, is_finite(transition)
 

@@ -7,15 +7,15 @@ Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` tim
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.struct
 import jax
 
-Array = jax.Array
-Key = jax.Array  # a typed key, `jax.random.key(seed)`
-Params = Any  # a pytree of arrays, as flax makes it
-Scalar = Array | float  # a number, or a traced scalar in its place
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array  # a typed key, `jax.random.key(seed)`
+Params: TypeAlias = Any  # a pytree of arrays, as flax makes it
+Scalar: TypeAlias = Array | float  # a number, or a traced scalar in its place
 
 
 class ConfigError(ValueError):

@@ -160,8 +160,8 @@ def _eval(options: argparse.Namespace) -> int:
     use_compilation_cache()
     returns, lengths = evaluate(options.dir, episodes, seed)
     print(
-        f"return {returns.mean():.2f} +- {returns.std():.2f} (standard deviation), from {returns.min():.2f} to {returns.max():.2f}; "
-        f"length {lengths.mean():.1f}; {episodes} episodes"
+        f"return {returns.mean():.2f} +- {returns.std():.2f} (standard deviation), "
+        f"from {returns.min():.2f} to {returns.max():.2f}; length {lengths.mean():.1f}; {episodes} episodes"
     )
     if options.video:
         print(f"{film(options.dir, options.video, seed)} frames in {options.video}")

@@ -74,7 +74,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"out={self.path} is a file; it must be a folder, new or empty")
         if there and not (resume or overwrite):
-            raise ConfigError(f"out={self.path} holds a run; continue it with --resume, replace it with --overwrite, or name another")
+            raise ConfigError(
+                f"out={self.path} holds a run; continue it with --resume, replace it with --overwrite, or name another"
+            )
         if resume and not there:
             raise ConfigError(f"out={self.path} holds no run to resume; leave --resume out to start one")
         if resume:
@@ -105,11 +107,15 @@ class RunFolder:
                 f"out={self.path} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
                 "with the settings it was started with"
             )
-        differences = [f"{name}={now[name]} (there {then.get(name)})" for name in now if name != "members" and now[name] != then.get(name)]
+        differences = [
+            f"{name}={now[name]} (there {then.get(name)})" for name in now if name != "members" and now[name] != then.get(name)
+        ]
         for old, new in zip(then["members"], now["members"], strict=True):
             differences += [f"{name}={new[name]} (there {old.get(name)})" for name in new if new[name] != old.get(name)]
         if manifest["experiment"]["steps"] > experiment.steps:
-            differences.append(f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)")
+            differences.append(
+                f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)"
+            )
         if differences:
             unique = list(dict.fromkeys(differences))
             raise ConfigError(f"out={self.path} holds another experiment; it differs in {', '.join(unique)}")
@@ -162,7 +168,7 @@ def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
         "identity": _identity(experiment, members),
         "hash": digest(experiment, members),
         "seeds": sorted({member.seed for member in members}),
-        "packages": _versions(),
+        "packages": versions(),
         "python": platform.python_version(),
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
@@ -200,7 +206,8 @@ def _number(text: str) -> Any:
     return text
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that results depend on."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -55,8 +55,7 @@ def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray
         curve = [[row["step"], row["eval_return_mean"]] for row in own]
         points.setdefault(tuple(own[0][name] for name in names), []).append(curve)
     return {
-        point: np.array([curve[: min(map(len, curves))] for curve in curves], np.float64)
-        for point, curves in points.items()
+        point: np.array([curve[: min(map(len, curves))] for curve in curves], np.float64) for point, curves in points.items()
     }
 
 
@@ -72,7 +71,9 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float | None, seconds: 
     for values, curves in by_point(rows).items():
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         low, high = interval(returns[:, -1])
-        solved = [steps[np.argmax(curve >= threshold)] for curve in returns if threshold is not None and (curve >= threshold).any()]
+        solved = [
+            steps[np.argmax(curve >= threshold)] for curve in returns if threshold is not None and (curve >= threshold).any()
+        ]
         points.append(
             {
                 "point": dict(zip(swept(rows), values, strict=True)),
@@ -120,7 +121,13 @@ def plot(curves: dict[str, np.ndarray], title: str, path: Path) -> None:
     for label, curve in curves.items():
         steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
         seeds = returns.shape[1]
-        (line,) = axes.plot(steps, iqm(returns), lw=2, label=f"{label} ({seeds} seed{'s' if seeds > 1 else ''})", marker="o" if len(steps) == 1 else None)
+        (line,) = axes.plot(
+            steps,
+            iqm(returns),
+            lw=2,
+            label=f"{label} ({seeds} seed{'s' if seeds > 1 else ''})",
+            marker="o" if len(steps) == 1 else None,
+        )
         if seeds > 1:
             low, high = interval(returns)
             axes.fill_between(steps, low, high, alpha=0.25, lw=0, color=line.get_color())

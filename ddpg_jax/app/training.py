@@ -47,7 +47,7 @@ class Stopped(Exception):
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between processes, in the user's cache folder or where JAX was told to."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "ddpg-jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -92,7 +92,9 @@ def train(experiment: Experiment, members: list[Member], options: Options) -> st
         program.close()
 
 
-def _run(experiment: Experiment, members: list[Member], program: Program, place: RunFolder, options: Options, track: Any) -> str:
+def _run(
+    experiment: Experiment, members: list[Member], program: Program, place: RunFolder, options: Options, track: Any
+) -> str:
     total = -(-experiment.steps // experiment.num_envs) * experiment.num_envs
     if not options.resume:
         place.clear()
@@ -150,7 +152,13 @@ def _run(experiment: Experiment, members: list[Member], program: Program, place:
 
 
 def _finish(
-    experiment: Experiment, members: list[Member], program: Program, place: RunFolder, state: Any, rows: list[Any], seconds: float
+    experiment: Experiment,
+    members: list[Member],
+    program: Program,
+    place: RunFolder,
+    state: Any,
+    rows: list[Any],
+    seconds: float,
 ) -> str:
     """Writes policy, summary and figure; gives the line that reports the result."""
     for m in range(len(members)):
@@ -163,6 +171,6 @@ def _finish(
     last = rows[-1]
     spread = last["eval_return_std"] / math.sqrt(experiment.eval_episodes)
     return (
-        f"{experiment.env}: return {last['eval_return_mean']:.1f} +- {spread:.1f} (standard error of {experiment.eval_episodes} "
-        f"episodes) after {last['step']:,} steps in {seconds:.0f} s; {place.path}"
+        f"{experiment.env}: return {last['eval_return_mean']:.1f} +- {spread:.1f} (standard error of "
+        f"{experiment.eval_episodes} episodes) after {last['step']:,} steps in {seconds:.0f} s; {place.path}"
     )

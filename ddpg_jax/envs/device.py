@@ -15,7 +15,7 @@ from ddpg_jax.types import Array, ConfigError, Env, EnvSpec, Key, Transition
 def make_env(
     spec: EnvSpec,
     start: Callable[[Key], Any],
-    advance: Callable[[Key, Any, Array], tuple[Any, Array, Array]],
+    advance: Callable[[Key, Any, Array], tuple[Any, Array, Array | bool]],
     observe: Callable[[Any], Array],
 ) -> Env:
     """An environment written in JAX.

@@ -1,0 +1,185 @@
+"""`bench`: how fast a run is on this machine, beside the limit that its matrix products alone set.
+
+One update of DDPG with hidden layers of width H and a batch of B does ten products of `[B, H] x [H, H]` size, 2 B H^2 FLOPs
+each, besides thinner ones: one forward in the target actor, the target critic, the critic, the actor and again the critic; and
+backward two in the critic (weights, activations), one through the critic to the action, two in the actor. `products` does
+these, at the shapes of the update and with its dependencies, and nothing else. Repetitions are interleaved, and the fractions
+are of the repetition's own limit, so that a change in the machine's speed falls on both.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpg_jax.api import make_program
+from ddpg_jax.app.folder import write
+from ddpg_jax.app.machine import machine
+from ddpg_jax.app.report import as_json
+from ddpg_jax.experiment import Experiment, configure
+from ddpg_jax.program import Member, warmup_iterations
+from ddpg_jax.types import Array
+
+BATCHES = (64, 256)
+SHAPES = {"Pendulum-v1": (3, 1), "HalfCheetah-v5": (17, 6)}
+
+
+def products(nets: dict[str, list[Array]], batch: Array, obs_dim: int, action_dim: int) -> Any:
+    """The matrix products of one update, without biases, activations, losses and optimizers; `batch` `[B, 2 * O + A]`."""
+    obs, action, next_obs = jnp.split(batch, [obs_dim, obs_dim + action_dim], axis=-1)
+
+    def forward(net: list[Array], x: Array) -> list[Array]:
+        layers = [x]
+        for weights in net:
+            layers.append(layers[-1] @ weights)
+        return layers
+
+    def backward(net: list[Array], layers: list[Array], g: Array, weights: bool, inputs: bool) -> tuple[list[Array], Array]:
+        grads = []
+        for i in reversed(range(len(net))):
+            if weights:
+                grads.append(layers[i].T @ g)
+            if i or inputs:
+                g = g @ net[i].T
+        return grads, g
+
+    next_action = forward(nets["target_actor"], next_obs)[-1]
+    target = forward(nets["target_critic"], jnp.concatenate([next_obs, next_action], axis=-1))[-1]
+    layers = forward(nets["critic"], jnp.concatenate([obs, action], axis=-1))
+    critic_grads, _ = backward(nets["critic"], layers, layers[-1] - target, weights=True, inputs=False)
+    actor_layers = forward(nets["actor"], obs)
+    layers = forward(nets["critic"], jnp.concatenate([obs, actor_layers[-1]], axis=-1))
+    _, g = backward(nets["critic"], layers, layers[-1], weights=False, inputs=True)
+    actor_grads, _ = backward(nets["actor"], actor_layers, g[:, obs_dim:], weights=True, inputs=False)
+    return critic_grads, actor_grads
+
+
+def make_limit(obs_dim: int, action_dim: int, hidden: Sequence[int], batch_size: int, updates: int) -> Callable[[], float]:
+    """A function that does the products of so many updates in one compiled loop, and gives updates per second."""
+    keys = iter(jax.random.split(jax.random.key(0), 64))
+
+    def net(sizes: Sequence[int]) -> list[Array]:
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        return [jax.random.normal(next(keys), (a, b)) * a**-0.5 for a, b in pairs]
+
+    actor, critic = [obs_dim, *hidden, action_dim], [obs_dim + action_dim, *hidden, 1]
+    nets = {"actor": net(actor), "target_actor": net(actor), "critic": net(critic), "target_critic": net(critic)}
+    batches = jax.random.normal(next(keys), (8, batch_size, 2 * obs_dim + action_dim))
+
+    @jax.jit
+    def loop(nets: Any, batches: Array) -> Any:
+        # Another batch at every turn, and every product in the carry: nothing can be hoisted out or left away.
+        def body(carry: Any, i: Array) -> tuple[Any, None]:
+            del carry
+            return products(nets, batches[i % 8], obs_dim, action_dim), None
+
+        shapes = jax.eval_shape(lambda: products(nets, batches[0], obs_dim, action_dim))
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(body, start, jnp.arange(updates))[0]
+
+    jax.block_until_ready(loop(nets, batches))
+
+    def measure() -> float:
+        since = time.perf_counter()
+        jax.block_until_ready(loop(nets, batches))
+        return updates / (time.perf_counter() - since)
+
+    return measure
+
+
+def make_training_rate(experiment: Experiment, members: list[Member], updates: int) -> Callable[[], float]:
+    """A function that trains for so many vector steps and gives updates per second, summed over members."""
+    program = make_program(experiment, members)
+    state = program.start()
+    done = warmup_iterations(experiment)
+    each = round(experiment.num_envs * experiment.updates_per_step) * len(members)
+    state, _, _ = program.advance(state, 0, done)
+    steps = max(1, updates // each)
+    held = [state, done]
+
+    def measure() -> float:
+        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps)
+        held[1] += steps
+        return steps * each / seconds
+
+    measure()
+    return measure
+
+
+def compile_seconds(experiment: Experiment, members: list[Member]) -> tuple[float, float]:
+    """Seconds until the first block of learning has run: with an empty compilation cache, and with a filled one."""
+    before = {
+        name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
+    seconds = []
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        for _ in range(2):
+            jax.clear_caches()
+            program = make_program(experiment, members)
+            since = time.perf_counter()
+            warmup = warmup_iterations(experiment)
+            state, _, _ = program.advance(program.start(), 0, warmup)
+            program.advance(state, warmup, warmup + 1)
+            seconds.append(time.perf_counter() - since)
+            program.close()
+    for name, value in before.items():
+        jax.config.update(name, value)
+    return seconds[0], seconds[1]
+
+
+def bench(path: Path, quick: bool) -> str:
+    """Measures, writes the raw results as JSON to `path`, and gives a table."""
+    repetitions, updates = (3, 300) if quick else (9, 2_000)
+    configurations = [("device", "Pendulum-v1"), ("host", "Pendulum-v1")]
+    missing = importlib.util.find_spec("mujoco") is None
+    if not missing:
+        configurations.append(("host", "HalfCheetah-v5"))
+    rows = []
+    for batch_size in BATCHES:
+        for backend, env in configurations:
+            experiment, hyper = configure({"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**9})
+            members = [Member(0, hyper)]
+            cold, cached = compile_seconds(experiment, members)
+            limit = make_limit(*SHAPES[env], experiment.hidden, batch_size, updates)
+            rate = make_training_rate(experiment, members, updates)
+            pairs = [(rate(), limit()) for _ in range(repetitions)]
+            rows.append(
+                {
+                    "backend": backend,
+                    "env": env,
+                    "batch_size": batch_size,
+                    "hidden": experiment.hidden,
+                    "updates_per_second": [pair[0] for pair in pairs],
+                    "limit_updates_per_second": [pair[1] for pair in pairs],
+                    "fraction_of_limit": [a / b for a, b in pairs],
+                    "first_update_seconds_cold": cold,
+                    "first_update_seconds_cached": cached,
+                    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                }
+            )
+    write(path, as_json({**machine(), "updates_per_repetition": updates, "rows": rows}))
+    note = ['host HalfCheetah-v5 is left out: pip install "ddpg-jax[mujoco]"'] if missing else []
+    return "\n".join([_table(rows), *note, f"raw results in {path}"])
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = ["backend env             batch  updates/s  of the limit (min .. max)  first update: cold  cached  peak memory"]
+    for row in rows:
+        fractions = np.array(row["fraction_of_limit"])
+        lines.append(
+            f"{row['backend']:7s} {row['env']:15s} {row['batch_size']:5d}  {np.median(row['updates_per_second']):9,.0f}  "
+            f"{np.median(fractions):12.0%} ({fractions.min():.0%} .. {fractions.max():.0%})  "
+            f"{row['first_update_seconds_cold']:16.1f} s  {row['first_update_seconds_cached']:4.1f} s  {row['peak_memory_mib']:7,.0f} MiB"
+        )
+    return "\n".join(lines)
