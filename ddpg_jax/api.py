@@ -91,13 +91,13 @@ def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> 
 def _vector(make: Any, name: str, count: int) -> HostEnv:
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-    made: Any = make
-    if not callable(made):
+    if not callable(make):
         raise ConfigError(
             f"env={name} is a {type(make).__name__}; it must be a name, an Env written in JAX, or a function that makes a "
             "Gymnasium environment"
         )
-    return HostEnv(SyncVectorEnv([made] * count, autoreset_mode=AutoresetMode.SAME_STEP), name)
+    makers: Any = [make] * count
+    return HostEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP), name)
 
 
 def _name(env: Any) -> str:

@@ -180,6 +180,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['backend']:7s} {row['env']:15s} {row['batch_size']:5d}  {np.median(row['updates_per_second']):9,.0f}  "
             f"{np.median(fractions):12.0%} ({fractions.min():.0%} .. {fractions.max():.0%})  "
-            f"{row['first_update_seconds_cold']:16.1f} s  {row['first_update_seconds_cached']:4.1f} s  {row['peak_memory_mib']:7,.0f} MiB"
+            f"{row['first_update_seconds_cold']:16.1f} s  {row['first_update_seconds_cached']:4.1f} s  "
+            f"{row['peak_memory_mib']:7,.0f} MiB"
         )
     return "\n".join(lines)

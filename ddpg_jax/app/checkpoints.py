@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +16,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
 KEEP = 2
+MARGIN = 1 << 20
+"""Bytes that a checkpoint may need beside its arrays."""
 
 
 class Checkpoint(NamedTuple):
@@ -34,18 +40,57 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self._folder = folder.resolve()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        """Waits, and ends orbax's threads. If something else went wrong before, that is what will be reported."""
+        with contextlib.suppress(Exception) if kind else self._one_line():
+            self._manager.close()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint; the arrays are copied first, so that training may go on at once."""
+        """Begins to write a checkpoint; the arrays are copied first, so that training may go on at once.
+
+        Raises:
+            OSError: no space for it, or the one before could not be written.
+        """
         arrays = jax.tree.map(np.array, checkpoint.arrays)
+        self.wait()
+        self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "pending": checkpoint.pending, "checksum": checksum(arrays)}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
-        self._manager.save(checkpoint.iteration, args=items, force=True)
+        with self._one_line():
+            self._manager.save(checkpoint.iteration, args=items, force=True)
 
     def wait(self) -> None:
-        """Returns when all is on the disk."""
-        self._manager.wait_until_finished()
+        """Returns when all is on the disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        with self._one_line():
+            self._manager.wait_until_finished()
+
+    def _reserve(self, size: int) -> None:
+        """Fails here where the disk is full: orbax's threads would each print their own traceback."""
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size + MARGIN)
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """What orbax and tensorstore raise, as the OSError that it is."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            full = "RESOURCE_EXHAUSTED" in str(error) or os.strerror(errno.ENOSPC) in str(error)
+            code = errno.ENOSPC if full else errno.EIO
+            raise OSError(code, os.strerror(code), str(self._folder)) from error
 
     def newest(self, shapes: Any, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest whole checkpoint, or None; `say` is told of those that are damaged, and they are removed."""
@@ -63,10 +108,6 @@ class Checkpoints:
                 say(f"the checkpoint at vector step {iteration} is damaged and left out: {reason}")
                 self._manager.delete(iteration)
         return None
-
-    def close(self) -> None:
-        """Waits, and ends orbax's threads."""
-        self._manager.close()
 
 
 def checksum(tree: Any) -> int:

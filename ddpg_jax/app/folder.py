@@ -25,8 +25,24 @@ from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Member
 from ddpg_jax.types import ConfigError
 
-PARTS = ("manifest.json", "metrics.csv", "summary.json", "checkpoints", "policy", "learning_curve.png", "tensorboard")
-PACKAGES = ("ddpg-jax", "jax", "jaxlib", "flax", "optax", "chex", "gymnasium", "numpy", "orbax-checkpoint", "mujoco")
+PARTS = ("metrics.csv", "summary.json", "checkpoints", "policy", "learning_curve.png", "tensorboard", "manifest.json")
+BEFORE = (".lock", "manifest.json.tmp")
+"""What a run that was killed before its first step leaves."""
+PACKAGES = (
+    "ddpg-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "chex",
+    "gymnasium",
+    "numpy",
+    "orbax-checkpoint",
+    "mujoco",
+    "torch",
+    "stable-baselines3",
+    "sbx-rl",
+)
 
 
 def write(path: Path, text: str) -> None:
@@ -81,7 +97,7 @@ class RunFolder:
             raise ConfigError(f"out={self.path} holds no run to resume; leave --resume out to start one")
         if resume:
             self._compare(experiment, members)
-        elif not there and self.path.exists() and any(self.path.iterdir()):
+        elif not there and self.path.exists() and any(part.name not in BEFORE for part in self.path.iterdir()):
             raise ConfigError(f"out={self.path} is not empty and holds no run; name a new or empty folder")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
@@ -91,7 +107,7 @@ class RunFolder:
             raise ConfigError(f"out={self.path} is in use by another process; wait for it, or name another folder") from error
 
     def clear(self) -> None:
-        """Removes the run that is here, and nothing that is not a run's."""
+        """Removes the run that is here, and nothing that is not a run's; the manifest last, so that it can be repeated."""
         for part in PARTS:
             path = self.path / part
             if path.is_dir():
@@ -127,7 +143,10 @@ class RunFolder:
             ConfigError: there is none, or it cannot be read.
         """
         try:
-            return json.loads((self.path / "manifest.json").read_text())
+            manifest = json.loads((self.path / "manifest.json").read_text())
+            if not all(name in manifest for name in ("experiment", "members", "identity")):
+                raise ValueError("it is not the manifest of a run")
+            return manifest
         except FileNotFoundError as error:
             raise ConfigError(f"{self.path} holds no run; it has no manifest.json") from error
         except (OSError, ValueError) as error:
@@ -220,7 +239,7 @@ def versions() -> dict[str, str]:
 def _commit() -> str | None:
     """The commit of the source tree that this package runs from, if it is one."""
     try:
-        root = Path(__file__).resolve().parent.parent
+        root = Path(__file__).resolve().parents[2]
         if not (root / ".git").exists():
             return None
         done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
