@@ -10,6 +10,7 @@ are of the repetition's own limit, so that a change in the machine's speed falls
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import resource
 import tempfile
 import time
@@ -68,8 +69,7 @@ def make_limit(obs_dim: int, action_dim: int, hidden: Sequence[int], batch_size:
     keys = iter(jax.random.split(jax.random.key(0), 64))
 
     def net(sizes: Sequence[int]) -> list[Array]:
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        return [jax.random.normal(next(keys), (a, b)) * a**-0.5 for a, b in pairs]
+        return [jax.random.normal(next(keys), (a, b)) * a**-0.5 for a, b in itertools.pairwise(sizes)]
 
     actor, critic = [obs_dim, *hidden, action_dim], [obs_dim + action_dim, *hidden, 1]
     nets = {"actor": net(actor), "target_actor": net(actor), "critic": net(critic), "target_critic": net(critic)}

@@ -78,7 +78,10 @@ class Checkpoints:
         """Fails here where the disk is full: orbax's threads would each print their own traceback."""
         with tempfile.TemporaryFile(dir=self._folder) as file:
             if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(file.fileno(), 0, size + MARGIN)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size + MARGIN)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(self._folder)) from error
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
