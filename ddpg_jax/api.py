@@ -1,8 +1,9 @@
-"""`train`: a whole run in one call, for Python."""
+"""`train` and `sweep`: whole runs in one call, for Python."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from ddpg_jax.envs import DEVICE, make_device
 from ddpg_jax.envs.host import HostEnv
 from ddpg_jax.experiment import Experiment, configure
+from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
-from ddpg_jax.program import Member, Program, device_program, drive, host_program
+from ddpg_jax.driving import drive
+from ddpg_jax.program import Member, Program, device_program, host_program
+from ddpg_jax.sweeping import Point, Sweep, grid_points, in_memory, make_legs
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
 
 
@@ -61,6 +65,55 @@ def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
         return Run(experiment, hyper, rows, make_policy(experiment, program.spec, program.actor(state, 0)))
     finally:
         program.close()
+
+
+def sweep(
+    env: Any = "Pendulum-v1",
+    seeds: int = 1,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    points: Sequence[Point] | None = None,
+    **fields: Any,
+) -> Sweep:
+    """Trains seeds x points at once. Nothing is written.
+
+    All values of all `Hyperparams` and all seeds train in one compiled program; fields of `Experiment` in a grid make one
+    program for each of their combinations. On a CPU call it before anything else starts JAX, and it uses every core.
+
+    Args:
+        env: as in `train`.
+        seeds: `S`; they count from the field `seed` and are the same at every point.
+        grid: field -> values; all combinations are points.
+        points: in its place, the points themselves, each with the same fields.
+        **fields: what all points have in common.
+
+    Raises:
+        ConfigError: as `train`; an empty grid; more than memory holds.
+
+    >>> import ddpg_jax as dj
+    >>> sweep = dj.sweep("probe/observation", seeds=2, grid={"tau": [0.01, 0.1]}, steps=600, warmup_steps=500, hidden=(8,))
+    >>> sweep.points, sweep.returns.shape
+    ([{'tau': 0.01}, {'tau': 0.1}], (2, 2, 1))
+    """
+    if grid is not None and points is not None:
+        raise ConfigError("points and grid exclude each other; give one of them")
+    chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
+    given = {**fields, "env": env if isinstance(env, str) else _name(env)}
+    legs = make_legs(chosen, seeds, given)
+    use_all_cores()
+    rows: list[dict[str, Any]] = []
+    policies: dict[int, Policy] = {}
+    for leg in legs:
+        for part, program in in_memory(leg, lambda x, members: make_program(x, members, None if isinstance(env, str) else env)):
+            try:
+                state = program.start()
+                for tick in drive(program, part.experiment, state):
+                    rows, state = rows + tick.rows, tick.state
+                for m, member in enumerate(part.members):
+                    policies[member.index] = make_policy(part.experiment, program.spec, program.actor(state, m))
+            finally:
+                program.close()
+    first = legs[0].experiment.seed
+    return Sweep(chosen, list(range(first, first + seeds)), rows, [policies[m] for m in range(len(policies))])
 
 
 def make_program(experiment: Experiment, members: list[Member], env: Any = None) -> Program:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ddpg_jax import exploration, networks, replay
 from ddpg_jax.agent import make_agent
+from ddpg_jax.placement import PLACEMENTS
 from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Replay
 
 BACKENDS = ("auto", "device", "host")
@@ -63,6 +64,8 @@ class Experiment:
     """Critics; the target takes the smallest of their values."""
     policy_delay: int = 1
     """Updates of the critic for each update of the actor."""
+    placement: str = "auto"
+    """How the members of a sweep share a device: map, one after the other, vmap, or auto: map on a CPU, vmap elsewhere."""
     eval_every: int = 1_000
     """Steps between evaluations; there is always one at the end."""
     eval_episodes: int = 10
@@ -110,6 +113,7 @@ NUMBERS: dict[str, float] = Hyperparams()._asdict()
 CHOICES: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS,
     "preset": tuple(PRESETS),
+    "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),
     "exploration": tuple(exploration.EXPLORERS),
     "noise_schedule": tuple(exploration.SCHEDULES),

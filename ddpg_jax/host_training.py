@@ -55,6 +55,8 @@ def make_host_training(
 ) -> HostTraining:
     """The parts of `training.make_training` for environments that cannot be compiled.
 
+    With bundles that `placement.lift` has made for M members, `fill`, `turn` and `learn` work on all of them at once.
+
     Args:
         agent: the algorithm.
         replay: made for `num_envs` lanes.
@@ -80,16 +82,16 @@ def make_host_training(
     def observe(how: Explorer, purpose: str, learning: bool) -> Observe:
         def call(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array):
             scalars, next_obs, obs = jnp.split(packet, [4, 4 + obs_dim], axis=-1)
-            reward, terminated, last, valid = scalars.T
+            reward, terminated, last, valid = jnp.moveaxis(scalars, -1, 0)
             transition = Transition(state.obs, state.env, reward, 1.0 - terminated, last > 0, next_obs)
             state, ended = store(replay, explorer, state, transition, valid > 0)
-            losses = jnp.full(len(REPORT), jnp.nan)
+            losses = jnp.full((*key.shape, len(REPORT)), jnp.nan)
             if learning:
                 state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
-                losses = jnp.stack([info[name] for name in REPORT])
+                losses = jnp.stack([info[name] for name in REPORT], axis=-1)
             state = choose(how, purpose, key, replace(state, obs=obs), hyper, i + 1)
             # The action is copied: the state is donated to the next call, while the caller still reads what this one gave.
-            return state, jnp.copy(state.env), jnp.concatenate([losses, ended])
+            return state, jnp.copy(state.env), jnp.concatenate([losses, ended], axis=-1)
 
         return call
 

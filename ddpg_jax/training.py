@@ -17,11 +17,15 @@ import jax.numpy as jnp
 
 from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, ReplayState, TrainState, Transition
 
+Q_LIMIT = 1e8  # mean values of this size are no estimates any more: the member has diverged
+
 STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eval")
 
 
 def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
-    """The key of one purpose at one time. `key` is the run's own, `jax.random.key(seed)`; it may be used again."""
+    """The key of one purpose at one time, for one key or for `[M]`. `key` is the run's own, `jax.random.key(seed)`."""
+    if key.ndim:
+        return jax.vmap(lambda one: stream(one, purpose, clock))(key)
     return jax.random.fold_in(jax.random.fold_in(key, STREAMS.index(purpose)), clock)
 
 
@@ -35,6 +39,8 @@ class Metrics(NamedTuple):
     """Mean undiscounted return of the episodes that ended in the block, exploration noise included."""
     bad_step: Array
     """The first vector step at which the environment gave a non-finite number, else -1."""
+    diverged_step: Array
+    """The first vector step at which the critic's loss was not finite or its values exceeded `Q_LIMIT`, else -1."""
 
 
 @flax.struct.dataclass
@@ -113,7 +119,7 @@ def gradient_steps(
         (train, replay_state), info = body(carry, i)
     else:
         (train, replay_state), infos = jax.lax.scan(body, carry, i * updates + jnp.arange(updates))
-        info = jax.tree.map(jnp.nanmean, infos)
+        info = jax.tree.map(lambda x: jnp.nanmean(x, axis=0), infos)
     return replace(state, train=train, replay=replay_state), info
 
 
@@ -168,7 +174,8 @@ def make_training(
         env_state, obs, transition = jax.vmap(env.step)(keys, state.env, state.obs, action)
         state = replace(state, noise=noise, env=env_state, obs=obs)
         state, ended = store(replay, explorer, state, transition, everywhere)
-        return state, ended, is_finite(transition)
+        # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
+        return state, ended, is_finite(transition) | ~jnp.isfinite(action).all()
 
     def fill(key: Key, state: RunState, hyper: Hyperparams, clocks: Array) -> tuple[RunState, Metrics]:
         def body(state: RunState, i: Array):
@@ -219,9 +226,16 @@ def is_finite(transition: Transition) -> Array:
 
 def summarize(info: dict[str, Array], ended: Array, fine: Array, clocks: Array) -> Metrics:
     """The metrics of a block from what its K steps reported: `info` `[K]`, `ended` `[K, N]`, `fine` `[K]`."""
-    nan = jnp.full((), jnp.nan)
-    means = {name: jnp.nanmean(value) for name, value in info.items()}
-    bad_step = jnp.where(fine.all(), -1, clocks[jnp.argmin(fine)])
+    nothing = jnp.full(1, jnp.nan)
+    critic_loss, actor_loss, q_mean = (info.get(name, nothing) for name in ("critic_loss", "actor_loss", "q_mean"))
+    sound = ~has_diverged(critic_loss, q_mean) if info else jnp.ones(1, bool)
     return Metrics(
-        means.get("critic_loss", nan), means.get("actor_loss", nan), means.get("q_mean", nan), jnp.nanmean(ended), bad_step
+        jnp.nanmean(critic_loss), jnp.nanmean(actor_loss), jnp.nanmean(q_mean), jnp.nanmean(ended),
+        bad_step=jnp.where(fine.all(), -1, clocks[jnp.argmin(fine)]),
+        diverged_step=jnp.where(sound.all(), -1, clocks[jnp.argmin(sound)]),
     )
+
+
+def has_diverged(critic_loss: Any, q_mean: Any) -> Any:
+    """Whether learning has come to grief, elementwise; NumPy or JAX arrays."""
+    return ~((abs(critic_loss) < jnp.inf) & (abs(q_mean) <= Q_LIMIT))

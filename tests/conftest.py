@@ -1,10 +1,68 @@
 """Shared by all tests, and by the examples in docstrings and README."""
 
+from __future__ import annotations
+
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is a bug, not a convenience
+
+pytest.register_assert_rewrite("tests.runs")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs that the tests of the command line have compiled, each once; not those of the person who runs them."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def command_line(cache: Path) -> Iterator[None]:
+    """Has the command line use `cache` and no screen, and leaves JAX as it was for the tests of other files."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setenv("SDL_VIDEODRIVER", "dummy")
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        jax.config.update("jax_compilation_cache_dir", None)
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The runs that `whole_run` has made."""
+    return {"": tmp_path_factory.mktemp("whole")}
+
+
+@pytest.fixture
+def whole_run(made: dict[str, Path], command_line: None) -> Callable[..., Path]:
+    """`(backend) -> folder` of a tiny run that nothing interrupted, to read and not to change."""
+    from tests.runs import command, run
+
+    def get(backend: str = "device") -> Path:
+        if backend not in made:
+            assert run(*command(made[""] / backend, backend=backend)) == 0
+            made[backend] = made[""] / backend
+        return made[backend]
+
+    return get
+
+
+@pytest.fixture
+def copy_of(whole_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """`(backend) -> folder`, a copy of the whole run that a test may change."""
+    return lambda backend="device": Path(shutil.copytree(whole_run(backend), tmp_path / f"copy-{backend}"))

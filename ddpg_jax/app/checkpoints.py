@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import tempfile
@@ -31,8 +32,8 @@ class Checkpoint(NamedTuple):
     arrays: Any
     text: str | None
     """The environments, where they are no arrays."""
-    pending: list[Any]
-    """What the blocks since the last evaluation reported."""
+    journal: Any
+    """What the run remembers besides, plain JSON."""
 
 
 class Checkpoints:
@@ -60,7 +61,8 @@ class Checkpoints:
         arrays = jax.tree.map(np.array, checkpoint.arrays)
         self.wait()
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
-        meta = {"text": checkpoint.text, "pending": checkpoint.pending, "checksum": checksum(arrays)}
+        meta = {"text": checkpoint.text, "journal": checkpoint.journal}
+        meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._one_line():
             self._manager.save(checkpoint.iteration, args=items, force=True)
@@ -102,10 +104,10 @@ class Checkpoints:
                 items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
                 restored = self._manager.restore(iteration, args=items)
                 meta: Any = restored["meta"]
-                if checksum(restored["arrays"]) != meta["checksum"]:
+                if checksum(restored["arrays"], meta["text"], meta["journal"]) != meta["checksum"]:
                     raise ValueError("its checksum does not match")
                 arrays = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), restored["arrays"])
-                return Checkpoint(iteration, arrays, meta["text"], meta["pending"])
+                return Checkpoint(iteration, arrays, meta["text"], meta["journal"])
             except Exception as error:  # a damaged file can fail in any way
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
                 say(f"the checkpoint at vector step {iteration} is damaged and left out: {reason}")
@@ -113,9 +115,9 @@ class Checkpoints:
         return None
 
 
-def checksum(tree: Any) -> int:
-    """CRC-32 over all arrays of a tree, in order."""
-    value = 0
+def checksum(tree: Any, text: str | None, journal: list[Any]) -> int:
+    """CRC-32 over all arrays of a tree, in order, and what stands beside them."""
+    value = zlib.crc32(json.dumps([text, journal]).encode())
     for leaf in jax.tree.leaves(tree):
         value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)
     return value

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
 import inspect
 import os
 import sys
@@ -20,7 +21,8 @@ from typing import Any, NoReturn
 from ddpg_jax.experiment import CHOICES, NUMBERS, PRESETS, STRUCTURE, Experiment, coerce, configure
 from ddpg_jax.types import ConfigError, EnvironmentFailure, Hyperparams
 
-OWN = ("env", "seed", "steps", "preset")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk without space."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        return _fail(f"cannot read or write {what}{error.strerror or error}; free some space or name another folder with --out")
+        cure = "; free some space there" if error.errno in FULL else ""
+        return _fail(f"cannot read or write {what}{error.strerror or error}{cure}")
     except KeyboardInterrupt:
         return 130
 
@@ -81,7 +84,9 @@ def _parser() -> Parser:
     evaluate.add_argument("dir", type=Path, metavar="DIR")
     evaluate.add_argument("--episodes", default="20", metavar="N", help="whole episodes without noise (20)")
     evaluate.add_argument("--seed", default="0", metavar="K", help="of the start states (0)")
-    evaluate.add_argument("--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png")
+    evaluate.add_argument(
+        "--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png"
+    )
     evaluate.set_defaults(run=_eval)
 
     plot = commands.add_parser("plot", help="draw the learning curves of run folders", allow_abbrev=False)
@@ -141,7 +146,7 @@ def _train(options: argparse.Namespace) -> int:
     experiment, hyper = configure({name: value for name, value in given.items() if value is not None})
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
-        raise ConfigError("resume=True and overwrite=True exclude each other; give one of them")
+        raise ConfigError("--resume and --overwrite exclude each other; give one of them")
     use_compilation_cache()
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
@@ -153,10 +158,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.evaluation import evaluate, film
+    from ddpg_jax.app.evaluation import check_film, evaluate, film
     from ddpg_jax.app.training import use_compilation_cache
 
     episodes, seed = coerce("eval_episodes", options.episodes), coerce("seed", options.seed)
+    if options.video:
+        check_film(options.dir, options.video)
     use_compilation_cache()
     returns, lengths = evaluate(options.dir, episodes, seed)
     print(
@@ -174,41 +181,42 @@ def _plot(options: argparse.Namespace) -> int:
     from ddpg_jax.app import report
     from ddpg_jax.app.folder import RunFolder
 
-    curves: dict[str, list[Any]] = {}
-    envs = set()
+    if options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"out={options.out} is not allowed; the name must end in .png, .pdf or .svg")
+    settings, tables = [], []
     for folder in options.dirs:
         place = RunFolder(folder)
         manifest, rows = place.manifest(), place.read_rows()
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
-        envs.add(manifest["experiment"]["env"])
-        same = {name: value for name, value in manifest["identity"].items() if name not in ("seed", "members")}
-        numbers = {name: value for name, value in manifest["members"][0].items() if name not in ("seed", "member")}
-        for label, curve in report.labels(rows, _differences(same, numbers)).items():
-            curves.setdefault(label, []).extend(curve)
+        values = {**manifest["identity"], **manifest["members"][0]}
+        skip = ("seed", "member", "members", *report.swept(rows))
+        settings.append({name: value for name, value in values.items() if name not in skip})
+        tables.append(rows)
+    curves: dict[str, list[Any]] = {}
+    for name, rows in zip(_names(settings), tables, strict=True):
+        for label, curve in report.labels(rows, "").items():
+            curves.setdefault(f"{name}, {label}" if label else name, []).extend(curve)
     joined = {}
     for label, seeds in curves.items():
         shortest = min(len(seed) for seed in seeds)
         joined[label] = np.array([seed[:shortest] for seed in seeds])
-    if options.out.suffix not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"out={options.out} is not allowed; the name must end in .png, .pdf or .svg")
-    report.plot(joined, f"DDPG on {', '.join(sorted(envs))}", options.out)
+    report.plot(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", options.out)
     print(options.out)
     return 0
 
 
-def _differences(structure: dict[str, Any], numbers: dict[str, Any]) -> str:
-    """What a run's settings are called in a legend: its preset, and what differs from that."""
-    base, hyper = configure({"preset": structure["preset"]})
-    defaults = {**dataclasses.asdict(base), **hyper._asdict()}
-    skip = ("preset", "env", "backend", "steps")
-    changed = []
-    for name, value in {**structure, **numbers}.items():
-        value = tuple(value) if isinstance(value, list) else value
-        if name not in skip and value != defaults.get(name):
-            changed.append(f"{name}={value}")
-    backend = [f"backend={structure['backend']}"] if structure["backend"] != "auto" else []
-    return ", ".join([structure["preset"], *backend, *changed])
+def _names(settings: list[dict[str, Any]]) -> list[str]:
+    """What runs are called in a legend: the preset, and those fields that differ between the runs and from the preset."""
+    fields = dict.fromkeys(name for one in settings for name in one if name != "preset")
+    varying = [name for name in fields if any(one.get(name) != settings[0].get(name) for one in settings)]
+    names = []
+    for one in settings:
+        base, hyper = configure({"preset": one["preset"]})
+        usual = {**dataclasses.asdict(base), "hidden": list(base.hidden), **hyper._asdict(), "env": None}
+        different = [f"{name}={one[name]}" for name in varying if name in one and one[name] != usual.get(name)]
+        names.append(", ".join([one["preset"], *different]))
+    return names
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def evaluate(folder: Path, episodes: int, seed: int) -> tuple[np.ndarray, np.nda
     """
     about = RunFolder(folder).manifest()["experiment"]
     policy = load_policy(policy_folder(folder))
-    if about["backend"] == "device" or (about["backend"] == "auto" and about["env"] in DEVICE):
+    if on_device(about["backend"], about["env"]):
         env = make_device(about["env"])
         run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
         returns, lengths = run(jax.random.key(seed), policy.params)
@@ -45,10 +46,42 @@ def evaluate(folder: Path, episodes: int, seed: int) -> tuple[np.ndarray, np.nda
     return returns, lengths
 
 
+def on_device(backend: str, env: str) -> bool:
+    """Whether the environment of a run is in the compiled program."""
+    return backend == "device" or (backend == "auto" and env in DEVICE)
+
+
 def policy_folder(folder: Path) -> Path:
     """Where the policy of a run is; of a sweep, that of its first member."""
     first = folder / "policy" / "member_0"
     return first if first.exists() else folder / "policy"
+
+
+def check_film(folder: Path, path: Path) -> None:
+    """Asks whether there can be a film, before any work is done.
+
+    Raises:
+        ConfigError: the ending of the name, its folder, or the environment does not render.
+    """
+    import gymnasium
+
+    if path.suffix not in FILMS:
+        raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
+    name = RunFolder(folder).manifest()["experiment"]["env"]
+    if name not in gymnasium.registry and ":" not in name:
+        raise ConfigError(f"video={path} cannot be made; env={name} does not render")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it does not render is said below
+            env = gymnasium.make(name, render_mode="rgb_array")
+            env.reset(seed=0)
+            if env.render() is None:
+                raise ValueError("it gives no picture")
+            env.close()
+    except Exception as error:  # a package or a screen that is not there, a mode that it does not know
+        raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}") from error
 
 
 def film(folder: Path, path: Path, seed: int) -> int:
@@ -60,25 +93,19 @@ def film(folder: Path, path: Path, seed: int) -> int:
     import gymnasium
     from PIL import Image
 
-    if path.suffix not in FILMS:
-        raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
+    check_film(folder, path)
     about = RunFolder(folder).manifest()["experiment"]
     policy: Policy = load_policy(policy_folder(folder))
-    if about["env"] not in gymnasium.registry and ":" not in about["env"]:
-        raise ConfigError(f"video={path} cannot be made; env={about['env']} does not render")
-    try:
-        env = gymnasium.make(about["env"], render_mode="rgb_array")
-        obs, _ = env.reset(seed=seed)
-        frames: list[Any] = [env.render()]
-        done = False
-        while not done:
-            obs, _, terminated, truncated, _ = env.step(policy(obs))
-            frames.append(env.render())
-            done = terminated or truncated
-        fps = env.metadata.get("render_fps", 30)
-        env.close()
-    except (gymnasium.error.Error, ImportError) as error:
-        raise ConfigError(f"video={path} cannot be made; env={about['env']} does not render here: {error}") from error
+    env = gymnasium.make(about["env"], render_mode="rgb_array")
+    obs, _ = env.reset(seed=seed)
+    frames: list[Any] = [env.render()]
+    done = False
+    while not done:
+        obs, _, terminated, truncated, _ = env.step(policy(obs))
+        frames.append(env.render())
+        done = terminated or truncated
+    fps = env.metadata.get("render_fps", 30)
+    env.close()
     pictures = [Image.fromarray(np.asarray(frame)) for frame in frames]
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)

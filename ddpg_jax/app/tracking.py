@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ddpg_jax.types import ConfigError
 
-TRACKERS = ("tensorboard", "wandb")
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 Track = Callable[[list[dict[str, Any]]], None]
 
 
-def make_tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Track:
-    """A function that takes the rows of every evaluation.
+def check_tracker(kind: str | None) -> None:
+    """Asks whether metrics can be sent there, before anything is written.
 
     Raises:
         ConfigError: the package is not installed.
     """
-    if kind is None:
-        return lambda rows: None
-    try:
-        if kind == "tensorboard":
-            from tensorboardX import SummaryWriter
+    if kind is not None and importlib.util.find_spec(PACKAGES[kind]) is None:
+        raise ConfigError(f'track={kind} needs a package that is not installed: pip install "ddpg-jax[track]"')
 
-            writer = SummaryWriter(str(folder / "tensorboard"))
+
+@contextmanager
+def tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Iterator[Track]:
+    """A function that takes the rows of every evaluation, and a last word when there are no more."""
+    if kind is None:
+        yield lambda rows: None
+    elif kind == "tensorboard":
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(folder / "tensorboard")) as writer:
 
             def scalars(rows: list[dict[str, Any]]) -> None:
                 for row in rows:
@@ -33,19 +42,20 @@ def make_tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Trac
                         writer.add_scalar(f"member_{row['member']}/{name}", value, row["step"])
                 writer.flush()
 
-            return scalars
+            yield scalars
+    else:
         import wandb
 
-        run = wandb.init(project="ddpg-jax", name=folder.name, dir=str(folder), config=config)
+        with wandb.init(project="ddpg-jax", name=folder.name, dir=str(folder), config=config) as run:
 
-        def log(rows: list[dict[str, Any]]) -> None:
-            values = {f"member_{row['member']}/{name}": value for row in rows for name, value in _numbers(row).items()}
-            run.log(values, step=rows[0]["step"])
+            def log(rows: list[dict[str, Any]]) -> None:
+                values = {f"member_{row['member']}/{name}": x for row in rows for name, x in _numbers(row).items()}
+                run.log(values, step=rows[0]["step"])
 
-        return log
-    except ImportError as error:
-        raise ConfigError(f'track={kind} needs a package that is not installed: pip install "ddpg-jax[track]"') from error
+            yield log
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in ("member", "seed", "step")}
+    """The columns that are measured, where they are known: trackers do not take NaN."""
+    numbers = {name: value for name, value in row.items() if name not in ("member", "seed", "step")}
+    return {name: value for name, value in numbers.items() if not isinstance(value, str) and math.isfinite(value)}

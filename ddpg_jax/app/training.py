@@ -18,12 +18,14 @@ from ddpg_jax.api import make_policy, make_program
 from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
+from ddpg_jax.app.evaluation import on_device
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.progress import Display
-from ddpg_jax.app.tracking import make_tracker
+from ddpg_jax.app.tracking import check_tracker, tracker
 from ddpg_jax.experiment import Experiment
-from ddpg_jax.program import Member, Program, drive
-from ddpg_jax.types import EnvironmentFailure
+from ddpg_jax.driving import Journal, drive
+from ddpg_jax.program import Member, Program
+from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 
 class Options(NamedTuple):
@@ -82,35 +84,39 @@ def train(experiment: Experiment, members: list[Member], options: Options) -> st
         Stopped: a signal came.
     """
     path = options.out or folders.default_folder(experiment, members)
+    check_tracker(options.track)
     program = make_program(experiment, members)
     try:
         place = RunFolder(path)
         place.claim(experiment, members, options.resume, options.overwrite)
-        track = make_tracker(options.track, path, dataclasses.asdict(experiment))
-        return _run(experiment, members, program, place, options, track)
+        return _run(experiment, members, program, place, options)
     finally:
         program.close()
 
 
-def _run(
-    experiment: Experiment, members: list[Member], program: Program, place: RunFolder, options: Options, track: Any
-) -> str:
+def _run(experiment: Experiment, members: list[Member], program: Program, place: RunFolder, options: Options) -> str:
     total = -(-experiment.steps // experiment.num_envs) * experiment.num_envs
     if not options.resume:
         place.clear()
         place.write_manifest(**folders.about(experiment, members))
-    checkpoints = Checkpoints(place.checkpoints)
-    with signals() as received:
+    config = dataclasses.asdict(experiment)
+    with (
+        tracker(options.track, place.path, config) as track,
+        Checkpoints(place.checkpoints) as checkpoints,
+        signals() as received,
+    ):
         display = Display(total, 0)
-        begin, pending, rows, earlier = 0, [], [], 0.0
+        begin, journal, rows, earlier = 0, None, [], 0.0
         state: Any = None
         if options.resume:
             kept = checkpoints.newest(program.shapes(), display.say)
             if kept is None:
                 display.say(f"{place.path} has no checkpoint: starting from the beginning")
             else:
-                state, begin, pending = program.load(kept.arrays, kept.text), kept.iteration, kept.pending
-                if experiment.backend == "host" and kept.text is None:
+                state, begin, journal = program.load(kept.arrays, kept.text), kept.iteration, Journal(*kept.journal)
+                step = begin * experiment.num_envs
+                display.say(f"{place.path} {'was finished at' if step >= total else 'goes on from'} step {step:,}")
+                if kept.text is None and not on_device(experiment.backend, experiment.env):
                     display.say("the environments could not be kept: their episodes start anew")
             rows = [row for row in place.read_rows() if row["step"] <= begin * experiment.num_envs]
             earlier = place.manifest().get("seconds", 0.0) if rows else 0.0
@@ -124,8 +130,8 @@ def _run(
             last = (begun, begin * experiment.num_envs)
             iteration = begin
             try:
-                for tick in drive(program, experiment, state, begin, pending):
-                    state, iteration, pending = tick.state, tick.iteration, tick.pending
+                for tick in drive(program, experiment, state, begin, journal):
+                    state, iteration = tick.state, tick.iteration
                     seconds = earlier + time.monotonic() - begun
                     if tick.rows:
                         rows += tick.rows
@@ -133,21 +139,20 @@ def _run(
                         track(tick.rows)
                     display.update(tick.step, (tick.step - last[1]) / max(time.monotonic() - last[0], 1e-9), tick.rows)
                     last = (time.monotonic(), tick.step)
-                    finished = tick.step >= total
-                    if received or finished or time.monotonic() - saved >= options.checkpoint_seconds:
+                    if received or tick.finished or time.monotonic() - saved >= options.checkpoint_seconds:
                         arrays, text = program.save(state)
-                        checkpoints.save(Checkpoint(iteration, arrays, text, pending))
+                        checkpoints.save(Checkpoint(iteration, arrays, text, tick.journal))
                         saved = time.monotonic()
                         place.write_manifest(seconds=round(seconds, 3))
-                    if received and not finished:
+                    if received and not tick.finished:
                         checkpoints.wait()
                         place.write_manifest(status="interrupted", end=folders.now())
                         raise Stopped(received[0], f"stopped at step {tick.step:,}; go on with --resume --out {place.path}")
             except EnvironmentFailure as failure:
                 checkpoints.wait()
                 place.write_manifest(status=f"failed: {failure}", end=folders.now())
-                raise
-            checkpoints.close()
+                raise EnvironmentFailure(f"env={experiment.env} {failure}; {place.path} keeps what was before") from failure
+            checkpoints.wait()
         return _finish(experiment, members, program, place, state, rows, seconds)
 
 
@@ -161,13 +166,16 @@ def _finish(
     seconds: float,
 ) -> str:
     """Writes policy, summary and figure; gives the line that reports the result."""
+    if not rows:
+        raise ConfigError(f"out={place.path} has lost its metrics.csv; run it again with --overwrite")
+    seconds = round(seconds, 3)
     for m in range(len(members)):
         where = place.policy if len(members) == 1 else place.policy / f"member_{m}"
         make_policy(experiment, program.spec, program.actor(state, m)).save(where)
     summary = report.summarize(rows, program.spec.reward_threshold, seconds)
     folders.write(place.path / "summary.json", report.as_json(summary))
     report.plot(report.labels(rows, experiment.preset), f"DDPG on {experiment.env}", place.path / "learning_curve.png")
-    place.write_manifest(status="finished", end=folders.now(), seconds=round(seconds, 3))
+    place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
     last = rows[-1]
     spread = last["eval_return_std"] / math.sqrt(experiment.eval_episodes)
     return (

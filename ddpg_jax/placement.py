@@ -1,0 +1,158 @@
+"""Where the members of a sweep run: mapped or vmapped, over one device or all, and how many fit at once.
+
+On a CPU members are MAPPED, one after the other on every core: each finds its networks in the caches, while `vmap` would push
+all of them through memory at every layer. On an accelerator they are VMAPPED. Over several devices they are sharded, and each
+device works on its own members without talking to the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from ddpg_jax.types import Agent, Explorer, Replay
+
+PLACEMENTS = ("auto", "map", "vmap")
+
+
+class Placement(NamedTuple):
+    """How M members are laid out; `count` is M with the padding that makes it a multiple of the devices."""
+
+    count: int
+    kind: str = "map"
+    devices: tuple[Any, ...] = ()
+
+    @property
+    def alone(self) -> bool:
+        """A single member is not stacked: with an axis of length 1 XLA copies the replay at every write."""
+        return self.count == 1
+
+    @property
+    def mesh(self) -> Mesh:
+        """One axis, the members."""
+        return Mesh(list(self.devices), ("members",))
+
+    def put(self, tree: Any) -> Any:
+        """Arrays `[M, ...]` where their members are."""
+        return jax.device_put(tree, self._sharding("members"))
+
+    def put_everywhere(self, tree: Any) -> Any:
+        """Arrays that all members share."""
+        return jax.device_put(tree, self._sharding())
+
+    def abstract(self, shapes: Any) -> Any:
+        """Shapes `[M, ...]` with the knowledge where their members are."""
+        where = self._sharding("members")
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+
+    def _sharding(self, *axes: str) -> Any:
+        if len(self.devices) == 1:
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+
+def place(members: int, choice: str = "auto", devices: list[Any] | None = None) -> Placement:
+    """The placement of so many members over these devices, all of this process if none are given.
+
+    >>> import ddpg_jax.placement
+    >>> ddpg_jax.placement.place(3, "map").count
+    3
+    """
+    devices = (devices or jax.local_devices())[:members]
+    kind = choice if choice != "auto" else "map" if devices[0].platform == "cpu" else "vmap"
+    return Placement(-(-members // len(devices)) * len(devices), kind, tuple(devices))
+
+
+def over_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
+    """`function` of one member as a function of all: arguments and results get a leading `[M]`.
+
+    Args:
+        function: pure, of one member.
+        placement: where the members are.
+        shared: how many of the last arguments are the same for all and get no leading axis.
+    """
+    return function if placement.alone else on_devices(locally(function, placement, shared), placement, shared)
+
+
+def locally(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
+    """`function` of one member as a function of the members of one device."""
+
+    def mapped(*arguments: Any) -> Any:
+        batched, common = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
+        if placement.kind == "map":
+            return jax.lax.map(lambda member: function(*member, *common), batched)
+        return jax.vmap(lambda *member: function(*member, *common))(*batched)
+
+    return function if placement.alone else mapped
+
+
+def on_devices(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
+    """`function` of the members of one device as a function of the members of all."""
+    if len(placement.devices) < 2:
+        return function
+    members, everywhere = PartitionSpec("members"), PartitionSpec()
+
+    def sharded(*arguments: Any) -> Any:
+        specs = (members,) * (len(arguments) - shared) + (everywhere,) * shared
+        return jax.shard_map(function, mesh=placement.mesh, in_specs=specs, out_specs=members, check_vma=False)(*arguments)
+
+    return sharded
+
+
+def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement) -> tuple[Agent, Replay, Explorer]:
+    """The bundles for all members of a device at once, `[M, ...]` in and out.
+
+    Only the update is placed as the placement says. What reads and writes the replay is always vmapped: a map would copy every
+    member's replay in and out of its loop.
+    """
+    if placement.alone:
+        return agent, replay, explorer
+
+    def explore(key: Any, noise: Any, act: Any, params: Any, obs: Any, hyper: Any, t: Any) -> Any:
+        del act  # it is lifted already, and here it is needed as it was
+        one = lambda key, noise, params, obs, hyper: explorer.explore(key, noise, agent.act, params, obs, hyper, t)  # noqa: E731
+        return jax.vmap(one)(key, noise, params, obs, hyper)
+
+    def update(key: Any, state: Any, batch: Any, weight: Any, hyper: Any, t: Any) -> Any:
+        return locally(agent.update, placement, shared=1)(key, state, batch, weight, hyper, t)
+
+    return (
+        agent._replace(init=locally(agent.init, placement), act=jax.vmap(agent.act), update=update),
+        replay._replace(
+            add=jax.vmap(replay.add),
+            sample=jax.vmap(replay.sample),
+            feedback=jax.vmap(replay.feedback),
+        ),
+        explorer._replace(explore=explore, reset=jax.vmap(explorer.reset)),
+    )
+
+
+def memory_limit() -> int:
+    """Bytes that a device of this process may fill: its own memory, or its share of what the machine has left."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return available // len(jax.local_devices())
+
+
+def use_all_cores() -> int:
+    """Makes every core a device of its own, if JAX has not started yet; gives the number of local devices.
+
+    Members then run on all cores at once. Once JAX has started, the devices are those that it has.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    except RuntimeError:  # it has started
+        pass
+    return jax.local_device_count()

@@ -1,0 +1,228 @@
+"""Seeds x hyperparameter points: which members there are, which of them train in one program, and what comes of it.
+
+Fields of `Hyperparams` are traced: all their values, and all seeds, train in ONE program. Fields of `Experiment` change the
+program: points are grouped by them, one program for each group. Seeds are the same at every point, so comparisons are paired.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpg_jax.driving import schedule
+from ddpg_jax.experiment import Experiment, coerce, configure
+from ddpg_jax.placement import memory_limit
+from ddpg_jax.program import Member, Program, warmup_iterations
+from ddpg_jax.statistics import iqm, interval
+from ddpg_jax.types import ConfigError
+
+Point = dict[str, Any]
+
+HEADROOM = 0.9  # of the memory limit
+
+
+class Leg(NamedTuple):
+    """Members that train in one program."""
+
+    experiment: Experiment
+    members: list[Member]
+
+
+def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
+    """All combinations, the last field changing fastest.
+
+    Raises:
+        ConfigError: an unknown field, no values, or a value that is not allowed.
+
+    >>> grid_points({"tau": [0.1, 0.2], "gamma": [0.9]})
+    [{'tau': 0.1, 'gamma': 0.9}, {'tau': 0.2, 'gamma': 0.9}]
+    """
+    for name, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+            coerce(name, values) if isinstance(values, str) else None
+            raise ConfigError(f"grid: {name}={values!r} is not allowed; it must be a list of at least one value")
+    columns = [[coerce(name, value) for value in values] for name, values in grid.items()]
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*columns)]
+
+
+def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[Point]:
+    """Points drawn from `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field, the same for the same seed.
+
+    Raises:
+        ConfigError: an unknown field or a range that is not allowed.
+
+    >>> [sorted(point) for point in random_points({"tau": "log:1e-3:1e-1"}, count=2)]
+    [['tau'], ['tau']]
+    """
+    if count < 1:
+        raise ConfigError(f"points={count} is not allowed; it must be a whole number of at least 1")
+    generator = np.random.default_rng(seed)
+    columns = {}
+    for name, text in ranges.items():
+        kind, *ends = str(text).split(":")
+        if kind not in ("log", "uniform") or len(ends) != 2:
+            raise ConfigError(f"sample: {name}={text} is not allowed; it must be log:LOW:HIGH or uniform:LOW:HIGH")
+        low, high = (coerce(name, end) for end in ends)
+        if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
+            raise ConfigError(f"sample: {name}={text} is not allowed; it must be two numbers, the first lower, above 0 for log")
+        drawn = generator.uniform(*((math.log(low), math.log(high)) if kind == "log" else (low, high)), size=count)
+        values = np.exp(drawn) if kind == "log" else drawn
+        columns[name] = [round(x) if isinstance(low, int) else float(x) for x in np.clip(values, low, high)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`["tau=0.01,0.02", ...]` as a grid.
+
+    Raises:
+        ConfigError: not of that form, or a field twice.
+    """
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name in grid:
+            raise ConfigError(f"grid={text} is not allowed; it must be FIELD=V1,V2,... with every field once")
+        grid[name] = [value.strip() for value in values.split(",") if value.strip()]
+        if not grid[name]:
+            raise ConfigError(f"grid={text} is not allowed; {name} needs at least one value")
+    return grid
+
+
+def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) -> list[Leg]:
+    """The programs of a sweep. Member `h * S + s` is point h with the s-th seed, counted from the field `seed`.
+
+    Args:
+        points: fields that differ, H of them; `[{}]` for seeds alone.
+        seeds: `S`.
+        fields: what all points have in common.
+
+    Raises:
+        ConfigError: a point that cannot be trained, no points, or no seeds.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds={seeds} is not allowed; it must be a whole number of at least 1")
+    if not points:
+        raise ConfigError("points=[] is not allowed; there must be at least one point")
+    names = list(dict.fromkeys(name for point in points for name in point))
+    if "seed" in names:
+        raise ConfigError("seed cannot be swept as a field; it is varied by seeds=N, which starts at seed")
+    groups: dict[Experiment, list[Member]] = {}
+    for h, point in enumerate(points):
+        if list(point) != names and set(point) != set(names):
+            raise ConfigError(f"points[{h}]={point} is not allowed; every point must have the same fields, {', '.join(names)}")
+        point = {name: coerce(name, point[name]) for name in names}
+        experiment, hyper = configure({**fields, **point})
+        for s in range(seeds):
+            member = Member(experiment.seed + s, hyper, h * seeds + s, tuple(point.items()))
+            groups.setdefault(experiment, []).append(member)
+    return [Leg(experiment, members) for experiment, members in groups.items()]
+
+
+def in_memory(leg: Leg, make: Any) -> Iterator[tuple[Leg, Program]]:
+    """The leg and its program; or, where its members do not fit in memory together, several legs that do, one after another.
+
+    Args:
+        leg: members of one structure.
+        make: `(experiment, members) -> program`.
+
+    Raises:
+        ConfigError: not even one member a device fits.
+    """
+    program = make(leg.experiment, leg.members)
+    limit = memory_limit() * HEADROOM
+    need = program.memory(learning_block(leg.experiment))
+    if need <= limit:
+        yield leg, program
+        return
+    program.close()
+    devices = len(program.placement.devices)
+    each = need / (program.placement.count / devices)
+    fit = int(limit / each) * devices
+    if fit < devices:
+        raise ConfigError(
+            f"replay_capacity={leg.experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
+            f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
+        )
+    for first in range(0, len(leg.members), fit):
+        part = Leg(leg.experiment, leg.members[first : first + fit])
+        yield part, make(part.experiment, part.members)
+
+
+def learning_block(experiment: Experiment) -> int:
+    """Vector steps of the first block behind the warm-up, for which the program is compiled anyway; 1 if there is none."""
+    warmup = warmup_iterations(experiment)
+    return next((end - begin for begin, end, _ in schedule(experiment) if begin >= warmup), 1)
+
+
+def describe(leg: Leg, program: Program) -> str:
+    """What is about to be launched, in one line."""
+    members, placement = len(leg.members), program.placement
+    devices = len(placement.devices)
+    need = program.memory(learning_block(leg.experiment))
+    each = need * devices / placement.count
+    points = len({member.swept for member in leg.members})
+    seeds = len({member.seed for member in leg.members})
+    return (
+        f"{members} members ({points} points x {seeds} seeds) in one program, {placement.kind} over {devices} "
+        f"device{'s' if devices > 1 else ''}; {each / 2**20:,.1f} MiB a member, {need / 2**20:,.0f} MiB a device"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A finished sweep: H points, S seeds."""
+
+    points: list[Point]
+    """Length H, in the order asked."""
+    seeds: list[int]
+    """Length S."""
+    rows: list[dict[str, Any]]
+    """One for each member and evaluation, with the columns of metrics.csv."""
+    policies: list[Any]
+    """`policies[h * S + s]`, callable with observations."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """`[H, S, evaluations]`, mean returns without noise; NaN behind the end of points that have fewer evaluations."""
+        return self._table("eval_return_mean")
+
+    @property
+    def steps(self) -> np.ndarray:
+        """`[H, S, evaluations]`, the step of each evaluation."""
+        return self._table("step")
+
+    @property
+    def final(self) -> np.ndarray:
+        """`[H, S]`, the last return of each member; NaN where it has diverged."""
+        last = {row["member"]: row["eval_return_mean"] for row in self.rows}
+        return np.array([last[m] for m in range(len(last))]).reshape(len(self.points), len(self.seeds))
+
+    def best(self) -> dict[str, Any]:
+        """The point with the highest IQM of the final returns: its fields, the IQM, its interval, and where it is."""
+        scores = np.where(np.isnan(self.final).any(axis=1), -np.inf, iqm(self.final))
+        h = int(np.argmax(scores))
+        low, high = interval(self.final[h])
+        return {**self.points[h], "iqm": float(scores[h]), "interval": (float(low), float(high)), "point": h}
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes the rows."""
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _table(self, column: str) -> np.ndarray:
+        curves: dict[int, list[float]] = {}
+        for row in self.rows:
+            curves.setdefault(row["member"], []).append(row[column])
+        longest = max(map(len, curves.values()))
+        padded = [curves[m] + [math.nan] * (longest - len(curves[m])) for m in range(len(curves))]
+        return np.array(padded, np.float64).reshape(len(self.points), len(self.seeds), longest)

@@ -1,0 +1,358 @@
+"""The command line: what is wrong is said in one line before anything is done, and results are all of standard output."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+from rich.console import Console
+
+import ddpg_jax
+from ddpg_jax.app import progress, training
+from ddpg_jax.envs import DEVICE
+from ddpg_jax.experiment import NUMBERS, PRESETS, STRUCTURE
+from tests.runs import TINY, command, manifest, rows, run
+
+pytestmark = pytest.mark.usefixtures("command_line")
+
+
+class Flat(gymnasium.Env[Any, Any]):
+    """An environment that cannot be drawn."""
+
+    def __init__(self) -> None:
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        return self.observation_space.sample() * 0, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample() * 0, 0.0, False, False, {}
+
+
+if "tests/Flat-v0" not in gymnasium.registry:
+    gymnasium.register("tests/Flat-v0", Flat, max_episode_steps=5)
+
+
+@pytest.fixture
+def one_line(capfd: pytest.CaptureFixture[str]) -> Any:
+    """`(*arguments) -> line` on standard error of a command that must fail, with nothing else said and nothing run."""
+
+    def call(*arguments: str) -> str:
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "_run", lambda *arguments: pytest.fail("it began to train"))
+            assert run(*arguments) == 2
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert said.err.startswith("ddpg-jax: ")
+        return said.err.strip()
+
+    return call
+
+
+BAD = [
+    # arguments after `train`, what the line must name: the field, its value, and what is allowed
+    (["Pendulum-v2"], ["env=Pendulum-v2", "nearest", "Pendulum-v1"]),
+    (["HalfCheeta-v5"], ["env=HalfCheeta-v5", "nearest", "HalfCheetah-v5"]),
+    (["HalfCheetah-v5", "--backend", "device"], ["env=HalfCheetah-v5", "backend=device", "Pendulum-v1"]),
+    (["CartPole-v1"], ["env=CartPole-v1", "Discrete", "Box"]),
+    (["Pendulum-v1", "--preset", "nexsus"], ["preset=nexsus", "nexus", "fujimoto-ourddpg"]),
+    (["Pendulum-v1", "--critic-rl", "1"], ["--critic-rl", "--critic-lr"]),
+    (["Pendulum-v1", "--critic-rl=1"], ["--critic-rl", "--critic-lr"]),
+    (["Pendulum-v1", "Pendulum-v1"], ["Pendulum-v1 is no option"]),
+    (["Pendulum-v1", "--critic-lr", "-1"], ["critic_lr=-1", "at least 0"]),
+    (["Pendulum-v1", "--critic-lr=-1e-3"], ["critic_lr=-1e-3", "at least 0"]),
+    (["Pendulum-v1", "--actor-lr", "nan"], ["actor_lr=nan", "finite number of at least 0"]),
+    (["Pendulum-v1", "--actor-lr", "inf"], ["actor_lr=inf", "finite number"]),
+    (["Pendulum-v1", "--actor-lr", "fast"], ["actor_lr=fast", "finite number"]),
+    (["Pendulum-v1", "--actor-lr", ""], ["actor_lr=", "finite number"]),
+    (["Pendulum-v1", "--gamma", "2"], ["gamma=2", "from 0 to 1"]),
+    (["Pendulum-v1", "--tau", "-0.1"], ["tau=-0.1", "from 0 to 1"]),
+    (["Pendulum-v1", "--batch-size", "0"], ["batch_size=0", "whole number from 1"]),
+    (["Pendulum-v1", "--batch-size", "2.5"], ["batch_size=2.5", "whole number"]),
+    (["Pendulum-v1", "--steps", "1e10"], ["steps=1e10", "2147483647"]),
+    (["Pendulum-v1", "--seed", "-1"], ["seed=-1", "whole number from 0"]),
+    (["Pendulum-v1", "--hidden", "0"], ["hidden=0", "at least 1", "256-256"]),
+    (["Pendulum-v1", "--hidden", "64-"], ["hidden=64-", "256-256"]),
+    (["Pendulum-v1", "--exploration", "foo"], ["exploration=foo", "ou", "gaussian", "none"]),
+    (["Pendulum-v1", "--layer-norm", "maybe"], ["layer_norm=maybe", "true or false"]),
+    (["Pendulum-v1", "--batch-size", "500"], ["batch_size=500", "warmup_steps=300"]),
+    (["Pendulum-v1", "--n-step", "2000"], ["replay_capacity=1000", "n-step window", "2000"]),
+    (["Pendulum-v1", "--num-envs", "8", "--updates-per-step", "0.3"], ["updates_per_step=0.3", "num_envs=8", "whole number"]),
+    (["Pendulum-v1", "--action-layer", "9"], ["action_layer=9", "at most 2"]),
+    (["Pendulum-v1", "--checkpoint-seconds", "-1"], ["checkpoint_seconds=-1", "at least 0"]),
+    (["Pendulum-v1", "--checkpoint-seconds", "nan"], ["checkpoint_seconds=nan", "at least 0"]),
+    (["Pendulum-v1", "--resume", "--overwrite"], ["--resume", "--overwrite"]),
+    (["Pendulum-v1", "--track", "paper"], ["--track", "paper", "tensorboard", "wandb"]),
+    (["Pendulum-v1", "--critic-lr"], ["--critic-lr"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_that_names_the_field_before_anything_is_written(
+    one_line: Any, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    line = one_line("train", *TINY, "--out", str(tmp_path / "out"), *arguments)
+    assert [word for word in words if word not in line] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(strict=True, reason="make_host lets ModuleNotFoundError and ValueError through")
+@pytest.mark.parametrize("env", ["no_such_module:Env-v0", "a:b:c"])
+def test_an_environment_in_a_module_that_is_not_there_is_one_line(one_line: Any, tmp_path: Path, env: str) -> None:
+    assert f"env={env}" in one_line("train", env, *TINY, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
+    assert "ENV" in one_line("train")
+    assert "COMMAND" in one_line()
+    line = one_line("trian", "Pendulum-v1")
+    assert "trian" in line
+    assert "train" in line
+    assert "DIR" in one_line("eval")
+    assert "--episode" in one_line("eval", "x", "--episode", "3")  # no abbreviations: a new option must not change old ones
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco") is not None, reason="MuJoCo is installed")
+def test_an_environment_that_needs_mujoco_names_the_extra(one_line: Any, tmp_path: Path) -> None:
+    line = one_line("train", "HalfCheetah-v5", *TINY, "--out", str(tmp_path / "out"))
+    assert "env=HalfCheetah-v5" in line
+    assert "ddpg-jax[mujoco]" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tracker_that_is_not_installed_names_the_extra_and_leaves_no_folder(
+    one_line: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more))
+    line = one_line("train", "Pendulum-v1", *TINY, "--track", "wandb", "--out", str(tmp_path / "out"))
+    assert "track=wandb" in line
+    assert "ddpg-jax[track]" in line
+    assert not (tmp_path / "out").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(one_line: Any, copy_of: Any) -> None:
+    folder = copy_of()
+    before = contents(folder)
+    line = one_line(*command(folder))
+    assert str(folder) in line
+    assert "--resume" in line
+    assert "--overwrite" in line
+    assert contents(folder) == before
+
+
+def test_resume_with_other_settings_names_them_and_both_values(one_line: Any, copy_of: Any) -> None:
+    """Otherwise one folder would hold the results of two experiments."""
+    folder = copy_of()
+    before = contents(folder)
+    line = one_line(*command(folder, "--resume", "--seed", "3", "--critic-lr", "2e-3", "--hidden", "32-16"))
+    assert "seed=3 (there 0)" in line
+    assert "critic_lr=0.002 (there 0.001)" in line
+    assert "hidden=[32, 16] (there [16, 16])" in line
+    assert "gamma" not in line
+    line = one_line(*command(folder, "--resume", "--steps", "400"))
+    assert "steps=400" in line
+    assert "600" in line
+    assert contents(folder) == before
+
+
+def test_folders_that_cannot_be_used_are_named_and_left_alone(one_line: Any, tmp_path: Path) -> None:
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.txt").write_text("years of work")
+    for more in ((), ("--overwrite",)):
+        assert "not empty" in one_line(*command(foreign, *more))
+    assert "no run to resume" in one_line(*command(foreign, "--resume"))
+    assert "no run to resume" in one_line(*command(tmp_path / "nothing", "--resume"))
+    assert "is a file" in one_line(*command(foreign / "chapter.txt"))
+    assert str(foreign / "chapter.txt") in one_line(*command(foreign / "chapter.txt" / "below"))
+    assert contents(tmp_path) == {"thesis/chapter.txt": b"years of work"}
+
+
+def test_a_folder_is_for_one_process_at_a_time(one_line: Any, copy_of: Any) -> None:
+    """Two processes that write the same checkpoints would destroy both runs."""
+    import fcntl
+
+    folder = copy_of()
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use by another process" in one_line(*command(folder, "--resume"))
+
+
+def test_a_folder_that_a_killed_start_left_can_be_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Killed between the lock and the manifest, a run leaves files that are nobody's work."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".lock").touch()
+    (out / "manifest.json.tmp").write_text("{")
+    assert run(*command(out)) == 0
+    assert manifest(out)["status"] == "finished"
+    assert capfd.readouterr().out.startswith("Pendulum-v1: return ")
+
+
+@pytest.mark.parametrize("words", [("eval",), ("plot",), ("eval", "--video", "x.gif")], ids=" ".join)
+def test_commands_on_a_folder_without_a_run_are_one_line(one_line: Any, tmp_path: Path, words: tuple[str, ...]) -> None:
+    for folder in (tmp_path, tmp_path / "nothing"):
+        line = one_line(words[0], str(folder), *words[1:])
+        assert f"{folder} holds no run" in line
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"experiment', ""])
+def test_a_damaged_manifest_is_one_line(one_line: Any, copy_of: Any, text: str) -> None:
+    folder = copy_of()
+    (folder / "manifest.json").write_text(text)
+    for arguments in (("eval", str(folder)), ("plot", str(folder)), command(folder, "--resume")):
+        assert "manifest.json" in one_line(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--video", "film.mp4"], ["video=film.mp4", ".gif"]),
+        (["--video", "film"], ["video=film", ".gif"]),
+        (["--video", "nowhere/film.gif"], ["video=nowhere/film.gif", "nowhere"]),
+        (["--episodes", "0"], ["episodes=0", "at least 1", "from 1"]),
+        (["--episodes", "many"], ["episodes=many"]),
+        (["--seed", "-1"], ["seed=-1"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_eval_checks_its_options_before_it_works(
+    one_line: Any, whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    """A hundred episodes on a slow environment must not come before the news that .mp4 is not written."""
+    folder = whole_run()
+    monkeypatch.chdir(tmp_path)
+    line = one_line("eval", str(folder), *arguments)
+    assert any(word in line for word in words[1:] or words)
+    assert words[0] in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("env", ["probe/observation", "tests/Flat-v0"])
+def test_a_film_of_what_cannot_be_drawn_is_one_line(env: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One is only written in JAX, the other a Gymnasium environment without render."""
+    out, film = tmp_path / "out", tmp_path / "film.gif"
+    small = ["--steps", "20", "--warmup-steps", "10", "--batch-size", "4", "--eval-every", "20", "--hidden", "8"]
+    assert run("train", env, *small, "--out", str(out)) == 0
+    capfd.readouterr()
+    assert run("eval", str(out), "--episodes", "1", "--video", str(film)) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert f"video={film}" in said
+    assert f"env={env}" in said
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_plot_says_which_endings_it_writes(one_line: Any, whole_run: Any, tmp_path: Path) -> None:
+    line = one_line("plot", str(whole_run()), "--out", str(tmp_path / "curve.jpg"))
+    assert "curve.jpg" in line
+    assert ".svg" in line
+
+
+def test_help_names_every_field_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert "train" in capsys.readouterr().out
+    assert run("train", "--help") == 0
+    shown = capsys.readouterr().out
+    missing = [name for name in (*STRUCTURE, *NUMBERS) if name != "env" and f"--{name.replace('_', '-')} " not in shown]
+    assert missing == []
+    assert "256-256" in shown
+
+
+def test_version_presets_and_envs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"ddpg-jax {ddpg_jax.__version__}\n"
+    assert run("presets") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in PRESETS)
+    assert "--layer-norm True" in shown
+    assert run("envs") == 0
+    said = capsys.readouterr()
+    assert all(name in said.out for name in (*DEVICE, "MountainCarContinuous-v0"))
+    assert "CartPole" not in said.out  # discrete
+    assert said.err == ""
+
+
+def test_what_presets_shows_can_be_given_back(tmp_path: Path, one_line: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """The lines of `presets` are options: copied into a command they must be understood, down to the next error."""
+    assert run("presets") == 0
+    for line in capfd.readouterr().out.splitlines():
+        if line.strip().startswith("--"):
+            assert "env=none" in one_line("train", "none", *line.split(), "--out", str(tmp_path / "out"))
+
+
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "ddpg_jax", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ddpg-jax {ddpg_jax.__version__}\n", "")
+
+
+def test_results_are_all_of_stdout_and_progress_is_a_line_an_evaluation(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Standard error is no terminal here: in a log file a bar would be thousands of lines."""
+    assert run(*command(tmp_path / "out")) == 0
+    said = capfd.readouterr()
+    assert said.out.count("\n") == 1
+    assert said.out.startswith("Pendulum-v1: return ")
+    assert said.out.strip().endswith(str(tmp_path / "out"))
+    lines = said.err.splitlines()
+    assert [line.split()[:4] for line in lines] == [["step", step, "of", "600"] for step in ("200", "400", "600")]
+    returns = [float(line.split("return")[1].split()[0]) for line in lines]
+    assert returns == pytest.approx([float(row["eval_return_mean"]) for row in rows(tmp_path / "out")], abs=0.01)
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    with progress.Display(600, 200) as display:
+        display.update(400, 1234.0, [{"eval_return_mean": -7.25}])
+    shown = screen.getvalue()
+    assert "400\x1b[0m / 600 steps" in shown
+    assert "1,234 steps/s" in shown
+    assert "-7.2" in shown
+
+
+def test_a_reader_that_went_away_is_no_traceback() -> None:
+    """`ddpg-jax presets | head -1`."""
+    code = "import sys; from ddpg_jax.app.cli import main; sys.exit(main(['presets']))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-u", "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_tensorboard_gets_every_evaluation(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    out = tmp_path / "out"
+    assert run(*command(out, "--track", "tensorboard")) == 0
+    assert capfd.readouterr().err.count("\n") == 3  # and no complaint about the losses that the warm-up does not have
+    (file,) = (out / "tensorboard").iterdir()
+    data, seen = file.read_bytes(), set()
+    while data:  # records: length, checksum of it, event, checksum of it
+        size = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + size])
+        seen |= {(value.tag, event.step) for value in event.summary.value}
+        data = data[16 + size :]
+    assert {("member_0/eval_return_mean", step) for step in (200, 400, 600)} <= seen
+    assert ("member_0/critic_loss", 200) not in seen
+    assert ("member_0/critic_loss", 600) in seen

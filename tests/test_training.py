@@ -1,0 +1,259 @@
+"""Training as a whole: seeds, blocks, members, the number of updates, what is compiled, and what is stored.
+
+Everything runs on a walk whose episodes end at different times in different environments, some terminated, some truncated.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddpg_jax as dj
+from ddpg_jax.program import device_program
+from ddpg_jax.training import STREAMS, RunState, gradient_steps, stream
+
+LIMIT, SPEED = 5, 0.25
+WARMUP = 8  # vector steps
+BASE = dj.Experiment(
+    env="Walk", num_envs=4, updates_per_step=0.25, warmup_steps=32, batch_size=16, replay_capacity=400, hidden=(16, 12)
+)
+HYPER = dj.Hyperparams(noise_sigma=0.3, tau=0.05)
+
+compilations: list[float] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: compilations.append(seconds) if event == "/jax/core/compile/backend_compile_duration" else None
+)
+
+
+def make_walk() -> dj.Env:
+    """Position and steps to live, 2 to 9 of them; it terminates when none is left, and is truncated after 5."""
+    spec = dj.EnvSpec("Walk", (2,), (1,), (-2.0,), (2.0,), max_steps=LIMIT)
+
+    def start(key: jax.Array) -> jax.Array:
+        position_key, life_key = jax.random.split(key)
+        position = jax.random.uniform(position_key, minval=-1.0, maxval=1.0)
+        return jnp.stack([position, jax.random.randint(life_key, (), 2, 10).astype(jnp.float32)])
+
+    def advance(key: jax.Array, x: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = x + jnp.stack([SPEED * action[0], jnp.float32(-1.0)])
+        return x, -jnp.square(x[0]), x[1] < 0.5
+
+    return dj.envs.make_env(spec, start, advance, lambda x: x)
+
+
+WALK = make_walk()
+
+
+class Functions(NamedTuple):
+    """The parts of `Training`, compiled for one member."""
+
+    init: Any
+    fill: Any
+    learn: Any
+
+
+@functools.cache
+def compiled(experiment: dj.Experiment) -> Functions:
+    parts = dj.build(experiment, WALK.spec)
+    training = dj.make_training(
+        WALK, parts.agent, parts.replay, parts.explorer, parts.warmup, experiment.num_envs, parts.updates
+    )
+    return Functions(
+        jax.jit(training.init), jax.jit(training.fill, donate_argnums=1), jax.jit(training.learn, donate_argnums=1)
+    )
+
+
+def given(seed: int, hyper: dj.Hyperparams = HYPER) -> tuple[jax.Array, dj.Hyperparams]:
+    """Key and numbers of a run as arrays."""
+    return jax.random.key(seed), jax.tree.map(jnp.float32, hyper)
+
+
+def clocks(begin: int, end: int) -> np.ndarray:
+    return np.arange(begin, end, dtype=np.int32)
+
+
+def warm(experiment: dj.Experiment, seed: int, hyper: dj.Hyperparams = HYPER) -> RunState:
+    """The state after the warm-up."""
+    functions, (key, numbers) = compiled(experiment), given(seed, hyper)
+    return functions.fill(key, functions.init(key, numbers), numbers, clocks(0, WARMUP))[0]
+
+
+def run(seed: int, hyper: dj.Hyperparams = HYPER, blocks: tuple[int, ...] = (30,)) -> RunState:
+    """The state after the warm-up and these blocks of vector steps."""
+    (key, numbers), state, i = given(seed, hyper), warm(BASE, seed, hyper), WARMUP
+    for block in blocks:
+        state, _ = compiled(BASE).learn(key, state, numbers, clocks(i, i + block))
+        i += block
+    return state
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), f"{jax.tree_util.keystr(path)} differs"
+
+
+def assert_all_differ(a: Any, b: Any) -> None:
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() != np.asarray(y).tobytes(), f"{jax.tree_util.keystr(path)} is the same"
+
+
+def test_same_seed_same_bits() -> None:
+    """A run is a function of its seed and its numbers."""
+    assert_same_bits(run(seed=0), run(seed=0))
+
+
+def test_other_seed_other_numbers_everywhere() -> None:
+    """The seed reaches every random leaf: parameters, environments, noise, and what is learned and stored."""
+    a, b = (compiled(BASE).init(*given(seed)) for seed in (0, 1))
+    assert_all_differ((a.train.params, a.train.target, a.obs), (b.train.params, b.train.target, b.obs))
+    a, b = (
+        (s.train.params, s.train.target, s.train.opt.actor[0].mu, s.train.opt.critic[0].nu, s.replay.rows, s.noise, s.obs)
+        for s in (run(seed=0), run(seed=1))
+    )
+    assert_all_differ(a, b)
+
+
+def test_streams_do_not_meet() -> None:
+    """Each purpose and time has a key of its own: no draw is used twice."""
+    keys = {tuple(jax.random.key_data(stream(jax.random.key(0), name, t)).tolist()) for name in STREAMS for t in range(4)}
+    assert len(keys) == 4 * len(STREAMS)
+
+
+@pytest.mark.parametrize("blocks", [(30, 30), (30, *[1] * 30)], ids=["halves", "single steps"])
+def test_other_block_boundaries_same_bits(blocks: tuple[int, ...]) -> None:
+    """Where a run is interrupted, for a look, an evaluation or a checkpoint, leaves no trace in it."""
+    assert_same_bits(run(seed=3, blocks=(60,)), run(seed=3, blocks=blocks))
+
+
+def test_new_seed_and_new_numbers_compile_nothing() -> None:
+    """Once compiled, never again: seeds and hyperparameters are arguments."""
+    run(seed=0)
+    before = len(compilations)
+    state = run(seed=7, hyper=dj.Hyperparams(*(0.9 * x for x in HYPER)))
+    assert len(compilations) == before
+    assert not np.array_equal(state.replay.rows, run(seed=7).replay.rows), "the numbers had no effect"
+
+
+def test_the_listener_hears_compilations() -> None:
+    """Without this, the test above would pass on a renamed event."""
+    before = len(compilations)
+    jax.jit(lambda x: x * 3.25 - 1.5)(1.0)
+    assert len(compilations) > before
+
+
+def test_a_member_alone_gives_the_bits_that_it_gives_among_others() -> None:
+    """A sweep is its runs: nothing of the other members reaches a member, and one that is stopped stays as it is."""
+    members = [
+        dj.Member(0, HYPER),
+        dj.Member(5, HYPER._replace(actor_lr=1e-3, gamma=0.9, noise_sigma=0.1)),
+        dj.Member(0, HYPER._replace(tau=0.5, critic_lr=1e-4, ou_theta=0.5)),
+    ]
+    program, alive = device_program(BASE, WALK, members), np.array([True, True, True])
+    state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
+    state, metrics, _ = program.advance(state, WARMUP, WARMUP + 30, alive)
+    assert metrics.critic_loss.shape == (3,)
+    for m, (seed, hyper, *_) in enumerate(members):
+        assert_same_bits(jax.tree.map(lambda x, m=m: x[m], state), run(seed, hyper))
+    state, _, _ = program.advance(state, WARMUP + 30, WARMUP + 60, np.array([True, False, True]))
+    for m, (seed, hyper, *_) in enumerate(members):
+        blocks = (30,) if m == 1 else (30, 30)
+        assert_same_bits(jax.tree.map(lambda x, m=m: x[m], state), run(seed, hyper, blocks))
+
+
+STEPS, CAPACITY = 6, 100_000
+LARGE = dataclasses.replace(BASE, replay_capacity=CAPACITY)
+IN_PLACE = {
+    "one environment": dataclasses.replace(LARGE, num_envs=1, updates_per_step=1, warmup_steps=WARMUP, batch_size=8),
+    "an update a vector step": LARGE,
+    "an update a step": dataclasses.replace(LARGE, updates_per_step=1, n_step=3, policy_delay=2),
+}
+
+
+@functools.cache
+def compiled_learn(name: str) -> Any:
+    """`learn` for `STEPS` vector steps, compiled ahead of time."""
+    functions, (key, numbers) = compiled(IN_PLACE[name]), given(seed=0)
+    state = jax.eval_shape(functions.init, key, numbers)
+    return functions.learn.lower(key, state, numbers, clocks(0, STEPS)).compile()
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_replay_is_written_in_place(name: str) -> None:
+    """The compiled program holds no second copy of the buffer, which a million transitions could not afford."""
+    memory = compiled_learn(name).memory_analysis()
+    replay_bytes = CAPACITY * (2 * 2 + 1 + 3) * 4
+    assert memory.alias_size_in_bytes >= replay_bytes, "the replay that comes in is not the one that goes out"
+    assert memory.temp_size_in_bytes < replay_bytes / 20
+
+
+@pytest.mark.parametrize(("name", "each"), zip(IN_PLACE, (1, 1, 4), strict=True))
+def test_as_many_updates_as_steps_times_updates_per_step(name: str, each: int) -> None:
+    """Counted by Adam; the actor's share is one in `policy_delay`."""
+    experiment, (key, numbers) = IN_PLACE[name], given(seed=0)
+    state, metrics = compiled_learn(name)(key, warm(experiment, seed=0), numbers, clocks(WARMUP, WARMUP + STEPS))
+    assert int(state.train.opt.critic[0].count) == STEPS * each
+    assert int(state.train.opt.actor[0].count) == STEPS * each // experiment.policy_delay
+    assert np.asarray(state.replay.size).sum() == (WARMUP + STEPS) * experiment.num_envs
+    assert all(np.isfinite(x) for x in metrics[:3]), "the mean over a block leaves out the updates in which the actor rests"
+
+
+def test_every_update_has_a_clock_and_a_batch_of_its_own() -> None:
+    """Update `u` of vector step `i` is number `i * updates + u`, and draws anew."""
+    replay = dj.replay.uniform(obs_dim=1, action_dim=1, capacity=64, batch_size=5)
+    stored = replay.init()
+    stored = stored.replace(rows=stored.rows.at[:, 3].set(jnp.arange(64.0)), size=stored.size + 64)  # column 3: the reward
+
+    def update(key: Any, log: jax.Array, batch: dj.Transition, weight: Any, hyper: Any, t: jax.Array) -> tuple[Any, Any]:
+        return log.at[t].set(batch.reward), {"td": batch.reward}
+
+    agent = dj.make_agent(1, 1)._replace(update=update)
+    state = RunState(jnp.full((16, 5), jnp.nan), stored, (), (), jnp.zeros((1, 1)), jnp.zeros(1))  # pyright: ignore
+    after, _ = jax.jit(functools.partial(gradient_steps, agent, replay, 4))(jax.random.key(0), state, HYPER, jnp.int32(2))
+    log = np.asarray(after.train)
+    assert np.flatnonzero(np.isfinite(log).all(axis=1)).tolist() == [8, 9, 10, 11]
+    assert len({tuple(row) for row in log[8:12]}) == 4
+
+
+def test_stored_transitions_are_what_happened() -> None:
+    """Also at the end of an episode: the true successor, never the observation after the reset; a time limit bootstraps."""
+    state = run(seed=2)
+    size = int(state.replay.size.sum())
+    stored = dj.replay.unpack(np.asarray(state.replay.rows)[:size], obs_dim=2, action_dim=1)
+    obs, action, next_obs = (np.asarray(x) for x in (stored.obs, stored.action, stored.next_obs))
+    reward, discount, last = (np.asarray(x) for x in (stored.reward, stored.discount, stored.last))
+    np.testing.assert_allclose(next_obs[:, 0], obs[:, 0] + SPEED * 2.0 * action[:, 0], atol=1e-5)  # native: [-2, 2]
+    np.testing.assert_array_equal(next_obs[:, 1], obs[:, 1] - 1.0)
+    np.testing.assert_allclose(reward, -np.square(next_obs[:, 0]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(discount, np.where(next_obs[:, 1] == 0.0, 0.0, 1.0))
+    truncated = last & (discount == 1.0)
+    assert truncated.any()
+    assert (last & ~truncated).any()
+
+    by_lane = [x.reshape(-1, BASE.num_envs, *x.shape[1:]) for x in (obs, next_obs, last)]  # [T, N, ...]
+    follows = (by_lane[0][1:] == by_lane[1][:-1]).all(axis=-1)
+    np.testing.assert_array_equal(follows, ~by_lane[2][:-1])
+    for n in range(BASE.num_envs):
+        lengths = np.diff(np.flatnonzero(by_lane[2][:, n]))
+        assert set(lengths) <= set(range(2, LIMIT + 1)), "an episode outlived its limit"
+
+
+def test_noise_and_returns_start_anew_with_every_episode() -> None:
+    """Step by step: zero exactly in the environments whose episode has just ended, and carried on in the others."""
+    (key, numbers), state, ends = given(seed=4), warm(BASE, seed=4), 0
+    for i in range(WARMUP, WARMUP + 30):
+        returns = np.asarray(state.returns)
+        state, metrics = compiled(BASE).learn(key, state, numbers, clocks(i, i + 1))
+        newest = dj.replay.unpack(np.asarray(state.replay.rows)[4 * i : 4 * i + 4], obs_dim=2, action_dim=1)
+        ended = np.asarray(newest.last)
+        returns = returns + np.asarray(newest.reward)
+        np.testing.assert_array_equal(np.asarray(state.noise)[:, 0] == 0.0, ended)
+        np.testing.assert_allclose(state.returns, np.where(ended, 0.0, returns), rtol=1e-6)
+        expected = returns[ended].mean() if ended.any() else np.nan
+        np.testing.assert_allclose(metrics.train_return_mean, expected, rtol=1e-5)
+        ends += ended.sum()
+    assert 0 < ends < 4 * 30
