@@ -19,7 +19,9 @@ import numpy as np
 
 import ddpg_jax as dj
 from ddpg_jax.app import report
+from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.app.machine import machine
+from ddpg_jax.statistics import interval, iqm
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -54,12 +56,10 @@ def main() -> None:
         **machine(),
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))
-    report.plot(report.labels(rows, experiment.preset), f"DDPG on {options.env}", RESULTS / f"{options.name}.png")
+    learning_curves(report.labels(rows, experiment.preset), f"DDPG on {options.env}", RESULTS / f"{options.name}.png")
     final = np.array([row["eval_return_mean"] for row in rows if row["step"] == rows[-1]["step"]])
-    low, high = report.interval(final)
-    print(
-        f"{options.env}: IQM {report.iqm(final):.1f} [{low:.1f}, {high:.1f}] over {len(final)} seeds; worst {final.min():.1f}"
-    )
+    low, high = interval(final)
+    print(f"{options.env}: IQM {iqm(final):.1f} [{low:.1f}, {high:.1f}] over {len(final)} seeds; worst {final.min():.1f}")
     print("final returns:", " ".join(f"{value:.1f}" for value in final))
 
 

@@ -30,10 +30,11 @@ def ours(env: str, batch_size: int, steps: int) -> float:
 
     experiment, hyper = dj.configure({"env": env, "backend": "host", "batch_size": batch_size, "steps": 10**6})
     program = dj.make_program(experiment, [dj.Member(0, hyper)])
-    state, _, _ = program.advance(program.start(), 0, WARMUP)
-    state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD)
+    alive = np.ones(1, bool)
+    state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
+    state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, alive)
     since = time.perf_counter()
-    program.advance(state, WARMUP + LEAD, WARMUP + LEAD + steps)
+    program.advance(state, WARMUP + LEAD, WARMUP + LEAD + steps, alive)
     return steps / (time.perf_counter() - since)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ddpg_jax.driving import drive
 from ddpg_jax.envs import DEVICE, make_device
 from ddpg_jax.envs.host import HostEnv
 from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
-from ddpg_jax.driving import drive
 from ddpg_jax.program import Member, Program, device_program, host_program
 from ddpg_jax.sweeping import Point, Sweep, grid_points, in_memory, make_legs
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
@@ -109,7 +109,7 @@ def sweep(
                 for tick in drive(program, part.experiment, state):
                     rows, state = rows + tick.rows, tick.state
                 for m, member in enumerate(part.members):
-                    policies[member.index] = make_policy(part.experiment, program.spec, program.actor(state, m))
+                    policies[member.number] = make_policy(part.experiment, program.spec, program.actor(state, m))
             finally:
                 program.close()
     first = legs[0].experiment.seed

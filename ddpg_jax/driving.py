@@ -119,7 +119,7 @@ def _rows(
 
         lost = diverged[m] >= 0
         row = {
-            "member": member.index,
+            "member": member.number,
             "seed": member.seed,
             **dict(member.swept),
             "step": i * experiment.num_envs,

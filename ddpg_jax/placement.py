@@ -21,16 +21,16 @@ PLACEMENTS = ("auto", "map", "vmap")
 
 
 class Placement(NamedTuple):
-    """How M members are laid out; `count` is M with the padding that makes it a multiple of the devices."""
+    """How M members are laid out; `slots` is M with the padding that makes it a multiple of the devices."""
 
-    count: int
+    slots: int
     kind: str = "map"
     devices: tuple[Any, ...] = ()
 
     @property
     def alone(self) -> bool:
         """A single member is not stacked: with an axis of length 1 XLA copies the replay at every write."""
-        return self.count == 1
+        return self.slots == 1
 
     @property
     def mesh(self) -> Mesh:
@@ -60,7 +60,7 @@ def place(members: int, choice: str = "auto", devices: list[Any] | None = None) 
     """The placement of so many members over these devices, all of this process if none are given.
 
     >>> import ddpg_jax.placement
-    >>> ddpg_jax.placement.place(3, "map").count
+    >>> ddpg_jax.placement.place(3, "map").slots
     3
     """
     devices = (devices or jax.local_devices())[:members]

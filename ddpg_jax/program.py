@@ -18,7 +18,7 @@ import numpy as np
 from ddpg_jax.envs.host import HostEnv, make_host
 from ddpg_jax.experiment import Experiment, build
 from ddpg_jax.host_training import REPORT, make_host_training, pack_step
-from ddpg_jax.placement import Placement, lift, locally, on_devices, over_members, place
+from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
 from ddpg_jax.training import Metrics, has_diverged, make_training
 from ddpg_jax.types import Array, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
 
@@ -28,7 +28,7 @@ class Member(NamedTuple):
 
     seed: int
     hyper: Hyperparams
-    index: int = 0
+    number: int = 0
     """Its place among all members of a sweep."""
     swept: tuple[tuple[str, Any], ...] = ()
     """The fields that the sweep varies, with this member's values."""
@@ -78,7 +78,7 @@ class Compiler:
 
 def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
     """Keys `[M]` and hyperparameters `[M]`, padded with copies of the last member."""
-    padded = members + members[-1:] * (placement.count - len(members))
+    padded = members + members[-1:] * (placement.slots - len(members))
     keys = [jax.random.key(member.seed) for member in padded]
     hypers = [Hyperparams(*(jnp.float32(x) for x in member.hyper)) for member in padded]
     if placement.alone:
@@ -91,9 +91,7 @@ def warmup_iterations(experiment: Experiment) -> int:
     return -(-experiment.warmup_steps // experiment.num_envs)
 
 
-def device_program(
-    experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None
-) -> Program:
+def device_program(experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None) -> Program:
     """Training with the environment in the compiled program."""
     placement = placement or place(len(members), experiment.placement)
     parts = build(experiment, env.spec)
@@ -122,11 +120,11 @@ def device_program(
         return placement.put_everywhere(np.arange(begin, end, dtype=np.int32))
 
     def everyone() -> Array:
-        return placement.put(np.ones(() if placement.alone else placement.count, bool))
+        return placement.put(np.ones(() if placement.alone else placement.slots, bool))
 
     def advance(state: Any, begin: int, end: int, alive: np.ndarray) -> tuple[Any, Metrics, float]:
         clocks = clock(begin, end)
-        going = everyone() if alive.all() else placement.put(np.pad(alive, (0, placement.count - count)))
+        going = everyone() if alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
         name = "fill" if begin < warmup else "learn"
         run = compiler(name, phases[name], keys, state, hypers, going, clocks)
         since = time.perf_counter()
@@ -172,8 +170,10 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
         def skip(state: Any) -> Any:
             metrics = jax.eval_shape(phase, key, state, hyper, clocks)[1]
-            nothing = {name: jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1, x.dtype)
-                       for name, x in metrics._asdict().items()}
+            nothing = {
+                name: jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1, x.dtype)
+                for name, x in metrics._asdict().items()
+            }
             return state, Metrics(**nothing)
 
         return jax.lax.cond(alive, lambda state: phase(key, state, hyper, clocks), skip, state)
@@ -230,7 +230,7 @@ def host_program(
         if placement.alone:
             return array
         array = array.reshape(count, -1, *array.shape[1:])
-        return np.concatenate([array, np.repeat(array[-1:], placement.count - count, axis=0)])
+        return np.concatenate([array, np.repeat(array[-1:], placement.slots - count, axis=0)])
 
     def flat(array: Any) -> np.ndarray:
         """The inverse: without padding. An actor that has diverged asks for no numbers; its environments get the middle."""
@@ -271,9 +271,7 @@ def host_program(
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         if not evaluators:
             evaluators.append(make_host(experiment.env, count * episodes))
-        returns, lengths = host_rollout(
-            evaluators[0], seeds(1, i, episodes), lambda obs: flat(act(state, by_member(obs)))
-        )
+        returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: flat(act(state, by_member(obs))))
         return returns.reshape(count, episodes), lengths.reshape(count, episodes)
 
     def load(arrays: Any, text: str | None) -> Any:

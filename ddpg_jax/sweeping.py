@@ -20,7 +20,7 @@ from ddpg_jax.driving import schedule
 from ddpg_jax.experiment import Experiment, coerce, configure
 from ddpg_jax.placement import memory_limit
 from ddpg_jax.program import Member, Program, warmup_iterations
-from ddpg_jax.statistics import iqm, interval
+from ddpg_jax.statistics import interval, iqm
 from ddpg_jax.types import ConfigError
 
 Point = dict[str, Any]
@@ -117,13 +117,20 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
     groups: dict[Experiment, list[Member]] = {}
     for h, point in enumerate(points):
         if list(point) != names and set(point) != set(names):
-            raise ConfigError(f"points[{h}]={point} is not allowed; every point must have the same fields, {', '.join(names)}")
+            raise ConfigError(f"points[{h}]={point} is not allowed; all must have the same fields, {', '.join(names)}")
         point = {name: coerce(name, point[name]) for name in names}
         experiment, hyper = configure({**fields, **point})
         for s in range(seeds):
-            member = Member(experiment.seed + s, hyper, h * seeds + s, tuple(point.items()))
+            member = Member(
+                experiment.seed + s, hyper, h * seeds + s, tuple((name, plain(value)) for name, value in point.items())
+            )
             groups.setdefault(experiment, []).append(member)
     return [Leg(experiment, members) for experiment, members in groups.items()]
+
+
+def plain(value: Any) -> Any:
+    """A field's value as it stands in a table: sizes as 256-256."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def in_memory(leg: Leg, make: Any) -> Iterator[tuple[Leg, Program]]:
@@ -137,6 +144,9 @@ def in_memory(leg: Leg, make: Any) -> Iterator[tuple[Leg, Program]]:
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
+    if len(leg.members) == 1:  # it is not worth asking: there is nothing to divide
+        yield leg, program
+        return
     limit = memory_limit() * HEADROOM
     need = program.memory(learning_block(leg.experiment))
     if need <= limit:
@@ -144,7 +154,7 @@ def in_memory(leg: Leg, make: Any) -> Iterator[tuple[Leg, Program]]:
         return
     program.close()
     devices = len(program.placement.devices)
-    each = need / (program.placement.count / devices)
+    each = need / (program.placement.slots / devices)
     fit = int(limit / each) * devices
     if fit < devices:
         raise ConfigError(
@@ -167,7 +177,7 @@ def describe(leg: Leg, program: Program) -> str:
     members, placement = len(leg.members), program.placement
     devices = len(placement.devices)
     need = program.memory(learning_block(leg.experiment))
-    each = need * devices / placement.count
+    each = need * devices / placement.slots
     points = len({member.swept for member in leg.members})
     seeds = len({member.seed for member in leg.members})
     return (

@@ -230,7 +230,10 @@ def summarize(info: dict[str, Array], ended: Array, fine: Array, clocks: Array) 
     critic_loss, actor_loss, q_mean = (info.get(name, nothing) for name in ("critic_loss", "actor_loss", "q_mean"))
     sound = ~has_diverged(critic_loss, q_mean) if info else jnp.ones(1, bool)
     return Metrics(
-        jnp.nanmean(critic_loss), jnp.nanmean(actor_loss), jnp.nanmean(q_mean), jnp.nanmean(ended),
+        jnp.nanmean(critic_loss),
+        jnp.nanmean(actor_loss),
+        jnp.nanmean(q_mean),
+        jnp.nanmean(ended),
         bad_step=jnp.where(fine.all(), -1, clocks[jnp.argmin(fine)]),
         diverged_step=jnp.where(sound.all(), -1, clocks[jnp.argmin(sound)]),
     )

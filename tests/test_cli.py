@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -246,18 +247,16 @@ def test_eval_checks_its_options_before_it_works(
 
 
 @pytest.mark.parametrize("env", ["probe/observation", "tests/Flat-v0"])
-def test_a_film_of_what_cannot_be_drawn_is_one_line(env: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_film_of_what_cannot_be_drawn_is_one_line(one_line: Any, env: str, copy_of: Any, tmp_path: Path) -> None:
     """One is only written in JAX, the other a Gymnasium environment without render."""
-    out, film = tmp_path / "out", tmp_path / "film.gif"
-    small = ["--steps", "20", "--warmup-steps", "10", "--batch-size", "4", "--eval-every", "20", "--hidden", "8"]
-    assert run("train", env, *small, "--out", str(out)) == 0
-    capfd.readouterr()
-    assert run("eval", str(out), "--episodes", "1", "--video", str(film)) == 2
-    said = capfd.readouterr().err
-    assert said.count("\n") == 1
-    assert f"video={film}" in said
-    assert f"env={env}" in said
-    assert list(tmp_path.iterdir()) == [out]
+    folder = copy_of()
+    about = manifest(folder)
+    about["experiment"]["env"] = env
+    (folder / "manifest.json").write_text(json.dumps(about))
+    line = one_line("eval", str(folder), "--episodes", "1", "--video", str(tmp_path / "film.gif"))
+    assert f"video={tmp_path / 'film.gif'}" in line
+    assert f"env={env} does not render" in line
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_plot_says_which_endings_it_writes(one_line: Any, whole_run: Any, tmp_path: Path) -> None:

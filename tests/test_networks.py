@@ -55,7 +55,9 @@ def test_critic_sees_observation_and_action(action_layer: int) -> None:
     """Wherever the action joins, the value depends on every entry of both inputs."""
     critic = dj.Critic(HIDDEN, activation=jnp.tanh, action_layer=action_layer)
     params = dj.init_critic(jax.random.key(1), critic, OBS, ACTION)
-    grads = jax.jit(jax.grad(lambda o, a: critic.apply({"params": params}, o, a), argnums=(0, 1)))(jnp.ones(OBS), jnp.ones(ACTION))
+    grads = jax.jit(jax.grad(lambda o, a: critic.apply({"params": params}, o, a), argnums=(0, 1)))(
+        jnp.ones(OBS), jnp.ones(ACTION)
+    )
     assert all(np.all(np.asarray(grad) != 0) for grad in grads)
 
 
@@ -127,7 +129,9 @@ def test_targets_start_as_copies_in_buffers_of_their_own() -> None:
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((state.params, state.target))]
     assert len(set(pointers)) == len(pointers)
 
-    batch = dj.Transition(jnp.ones((4, OBS)), jnp.zeros((4, ACTION)), jnp.ones(4), jnp.ones(4), jnp.zeros(4, bool), jnp.ones((4, OBS)))
+    batch = dj.Transition(
+        jnp.ones((4, OBS)), jnp.zeros((4, ACTION)), jnp.ones(4), jnp.ones(4), jnp.zeros(4, bool), jnp.ones((4, OBS))
+    )
     update = jax.jit(agent.update, donate_argnums=1)
     for t in range(2):
         used = state

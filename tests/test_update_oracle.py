@@ -161,13 +161,9 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def compare(
-    updates: int, dtype: Any, atol: float, action_layer: int = 0, num_critics: int = 1, policy_delay: int = 1
-) -> None:
+def compare(updates: int, dtype: Any, atol: float, action_layer: int = 0, num_critics: int = 1, policy_delay: int = 1) -> None:
     """Runs both sides and compares parameters, targets, moments and reports."""
-    agent = dj.make_agent(
-        OBS, ACTION, HIDDEN, action_layer=action_layer, num_critics=num_critics, policy_delay=policy_delay
-    )
+    agent = dj.make_agent(OBS, ACTION, HIDDEN, action_layer=action_layer, num_critics=num_critics, policy_delay=policy_delay)
     state, key = agent.init(jax.random.key(0), HYPER), jax.random.key(0)
     oracle = Oracle(actor_layers(state.params.actor), critic_layers(state.params.critic), action_layer, policy_delay)
     rng, update = np.random.default_rng(1), jax.jit(agent.update)

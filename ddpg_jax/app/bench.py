@@ -100,14 +100,14 @@ def make_training_rate(experiment: Experiment, members: list[Member], updates: i
     """A function that trains for so many vector steps and gives updates per second, summed over members."""
     program = make_program(experiment, members)
     state = program.start()
-    done = warmup_iterations(experiment)
+    done, alive = warmup_iterations(experiment), np.ones(len(members), bool)
     each = round(experiment.num_envs * experiment.updates_per_step) * len(members)
-    state, _, _ = program.advance(state, 0, done)
+    state, _, _ = program.advance(state, 0, done, alive)
     steps = max(1, updates // each)
     held = [state, done]
 
     def measure() -> float:
-        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps)
+        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, alive)
         held[1] += steps
         return steps * each / seconds
 
@@ -128,9 +128,9 @@ def compile_seconds(experiment: Experiment, members: list[Member]) -> tuple[floa
             jax.clear_caches()
             program = make_program(experiment, members)
             since = time.perf_counter()
-            warmup = warmup_iterations(experiment)
-            state, _, _ = program.advance(program.start(), 0, warmup)
-            program.advance(state, warmup, warmup + 1)
+            warmup, alive = warmup_iterations(experiment), np.ones(len(members), bool)
+            state, _, _ = program.advance(program.start(), 0, warmup, alive)
+            program.advance(state, warmup, warmup + 1, alive)
             seconds.append(time.perf_counter() - since)
             program.close()
     for name, value in before.items():

@@ -20,6 +20,8 @@ import orbax.checkpoint as ocp
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
 KEEP = 2
+STRIDE = 10**10
+"""Orbax counts checkpoints with one number: that of the program times this, and the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
 
@@ -27,8 +29,10 @@ MARGIN = 1 << 20
 class Checkpoint(NamedTuple):
     """All that a run needs to go on."""
 
+    program: int
+    """Which of the programs of the run, counted from 0."""
     iteration: int
-    """Vector steps done."""
+    """Vector steps that it has done."""
     arrays: Any
     text: str | None
     """The environments, where they are no arrays."""
@@ -65,7 +69,7 @@ class Checkpoints:
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._one_line():
-            self._manager.save(checkpoint.iteration, args=items, force=True)
+            self._manager.save(checkpoint.program * STRIDE + checkpoint.iteration, args=items, force=True)
 
     def wait(self) -> None:
         """Returns when all is on the disk.
@@ -97,21 +101,25 @@ class Checkpoints:
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(self._folder)) from error
 
-    def newest(self, shapes: Any, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; `say` is told of those that are damaged, and they are removed."""
-        for iteration in sorted(self._manager.all_steps(), reverse=True):
+    def newest(self, shapes: Callable[[int], Any], say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint, or None; `say` is told of those that are damaged, and they are removed.
+
+        `shapes` gives those of a program's arrays.
+        """
+        for number in sorted(self._manager.all_steps(), reverse=True):
+            program, iteration = divmod(number, STRIDE)
             try:
-                items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
-                restored = self._manager.restore(iteration, args=items)
+                items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes(program)), meta=ocp.args.JsonRestore())
+                restored = self._manager.restore(number, args=items)
                 meta: Any = restored["meta"]
                 if checksum(restored["arrays"], meta["text"], meta["journal"]) != meta["checksum"]:
                     raise ValueError("its checksum does not match")
-                arrays = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), restored["arrays"])
-                return Checkpoint(iteration, arrays, meta["text"], meta["journal"])
+                arrays = jax.tree.map(jax.numpy.copy, restored["arrays"])  # ours to donate
+                return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
             except Exception as error:  # a damaged file can fail in any way
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
                 say(f"the checkpoint at vector step {iteration} is damaged and left out: {reason}")
-                self._manager.delete(iteration)
+                self._manager.delete(number)
         return None
 
 

@@ -58,7 +58,9 @@ def _main(arguments: list[str]) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest:
-        known = [f"--{name.replace('_', '-')}" for name in (*STRUCTURE, *NUMBERS)] if options.command == "train" else []
+        known = (
+            [f"--{name.replace('_', '-')}" for name in (*STRUCTURE, *NUMBERS)] if options.command in ("train", "sweep") else []
+        )
         close = difflib.get_close_matches(rest[0].split("=")[0], known, n=3, cutoff=0.5)
         hint = f"; nearest are {', '.join(close)}" if close else f"; see ddpg-jax {options.command} --help"
         raise ConfigError(f"{rest[0]} is no option of {options.command}{hint}")
@@ -80,13 +82,26 @@ def _parser() -> Parser:
     _job(train)
     train.set_defaults(run=_train)
 
+    sweep = commands.add_parser("sweep", help="train seeds x hyperparameter points at once", allow_abbrev=False)
+    sweep.add_argument("env", metavar="ENV", help="an environment; see ddpg-jax envs")
+    points = sweep.add_argument_group("the points")
+    points.add_argument("--seeds", default="1", metavar="N", help="seeds at every point, from --seed on (1)")
+    points.add_argument(
+        "--grid", action="append", default=[], metavar="FIELD=V1,V2,...", help="values of a field; all combinations"
+    )
+    points.add_argument(
+        "--sample", action="append", default=[], metavar="FIELD=log:LOW:HIGH", help="a random value, or uniform:LOW:HIGH"
+    )
+    points.add_argument("--points", metavar="N", help="how many points --sample draws")
+    _fields(sweep)
+    _job(sweep)
+    sweep.set_defaults(run=_sweep)
+
     evaluate = commands.add_parser("eval", help="evaluate the policy of a run folder", allow_abbrev=False)
     evaluate.add_argument("dir", type=Path, metavar="DIR")
     evaluate.add_argument("--episodes", default="20", metavar="N", help="whole episodes without noise (20)")
     evaluate.add_argument("--seed", default="0", metavar="K", help="of the start states (0)")
-    evaluate.add_argument(
-        "--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png"
-    )
+    evaluate.add_argument("--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png")
     evaluate.set_defaults(run=_eval)
 
     plot = commands.add_parser("plot", help="draw the learning curves of run folders", allow_abbrev=False)
@@ -139,18 +154,50 @@ def _documentation() -> dict[str, str]:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.training import Options, Stopped, train, use_compilation_cache
-    from ddpg_jax.program import Member
+    from ddpg_jax.app.training import use_compilation_cache
+    from ddpg_jax.sweeping import make_legs
 
+    use_compilation_cache()
+    return _work(make_legs([{}], 1, _given(options)), options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.training import use_compilation_cache
+    from ddpg_jax.placement import use_all_cores
+    from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
+
+    given = _given(options)
+    seeds = _whole("seeds", options.seeds)
+    if options.sample and options.grid:
+        raise ConfigError("--sample and --grid exclude each other; give one of them")
+    if options.sample:
+        if options.points is None:
+            raise ConfigError("--sample needs --points N, the number of points to draw")
+        ranges = {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
+        points = random_points(ranges, _whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
+    else:
+        points = grid_points(parse_grid(options.grid))
+    legs = make_legs(points, seeds, given)
+    use_compilation_cache()
+    use_all_cores()
+    return _work(legs, options)
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that the user has named, checked by themselves."""
     given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
-    experiment, hyper = configure({name: value for name, value in given.items() if value is not None})
+    return {name: coerce(name, value) for name, value in given.items() if value is not None}
+
+
+def _work(legs: Any, options: argparse.Namespace) -> int:
+    from ddpg_jax.app.training import Options, Stopped, train
+
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other; give one of them")
-    use_compilation_cache()
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
-        print(train(experiment, [Member(experiment.seed, hyper)], job))
+        print(train(legs, job))
     except Stopped as stop:
         print(f"ddpg-jax: {stop}", file=sys.stderr)
         return stop.status
@@ -179,6 +226,7 @@ def _plot(options: argparse.Namespace) -> int:
     import numpy as np
 
     from ddpg_jax.app import report
+    from ddpg_jax.app.figures import learning_curves
     from ddpg_jax.app.folder import RunFolder
 
     if options.out.suffix not in (".png", ".pdf", ".svg"):
@@ -201,7 +249,7 @@ def _plot(options: argparse.Namespace) -> int:
     for label, seeds in curves.items():
         shortest = min(len(seed) for seed in seeds)
         joined[label] = np.array([seed[:shortest] for seed in seeds])
-    report.plot(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", options.out)
+    learning_curves(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", options.out)
     print(options.out)
     return 0
 
@@ -254,6 +302,12 @@ def _envs(options: argparse.Namespace) -> int:
                 print(f"{name:34s} host    obs {observation.shape}  actions {action.shape}  limit {spec.max_episode_steps}")
             env.close()
     return 0
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}={text} is not allowed; it must be a whole number of at least 1")
+    return int(text)
 
 
 def _at_least(name: str, text: str, low: float) -> float:

@@ -25,7 +25,17 @@ from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Member
 from ddpg_jax.types import ConfigError
 
-PARTS = ("metrics.csv", "summary.json", "checkpoints", "policy", "learning_curve.png", "tensorboard", "manifest.json")
+PARTS = (
+    "metrics.csv",
+    "summary.json",
+    "checkpoints",
+    "policy",
+    "learning_curve.png",
+    "heat_map.png",
+    "sensitivity.png",
+    "tensorboard",
+    "manifest.json",
+)
 BEFORE = (".lock", "manifest.json.tmp")
 """What a run that was killed before its first step leaves."""
 PACKAGES = (
@@ -61,7 +71,7 @@ def _identity(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
     """All that a run's results depend on, as plain JSON, but for its length."""
     about: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment)))
     del about["steps"]
-    return {**about, "members": [{"seed": member.seed, **member.hyper._asdict()} for member in members]}
+    return {**about, "members": [{"seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members]}
 
 
 def default_folder(experiment: Experiment, members: list[Member]) -> Path:
@@ -152,6 +162,10 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path}/manifest.json cannot be read: {error}") from error
 
+    def programs(self) -> list[list[int]]:
+        """The members of each program that has been started; none where there is no run."""
+        return self.manifest().get("programs", []) if (self.path / "manifest.json").exists() else []
+
     def write_manifest(self, **values: Any) -> None:
         """Sets these values in the manifest and keeps the others."""
         path = self.path / "manifest.json"
@@ -183,7 +197,11 @@ def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
     return {
         "format": 1,
         "experiment": dataclasses.asdict(experiment),
-        "members": [{"member": m, "seed": member.seed, **member.hyper._asdict()} for m, member in enumerate(members)],
+        "members": [
+            {"member": member.number, "seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members
+        ],
+        "swept": [name for name, _ in members[0].swept],
+        "programs": [],
         "identity": _identity(experiment, members),
         "hash": digest(experiment, members),
         "seeds": sorted({member.seed for member in members}),

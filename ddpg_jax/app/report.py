@@ -1,42 +1,21 @@
-"""Statistics over seeds, the summary, and the figure."""
+"""What a run says of itself: the summary, and the line at its end."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from ddpg_jax.statistics import interval, iqm
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
-    "actor_loss", "q_mean", "updates_per_second",
+    "actor_loss", "q_mean", "updates_per_second", "diverged_step",
 )  # fmt: skip
 """The columns of metrics.csv that every run has; what stands between `seed` and `step` are the swept fields."""
-
-
-def iqm(values: Any, axis: int = -1) -> Any:
-    """Interquartile mean: the mean of the middle half (Agarwal et al. 2021).
-
-    >>> float(iqm([0.0, 1.0, 2.0, 100.0]))
-    1.5
-    """
-    return stats.trim_mean(np.asarray(values), 0.25, axis=axis)
-
-
-def interval(values: Any, resamples: int = 2_000) -> tuple[Any, Any]:
-    """95 % bootstrap interval of the IQM over seeds: `[..., S]` -> two `[...]`. NaN for fewer than two seeds."""
-    values = np.asarray(values, np.float64)
-    seeds = values.shape[-1]
-    if seeds < 2:
-        nothing = np.full(values.shape[:-1], math.nan)
-        return nothing, nothing
-    drawn = np.random.default_rng(0).integers(seeds, size=(resamples, seeds))
-    low, high = np.percentile(iqm(values[..., drawn]), [2.5, 97.5], axis=-1)
-    return low, high
 
 
 def swept(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -67,7 +46,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float | None, seconds: 
         threshold: mean return at which the environment counts as solved.
         seconds: wall time of the run so far.
     """
-    points = []
+    points, names = [], swept(rows)
     for values, curves in by_point(rows).items():
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         low, high = interval(returns[:, -1])
@@ -76,7 +55,7 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float | None, seconds: 
         ]
         points.append(
             {
-                "point": dict(zip(swept(rows), values, strict=True)),
+                "point": dict(zip(names, values, strict=True)),
                 "seeds": len(returns),
                 "steps": int(steps[-1]),
                 "final_return_mean": returns[:, -1].mean(),
@@ -88,7 +67,11 @@ def summarize(rows: Sequence[dict[str, Any]], threshold: float | None, seconds: 
                 "solved_members": len(solved),
                 "steps_to_threshold": float(np.median(solved)) if solved else None,
                 "seconds_to_threshold": float(np.median(solved)) / steps[-1] * seconds if solved else None,
-                "diverged_members": int((~np.isfinite(returns)).any(axis=1).sum()),
+                "diverged_members": {
+                    str(row["member"]): row["diverged_step"]
+                    for row in rows
+                    if row["diverged_step"] != "" and tuple(row[name] for name in names) == values
+                },
             }
         )
     return {"seconds": seconds, "points": points}
@@ -109,43 +92,6 @@ def as_json(value: Any) -> str:
     return json.dumps(clean(value), indent=2) + "\n"
 
 
-def plot(curves: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Draws learning curves: label -> `[S, evaluations, 2]`. The line is the IQM over seeds, the band its interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import EngFormatter
-
-    figure, axes = plt.subplots(figsize=(7.0, 4.2), layout="constrained")
-    for label, curve in curves.items():
-        steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
-        seeds = returns.shape[1]
-        (line,) = axes.plot(
-            steps,
-            iqm(returns),
-            lw=2,
-            label=f"{label} ({seeds} seed{'s' if seeds > 1 else ''})",
-            marker="o" if len(steps) == 1 else None,
-        )
-        if seeds > 1:
-            low, high = interval(returns)
-            axes.fill_between(steps, low, high, alpha=0.25, lw=0, color=line.get_color())
-    many = any(curve.shape[0] > 1 for curve in curves.values())
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if many else ""))
-    axes.set_title(title)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) <= 12:
-        axes.legend(frameon=False, loc="best")
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=150)
-    plt.close(figure)
-    temporary.replace(path)
-
-
 def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
     """The curves of a run, labelled with their swept values, or with a name where nothing is swept."""
     names = swept(rows)
@@ -153,3 +99,24 @@ def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
         ", ".join(f"{field}={value}" for field, value in zip(names, point, strict=True)) or name: curve
         for point, curve in by_point(rows).items()
     }
+
+
+def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
+    """The result in one line: of one run its last evaluation, of a sweep its best point."""
+    points = by_point(rows)
+    last = rows[-1]
+    if len({row["member"] for row in rows}) == 1:
+        if last["diverged_step"] != "":
+            return f"{env}: DIVERGED at step {last['diverged_step']:,}"
+        spread = last["eval_return_std"] / math.sqrt(episodes)
+        result = f"{last['eval_return_mean']:.1f} +- {spread:.1f} (standard error of {episodes} episodes)"
+        return f"{env}: return {result} after {last['step']:,} steps"
+    scores = {point: np.nan_to_num(iqm(curves[:, -1, 1]), nan=-np.inf) for point, curves in points.items()}
+    best = max(scores, key=lambda point: scores[point])
+    low, high = interval(points[best][:, -1, 1])
+    named = ", ".join(f"{field}={value}" for field, value in zip(swept(rows), best, strict=True))
+    lost = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
+    return (
+        f"{env}: {'best point ' + named + ', ' if named else ''}IQM {scores[best]:.1f} [{low:.1f}, {high:.1f}] over "
+        f"{len(points[best])} seeds, {len(points)} point{'s' if len(points) > 1 else ''}, {lost} members diverged"
+    )

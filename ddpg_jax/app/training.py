@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +20,14 @@ from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.evaluation import on_device
+from ddpg_jax.app.figures import figures
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.progress import Display
-from ddpg_jax.app.tracking import check_tracker, tracker
-from ddpg_jax.experiment import Experiment
+from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
+from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Member, Program
+from ddpg_jax.sweeping import Leg, describe, in_memory
 from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 
@@ -75,76 +78,184 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train(experiment: Experiment, members: list[Member], options: Options) -> str:
-    """Runs or resumes an experiment in its folder; gives the line that reports the result.
+def train(legs: list[Leg], options: Options) -> str:
+    """Runs or resumes an experiment, of one member or of many, in its folder; gives the line that reports the result.
 
     Raises:
         ConfigError: the folder or the environment will not do; nothing was written.
         EnvironmentFailure: the environment failed; the checkpoint before it is kept.
         Stopped: a signal came.
     """
-    path = options.out or folders.default_folder(experiment, members)
+    experiment = legs[0].experiment
+    members = sorted((member for leg in legs for member in leg.members), key=lambda member: member.number)
+    place = RunFolder(options.out or folders.default_folder(experiment, members))
     check_tracker(options.track)
-    program = make_program(experiment, members)
-    try:
-        place = RunFolder(path)
+    programs = Programs(legs, place.programs() if options.resume else [])
+    with contextlib.closing(programs):
+        programs.first()  # an environment that will not do says so before anything is written
         place.claim(experiment, members, options.resume, options.overwrite)
-        return _run(experiment, members, program, place, options)
-    finally:
-        program.close()
+        if not options.resume:
+            place.clear()
+            place.write_manifest(**folders.about(experiment, members))
+        with tracker(options.track, place.path, dataclasses.asdict(experiment)) as track:
+            return Job(experiment, members, programs, place, options, track).run()
 
 
-def _run(experiment: Experiment, members: list[Member], program: Program, place: RunFolder, options: Options) -> str:
-    total = -(-experiment.steps // experiment.num_envs) * experiment.num_envs
-    if not options.resume:
-        place.clear()
-        place.write_manifest(**folders.about(experiment, members))
-    config = dataclasses.asdict(experiment)
-    with (
-        tracker(options.track, place.path, config) as track,
-        Checkpoints(place.checkpoints) as checkpoints,
-        signals() as received,
+class Programs:
+    """The programs of a run, one after the other; each is made when its turn comes, as large as memory allows."""
+
+    def __init__(self, legs: list[Leg], recorded: list[list[int]]):
+        known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
+        self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
+        done = {m for part in recorded for m in part}
+        self._ahead = iter([Leg(leg.experiment, [m for m in leg.members if m.number not in done]) for leg in legs])
+        self._fitting: Iterator[tuple[Leg, Program]] = iter(())
+        self._program: tuple[int, Program] | None = None
+
+    def first(self) -> None:
+        """Makes the first program, unless earlier work is known."""
+        if not self.parts:
+            self.get(0)
+
+    def get(self, k: int) -> Program | None:
+        """The k-th program, or None behind the last one. The one before is closed."""
+        if self._program and self._program[0] == k:
+            return self._program[1]
+        self.close()
+        if k < len(self.parts):
+            program = make_program(*self.parts[k])
+        else:
+            found = self._next()
+            if found is None:
+                return None
+            part, program = found
+            self.parts.append(part)
+        self._program = k, program
+        return program
+
+    def _next(self) -> tuple[Leg, Program] | None:
+        while True:
+            for found in self._fitting:
+                return found
+            leg = next(self._ahead, None)
+            if leg is None:
+                return None
+            if leg.members:
+                self._fitting = in_memory(leg, make_program)
+
+    def close(self) -> None:
+        """Closes the program that is open."""
+        if self._program:
+            self._program[1].close()
+            self._program = None
+
+
+class Job:
+    """One run with its folder. `run` goes through the programs, from the newest checkpoint on."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        members: list[Member],
+        programs: Programs,
+        place: RunFolder,
+        options: Options,
+        track: Track,
     ):
-        display = Display(total, 0)
-        begin, journal, rows, earlier = 0, None, [], 0.0
-        state: Any = None
-        if options.resume:
-            kept = checkpoints.newest(program.shapes(), display.say)
-            if kept is None:
-                display.say(f"{place.path} has no checkpoint: starting from the beginning")
-            else:
-                state, begin, journal = program.load(kept.arrays, kept.text), kept.iteration, Journal(*kept.journal)
-                step = begin * experiment.num_envs
-                display.say(f"{place.path} {'was finished at' if step >= total else 'goes on from'} step {step:,}")
-                if kept.text is None and not on_device(experiment.backend, experiment.env):
-                    display.say("the environments could not be kept: their episodes start anew")
-            rows = [row for row in place.read_rows() if row["step"] <= begin * experiment.num_envs]
-            earlier = place.manifest().get("seconds", 0.0) if rows else 0.0
-            place.write_manifest(experiment=dataclasses.asdict(experiment), status="running", end=None)
-        place.rewrite_rows(rows)
+        self.experiment, self.members, self.programs = experiment, members, programs
+        self.place, self.options, self.track = place, options, track
+        self.threshold: float | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.earlier = 0.0  # seconds of the processes before this one
+        self.begun = time.monotonic()
+        self.total = sum(total_steps(member, experiment) for member in members)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, all its processes together."""
+        return round(self.earlier + time.monotonic() - self.begun, 3)
+
+    def run(self) -> str:
+        """Trains; gives the line that reports the result."""
+        say = Display(1, 0).say
+        with Checkpoints(self.place.checkpoints) as checkpoints, signals() as received:
+            k, kept = 0, None
+            if self.options.resume:
+                kept = checkpoints.newest(self._shapes, say)
+                k = kept.program if kept else 0
+                self._recall(kept, say)
+            self.place.rewrite_rows(self.rows)
+            while (program := self.programs.get(k)) is not None:
+                self._train(k, program, kept, checkpoints, received, say)
+                kept, k = None, k + 1
+        return self._finish()
+
+    def _shapes(self, k: int) -> Any:
+        program = self.programs.get(k)
+        if program is None:
+            raise ValueError("it is of another run")
+        return program.shapes()
+
+    def _recall(self, kept: Checkpoint | None, say: Callable[[str], None]) -> None:
+        """Takes up what the folder says of the run so far."""
+        if kept is None:
+            say(f"{self.place.path} has no checkpoint: starting from the beginning")
+            reached: dict[int, float] = {}
+        else:
+            experiment, now = self.programs.parts[kept.program]
+            before = [member.number for part in self.programs.parts[: kept.program] for member in part.members]
+            step = kept.iteration * experiment.num_envs
+            reached = {**dict.fromkeys(before, math.inf), **{member.number: step for member in now}}
+            say(f"{self.place.path} {'was finished at' if step >= experiment.steps else 'goes on from'} step {step:,}")
+            if kept.text is None and not on_device(experiment.backend, experiment.env):
+                say("the environments could not be kept: their episodes start anew")
+        self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
+        self.earlier = self.place.manifest().get("seconds", 0.0) if self.rows else 0.0
+        self.place.write_manifest(experiment=dataclasses.asdict(self.experiment), status="running", end=None)
+
+    def _train(
+        self,
+        k: int,
+        program: Program,
+        kept: Checkpoint | None,
+        checkpoints: Checkpoints,
+        received: list[int],
+        say: Callable[[str], None],
+    ) -> None:
+        """One program, from its start or from a checkpoint to its end."""
+        experiment, place = self.programs.parts[k].experiment, self.place
+        if len(self.members) > 1:
+            say(f"program {k + 1}: {describe(self.programs.parts[k], program)}")
+        place.write_manifest(programs=[[member.number for member in part.members] for part in self.programs.parts])
+        begin, journal, state = 0, None, None
+        if kept:
+            begin, journal = kept.iteration, Journal(*kept.journal)
+            state = program.load(kept.arrays, kept.text)
         state = program.start() if state is None else state
-        begun = saved = time.monotonic()
-        seconds = earlier
-        display = Display(total, begin * experiment.num_envs)
-        with display:
-            last = (begun, begin * experiment.num_envs)
-            iteration = begin
+        many, saved = len(program.members), time.monotonic()
+        before = sum(len(part.members) * part.experiment.steps for part in self.programs.parts[:k])
+        last = (saved, begin * experiment.num_envs)
+        with Display(self.total, before + last[1] * many) as display:
             try:
                 for tick in drive(program, experiment, state, begin, journal):
-                    state, iteration = tick.state, tick.iteration
-                    seconds = earlier + time.monotonic() - begun
+                    state = tick.state
                     if tick.rows:
-                        rows += tick.rows
+                        self.rows += tick.rows
                         place.append_rows(tick.rows)
-                        track(tick.rows)
-                    display.update(tick.step, (tick.step - last[1]) / max(time.monotonic() - last[0], 1e-9), tick.rows)
-                    last = (time.monotonic(), tick.step)
-                    if received or tick.finished or time.monotonic() - saved >= options.checkpoint_seconds:
+                        self.track(tick.rows)
+                    now = time.monotonic()
+                    display.update(
+                        before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), tick.rows
+                    )
+                    last = (now, tick.step)
+                    if received or tick.finished or now - saved >= self.options.checkpoint_seconds:
                         arrays, text = program.save(state)
-                        checkpoints.save(Checkpoint(iteration, arrays, text, tick.journal))
-                        saved = time.monotonic()
-                        place.write_manifest(seconds=round(seconds, 3))
-                    if received and not tick.finished:
+                        checkpoints.save(Checkpoint(k, tick.iteration, arrays, text, tick.journal))
+                        saved = now
+                        place.write_manifest(seconds=self.seconds)
+                    if tick.finished:
+                        self._keep_policies(program, experiment, state)
+                    elif received:
                         checkpoints.wait()
                         place.write_manifest(status="interrupted", end=folders.now())
                         raise Stopped(received[0], f"stopped at step {tick.step:,}; go on with --resume --out {place.path}")
@@ -152,33 +263,29 @@ def _run(experiment: Experiment, members: list[Member], program: Program, place:
                 checkpoints.wait()
                 place.write_manifest(status=f"failed: {failure}", end=folders.now())
                 raise EnvironmentFailure(f"env={experiment.env} {failure}; {place.path} keeps what was before") from failure
-            checkpoints.wait()
-        return _finish(experiment, members, program, place, state, rows, seconds)
+        if kept and begin >= -(-experiment.steps // experiment.num_envs):
+            self._keep_policies(program, experiment, state)
+        checkpoints.wait()
+
+    def _keep_policies(self, program: Program, experiment: Experiment, state: Any) -> None:
+        for m, member in enumerate(program.members):
+            where = self.place.policy if len(self.members) == 1 else self.place.policy / f"member_{member.number}"
+            make_policy(experiment, program.spec, program.actor(state, m)).save(where)
+        self.threshold = program.spec.reward_threshold
+
+    def _finish(self) -> str:
+        """Writes summary and figures; gives the line that reports the result."""
+        if not self.rows:
+            raise ConfigError(f"out={self.place.path} has lost its metrics.csv; run it again with --overwrite")
+        summary = report.summarize(self.rows, self.threshold, self.seconds)
+        folders.write(self.place.path / "summary.json", report.as_json(summary))
+        figures(self.rows, self.experiment.preset, f"DDPG on {self.experiment.env}", self.place.path)
+        self.place.write_manifest(status="finished", end=folders.now(), seconds=self.seconds)
+        line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
+        return f"{line} in {self.seconds:.0f} s; {self.place.path}"
 
 
-def _finish(
-    experiment: Experiment,
-    members: list[Member],
-    program: Program,
-    place: RunFolder,
-    state: Any,
-    rows: list[Any],
-    seconds: float,
-) -> str:
-    """Writes policy, summary and figure; gives the line that reports the result."""
-    if not rows:
-        raise ConfigError(f"out={place.path} has lost its metrics.csv; run it again with --overwrite")
-    seconds = round(seconds, 3)
-    for m in range(len(members)):
-        where = place.policy if len(members) == 1 else place.policy / f"member_{m}"
-        make_policy(experiment, program.spec, program.actor(state, m)).save(where)
-    summary = report.summarize(rows, program.spec.reward_threshold, seconds)
-    folders.write(place.path / "summary.json", report.as_json(summary))
-    report.plot(report.labels(rows, experiment.preset), f"DDPG on {experiment.env}", place.path / "learning_curve.png")
-    place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
-    last = rows[-1]
-    spread = last["eval_return_std"] / math.sqrt(experiment.eval_episodes)
-    return (
-        f"{experiment.env}: return {last['eval_return_mean']:.1f} +- {spread:.1f} (standard error of "
-        f"{experiment.eval_episodes} episodes) after {last['step']:,} steps in {seconds:.0f} s; {place.path}"
-    )
+def total_steps(member: Member, experiment: Experiment) -> int:
+    """Steps that one member will do."""
+    steps = dict(member.swept).get("steps", experiment.steps)
+    return -(-steps // experiment.num_envs) * experiment.num_envs

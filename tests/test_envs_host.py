@@ -1,0 +1,351 @@
+"""Gymnasium environments on the host: whatever the autoreset mode, only what really happened is told and stored."""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.envs.phys2d.pendulum import PendulumFunctional
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import ddpg_jax as dj
+from ddpg_jax.envs.host import HostEnv, HostStep
+from ddpg_jax.host_training import make_host_training, pack_step
+from ddpg_jax.program import host_program
+from ddpg_jax.replay import unpack
+from ddpg_jax.training import make_training, stream
+
+MODES = list(AutoresetMode)
+Row = tuple[Any, ...]
+"""`(obs, action, reward, terminated, last, next_obs)` of one step."""
+
+
+class Counter(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Its observation is (lane, episode, step), so that every transition can be told; it keeps a diary of what happened.
+
+    Episodes last 3, 1 and 4 steps in turn and are terminated, truncated, or both at once, in turn.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, lane: int = 0):
+        self.lane, self.episode, self.clock = lane, -1, 0
+        self.diary: list[Row] = []
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.lane, self.episode, self.clock], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode, self.clock = self.episode + 1, 0
+        return self.observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        before, self.clock = self.observe(), self.clock + 1
+        ended = self.clock == (3, 1, 4)[self.episode % 3]
+        terminated, truncated = ended and self.episode % 3 != 1, ended and self.episode % 3 != 0
+        reward = float(action[0]) + self.clock
+        self.diary.append((before, action.copy(), reward, terminated, ended, self.observe()))
+        return self.observe(), reward, terminated, truncated, {}
+
+
+def host_env(make: list[Callable[[], Any]], mode: AutoresetMode = AutoresetMode.SAME_STEP) -> HostEnv:
+    return HostEnv(SyncVectorEnv(make, autoreset_mode=mode), "Test")
+
+
+def counters(lanes: int, mode: AutoresetMode) -> HostEnv:
+    return host_env([functools.partial(Counter, lane) for lane in range(lanes)], mode)
+
+
+def action_at(obs: np.ndarray) -> np.ndarray:
+    """Some action `[N, 1]` in [-1, 1] that depends on nothing but the observation `[N, 3]`."""
+    return np.sin(obs @ np.array([1.0, 3.0, 7.0], np.float32))[:, None]
+
+
+def plain_loop(lane: int, steps: int) -> list[Row]:
+    """The truth: a `Counter` alone, reset by hand."""
+    env = Counter(lane)
+    obs, _ = env.reset()
+    for _ in range(steps):
+        obs, _, terminated, truncated, _ = env.step(action_at(obs[None])[0])
+        if terminated or truncated:
+            obs, _ = env.reset()
+    return env.diary
+
+
+def assert_same_rows(rows: list[Row], truth: list[Row]) -> None:
+    for row, true in zip(rows, truth, strict=True):
+        for part, true_part in zip(row, true, strict=True):
+            np.testing.assert_allclose(part, true_part, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_autoreset_mode_tells_what_a_plain_loop_tells(mode: AutoresetMode) -> None:
+    env = counters(2, mode)
+    obs = env.reset([0, 1])
+    lanes: list[list[Row]] = [[], []]
+    resting = np.zeros(2, bool)
+    for _ in range(40):
+        action = action_at(obs)
+        step = env.step(action)
+        np.testing.assert_array_equal(step.valid, ~resting)
+        for n in np.flatnonzero(step.valid):
+            lanes[n].append((obs[n], action[n], step.reward[n], step.terminated[n], step.last[n], step.next_obs[n]))
+            if not step.last[n]:
+                np.testing.assert_array_equal(step.obs[n], step.next_obs[n])
+            elif mode is not AutoresetMode.NEXT_STEP:
+                np.testing.assert_array_equal(step.obs[n], [n, obs[n, 1] + 1, 0])
+        for n in np.flatnonzero(resting):
+            np.testing.assert_array_equal(step.obs[n], [n, obs[n, 1] + 1, 0])
+            assert not step.last[n]
+        resting = step.last if mode is AutoresetMode.NEXT_STEP else np.zeros(2, bool)
+        obs = step.obs
+    for n, rows in enumerate(lanes):
+        assert len(rows) >= 25
+        assert_same_rows(rows, plain_loop(n, len(rows)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reset_in_the_middle_leaves_no_memory(mode: AutoresetMode) -> None:
+    """As between two evaluations: an episode has ended, and then all start anew."""
+    env = counters(1, mode)
+    env.reset([0])
+    while not env.step(np.zeros((1, 1))).last[0]:
+        pass
+    env.reset([0])
+    step = env.step(np.zeros((1, 1)))
+    assert step.valid[0]
+    assert step.next_obs[0, 2] == 1
+
+
+class Shaped(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Observations `[2, 3]` float64 that count up, actions `[2, 2]` with other bounds in every place; it keeps what it was given."""
+
+    observation_space = Box(-np.inf, np.inf, (2, 3), np.float64)
+
+    def __init__(self, dtype: Any):
+        low, high = np.array([[-1.0, 0.0], [0.1, -3.3]], dtype), np.array([[3.0, 10.0], [0.7, -1.1]], dtype)
+        self.action_space = Box(low, high, dtype=dtype)
+        self.seen: list[np.ndarray] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.arange(6.0).reshape(2, 3), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.seen.append(action.copy())
+        return np.arange(6.0).reshape(2, 3) + 1 / 3, 0.0, False, True, {}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_actions_reach_the_environment_in_its_own_units_shape_and_type(dtype: Any) -> None:
+    shaped = Shaped(dtype)
+    env = host_env([lambda: shaped])
+    env.reset([0])
+    space, corners = shaped.action_space, np.array([[-1.0] * 4, [1.0] * 4, [0.0] * 4, [-1.0, 1.0, 0.0, -1.0]], np.float32)
+    for action in corners:
+        env.step(action[None])
+    low, high, middle, mixed = shaped.seen
+    np.testing.assert_array_equal(low, space.low)
+    np.testing.assert_array_equal(high, space.high)
+    np.testing.assert_allclose(middle, (space.low + space.high) / 2, rtol=1e-6)
+    np.testing.assert_allclose(mixed, [[-1.0, 10.0], [0.4, -3.3]], rtol=1e-6)
+
+    for action in np.random.default_rng(0).uniform(-1.0, 1.0, (200, 1, 4)).astype(np.float32):
+        env.step(action)
+    assert all(space.contains(action) for action in shaped.seen)  # its shape, its type, within its bounds
+    assert {action.dtype for action in shaped.seen} == {np.dtype(dtype)}
+
+
+def test_observations_come_flat_and_float32() -> None:
+    env = host_env([lambda: Shaped(np.float32)] * 2)
+    assert (env.spec.obs_dim, env.spec.action_dim) == (6, 4)
+    obs = env.reset([0, 1])
+    step = env.step(np.zeros((2, 4), np.float32))
+    for array, shift in ((obs, 0.0), (step.next_obs, 1 / 3), (step.obs, 0.0)):
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, np.tile(np.arange(6.0) + shift, (2, 1)).astype(np.float32))
+
+
+def test_a_policy_takes_and_gives_the_shapes_of_the_environment() -> None:
+    fields = {"steps": 8, "warmup_steps": 8, "batch_size": 4, "hidden": (8,), "eval_episodes": 1}
+    policy = dj.train(lambda: Shaped(np.float32), **fields).policy
+    assert policy(np.zeros((5, 2, 3))).shape == (5, 2, 2)
+    assert Shaped(np.float32).action_space.contains(policy(np.zeros((2, 3))))
+
+
+class Faulty(Counter):
+    """A `Counter` that does something wrong at the third step of its first episode, or where it is reset after that."""
+
+    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+
+    def __init__(self, fault: str):
+        super().__init__()
+        self.fault = fault
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, info = super().reset(seed=seed)
+        if self.episode > 0 and self.fault == "reset raises":
+            raise ValueError("the doors are shut")
+        return (obs * np.nan if self.episode > 0 and self.fault == "reset gives NaN" else obs), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.clock == 3:
+            if self.fault == "raises":
+                raise ValueError("the motor is on fire")
+            reward = {"NaN reward": np.nan, "infinite reward": np.inf}.get(self.fault, reward)
+            obs = {"NaN observation": obs * np.nan, "other shape": obs[:2]}.get(self.fault, obs)
+        return obs, reward, terminated, truncated, info
+
+
+FAULTS = {
+    "raises": r"raised ValueError: the motor is on fire",
+    "NaN reward": r"gave nan as reward",
+    "infinite reward": r"gave inf as reward",
+    "NaN observation": r"gave nan as observation",
+    "other shape": r"shape",
+    "reset raises": r"raised ValueError: the doors are shut",
+    "reset gives NaN": r"gave nan as observation",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_an_environment_is_named(fault: str, mode: AutoresetMode) -> None:
+    env = host_env([lambda: Faulty(fault)], mode)
+    obs = env.reset([0])
+    with pytest.raises(dj.EnvironmentFailure, match=FAULTS[fault]):
+        for _ in range(4):
+            obs = env.step(action_at(obs)).obs
+
+
+SHORT = {"steps": 8, "warmup_steps": 8, "batch_size": 4, "num_envs": 2, "hidden": (8,), "eval_episodes": 1}
+
+
+def test_training_names_the_step_at_which_an_environment_failed() -> None:
+    with pytest.raises(dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire at step 6$"):
+        dj.train(lambda: Faulty("raises"), **SHORT)  # the third step of each of two
+
+
+def test_a_failure_in_the_first_reset_is_an_environment_failure() -> None:
+    def make() -> Faulty:
+        env = Faulty("reset raises")
+        env.episode = 0
+        return env
+
+    with pytest.raises(dj.EnvironmentFailure, match=r"raised ValueError: the doors are shut"):
+        dj.train(make, **SHORT)
+
+
+def test_a_failure_in_an_evaluation_names_the_step() -> None:
+    made: list[Counter] = []
+
+    def make() -> Counter:
+        made.append(Counter() if len(made) < 2 else Faulty("raises"))  # two to train with, then one to evaluate with
+        return made[-1]
+
+    with pytest.raises(dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire.* step 8\b"):
+        dj.train(make, **SHORT)
+
+
+def short(name: str) -> HostEnv:
+    return host_env([lambda: gymnasium.make(name, max_episode_steps=50)] * 2)
+
+
+def play(env: HostEnv, steps: int, seed: int) -> list[HostStep]:
+    actions = np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, env.num_envs, env.spec.action_dim))
+    return [env.step(action) for action in actions.astype(np.float32)]
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "InvertedPendulum-v5", "HalfCheetah-v5"])
+def test_a_snapshot_goes_on_exactly(name: str) -> None:
+    if name != "Pendulum-v1":
+        pytest.importorskip("mujoco")
+    env = short(name)
+    env.reset([3, 4])
+    play(env, 30, seed=0)
+    snapshot = env.snapshot()
+    assert snapshot is not None
+    truth = play(env, 90, seed=1)  # over the time limit and the resets after it
+    assert sum(step.last.sum() for step in truth) >= 2
+
+    fresh = short(name)
+    fresh.reset([5, 6])
+    for other in (env, fresh):
+        other.restore(snapshot)
+        for step, true in zip(play(other, 90, seed=1), truth, strict=True):
+            for part, true_part in zip(step, true, strict=True):
+                np.testing.assert_array_equal(part, true_part)
+
+
+def test_what_cannot_be_written_has_no_snapshot() -> None:
+    env = Counter()
+    env.lock = threading.Lock()  # pyright: ignore[reportAttributeAccessIssue]
+    host = host_env([lambda: env])
+    host.reset([0])
+    assert host.snapshot() is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_stores_what_happened_and_nothing_else(mode: AutoresetMode) -> None:
+    """Two members with two environments each; the environments' own diaries are the truth."""
+    fields = {"steps": 300, "warmup_steps": 100, "eval_every": 300, "num_envs": 2, "hidden": (16, 16), "eval_episodes": 1}
+    experiment, hyper = dj.configure({**fields, "env": "Counter", "backend": "host", "replay_capacity": 400})
+    env = counters(4, mode)
+    program = host_program(experiment, [dj.Member(seed, hyper) for seed in (0, 1)], env, counters(2, mode))
+    state, rows = program.start(), []
+    for tick in dj.drive(program, experiment, state):
+        state, rows = tick.state, rows + tick.rows
+    assert [row["eval_length_mean"] for row in rows] == [3.0, 3.0]
+    assert all(np.isfinite(row["critic_loss"]) for row in rows)
+
+    for m in range(2):
+        for n in range(2):
+            lane, replay = 2 * m + n, jax.tree.map(lambda leaf, m=m: leaf[m], state.replay)
+            diary = env.vector_env.envs[lane].diary
+            size = int(replay.size[n])
+            assert size == len(diary) < 200  # the ring has not come round
+            assert (size < 150) == (mode is AutoresetMode.NEXT_STEP)  # the resets took some of the 150 steps
+            stored = unpack(replay.rows[n :: experiment.num_envs][:size], 3, 1)
+            terminated = 1.0 - np.asarray(stored.discount)
+            parts = (stored.obs, stored.action, stored.reward, terminated, stored.last, stored.next_obs)
+            assert_same_rows(list(zip(*(np.asarray(part) for part in parts), strict=True)), diary)
+
+
+def test_host_and_device_training_are_one_algorithm() -> None:
+    """The device's environment, driven by hand through the host's functions, with the device's keys."""
+    env = dj.envs.from_functional(PendulumFunctional(), "Short", max_steps=15)
+    num_envs, warmup, total = 2, 40, 80
+    agent = dj.make_agent(3, 1, hidden=(16, 16), policy_delay=2)
+    replay = dj.replay.uniform(3, 1, capacity=200, batch_size=16, num_envs=num_envs)
+    parts = (agent, replay, dj.exploration.ornstein_uhlenbeck(1, dj.exploration.linear), dj.exploration.uniform(1))
+    key, hyper = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=100.0)
+
+    device = make_training(env, *parts, num_envs=num_envs, updates=2)
+    expected = device.init(key, hyper)
+    expected, _ = jax.jit(device.fill)(key, expected, hyper, jnp.arange(warmup))
+    expected, _ = jax.jit(device.learn)(key, expected, hyper, jnp.arange(warmup, total))
+
+    host = make_host_training(*parts, obs_dim=3, num_envs=num_envs, updates=2, warmup_steps=warmup)
+    fill, turn, learn, step = jax.jit(host.fill), jax.jit(host.turn), jax.jit(host.learn), jax.jit(jax.vmap(env.step))
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
+    state = host.init(key, hyper, obs)
+    for i in range(total):
+        keys = jax.random.split(stream(key, "env", i), num_envs)
+        env_state, obs, t = step(keys, env_state, state.obs, state.env)
+        packet = pack_step(t.reward, 1.0 - t.discount, t.last, np.ones(num_envs), t.next_obs, obs)
+        observe = learn if i >= warmup else turn if i + 1 == warmup else fill
+        state, _, _ = observe(key, state, hyper, jnp.asarray(packet), jnp.int32(i))
+
+    assert (expected.replay.size == total).all()
+    for name in ("replay", "train", "obs", "returns"):
+        for one, other in zip(jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(expected, name)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,169 @@
+"""Statistics over seeds against numbers done by hand and against the normal distribution; the summary; the figure."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ddpg_jax.app import report
+
+FIELDS = {
+    "point",
+    "seeds",
+    "steps",
+    "final_return_mean",
+    "final_return_iqm",
+    "final_return_interval",
+    "final_returns",
+    "best_return_mean",
+    "threshold",
+    "solved_members",
+    "steps_to_threshold",
+    "seconds_to_threshold",
+    "diverged_members",
+}
+
+
+def table(curves: list[list[float]], **swept: list[float]) -> list[dict[str, Any]]:
+    """Rows as metrics.csv has them: one curve a member, evaluations every 100 steps, members side by side."""
+    rows = []
+    for i in range(max(map(len, curves))):
+        for m, curve in enumerate(curves):
+            if i < len(curve):
+                row: dict[str, Any] = dict.fromkeys(report.FIXED, 0.0)
+                values = {"member": m, "seed": m, **{name: column[m] for name, column in swept.items()}}
+                rows.append({**row, **values, "step": 100 * (i + 1), "eval_return_mean": curve[i]})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([7.0], 7.0),
+        ([1.0, 3.0], 2.0),
+        ([0.0, 1.0, 2.0, 100.0], 1.5),
+        ([-1e9, 4.0, 1.0, 2.0, 3.0, 5.0, 6.0, 1e9], 3.5),  # whatever the order; the outer quarters do not count
+        ([float(x) for x in range(10)], 4.5),  # 2.5 on each side: two are left out, as scipy does
+    ],
+)
+def test_iqm_by_hand(values: list[float], expected: float) -> None:
+    assert report.iqm(values) == pytest.approx(expected)
+
+
+def test_iqm_is_scipys_trimmed_mean_along_the_last_axis() -> None:
+    """The definition of Agarwal et al. 2021 and rliable: `trim_mean(scores, 0.25)`."""
+    values = np.random.default_rng(0).normal(size=(3, 4, 11))
+    assert report.iqm(values).shape == (3, 4)
+    np.testing.assert_allclose(report.iqm(values), stats.trim_mean(values, 0.25, axis=-1))
+    np.testing.assert_allclose(report.iqm(values)[1, 2], np.sort(values[1, 2])[2:-2].mean())
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """10 seeds of a normal distribution, 200 times; a bootstrap of so few is known to be a little too narrow."""
+    values = np.random.default_rng(0).normal(loc=3.0, size=(200, 10))
+    low, high = report.interval(values, resamples=300)
+    assert low.shape == high.shape == (200,)
+    assert (low < high).all()
+    assert 0.85 <= ((low <= 3.0) & (high >= 3.0)).mean() <= 0.99
+
+
+def test_the_interval_narrows_with_seeds_and_holds_the_estimate() -> None:
+    values = np.random.default_rng(1).normal(size=160)
+    widths = []
+    for seeds in (5, 40, 160):
+        low, high = report.interval(values[:seeds])
+        assert low <= report.iqm(values[:seeds]) <= high
+        widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_the_interval_is_the_same_every_time_and_unknown_for_one_seed() -> None:
+    values = np.random.default_rng(2).normal(size=(4, 6))
+    assert np.array_equal(report.interval(values), report.interval(values))
+    low, high = report.interval(values[:, :1])
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
+    assert low.shape == (4,)
+
+
+def test_summary_by_hand() -> None:
+    """Four seeds, three evaluations, a threshold that two of them reach, after 100 and after 300 steps."""
+    curves = [[5.0, 1.0, 2.0], [0.0, 0.0, 6.0], [0.0, 1.0, 0.0], [1.0, 2.0, 4.0]]
+    summary = report.summarize(table(curves), threshold=5.0, seconds=60.0)
+    assert summary["seconds"] == 60.0
+    (point,) = summary["points"]
+    assert point.keys() == FIELDS
+    assert point["point"] == {}
+    assert (point["seeds"], point["steps"], point["threshold"]) == (4, 300, 5.0)
+    assert point["final_returns"] == [2.0, 6.0, 0.0, 4.0]
+    assert point["final_return_mean"] == 3.0
+    assert point["final_return_iqm"] == 3.0
+    assert 0.0 <= point["final_return_interval"][0] <= 3.0 <= point["final_return_interval"][1] <= 6.0
+    assert point["best_return_mean"] == pytest.approx((5.0 + 6.0 + 1.0 + 4.0) / 4)
+    assert point["solved_members"] == 2
+    assert point["steps_to_threshold"] == 200.0  # the median of 100 and 300
+    assert point["seconds_to_threshold"] == pytest.approx(40.0)
+    assert point["diverged_members"] == 0
+
+
+def test_what_is_not_known_is_null() -> None:
+    """JSON has no NaN: a summary with one could not be read by anything but Python."""
+    rows = table([[1.0, math.nan], [2.0, 3.0]])
+    text = report.as_json(report.summarize(rows, threshold=None, seconds=1.0))
+    (point,) = json.loads(text, parse_constant=pytest.fail)["points"]
+    assert point["final_returns"] == [None, 3.0]
+    assert point["final_return_mean"] is None
+    assert point["diverged_members"] == 1
+    assert point["threshold"] is None
+    assert point["steps_to_threshold"] is None
+    assert point["seconds_to_threshold"] is None
+    (single,) = json.loads(report.as_json(report.summarize(table([[1.0]]), threshold=9.0, seconds=1.0)))["points"]
+    assert single["final_return_interval"] == [None, None]
+    assert single["solved_members"] == 0
+
+
+def test_as_json_takes_what_numpy_gives() -> None:
+    value = {"a": np.float32(0.5), "b": np.array([1.0, np.inf]), "c": (np.int64(3), -math.inf), "d": np.bool_(True)}
+    assert json.loads(report.as_json(value)) == {"a": 0.5, "b": [1.0, None], "c": [3, None], "d": True}
+
+
+def test_members_are_grouped_by_what_was_swept() -> None:
+    """Seeds of one point make one curve, and one that stopped early cuts the others of its point only."""
+    rows = table([[1.0, 2.0], [3.0], [5.0, 6.0], [7.0, 8.0]], tau=[0.1, 0.1, 0.2, 0.2])
+    assert report.swept(rows) == ["tau"]
+    points = report.by_point(rows)
+    assert points.keys() == {(0.1,), (0.2,)}
+    assert points[0.1,].tolist() == [[[100.0, 1.0]], [[100.0, 3.0]]]
+    assert points[0.2,].tolist() == [[[100.0, 5.0], [200.0, 6.0]], [[100.0, 7.0], [200.0, 8.0]]]
+    assert report.labels(rows, "default").keys() == {"tau=0.1", "tau=0.2"}
+    assert [point["point"] for point in report.summarize(rows, None, 1.0)["points"]] == [{"tau": 0.1}, {"tau": 0.2}]
+
+
+def test_without_a_sweep_the_curve_has_the_name_that_it_is_given() -> None:
+    rows = table([[1.0], [2.0]])
+    assert report.swept(rows) == []
+    assert report.labels(rows, "default")["default"].shape == (2, 1, 2)
+    assert report.swept([]) == []
+    assert report.by_point([]) == {}
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+def test_the_figure_is_written_whole(tmp_path: Path, ending: str) -> None:
+    """One seed, many seeds, a single evaluation, and a seed that diverged, in one figure and without a warning."""
+    curves = {
+        "one": np.array([[[0.0, 1.0], [100.0, 2.0]]]),
+        "five": np.random.default_rng(0).normal(size=(5, 2, 2)),
+        "short": np.array([[[50.0, 0.0]]]),
+        "lost": np.array([[[0.0, 1.0], [100.0, math.nan]], [[0.0, 2.0], [100.0, 1.0]]]),
+    }
+    path = tmp_path / f"figure{ending}"
+    report.plot(curves, "title", path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes().startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[ending])
+    assert path.stat().st_size > 5_000

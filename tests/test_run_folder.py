@@ -1,0 +1,383 @@
+"""What a run leaves behind: complete, readable without this package, and enough to evaluate, draw and film it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddpg_jax as dj
+from ddpg_jax.app import folder as folders
+from ddpg_jax.app import report
+from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, configure
+from ddpg_jax.program import Member
+from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
+
+pytestmark = pytest.mark.usefixtures("command_line")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_manifest_says_what_ran_and_where(whole_run: Any, backend: str) -> None:
+    about = manifest(whole_run(backend))
+    experiment = {**STRUCTURE, **about["experiment"]}
+    assert experiment.keys() == STRUCTURE.keys()  # every field, not just what was given
+    assert (experiment["env"], experiment["backend"], experiment["steps"]) == ("Pendulum-v1", backend, 600)
+    (member,) = about["members"]
+    assert member.items() >= {"member": 0, "seed": 0, **NUMBERS}.items()
+    assert about["seeds"] == [0]
+    assert re.fullmatch("[0-9a-f]{12}", about["hash"])
+    assert about["packages"].keys() >= {"ddpg-jax", "jax", "jaxlib", "flax", "optax", "gymnasium", "numpy"}
+    assert about["packages"]["ddpg-jax"] == dj.__version__
+    assert about["platform"] == "cpu"
+    assert about["device_kind"]
+    assert about["host"]
+    assert about["command"].startswith("ddpg-jax ")
+    assert about["status"] == "finished"
+    begin, end = (datetime.datetime.fromisoformat(about[name]) for name in ("start", "end"))
+    assert begin.tzinfo is not None
+    assert begin <= end
+    assert about["seconds"] > 0
+
+
+def test_the_manifest_names_the_commit_of_a_source_tree() -> None:
+    if not (Path(dj.__file__).parents[1] / ".git").exists():
+        pytest.skip("not run from a git checkout")
+    assert re.fullmatch("[0-9a-f]{40}", folders.about(dj.Experiment(), [])["git_commit"] or "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_metrics_have_a_fixed_header_and_a_row_for_each_evaluation(whole_run: Any, backend: str) -> None:
+    """Other programs read these columns by name and place."""
+    lines = (whole_run(backend) / "metrics.csv").read_text().splitlines()
+    assert lines[0] == HEADER
+    assert [line.split(",")[:3] for line in lines[1:]] == [["0", "0", step] for step in ("200", "400", "600")]
+    table = rows(whole_run(backend))
+    assert [row["critic_loss"] for row in table][0] == "nan"  # nothing is learned in the warm-up
+    for row in table[1:]:
+        known = [name for name in report.FIXED[3:] if name not in ("updates_per_second", "diverged_step")]
+        assert all(np.isfinite(float(row[name])) for name in known)
+    assert all(float(row["eval_length_mean"]) == 200 for row in table)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_leaves_these_files_and_no_temporary_ones(whole_run: Any, backend: str) -> None:
+    folder = whole_run(backend)
+    names = {path.name for path in folder.iterdir()}
+    parts = {"manifest.json", "metrics.csv", "summary.json", "checkpoints", "policy", "learning_curve.png"}
+    assert names - {".lock"} == parts
+    assert {path.name for path in (folder / "policy").iterdir()} == {"policy.json", "actor.npz"}
+    assert [path for path in folder.rglob("*") if "tmp" in path.name] == []
+    assert steps_kept(folder) == [400, 600]  # the newest and, should it be damaged, the one before
+
+
+def test_the_summary_agrees_with_the_metrics(whole_run: Any) -> None:
+    summary = json.loads((whole_run() / "summary.json").read_text())
+    returns = [float(row["eval_return_mean"]) for row in rows(whole_run())]
+    (point,) = summary["points"]
+    assert (point["seeds"], point["steps"]) == (1, 600)
+    assert point["final_returns"] == [point["final_return_mean"]] == [returns[-1]]
+    assert point["best_return_mean"] == max(returns)
+    assert point["final_return_interval"] == [None, None]
+    assert summary["seconds"] == manifest(whole_run())["seconds"]
+
+
+def test_the_learning_curve_is_a_picture_of_reasonable_size(whole_run: Any) -> None:
+    data = (whole_run() / "learning_curve.png").read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", data[16:24])
+    assert 600 <= width <= 2400
+    assert 400 <= height <= 1600
+    assert 10_000 < len(data) < 500_000
+    with Image.open(whole_run() / "learning_curve.png") as picture:
+        assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 5  # not blank
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_policy_is_plain_arrays_and_acts_as_the_trained_actor(whole_run: Any, backend: str) -> None:
+    folder = whole_run(backend)
+    with np.load(folder / "policy" / "actor.npz", allow_pickle=False) as leaves:
+        assert leaves.files
+        assert all(leaves[name].dtype == np.float32 for name in leaves.files)
+    policy = dj.load_policy(folder / "policy")
+    kept = newest(folder)
+    assert kept is not None
+    trained = dataclasses.replace(policy, params=kept.arrays.train.params.actor)
+    obs = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    assert np.array_equal(policy(obs), trained(obs))
+    assert policy(obs[0]).shape == (1,)
+    assert (np.abs(policy(100 * obs)) <= 2).all()  # torques, not numbers in [-1, 1]
+    assert policy(obs).std() > 0
+
+
+def test_a_folder_that_was_moved_loses_nothing(copy_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file may name the place where it was written."""
+    folder = copy_of()
+    assert run("eval", str(folder), "--episodes", "2") == 0
+    before = capsys.readouterr().out
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    assert run("eval", str(moved), "--episodes", "2") == 0
+    assert capsys.readouterr().out == before
+    assert run(*command(moved, "--resume")) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_eval_gives_the_same_numbers_twice_from_the_folder_alone(
+    copy_of: Any, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(backend)
+    for name in ("checkpoints", "metrics.csv", "summary.json", "learning_curve.png"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = []
+    for seed in ("0", "0", "1"):
+        assert run("eval", str(folder), "--episodes", "3", "--seed", seed) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out != said[2].out
+    assert re.match(r"return -\d+\.\d\d \+- \d+\.\d\d .*; length 200\.0; 3 episodes\n$", said[0].out)
+    assert [one.err for one in said] == ["", "", ""]
+
+
+def test_both_backends_evaluate_a_policy_alike(copy_of: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """One policy in Gymnasium's Pendulum and in ours: start states differ, but not what is good and what is bad."""
+    means = []
+    for backend in BACKENDS:
+        folder = copy_of()
+        about = manifest(folder)
+        about["experiment"]["backend"] = backend
+        (folder / "manifest.json").write_text(json.dumps(about))
+        assert run("eval", str(folder), "--episodes", "50") == 0
+        means.append([float(number) for number in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)[:2]])
+        shutil.rmtree(folder)
+    (a, spread), (b, _) = means
+    assert abs(a - b) < 4 * spread / np.sqrt(25)
+
+
+def test_eval_writes_a_film(whole_run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pygame")
+    film = tmp_path / "film.gif"
+    assert run("eval", str(whole_run()), "--episodes", "1", "--video", str(film)) == 0
+    said = capfd.readouterr()
+    assert said.out.endswith(f"201 frames in {film}\n")
+    assert said.err == ""
+    assert list(tmp_path.iterdir()) == [film]
+    with Image.open(film) as picture:
+        assert getattr(picture, "n_frames", 1) > 100  # equal neighbours are merged
+        first = np.asarray(picture.convert("L"), float)
+        picture.seek(50)
+        assert first.shape[0] > 100
+        assert np.abs(np.asarray(picture.convert("L"), float) - first).max() > 50  # the pendulum moves
+
+
+@pytest.mark.parametrize("damage", ["pickled", "truncated", "missing", "policy.json"])
+def test_eval_refuses_a_policy_that_is_not_plain_arrays(
+    copy_of: Any, damage: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A policy comes by mail: to look at it must not run what is in it."""
+    folder = copy_of()
+    actor = folder / "policy" / "actor.npz"
+    if damage == "pickled":
+        np.savez(actor, **{"action/kernel": np.array([Trap(tmp_path / "sprung")], dtype=object)})
+    elif damage == "truncated":
+        actor.write_bytes(actor.read_bytes()[:100])
+    elif damage == "missing":
+        actor.unlink()
+    else:
+        (folder / "policy" / "policy.json").write_text("{}")
+    capfd.readouterr()
+    assert run("eval", str(folder), "--episodes", "1") == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert f"policy={folder / 'policy'}" in said.err
+    assert not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
+    """What `plot` draws, instead of pictures."""
+    figures: list[dict[str, np.ndarray]] = []
+    monkeypatch.setattr(report, "plot", lambda curves, title, path: figures.append(curves))
+    return figures
+
+
+def fake_run(folder: Path, curve: list[float], **fields: Any) -> str:
+    """A folder as a run would leave it, as far as `plot` reads it."""
+    experiment, hyper = configure(fields)
+    place = folders.RunFolder(folder)
+    folder.mkdir()
+    place.write_manifest(**folders.about(experiment, [Member(experiment.seed, hyper)]))
+    every = {"member": 0, "seed": experiment.seed}
+    place.rewrite_rows(
+        [
+            {**dict.fromkeys(report.FIXED, 0.0), **every, "step": 10 * (i + 1), "eval_return_mean": y}
+            for i, y in enumerate(curve)
+        ]
+    )
+    return str(folder)
+
+
+def test_plot_joins_seeds_and_cuts_them_to_the_shortest(tmp_path: Path, drawn: list[dict[str, np.ndarray]]) -> None:
+    first = fake_run(tmp_path / "a", [1.0, 2.0, 3.0], seed=1)
+    second = fake_run(tmp_path / "b", [5.0, 6.0], seed=2, steps=40_000)
+    assert run("plot", first, second, "--out", str(tmp_path / "p.png")) == 0
+    assert drawn[0].keys() == {"default"}
+    assert drawn[0]["default"].tolist() == [[[10, 1], [20, 2]], [[10, 5], [20, 6]]]
+
+
+def test_plot_keeps_apart_what_is_not_the_same_experiment(tmp_path: Path, drawn: list[dict[str, np.ndarray]]) -> None:
+    """Two environments, or two settings, averaged as if they were seeds would be a wrong result. Labels are short."""
+    usual = fake_run(tmp_path / "usual", [1.0], hidden="16-16", n_step=3)
+    runs = [
+        usual,
+        fake_run(tmp_path / "seed", [2.0], hidden="16-16", n_step=3, seed=1),
+        fake_run(tmp_path / "tau", [3.0], hidden="16-16", n_step=3, tau=0.01),
+        fake_run(tmp_path / "env", [4.0], hidden="16-16", n_step=3, env="probe/lqr"),
+        fake_run(tmp_path / "preset", [5.0], hidden="16-16", n_step=3, preset="nexus"),
+        fake_run(tmp_path / "hidden", [6.0], hidden="32-16", n_step=3),
+    ]
+    assert run("plot", *runs, "--out", str(tmp_path / "p.png")) == 0
+    assert sorted(curve[:, 0, 1].tolist() for curve in drawn[0].values()) == [[1.0, 2.0], [3.0], [4.0], [5.0], [6.0]]
+    assert [label for label in drawn[0] if "n_step" in label] == []  # the same everywhere
+    assert [label.startswith("nexus") for label, curve in drawn[0].items() if curve[0, 0, 1] == 5] == [True]
+    assert [label for label, curve in drawn[0].items() if curve[0, 0, 1] == 3 and "tau=0.01" in label]
+    assert [label for label, curve in drawn[0].items() if curve[0, 0, 1] == 4 and "env=probe/lqr" in label]
+    assert run("plot", usual, "--out", str(tmp_path / "p.png")) == 0
+    assert drawn[1].keys() == {"default"}
+
+
+def test_plot_of_two_folders_writes_a_picture(whole_run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "both.png"
+    assert run("plot", str(whole_run("device")), str(whole_run("host")), "--out", str(picture)) == 0
+    said = capfd.readouterr()
+    assert said.out == f"{picture}\n"
+    assert said.err == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_overwrite_removes_the_run_and_nothing_else(copy_of: Any) -> None:
+    folder = copy_of()
+    (folder / "notes.txt").write_text("mine")
+    assert run(*command(folder, "--overwrite", "--seed", "5", "--steps", "400")) == 0
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert manifest(folder)["seeds"] == [5]
+    assert [(row["seed"], row["step"]) for row in rows(folder)] == [("5", "200"), ("5", "400")]
+    assert max(steps_kept(folder)) == 400
+
+
+def test_an_overwrite_that_is_killed_half_way_can_be_repeated(copy_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest goes last: without it the rest would be a folder of unknown origin, which nothing may touch."""
+    folder = copy_of()
+    place = folders.RunFolder(folder)
+    monkeypatch.setattr(shutil, "rmtree", lambda path: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        place.clear()
+    monkeypatch.undo()
+    assert run(*command(folder, "--overwrite", "--steps", "400")) == 0
+    assert manifest(folder)["status"] == "finished"
+
+
+def test_without_out_the_same_settings_find_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(Path("unused"))[:-2]
+    assert run(*words) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"Pendulum-v1-default-seed0-[0-9a-f]{6}", folder.name)
+    assert rows(folder) == rows(whole_run())
+    assert run(*words, "--resume") == 0
+    assert run(*words) == 2
+    assert "holds a run" in capfd.readouterr().err
+
+
+def another(name: str, value: Any) -> Any:
+    """Some other value of a field; None where there is no other."""
+    if name in CHOICES:
+        return next((choice for choice in CHOICES[name] if choice != value), None)
+    if isinstance(value, bool):
+        return not value
+    return {int: lambda: value + 1, float: lambda: value / 2 + 0.01, str: lambda: "probe/lqr", tuple: lambda: (1,)}[
+        type(value)
+    ]()
+
+
+def test_the_digest_differs_with_any_field_but_steps() -> None:
+    """It names the folder: two experiments with one digest would be taken for one another."""
+    experiment, hyper = dj.Experiment(), dj.Hyperparams()
+    others = {name: another(name, value) for name, value in STRUCTURE.items() if another(name, value) is not None}
+    assert len(others) > 20
+    digests = {
+        name: folders.digest(dataclasses.replace(experiment, **{name: x}), [Member(0, hyper)]) for name, x in others.items()
+    }
+    for name, value in NUMBERS.items():
+        digests[name] = folders.digest(experiment, [Member(0, hyper._replace(**{name: another(name, value)}))])
+    for seeds in ((1,), (0, 1), (1, 0)):
+        digests[str(seeds)] = folders.digest(experiment, [Member(seed, hyper) for seed in seeds])
+    assert digests.pop("steps") == folders.digest(experiment, [Member(0, hyper)])
+    digests["defaults"] = folders.digest(dj.Experiment(), [Member(0, dj.Hyperparams())])
+    assert len(set(digests.values())) == len(digests)
+
+
+def test_names_of_folders_have_no_slashes() -> None:
+    for env in ("probe/lqr", "module:Env-v0"):
+        path = folders.default_folder(dj.Experiment(env=env), [Member(0, dj.Hyperparams())])
+        assert path.parent == Path("runs")
+        assert ":" not in path.name
+
+
+def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies while it writes leaves the old file."""
+    path = tmp_path / "manifest.json"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", lambda *arguments: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        folders.write(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_rows_survive_a_round_trip_and_a_torn_line(tmp_path: Path) -> None:
+    """Floats come back bit for bit; a line without its end is what a killed process leaves, and is no row."""
+    place = folders.RunFolder(tmp_path)
+    values = [0.1 + 0.2, -1e-300, 1e22, float("nan"), -0.0, 200.0]
+    table = [{"member": 0, "seed": 2**31 - 1, "step": i, "x": value} for i, value in enumerate(values)]
+    place.append_rows(table[:2])
+    place.append_rows(table[2:])
+    text = place.metrics.read_text()
+    assert text.count("member") == 1
+    back = place.read_rows()
+    assert [struct.pack("d", row["x"]) for row in back] == [struct.pack("d", value) for value in values]
+    assert [type(row["step"]) for row in back] == [int] * 6
+    place.rewrite_rows(back)
+    assert place.metrics.read_text() == text
+    for end in range(len(text)):  # wherever the process was killed
+        place.metrics.write_text(text[:end])
+        assert [row["step"] for row in place.read_rows()] == list(range(max(text[:end].count("\n") - 1, 0)))
+
+
+def test_films_are_of_the_environment_that_was_trained(whole_run: Any) -> None:
+    """The spec in the folder is Gymnasium's: what is loaded acts there without this package's environments."""
+    policy = dj.load_policy(whole_run() / "policy")
+    env = gymnasium.make("Pendulum-v1")
+    obs, _ = env.reset(seed=0)
+    action = policy(obs)
+    assert env.action_space.contains(action)
