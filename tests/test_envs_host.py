@@ -126,7 +126,7 @@ def test_a_reset_in_the_middle_leaves_no_memory(mode: AutoresetMode) -> None:
 
 
 class Shaped(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Observations `[2, 3]` float64 that count up, actions `[2, 2]` with other bounds in every place; it keeps what it was given."""
+    """Observations `[2, 3]` float64, actions `[2, 2]` with other bounds in every place; it keeps the actions it was given."""
 
     observation_space = Box(-np.inf, np.inf, (2, 3), np.float64)
 
@@ -181,10 +181,13 @@ def test_a_policy_takes_and_gives_the_shapes_of_the_environment() -> None:
     assert Shaped(np.float32).action_space.contains(policy(np.zeros((2, 3))))
 
 
+def play(env: HostEnv, steps: int, seed: int) -> list[HostStep]:
+    actions = np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, env.num_envs, env.spec.action_dim))
+    return [env.step(action) for action in actions.astype(np.float32)]
+
+
 class Faulty(Counter):
     """A `Counter` that does something wrong at the third step of its first episode, or where it is reset after that."""
-
-    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
 
     def __init__(self, fault: str):
         super().__init__()
@@ -221,10 +224,9 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_wrong_with_an_environment_is_named(fault: str, mode: AutoresetMode) -> None:
     env = host_env([lambda: Faulty(fault)], mode)
-    obs = env.reset([0])
+    env.reset([0])
     with pytest.raises(dj.EnvironmentFailure, match=FAULTS[fault]):
-        for _ in range(4):
-            obs = env.step(action_at(obs)).obs
+        play(env, 4, seed=0)
 
 
 SHORT = {"steps": 8, "warmup_steps": 8, "batch_size": 4, "num_envs": 2, "hidden": (8,), "eval_episodes": 1}
@@ -258,11 +260,6 @@ def test_a_failure_in_an_evaluation_names_the_step() -> None:
 
 def short(name: str) -> HostEnv:
     return host_env([lambda: gymnasium.make(name, max_episode_steps=50)] * 2)
-
-
-def play(env: HostEnv, steps: int, seed: int) -> list[HostStep]:
-    actions = np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, env.num_envs, env.spec.action_dim))
-    return [env.step(action) for action in actions.astype(np.float32)]
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "InvertedPendulum-v5", "HalfCheetah-v5"])
@@ -324,20 +321,20 @@ def test_host_and_device_training_are_one_algorithm() -> None:
     """The device's environment, driven by hand through the host's functions, with the device's keys."""
     env = dj.envs.from_functional(PendulumFunctional(), "Short", max_steps=15)
     num_envs, warmup, total = 2, 40, 80
-    agent = dj.make_agent(3, 1, hidden=(16, 16), policy_delay=2)
+    agent = dj.make_agent(3, 1, hidden=(16,))
     replay = dj.replay.uniform(3, 1, capacity=200, batch_size=16, num_envs=num_envs)
     parts = (agent, replay, dj.exploration.ornstein_uhlenbeck(1, dj.exploration.linear), dj.exploration.uniform(1))
     key, hyper = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=100.0)
 
     device = make_training(env, *parts, num_envs=num_envs, updates=2)
-    expected = device.init(key, hyper)
+    expected = jax.jit(device.init)(key, hyper)
     expected, _ = jax.jit(device.fill)(key, expected, hyper, jnp.arange(warmup))
     expected, _ = jax.jit(device.learn)(key, expected, hyper, jnp.arange(warmup, total))
 
     host = make_host_training(*parts, obs_dim=3, num_envs=num_envs, updates=2, warmup_steps=warmup)
     fill, turn, learn, step = jax.jit(host.fill), jax.jit(host.turn), jax.jit(host.learn), jax.jit(jax.vmap(env.step))
     env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
-    state = host.init(key, hyper, obs)
+    state = jax.jit(host.init)(key, hyper, obs)
     for i in range(total):
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, t = step(keys, env_state, state.obs, state.env)

@@ -137,7 +137,7 @@ def test_every_explorer_keeps_the_contract(name: str, schedule: str) -> None:
         hyper = dj.Hyperparams(noise_sigma=sigma, noise_sigma_final=0.1, noise_decay_steps=10.0, ou_theta=theta)
         return explorer.explore(key, explorer.init(4), still, 0.25, OBS[:4], hyper, t)
 
-    mapped = jax.jit(jax.vmap(explore, in_axes=(0, None, None, None)))
+    mapped: Any = jax.jit(jax.vmap(explore, in_axes=(0, None, None, None)))
     action, noise = mapped(sigmas, 0.15, KEY, jnp.int32(0))
     assert action.shape == (3, 4, ACTION)
     np.testing.assert_array_equal(action[0], np.full((4, ACTION), 0.25, np.float32), "without noise: the policy's own")

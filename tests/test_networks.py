@@ -1,5 +1,6 @@
 """Shapes, initialization and options of actor and critic (Lillicrap et al. 2015, section 7)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -129,9 +130,8 @@ def test_targets_start_as_copies_in_buffers_of_their_own() -> None:
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((state.params, state.target))]
     assert len(set(pointers)) == len(pointers)
 
-    batch = dj.Transition(
-        jnp.ones((4, OBS)), jnp.zeros((4, ACTION)), jnp.ones(4), jnp.ones(4), jnp.zeros(4, bool), jnp.ones((4, OBS))
-    )
+    obs, action = jnp.ones((4, OBS)), jnp.zeros((4, ACTION))
+    batch = dj.Transition(obs, action, jnp.ones(4), jnp.ones(4), jnp.zeros(4, bool), obs)
     update = jax.jit(agent.update, donate_argnums=1)
     for t in range(2):
         used = state

@@ -68,8 +68,8 @@ class Oracle:
             inside.append(step)
             if step.last:
                 break
-        reward = sum(GAMMA**k * step.reward for k, step in enumerate(inside))
-        discount = 0.0 if inside[-1].discount == 0 else GAMMA ** len(inside)
+        reward: Any = sum(GAMMA**k * step.reward for k, step in enumerate(inside))
+        discount: Any = 0.0 if inside[-1].discount == 0 else GAMMA ** len(inside)
         first, end = inside[0], inside[-1]
         return dj.Transition(first.obs, first.action, reward, discount, end.last, end.next_obs)
 
@@ -80,14 +80,15 @@ def offered(k: int, ending: list[str], valid: np.ndarray) -> dj.Transition:
     number = 100.0 * k + np.arange(n)
     number = np.where(valid, number, np.nan).astype(np.float32)
     terminated, truncated = np.array(ending) == "terminated", np.array(ending) == "truncated"
-    return dj.Transition(
-        obs=number[:, None] + np.array([0.25, 0.5], np.float32),
-        action=-number[:, None],
-        reward=number + 1,
-        discount=np.where(terminated, 0.0, 1.0).astype(np.float32),
-        last=terminated | truncated,
-        next_obs=-number[:, None] - np.array([0.25, 0.5], np.float32),
-    )
+    fields: dict[str, Any] = {
+        "obs": number[:, None] + np.array([0.25, 0.5], np.float32),
+        "action": -number[:, None],
+        "reward": number + 1,
+        "discount": np.where(terminated, 0.0, 1.0).astype(np.float32),
+        "last": terminated | truncated,
+        "next_obs": -number[:, None] - np.array([0.25, 0.5], np.float32),
+    }
+    return dj.Transition(**fields)
 
 
 @st.composite
@@ -118,7 +119,7 @@ def test_ring_holds_the_newest_valid_transitions(capacity: int, num_envs: int, d
     state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)))
     assert state.rows.shape[0] == capacity // num_envs * num_envs
     assert np.asarray(state.size).tolist() == [len(lane) for lane in oracle.lanes]
-    stored = dj.replay.unpack(np.asarray(state.rows), OBS, ACTION)
+    stored = dj.replay.unpack(state.rows, OBS, ACTION)
     rows = oracle.rows()
     for row in range(len(state.rows)):
         actual = jax.tree.map(lambda x, row=row: np.asarray(x[row]), stored)

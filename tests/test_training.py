@@ -1,6 +1,6 @@
 """Training as a whole: seeds, blocks, members, the number of updates, what is compiled, and what is stored.
 
-Nearly everything runs on a walk whose episodes end at different times in different environments, some terminated, some truncated.
+Nearly everything runs on a walk whose episodes end at different times in different environments, terminated or truncated.
 """
 
 import dataclasses
@@ -24,9 +24,14 @@ BASE = dj.Experiment(
 HYPER = dj.Hyperparams(noise_sigma=0.3, tau=0.05)
 
 compilations: list[float] = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: compilations.append(seconds) if event == "/jax/core/compile/backend_compile_duration" else None
-)
+
+
+def listen(event: str, seconds: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        compilations.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def make_walk() -> dj.Env:
@@ -216,7 +221,7 @@ def test_a_fraction_of_an_update_for_each_environment() -> None:
 def test_every_update_has_a_clock_and_a_batch_of_its_own() -> None:
     """Update `u` of vector step `i` is number `i * updates + u`, and draws anew."""
     replay = dj.replay.uniform(obs_dim=1, action_dim=1, capacity=64, batch_size=5)
-    stored = replay.init()
+    stored: Any = replay.init()
     stored = stored.replace(rows=stored.rows.at[:, 3].set(jnp.arange(64.0)), size=stored.size + 64)  # column 3: the reward
 
     def update(key: Any, log: jax.Array, batch: dj.Transition, weight: Any, hyper: Any, t: jax.Array) -> tuple[Any, Any]:
@@ -234,7 +239,7 @@ def test_stored_transitions_are_what_happened() -> None:
     """Also at the end of an episode: the true successor, never the observation after the reset; a time limit bootstraps."""
     state = run(seed=2)
     size = int(state.replay.size.sum())
-    stored = dj.replay.unpack(np.asarray(state.replay.rows)[:size], obs_dim=2, action_dim=1)
+    stored = dj.replay.unpack(state.replay.rows[:size], obs_dim=2, action_dim=1)
     obs, action, next_obs = (np.asarray(x) for x in (stored.obs, stored.action, stored.next_obs))
     reward, discount, last = (np.asarray(x) for x in (stored.reward, stored.discount, stored.last))
     np.testing.assert_allclose(next_obs[:, 0], obs[:, 0] + SPEED * 2.0 * action[:, 0], atol=1e-5)  # native: [-2, 2]
@@ -259,7 +264,7 @@ def test_noise_and_returns_start_anew_with_every_episode() -> None:
     for i in range(WARMUP, WARMUP + 30):
         returns = np.asarray(state.returns)
         state, metrics = compiled(BASE).learn(key, state, numbers, clocks(i, i + 1))
-        newest = dj.replay.unpack(np.asarray(state.replay.rows)[4 * i : 4 * i + 4], obs_dim=2, action_dim=1)
+        newest = dj.replay.unpack(state.replay.rows[4 * i : 4 * i + 4], obs_dim=2, action_dim=1)
         ended = np.asarray(newest.last)
         returns = returns + np.asarray(newest.reward)
         np.testing.assert_array_equal(np.asarray(state.noise)[:, 0] == 0.0, ended)

@@ -19,15 +19,16 @@ else:  # before jax 0.8
     from jax.experimental import enable_x64  # pyright: ignore
 
 OBS, ACTION, HIDDEN, BATCH = 3, 2, (16, 12), 32
-HYPER = dj.Hyperparams(actor_lr=1e-3, critic_lr=3e-3, gamma=0.97, tau=0.05)
+ACTOR_LR, CRITIC_LR, GAMMA, TAU = 1e-3, 3e-3, 0.97, 0.05
+HYPER = dj.Hyperparams(actor_lr=ACTOR_LR, critic_lr=CRITIC_LR, gamma=GAMMA, tau=TAU)
 
 Layers = list[dict[str, np.ndarray]]  # kernel [I, J] and bias [J] of each layer, first to last
 
 
 class Adam(NamedTuple):
-    """Count, first and second moment, in the shape of what is optimized."""
+    """Steps done, first and second moment, in the shape of what is optimized."""
 
-    count: int
+    steps: int
     m: list[Layers]
     v: list[Layers]
 
@@ -39,7 +40,7 @@ def start(networks: list[Layers]) -> Adam:
 
 def descend(networks: list[Layers], grads: list[Layers], adam: Adam, lr: float) -> tuple[list[Layers], Adam]:
     """One step of Adam with b1 = .9, b2 = .999, eps = 1e-8 outside of the root."""
-    t = adam.count + 1
+    t = adam.steps + 1
 
     def each(function: Any, *trees: list[Layers]) -> list[Layers]:
         return [
@@ -87,7 +88,7 @@ class Oracle:
         self.target_actor, self.target_critics = actor, critics
         self.actor_adam, self.critic_adam = start([actor]), start(critics)
 
-    def update(self, batch: dj.Transition, weight: np.ndarray, t: int) -> dict[str, Any]:
+    def update(self, batch: Any, weight: np.ndarray, t: int) -> dict[str, Any]:
         """Changes the oracle; gives what the library's `info` says."""
         size = len(weight)
         next_action = np.tanh(forward(self.target_actor, batch.next_obs)[0])
@@ -100,7 +101,7 @@ class Oracle:
             q.append(out[:, 0])
             td.append(y - q[-1])
             grads.append(backward(critic, inputs, (-2.0 * weight * td[-1] / size)[:, None], self.join)[0])
-        self.critics, self.critic_adam = descend(self.critics, grads, self.critic_adam, HYPER.critic_lr)
+        self.critics, self.critic_adam = descend(self.critics, grads, self.critic_adam, CRITIC_LR)
 
         value = np.nan
         if t % self.delay == 0:
@@ -110,7 +111,7 @@ class Oracle:
             value = -judged.mean()
             _, d_action = backward(self.critics[0], inputs, np.full((size, 1), -1.0 / size), self.join)
             grad, _ = backward(self.actor, actor_inputs, d_action * (1.0 - action**2), None)
-            [self.actor], self.actor_adam = descend([self.actor], [grad], self.actor_adam, HYPER.actor_lr)
+            [self.actor], self.actor_adam = descend([self.actor], [grad], self.actor_adam, ACTOR_LR)
 
         self.target_actor = follow(self.actor, self.target_actor)
         self.target_critics = [follow(*pair) for pair in zip(self.critics, self.target_critics, strict=True)]
@@ -120,8 +121,7 @@ class Oracle:
 
 def follow(layers: Layers, target: Layers) -> Layers:
     return [
-        {name: target[i][name] + HYPER.tau * (layer[name] - target[i][name]) for name in layer}
-        for i, layer in enumerate(layers)
+        {name: target[i][name] + TAU * (layer[name] - target[i][name]) for name in layer} for i, layer in enumerate(layers)
     ]
 
 
@@ -144,16 +144,16 @@ def read(params: Any, last: str) -> Layers:
 def random_batch(rng: np.random.Generator) -> tuple[dj.Transition, np.ndarray]:
     """A batch [B], a fifth of it terminal, and its weights; float32 numbers, so that both precisions get the same."""
     ended = rng.random(BATCH) < 0.2
-    batch = dj.Transition(
-        obs=rng.normal(size=(BATCH, OBS)),
-        action=rng.uniform(-1, 1, size=(BATCH, ACTION)),
-        reward=rng.normal(size=BATCH),
-        discount=np.where(ended, 0.0, HYPER.gamma),
-        last=ended,
-        next_obs=rng.normal(size=(BATCH, OBS)),
-    )
+    fields: dict[str, Any] = {
+        "obs": rng.normal(size=(BATCH, OBS)),
+        "action": rng.uniform(-1, 1, size=(BATCH, ACTION)),
+        "reward": rng.normal(size=BATCH),
+        "discount": np.where(ended, 0.0, GAMMA),
+        "last": ended,
+        "next_obs": rng.normal(size=(BATCH, OBS)),
+    }
     weight = rng.uniform(0.5, 1.5, size=BATCH).astype(np.float32)
-    return jax.tree.map(lambda x: x if x.dtype == bool else x.astype(np.float32), batch), weight
+    return cast(dj.Transition(**fields), np.float32), weight
 
 
 def cast(tree: Any, dtype: Any) -> Any:
@@ -179,8 +179,8 @@ def compare(updates: int, dtype: Any, atol: float, action_layer: int = 0, num_cr
 
     assert all(x.dtype == dtype for x in jax.tree.leaves(state.params)), "the precision that this test is about got lost"
     actor_adam, critic_adam = state.opt.actor[0], state.opt.critic[0]
-    assert int(actor_adam.count) == oracle.actor_adam.count == -(-updates // policy_delay)
-    assert int(critic_adam.count) == oracle.critic_adam.count == updates
+    assert int(actor_adam.count) == oracle.actor_adam.steps == -(-updates // policy_delay)
+    assert int(critic_adam.count) == oracle.critic_adam.steps == updates
     pairs = {
         "actor": (actor_layers(state.params.actor), oracle.actor),
         "critic": (critic_layers(state.params.critic), oracle.critics),

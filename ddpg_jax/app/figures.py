@@ -62,7 +62,7 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
         values = sorted({point[i] for point in final}, key=_order)
         groups = [np.concatenate([returns for point, returns in final.items() if point[i] == value]) for value in values]
         known = [group[np.isfinite(group)] for group in groups]
-        numeric = all(isinstance(value, int | float) for value in values)
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         places = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
         for place, group in zip(places, known, strict=True):
             axes.plot(np.full(len(group), place), group, ".", color="C0", alpha=0.3, ms=4)
@@ -74,8 +74,13 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
         if numeric and len(values) > 2 and min(values) > 0 and max(values) / min(values) > 20:
             axes.set_xscale("log")
         if not numeric:
-            axes.set_xticks(places, [str(value) for value in values], rotation=20, ha="right")
-        axes.set_xlabel(field + (f"\n({sum(lost)} members diverged)" if sum(lost) else ""))
+            axes.set_xticks(places, [str(value) for value in values], rotation=20 if len(values) > 3 else 0)
+        for place, count in zip(places, lost, strict=True):
+            if count:
+                axes.text(place, 0.02, f"{count} diverged", transform=axes.get_xaxis_transform(), ha="center", color="C3", in_layout=False)
+        axes.plot(places, np.zeros(len(places)), alpha=0, transform=axes.get_xaxis_transform())  # places without points count
+        axes.margins(x=0.2)
+        axes.set_xlabel(field)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("final return without noise\n(IQM and 95 % interval)")

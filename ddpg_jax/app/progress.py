@@ -41,13 +41,16 @@ class Display:
 
     def update(self, step: int, steps_per_second: float, rows: list[dict[str, Any]]) -> None:
         """Shows where the run is; `rows` are those of a new evaluation, if there was one."""
-        mean = sum(row["eval_return_mean"] for row in rows) / len(rows) if rows else None
+        lost = sum(row["diverged_step"] != "" for row in rows)
+        known = [row["eval_return_mean"] for row in rows if row["diverged_step"] == ""]
+        mean = f"{sum(known) / len(known):10.2f}" if known else f"{'-':>10s}"
+        mean += f" ({lost} of {len(rows)} members diverged)" if lost else ""
         if self._bar:
             self._bar.update(self._task, completed=step, speed=f"{steps_per_second:,.0f} steps/s")
-            if mean is not None:
-                self._bar.update(self._task, evaluation=f"return {mean:,.1f}")
-        elif mean is not None:
-            self.say(f"step {step:>9,} of {self._total:,}  return {mean:10.2f}  {steps_per_second:8,.0f} steps/s")
+            if rows:
+                self._bar.update(self._task, evaluation=f"return {mean.strip()}")
+        elif rows:
+            self.say(f"step {step:>9,} of {self._total:,}  return {mean}  {steps_per_second:8,.0f} steps/s")
 
     def say(self, line: str) -> None:
         """One line, above the bar."""
