@@ -7,12 +7,15 @@ device works on its own members without talking to the others.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ddpg_jax.types import Agent, Explorer, Replay
@@ -40,6 +43,10 @@ class Placement(NamedTuple):
     def put(self, tree: Any) -> Any:
         """Arrays `[M, ...]` where their members are."""
         return jax.device_put(tree, self._sharding("members"))
+
+    def turns(self) -> Any:
+        """How many members each device has, as an array."""
+        return self.put_everywhere(np.int32(self.slots // len(self.devices)))
 
     def put_everywhere(self, tree: Any) -> Any:
         """Arrays that all members share."""
@@ -77,6 +84,48 @@ def over_members(function: Callable[..., Any], placement: Placement, shared: int
         shared: how many of the last arguments are the same for all and get no leading axis.
     """
     return function if placement.alone else on_devices(locally(function, placement, shared), placement, shared)
+
+
+def advance_members(function: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
+    """`(state, rest, common) -> (state, report)` of one member as `(turns, state, rest, common)` of all, in place.
+
+    On a map, members take turns: each state is cut out, advanced and put back, so that there is one copy of it more than there
+    are members, not twice as many. `turns` is `placement.turns()`. It is a number that the compiler does not know: a loop over
+    a single member then stays a loop, its body is compiled as among many, and a member alone gives the same bits.
+    """
+
+    def mapped(turns: Any, state: Any, rest: Any, common: Any) -> Any:
+        if placement.alone:
+            state, rest = jax.tree.map(lambda x: x[None], (state, rest))
+        if placement.kind == "vmap":
+            state, report = jax.vmap(function, in_axes=(0, 0, None))(state, rest, common)
+        else:
+            state, report = _take_turns(function, turns, state, rest, common)
+        return jax.tree.map(lambda x: x[0], (state, report)) if placement.alone else (state, report)
+
+    if len(placement.devices) < 2:
+        return mapped
+    members, everywhere = PartitionSpec("members"), PartitionSpec()
+    specs = (everywhere, members, members, everywhere)
+    return jax.shard_map(mapped, mesh=placement.mesh, in_specs=specs, out_specs=members, check_vma=False)
+
+
+def _take_turns(function: Callable[..., Any], turns: Any, state: Any, rest: Any, common: Any) -> Any:
+    def cut(tree: Any, m: Any) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, m, keepdims=False), tree)
+
+    def put(tree: Any, values: Any, m: Any) -> Any:
+        return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, m, 0), tree, values)
+
+    def turn(m: Any, carry: Any) -> Any:
+        state, reports = carry
+        one, report = function(cut(state, m), cut(rest, m), common)
+        return put(state, one, m), put(reports, report, m)
+
+    count = jax.tree.leaves(state)[0].shape[0]
+    _, shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (state, rest)), common)
+    reports = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
+    return jax.lax.fori_loop(0, turns, turn, (state, reports))
 
 
 def locally(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
@@ -147,12 +196,13 @@ def memory_limit() -> int:
 
 
 def use_all_cores() -> int:
-    """Makes every core a device of its own, if JAX has not started yet; gives the number of local devices.
+    """Makes every core a device of its own; gives the number of local devices.
 
-    Members then run on all cores at once. Once JAX has started, the devices are those that it has.
+    Members then run on all cores at once. Where JAX has started already, or the user has said how many devices there are to
+    be, it stays at that.
     """
-    try:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    except RuntimeError:  # it has started
-        pass
+    asked = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked:
+        with contextlib.suppress(RuntimeError):  # it has started
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     return jax.local_device_count()

@@ -5,6 +5,7 @@ A single run is a sweep of one member: there is one way through the code.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -18,7 +19,8 @@ import numpy as np
 from ddpg_jax.envs.host import HostEnv, make_host
 from ddpg_jax.experiment import Experiment, build
 from ddpg_jax.host_training import REPORT, make_host_training, pack_step
-from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
+from ddpg_jax.placement import Placement, advance_members, lift, on_devices, over_members, place
+from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, has_diverged, make_training
 from ddpg_jax.types import Array, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
 
@@ -91,30 +93,53 @@ def warmup_iterations(experiment: Experiment) -> int:
     return -(-experiment.warmup_steps // experiment.num_envs)
 
 
-def device_program(experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None) -> Program:
-    """Training with the environment in the compiled program."""
-    placement = placement or place(len(members), experiment.placement)
-    parts = build(experiment, env.spec)
+class DeviceFunctions(NamedTuple):
+    """What `device_program` compiles; the same for all seeds, hyperparameters and lengths."""
+
+    init: Any
+    phases: dict[str, Any]
+    evaluate: Any
+    compiler: Compiler
+
+
+@functools.lru_cache(maxsize=32)
+def _device_functions(structure: Experiment, env: Env, placement: Placement) -> DeviceFunctions:
+    parts = build(structure, env.spec)
     training = make_training(
         env,
         parts.agent,
         parts.replay,
         parts.explorer,
         parts.warmup,
-        experiment.num_envs,
+        structure.num_envs,
         parts.updates,
-        experiment.eval_episodes,
+        structure.eval_episodes,
     )
-    count = len(members)
-    keys, hypers = stack_members(members, placement)
-    compiler = Compiler()
-    init = jax.jit(over_members(training.init, placement))
     phases = {
-        name: jax.jit(over_members(_unless_diverged(phase, placement), placement, shared=1), donate_argnums=1)
+        name: jax.jit(advance_members(_unless_diverged(phase, placement), placement), donate_argnums=1)
         for name, phase in (("fill", training.fill), ("learn", training.learn))
     }
-    evaluate_all = jax.jit(over_members(training.evaluate, placement, shared=1))
+    return DeviceFunctions(
+        jax.jit(over_members(training.init, placement)),
+        phases,
+        jax.jit(over_members(training.evaluate, placement, shared=1)),
+        Compiler(),
+    )
+
+
+def structure_of(experiment: Experiment) -> Experiment:
+    """What of an experiment the compiled functions depend on: the same for runs that differ in seed or length alone."""
+    return replace(experiment, seed=0, steps=1, preset="default", eval_every=1)
+
+
+def device_program(experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None) -> Program:
+    """Training with the environment in the compiled program."""
+    placement = placement or place(len(members), experiment.placement)
+    count = len(members)
+    keys, hypers = stack_members(members, placement)
+    init, phases, evaluate_all, compiler = _device_functions(structure_of(experiment), env, placement)
     warmup = warmup_iterations(experiment)
+    turns = placement.turns()
 
     def clock(begin: int, end: int) -> Array:
         return placement.put_everywhere(np.arange(begin, end, dtype=np.int32))
@@ -126,9 +151,9 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         clocks = clock(begin, end)
         going = everyone() if alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
         name = "fill" if begin < warmup else "learn"
-        run = compiler(name, phases[name], keys, state, hypers, going, clocks)
+        run = compiler(name, phases[name], turns, state, (keys, hypers, going), clocks)
         since = time.perf_counter()
-        state, metrics = run(keys, state, hypers, going, clocks)
+        state, metrics = run(turns, state, (keys, hypers, going), clocks)
         metrics = Metrics(*(np.atleast_1d(column)[:count] for column in metrics))  # pyright: ignore[reportArgumentType]
         bad = np.asarray(metrics.bad_step)[metrics.bad_step >= 0]
         if bad.size:
@@ -143,7 +168,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         return placement.abstract(jax.eval_shape(init, keys, hypers))
 
     def memory(length: int) -> int:
-        return compiled_bytes(compiler("learn", phases["learn"], keys, shapes(), hypers, everyone(), clock(0, length)))
+        return compiled_bytes(compiler("learn", phases["learn"], turns, shapes(), (keys, hypers, everyone()), clock(0, length)))
 
     return Program(
         env.spec,
@@ -164,21 +189,41 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
     """A phase of training that a member sits out once it has diverged. A member alone is stopped from outside."""
 
-    def run(key: Any, state: Any, hyper: Hyperparams, alive: Array, clocks: Array) -> Any:
+    def run(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+        key, hyper, alive = rest
         if placement.alone:
             return phase(key, state, hyper, clocks)
 
         def skip(state: Any) -> Any:
             metrics = jax.eval_shape(phase, key, state, hyper, clocks)[1]
-            nothing = {
-                name: jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1, x.dtype)
-                for name, x in metrics._asdict().items()
-            }
-            return state, Metrics(**nothing)
+            return state, jax.tree.map(lambda x: jnp.asarray(jnp.nan if x.dtype == jnp.float32 else -1, x.dtype), metrics)
 
         return jax.lax.cond(alive, lambda state: phase(key, state, hyper, clocks), skip, state)
 
     return run
+
+
+class HostFunctions(NamedTuple):
+    """What `host_program` compiles; the same for all seeds, hyperparameters and lengths."""
+
+    init: Any
+    observe: dict[str, Any]
+    act: Any
+
+
+@functools.lru_cache(maxsize=32)
+def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) -> HostFunctions:
+    parts = build(structure, spec)
+    shape = (spec.obs_dim, structure.num_envs, parts.updates, warmup_iterations(structure))
+    single = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, *shape)
+    agent, replay, explorer = lift(parts.agent, parts.replay, parts.explorer, placement)
+    *_, warmup = lift(parts.agent, parts.replay, parts.warmup, placement)
+    together = make_host_training(agent, replay, explorer, warmup, *shape)
+    observe = {
+        name: jax.jit(on_devices(function, placement, shared=1), donate_argnums=1)
+        for name, function in (("fill", together.fill), ("turn", together.turn), ("learn", together.learn))
+    }
+    return HostFunctions(jax.jit(over_members(single.init, placement)), observe, jax.jit(over_members(single.act, placement)))
 
 
 def host_program(
@@ -202,20 +247,9 @@ def host_program(
     env = make_host(experiment.env, count * num_envs) if env is None else env
     spec = env.spec
     evaluators: list[HostEnv] = [] if eval_env is None else [eval_env]
-    parts = build(experiment, spec)
     warmup = warmup_iterations(experiment)
-    shape = (spec.obs_dim, num_envs, parts.updates, warmup)
-    single = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, *shape)
-    agent, replay, explorer = lift(parts.agent, parts.replay, parts.explorer, placement)
-    *_, first = lift(parts.agent, parts.replay, parts.warmup, placement)
-    together = make_host_training(agent, replay, explorer, first, *shape)
     keys, hypers = stack_members(members, placement)
-    init = jax.jit(over_members(single.init, placement))
-    observe = {
-        name: jax.jit(on_devices(function, placement, shared=1), donate_argnums=1)
-        for name, function in (("fill", together.fill), ("turn", together.turn), ("learn", together.learn))
-    }
-    act = jax.jit(over_members(single.act, placement))
+    init, observe, act = _host_functions(structure_of(experiment), spec, placement)
 
     def seeds(purpose: int, clock: int, each: int) -> list[int]:
         words = [
@@ -280,7 +314,14 @@ def host_program(
             env.restore(text)
             return arrays
         # The episodes that ran are lost, and new ones start.
-        return replace(arrays, obs=jnp.asarray(by_member(obs)), returns=jnp.zeros_like(arrays.returns))
+        cut = interrupt if placement.alone else jax.vmap(interrupt)
+        return replace(
+            arrays,
+            obs=jnp.asarray(by_member(obs)),
+            returns=jnp.zeros_like(arrays.returns),
+            noise=jax.tree.map(jnp.zeros_like, arrays.noise),
+            replay=cut(arrays.replay),
+        )
 
     def shapes() -> Any:
         obs = by_member(np.zeros((count * num_envs, spec.obs_dim), np.float32))

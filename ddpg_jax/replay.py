@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -47,10 +49,11 @@ def uniform(obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_e
         return ReplayState(rows, head, jnp.minimum(state.size + valid, length))
 
     def sample(key: Key, state: ReplayState, hyper: Hyperparams) -> tuple[Transition, Array, Array]:
-        bits = jax.random.bits(key, (2, batch_size))
-        lane = (bits[0] % num_envs).astype(jnp.int32)
-        size = state.size[lane]
-        age = (bits[1] % size.astype(jnp.uint32)).astype(jnp.int32)  # 0 is the newest; a bias of size / 2**32
+        ends = jnp.cumsum(state.size)
+        drawn = jax.random.bits(key, (batch_size,)) % ends[-1].astype(jnp.uint32)  # a bias of size / 2**32
+        drawn = drawn.astype(jnp.int32)
+        lane = jnp.searchsorted(ends, drawn, side="right") if num_envs > 1 else jnp.zeros_like(drawn)
+        age = ends[lane] - 1 - drawn  # 0 is the newest of its lane
         slot = (state.head[lane] - 1 - age) % length
         index = slot * num_envs + lane
         first = unpack(state.rows[index], obs_dim, action_dim)
@@ -71,6 +74,17 @@ def uniform(obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_e
         return state
 
     return Replay(init, add, sample, feedback)
+
+
+def interrupt(state: ReplayState) -> ReplayState:
+    """Marks the newest row of every lane as the last of its episode: what is written next is another episode.
+
+    For a run that goes on where its environments could not be kept.
+    """
+    num_envs = state.size.shape[0]
+    length = state.rows.shape[0] // num_envs
+    newest = (state.head - 1) % length * num_envs + jnp.arange(num_envs)
+    return replace(state, rows=state.rows.at[newest, -1].set(1.0))
 
 
 def _join(window: list[Transition], alive: Array, hyper: Hyperparams) -> Transition:

@@ -116,7 +116,7 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
         raise ConfigError("seed cannot be swept as a field; it is varied by seeds=N, which starts at seed")
     groups: dict[Experiment, list[Member]] = {}
     for h, point in enumerate(points):
-        if list(point) != names and set(point) != set(names):
+        if set(point) != set(names):
             raise ConfigError(f"points[{h}]={point} is not allowed; all must have the same fields, {', '.join(names)}")
         point = {name: coerce(name, point[name]) for name in names}
         experiment, hyper = configure({**fields, **point})

@@ -90,7 +90,7 @@ def train_step(
         train: networks and optimizers.
         replay_state: must hold at least one transition.
         hyper: the numbers.
-        t: how many updates came before.
+        t: the clock of the updates, one more at every call; where it starts does not matter.
 
     Returns:
         The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean` and `td` `[B]`.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import csv
+import functools
 import json
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ import pytest
 from ddpg_jax.api import make_program
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.cli import main
-from ddpg_jax.experiment import configure
+from ddpg_jax.experiment import NUMBERS as HYPERPARAMS
+from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.program import Member
+from ddpg_jax.types import Hyperparams
 
 NUMBERS: dict[str, Any] = {
     "steps": 600,
@@ -78,16 +82,27 @@ def steps_kept(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def newest(folder: Path, say: Any = None) -> Checkpoint | None:
-    """The newest checkpoint of a tiny run, as --resume would find it."""
-    backend = manifest(folder)["experiment"]["backend"]
-    experiment, hyper = configure({**NUMBERS, "backend": backend})
+def shapes_of(folder: Path) -> Any:
+    """The shapes of the state of a run of one member."""
+    about = manifest(folder)
+    return _shapes(configure({**about["experiment"], **{name: about["members"][0][name] for name in HYPERPARAMS}}))
+
+
+@functools.cache
+def _shapes(settings: tuple[Experiment, Hyperparams]) -> Any:
+    experiment, hyper = settings
     program = make_program(experiment, [Member(experiment.seed, hyper)])
     try:
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            return checkpoints.newest(program.shapes(), say or pytest.fail)
+        return program.shapes()
     finally:
         program.close()
+
+
+def newest(folder: Path, say: Callable[[str], None] = pytest.fail) -> Checkpoint | None:
+    """The newest checkpoint of a run of one member, as --resume would find it."""
+    shapes = shapes_of(folder)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return checkpoints.newest(lambda number: shapes, say)
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -50,7 +50,7 @@ def one_line(capfd: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> str:
         capfd.readouterr()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "_run", lambda *arguments: pytest.fail("it began to train"))
+            patch.setattr(training, "Job", lambda *arguments: pytest.fail("it began to train"))
             assert run(*arguments) == 2
         said = capfd.readouterr()
         assert said.out == ""
@@ -321,7 +321,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
     with progress.Display(600, 200) as display:
-        display.update(400, 1234.0, [{"eval_return_mean": -7.25}])
+        display.update(400, 1234.0, [{"eval_return_mean": -7.25, "diverged_step": ""}])
     shown = screen.getvalue()
     assert "400\x1b[0m / 600 steps" in shown
     assert "1,234 steps/s" in shown

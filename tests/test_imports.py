@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"types", "networks", "envs"},
     "placement": {"types"},
     "experiment": {"types", "networks", "losses", "exploration", "replay", "agent", "placement"},
-    "program": {"types", "training", "host_training", "experiment", "placement", "envs"},
+    "program": {"types", "replay", "training", "host_training", "experiment", "placement", "envs"},
     "driving": {"experiment", "program"},
     "statistics": set(),
     "sweeping": {"types", "experiment", "program", "placement", "driving", "statistics"},

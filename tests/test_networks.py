@@ -1,6 +1,5 @@
 """Shapes, initialization and options of actor and critic (Lillicrap et al. 2015, section 7)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 

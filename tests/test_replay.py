@@ -184,9 +184,6 @@ def test_other_key_other_draws() -> None:
     assert not np.array_equal(first, other)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="lanes are drawn evenly, whatever they hold; only with NEXT_STEP environments they differ"
-)
 def test_uneven_lanes_are_sampled_evenly() -> None:
     """'Uniform over what is stored' also where one lane holds more, because another's steps were not all valid."""
     functions = compiled(16, 2, batch_size=8_192)

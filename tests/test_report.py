@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddpg_jax.app import report
+from ddpg_jax.app import figures, report
+from ddpg_jax.statistics import interval, iqm
 
 FIELDS = {
     "point",
@@ -36,7 +37,7 @@ def table(curves: list[list[float]], **swept: list[float]) -> list[dict[str, Any
     for i in range(max(map(len, curves))):
         for m, curve in enumerate(curves):
             if i < len(curve):
-                row: dict[str, Any] = dict.fromkeys(report.FIXED, 0.0)
+                row: dict[str, Any] = {**dict.fromkeys(report.FIXED, 0.0), "diverged_step": ""}
                 values = {"member": m, "seed": m, **{name: column[m] for name, column in swept.items()}}
                 rows.append({**row, **values, "step": 100 * (i + 1), "eval_return_mean": curve[i]})
     return rows
@@ -53,21 +54,27 @@ def table(curves: list[list[float]], **swept: list[float]) -> list[dict[str, Any
     ],
 )
 def test_iqm_by_hand(values: list[float], expected: float) -> None:
-    assert report.iqm(values) == pytest.approx(expected)
+    assert iqm(values) == pytest.approx(expected)
 
 
-def test_iqm_is_scipys_trimmed_mean_along_the_last_axis() -> None:
-    """The definition of Agarwal et al. 2021 and rliable: `trim_mean(scores, 0.25)`."""
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5, 7, 10, 11, 64])
+def test_iqm_is_scipys_trimmed_mean(seeds: int) -> None:
+    """The definition of Agarwal et al. 2021 and rliable is `trim_mean(scores, 0.25)`."""
+    values = np.random.default_rng(seeds).normal(size=seeds)
+    assert iqm(values) == pytest.approx(stats.trim_mean(values, 0.25))
+
+
+def test_iqm_is_along_the_last_axis() -> None:
     values = np.random.default_rng(0).normal(size=(3, 4, 11))
-    assert report.iqm(values).shape == (3, 4)
-    np.testing.assert_allclose(report.iqm(values), stats.trim_mean(values, 0.25, axis=-1))
-    np.testing.assert_allclose(report.iqm(values)[1, 2], np.sort(values[1, 2])[2:-2].mean())
+    assert iqm(values).shape == (3, 4)
+    np.testing.assert_allclose(iqm(values), stats.trim_mean(values, 0.25, axis=-1))
+    np.testing.assert_allclose(iqm(values)[1, 2], np.sort(values[1, 2])[2:-2].mean())
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """10 seeds of a normal distribution, 200 times; a bootstrap of so few is known to be a little too narrow."""
     values = np.random.default_rng(0).normal(loc=3.0, size=(200, 10))
-    low, high = report.interval(values, resamples=300)
+    low, high = interval(values, resamples=300)
     assert low.shape == high.shape == (200,)
     assert (low < high).all()
     assert 0.85 <= ((low <= 3.0) & (high >= 3.0)).mean() <= 0.99
@@ -77,16 +84,16 @@ def test_the_interval_narrows_with_seeds_and_holds_the_estimate() -> None:
     values = np.random.default_rng(1).normal(size=160)
     widths = []
     for seeds in (5, 40, 160):
-        low, high = report.interval(values[:seeds])
-        assert low <= report.iqm(values[:seeds]) <= high
+        low, high = interval(values[:seeds])
+        assert low <= iqm(values[:seeds]) <= high
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
 
 
 def test_the_interval_is_the_same_every_time_and_unknown_for_one_seed() -> None:
     values = np.random.default_rng(2).normal(size=(4, 6))
-    assert np.array_equal(report.interval(values), report.interval(values))
-    low, high = report.interval(values[:, :1])
+    assert np.array_equal(interval(values), interval(values))
+    low, high = interval(values[:, :1])
     assert np.isnan(low).all()
     assert np.isnan(high).all()
     assert low.shape == (4,)
@@ -109,17 +116,18 @@ def test_summary_by_hand() -> None:
     assert point["solved_members"] == 2
     assert point["steps_to_threshold"] == 200.0  # the median of 100 and 300
     assert point["seconds_to_threshold"] == pytest.approx(40.0)
-    assert point["diverged_members"] == 0
+    assert point["diverged_members"] == {}
 
 
 def test_what_is_not_known_is_null() -> None:
     """JSON has no NaN: a summary with one could not be read by anything but Python."""
     rows = table([[1.0, math.nan], [2.0, 3.0]])
+    rows[2]["diverged_step"] = 150
     text = report.as_json(report.summarize(rows, threshold=None, seconds=1.0))
     (point,) = json.loads(text, parse_constant=pytest.fail)["points"]
     assert point["final_returns"] == [None, 3.0]
     assert point["final_return_mean"] is None
-    assert point["diverged_members"] == 1
+    assert point["diverged_members"] == {"0": 150}
     assert point["threshold"] is None
     assert point["steps_to_threshold"] is None
     assert point["seconds_to_threshold"] is None
@@ -163,7 +171,21 @@ def test_the_figure_is_written_whole(tmp_path: Path, ending: str) -> None:
         "lost": np.array([[[0.0, 1.0], [100.0, math.nan]], [[0.0, 2.0], [100.0, 1.0]]]),
     }
     path = tmp_path / f"figure{ending}"
-    report.plot(curves, "title", path)
+    figures.learning_curves(curves, "title", path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes().startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[ending])
     assert path.stat().st_size > 5_000
+
+
+def test_the_line_at_the_end() -> None:
+    """One run: its last evaluation. Seeds: their IQM. A sweep: its best point. What diverged is never the best."""
+    (single,) = rows = table([[-150.0]])
+    single["eval_return_std"] = 10.0
+    assert report.headline("E", rows, 4) == "E: return -150.0 +- 5.0 (standard error of 4 episodes) after 100 steps"
+    single["diverged_step"] = 1050
+    assert report.headline("E", rows, 4) == "E: DIVERGED at step 1,050"
+    assert report.headline("E", table([[1.0], [3.0]]), 4).startswith("E: IQM 2.0 [1.0, 3.0] over 2 seeds, 1 point, 0 ")
+    rows = table([[1.0], [1.0], [5.0], [5.0], [9.0], [math.nan]], tau=[0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
+    rows[-1]["diverged_step"] = 50
+    line = report.headline("E", rows, 4)
+    assert "best point tau=0.2, IQM 5.0 [5.0, 5.0] over 2 seeds, 3 points, 1 members diverged" in line

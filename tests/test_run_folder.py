@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import ddpg_jax as dj
+from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, configure
@@ -52,7 +53,7 @@ def test_the_manifest_says_what_ran_and_where(whole_run: Any, backend: str) -> N
 def test_the_manifest_names_the_commit_of_a_source_tree() -> None:
     if not (Path(dj.__file__).parents[1] / ".git").exists():
         pytest.skip("not run from a git checkout")
-    assert re.fullmatch("[0-9a-f]{40}", folders.about(dj.Experiment(), [])["git_commit"] or "")
+    assert re.fullmatch("[0-9a-f]{40}", folders.about(dj.Experiment(), [Member(0, dj.Hyperparams())])["git_commit"] or "")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -186,7 +187,8 @@ def test_eval_refuses_a_policy_that_is_not_plain_arrays(
     folder = copy_of()
     actor = folder / "policy" / "actor.npz"
     if damage == "pickled":
-        np.savez(actor, **{"action/kernel": np.array([Trap(tmp_path / "sprung")], dtype=object)})
+        leaves: dict[str, Any] = {"action/kernel": np.array([Trap(tmp_path / "sprung")], dtype=object)}
+        np.savez(actor, **leaves)
     elif damage == "truncated":
         actor.write_bytes(actor.read_bytes()[:100])
     elif damage == "missing":
@@ -216,7 +218,7 @@ class Trap:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
     """What `plot` draws, instead of pictures."""
     figures: list[dict[str, np.ndarray]] = []
-    monkeypatch.setattr(report, "plot", lambda curves, title, path: figures.append(curves))
+    monkeypatch.setattr(drawing, "learning_curves", lambda curves, title, path: figures.append(curves))
     return figures
 
 
@@ -316,9 +318,7 @@ def another(name: str, value: Any) -> Any:
         return next((choice for choice in CHOICES[name] if choice != value), None)
     if isinstance(value, bool):
         return not value
-    return {int: lambda: value + 1, float: lambda: value / 2 + 0.01, str: lambda: "probe/lqr", tuple: lambda: (1,)}[
-        type(value)
-    ]()
+    return {int: lambda: value + 1, float: lambda: 0.75 * value, str: lambda: "probe/lqr", tuple: lambda: (1,)}[type(value)]()
 
 
 def test_the_digest_differs_with_any_field_but_steps() -> None:

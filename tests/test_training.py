@@ -26,9 +26,9 @@ HYPER = dj.Hyperparams(noise_sigma=0.3, tau=0.05)
 compilations: list[float] = []
 
 
-def listen(event: str, seconds: float, **_: Any) -> None:
+def listen(event: str, duration_secs: float, **_: Any) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
-        compilations.append(seconds)
+        compilations.append(duration_secs)
 
 
 jax.monitoring.register_event_duration_secs_listener(listen)
@@ -50,7 +50,7 @@ def make_walk() -> dj.Env:
     return dj.envs.make_env(spec, start, advance, lambda x: x)
 
 
-ENVS = {"Walk": make_walk, "Pendulum-v1": lambda: dj.envs.make_device("Pendulum-v1")}
+WALK = make_walk()
 
 
 class Functions(NamedTuple):
@@ -63,10 +63,9 @@ class Functions(NamedTuple):
 
 @functools.cache
 def compiled(experiment: dj.Experiment) -> Functions:
-    env = ENVS[experiment.env]()
-    parts = dj.build(experiment, env.spec)
+    parts = dj.build(experiment, WALK.spec)
     training = dj.make_training(
-        env, parts.agent, parts.replay, parts.explorer, parts.warmup, experiment.num_envs, parts.updates
+        WALK, parts.agent, parts.replay, parts.explorer, parts.warmup, experiment.num_envs, parts.updates
     )
     return Functions(
         jax.jit(training.init), jax.jit(training.fill, donate_argnums=1), jax.jit(training.learn, donate_argnums=1)
@@ -82,19 +81,17 @@ def clocks(begin: int, end: int) -> np.ndarray:
     return np.arange(begin, end, dtype=np.int32)
 
 
-def warm(experiment: dj.Experiment, seed: int, hyper: dj.Hyperparams = HYPER) -> RunState:
+def warm(seed: int, hyper: dj.Hyperparams = HYPER) -> RunState:
     """The state after the warm-up."""
-    functions, (key, numbers) = compiled(experiment), given(seed, hyper)
+    functions, (key, numbers) = compiled(BASE), given(seed, hyper)
     return functions.fill(key, functions.init(key, numbers), numbers, clocks(0, WARMUP))[0]
 
 
-def run(
-    seed: int, hyper: dj.Hyperparams = HYPER, blocks: tuple[int, ...] = (30,), experiment: dj.Experiment = BASE
-) -> RunState:
+def run(seed: int, hyper: dj.Hyperparams = HYPER, blocks: tuple[int, ...] = (30,)) -> RunState:
     """The state after the warm-up and these blocks of vector steps."""
-    (key, numbers), state, i = given(seed, hyper), warm(experiment, seed, hyper), WARMUP
+    (key, numbers), state, i = given(seed, hyper), warm(seed, hyper), WARMUP
     for block in blocks:
-        state, _ = compiled(experiment).learn(key, state, numbers, clocks(i, i + block))
+        state, _ = compiled(BASE).learn(key, state, numbers, clocks(i, i + block))
         i += block
     return state
 
@@ -156,22 +153,24 @@ def test_the_listener_hears_compilations() -> None:
 
 def test_a_member_alone_gives_the_bits_that_it_gives_among_others() -> None:
     """A sweep is its runs: nothing of the other members reaches a member, and one that is stopped stays as it is."""
-    experiment = dataclasses.replace(BASE, env="Pendulum-v1")
     members = [
         dj.Member(0, HYPER),
         dj.Member(5, HYPER._replace(actor_lr=1e-3, gamma=0.9, noise_sigma=0.1)),
         dj.Member(0, HYPER._replace(tau=0.5, critic_lr=1e-4, ou_theta=0.5)),
     ]
-    program = device_program(experiment, ENVS[experiment.env](), members)
-    state, _, _ = program.advance(program.start(), 0, WARMUP, np.array([True, True, True]))
-    state, metrics, _ = program.advance(state, WARMUP, WARMUP + 30, np.array([True, True, True]))
-    assert metrics.critic_loss.shape == (3,)
-    before = jax.tree.map(np.array, state)
-    state, _, _ = program.advance(state, WARMUP + 30, WARMUP + 60, np.array([True, False, True]))
-    for m, (seed, hyper, *_) in enumerate(members):
-        first, second = (jax.tree.map(lambda x, m=m: x[m], tree) for tree in (before, state))
-        assert_same_bits(first, run(seed, hyper, (30,), experiment))
-        assert_same_bits(second, first if m == 1 else run(seed, hyper, (30, 30), experiment))
+    pendulum = dj.envs.make_device("Pendulum-v1")
+    alone, among = device_program(BASE, pendulum, members[1:2]), device_program(BASE, pendulum, members)
+    one, all_three, everyone = alone.start(), among.start(), np.ones(3, bool)
+    for begin, end in ((0, WARMUP), (WARMUP, WARMUP + 30)):
+        one, _, _ = alone.advance(one, begin, end, everyone[:1])
+        all_three, metrics, _ = among.advance(all_three, begin, end, everyone)
+        assert metrics.bad_step.shape == (3,)
+        assert_same_bits(jax.tree.map(lambda x: x[1], all_three), one)
+    before = jax.tree.map(np.array, all_three)
+    after, _, _ = among.advance(all_three, WARMUP + 30, WARMUP + 60, np.array([False, True, False]))
+    one, _, _ = alone.advance(one, WARMUP + 30, WARMUP + 60, everyone[:1])
+    for m, expected in enumerate((jax.tree.map(lambda x: x[0], before), one, jax.tree.map(lambda x: x[2], before))):
+        assert_same_bits(jax.tree.map(lambda x, m=m: x[m], after), expected)
 
 
 STEPS, CAPACITY = 6, 100_000
@@ -260,7 +259,7 @@ def test_stored_transitions_are_what_happened() -> None:
 
 def test_noise_and_returns_start_anew_with_every_episode() -> None:
     """Step by step: zero exactly in the environments whose episode has just ended, and carried on in the others."""
-    (key, numbers), state, ends = given(seed=4), warm(BASE, seed=4), 0
+    (key, numbers), state, ends = given(seed=4), warm(seed=4), 0
     for i in range(WARMUP, WARMUP + 30):
         returns = np.asarray(state.returns)
         state, metrics = compiled(BASE).learn(key, state, numbers, clocks(i, i + 1))

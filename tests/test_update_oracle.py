@@ -120,9 +120,9 @@ class Oracle:
 
 
 def follow(layers: Layers, target: Layers) -> Layers:
-    return [
-        {name: target[i][name] + TAU * (layer[name] - target[i][name]) for name in layer} for i, layer in enumerate(layers)
-    ]
+    """The targets go a part TAU of the way to the layers."""
+    pairs = zip(layers, target, strict=True)
+    return [{name: old[name] + TAU * (new[name] - old[name]) for name in new} for new, old in pairs]
 
 
 def actor_layers(params: Any) -> Layers:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
+import inspect
 import json
 import logging
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -49,12 +52,22 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> Checkpoints:
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
         """Waits, and ends orbax's threads. If something else went wrong before, that is what will be reported."""
-        with contextlib.suppress(Exception) if kind else self._one_line():
-            self._manager.close()
+        try:
+            with contextlib.suppress(Exception) if kind else self._one_line():
+                self._manager.close()
+        finally:
+            sys.unraisablehook = self._hook
+
+    def _unraisable(self, event: Any) -> None:
+        """Says nothing of reads that orbax still had under way when another one failed: that one was reported."""
+        if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
+            self._hook(event)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Begins to write a checkpoint; the arrays are copied first, so that training may go on at once.
@@ -120,6 +133,7 @@ class Checkpoints:
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
                 say(f"the checkpoint at vector step {iteration} is damaged and left out: {reason}")
                 self._manager.delete(number)
+            gc.collect()  # what is left of the reads that failed
         return None
 
 

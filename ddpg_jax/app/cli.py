@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import inspect
 import os
 import sys
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
+        what = f"{error.filename}: " if error.filename else "a file: "
         cure = "; free some space there" if error.errno in FULL else ""
         return _fail(f"cannot read or write {what}{error.strerror or error}{cure}")
     except KeyboardInterrupt:
@@ -139,6 +140,7 @@ def _job(parser: Parser) -> None:
     job.add_argument("--track", choices=("tensorboard", "wandb"), help="also log there (extra track)")
 
 
+@functools.cache
 def _documentation() -> dict[str, str]:
     """The line under each field in the source of the two classes: said once, shown here."""
     lines: dict[str, str] = {}

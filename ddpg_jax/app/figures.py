@@ -77,8 +77,16 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
             axes.set_xticks(places, [str(value) for value in values], rotation=20 if len(values) > 3 else 0)
         for place, count in zip(places, lost, strict=True):
             if count:
-                axes.text(place, 0.02, f"{count} diverged", transform=axes.get_xaxis_transform(), ha="center", color="C3", in_layout=False)
-        axes.plot(places, np.zeros(len(places)), alpha=0, transform=axes.get_xaxis_transform())  # places without points count
+                axes.text(
+                    place,
+                    0.02,
+                    f"{count} diverged",
+                    transform=axes.get_xaxis_transform(),
+                    ha="center",
+                    color="C3",
+                    in_layout=False,
+                )
+        axes.plot(places, np.zeros(len(places)), alpha=0, transform=axes.get_xaxis_transform())
         axes.margins(x=0.2)
         axes.set_xlabel(field)
         axes.grid(alpha=0.25)

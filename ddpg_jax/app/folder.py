@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -15,7 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,19 @@ PACKAGES = (
 def write(path: Path, text: str) -> None:
     """Writes a file whole: to a temporary name first, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with _naming(path):
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says where, when the system only says that a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def digest(experiment: Experiment, members: list[Member]) -> str:
@@ -188,7 +200,7 @@ class RunFolder:
     def append_rows(self, rows: list[dict[str, Any]]) -> None:
         """Adds rows to metrics.csv."""
         fresh = not self.metrics.exists() or self.metrics.stat().st_size == 0
-        with open(self.metrics, "a", newline="") as file:
+        with _naming(self.metrics), open(self.metrics, "a", newline="") as file:
             file.write(_csv(rows, header=fresh))
 
 
@@ -235,6 +247,9 @@ def _csv(rows: Iterable[dict[str, Any]], header: bool) -> str:
 
 
 def _number(text: str) -> Any:
+    """What a cell of metrics.csv says, in its type."""
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
         try:
             return kind(text)

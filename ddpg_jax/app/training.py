@@ -90,11 +90,13 @@ def train(legs: list[Leg], options: Options) -> str:
     members = sorted((member for leg in legs for member in leg.members), key=lambda member: member.number)
     place = RunFolder(options.out or folders.default_folder(experiment, members))
     check_tracker(options.track)
+    if options.resume:
+        place.claim(experiment, members, options.resume, options.overwrite)
     programs = Programs(legs, place.programs() if options.resume else [])
     with contextlib.closing(programs):
         programs.first()  # an environment that will not do says so before anything is written
-        place.claim(experiment, members, options.resume, options.overwrite)
         if not options.resume:
+            place.claim(experiment, members, options.resume, options.overwrite)
             place.clear()
             place.write_manifest(**folders.about(experiment, members))
         with tracker(options.track, place.path, dataclasses.asdict(experiment)) as track:
@@ -167,13 +169,13 @@ class Job:
         self.threshold: float | None = None
         self.rows: list[dict[str, Any]] = []
         self.earlier = 0.0  # seconds of the processes before this one
-        self.begun = time.monotonic()
+        self.begun: float | None = None
         self.total = sum(total_steps(member, experiment) for member in members)
 
     @property
     def seconds(self) -> float:
         """Wall time of the run, all its processes together."""
-        return round(self.earlier + time.monotonic() - self.begun, 3)
+        return round(self.earlier + (time.monotonic() - self.begun if self.begun else 0.0), 3)
 
     def run(self) -> str:
         """Trains; gives the line that reports the result."""
@@ -206,12 +208,19 @@ class Job:
             before = [member.number for part in self.programs.parts[: kept.program] for member in part.members]
             step = kept.iteration * experiment.num_envs
             reached = {**dict.fromkeys(before, math.inf), **{member.number: step for member in now}}
-            say(f"{self.place.path} {'was finished at' if step >= experiment.steps else 'goes on from'} step {step:,}")
+            say(f"{self.place.path} {'was finished at' if self._over(kept) else 'goes on from'} step {step:,}")
             if kept.text is None and not on_device(experiment.backend, experiment.env):
                 say("the environments could not be kept: their episodes start anew")
         self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
         self.earlier = self.place.manifest().get("seconds", 0.0) if self.rows else 0.0
         self.place.write_manifest(experiment=dataclasses.asdict(self.experiment), status="running", end=None)
+
+    def _over(self, kept: Checkpoint | None) -> bool:
+        """Whether the program of a checkpoint has nothing left to do: it is at its end, or all its members diverged."""
+        if kept is None:
+            return False
+        experiment = self.programs.parts[kept.program].experiment
+        return kept.iteration * experiment.num_envs >= experiment.steps or min(Journal(*kept.journal).diverged) >= 0
 
     def _train(
         self,
@@ -228,6 +237,9 @@ class Job:
             say(f"program {k + 1}: {describe(self.programs.parts[k], program)}")
         place.write_manifest(programs=[[member.number for member in part.members] for part in self.programs.parts])
         begin, journal, state = 0, None, None
+        over = self._over(kept)
+        if not over:
+            self.begun = self.begun or time.monotonic()
         if kept:
             begin, journal = kept.iteration, Journal(*kept.journal)
             state = program.load(kept.arrays, kept.text)
@@ -237,7 +249,7 @@ class Job:
         last = (saved, begin * experiment.num_envs)
         with Display(self.total, before + last[1] * many) as display:
             try:
-                for tick in drive(program, experiment, state, begin, journal):
+                for tick in () if over else drive(program, experiment, state, begin, journal):
                     state = tick.state
                     if tick.rows:
                         self.rows += tick.rows
@@ -263,7 +275,7 @@ class Job:
                 checkpoints.wait()
                 place.write_manifest(status=f"failed: {failure}", end=folders.now())
                 raise EnvironmentFailure(f"env={experiment.env} {failure}; {place.path} keeps what was before") from failure
-        if kept and begin >= -(-experiment.steps // experiment.num_envs):
+        if over:
             self._keep_policies(program, experiment, state)
         checkpoints.wait()
 
@@ -277,12 +289,13 @@ class Job:
         """Writes summary and figures; gives the line that reports the result."""
         if not self.rows:
             raise ConfigError(f"out={self.place.path} has lost its metrics.csv; run it again with --overwrite")
-        summary = report.summarize(self.rows, self.threshold, self.seconds)
+        seconds = self.seconds
+        summary = report.summarize(self.rows, self.threshold, seconds)
         folders.write(self.place.path / "summary.json", report.as_json(summary))
         figures(self.rows, self.experiment.preset, f"DDPG on {self.experiment.env}", self.place.path)
-        self.place.write_manifest(status="finished", end=folders.now(), seconds=self.seconds)
+        self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
-        return f"{line} in {self.seconds:.0f} s; {self.place.path}"
+        return f"{line} in {seconds:.0f} s; {self.place.path}"
 
 
 def total_steps(member: Member, experiment: Experiment) -> int:

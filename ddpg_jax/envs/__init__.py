@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 
 from ddpg_jax.envs import functional
@@ -17,6 +18,7 @@ DEVICE: dict[str, Callable[[], Env]] = {"Pendulum-v1": functional.pendulum, **PR
 """Environments written in JAX, by name."""
 
 
+@functools.cache
 def make_device(name: str) -> Env:
     """The environment of this name written in JAX.
 

@@ -1,0 +1,266 @@
+"""Sweeps: which points there are, where members run, and that a member knows nothing of its neighbours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import ddpg_jax as dj
+from ddpg_jax import api, sweeping
+from ddpg_jax.app.cli import main
+from ddpg_jax.placement import place
+from ddpg_jax.program import device_program
+from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
+
+SMALL: dict[str, Any] = {"steps": 400, "warmup_steps": 100, "eval_every": 200, "hidden": (16, 16), "eval_episodes": 2}
+LITTLE = {**SMALL, "replay_capacity": 1_000}
+
+
+def test_grid_is_the_product_and_values_have_the_types_of_their_fields() -> None:
+    points = grid_points(parse_grid(["tau=0.01,0.1", "hidden=16-16,8", "layer-norm=true"]))
+    assert [point["tau"] for point in points] == [0.01, 0.01, 0.1, 0.1]
+    assert points[0] == {"tau": 0.01, "hidden": (16, 16), "layer_norm": True}
+
+
+def test_random_points_keep_to_their_ranges_and_repeat() -> None:
+    ranges = {"critic_lr": "log:1e-5:1e-2", "tau": "uniform:0:0.1", "batch_size": "log:16:64"}
+    points = random_points(ranges, 400)
+    assert points == random_points(ranges, 400)
+    assert points != random_points(ranges, 400, seed=1)
+    exponents = np.log10([point["critic_lr"] for point in points])
+    assert exponents.min() >= -5
+    assert exponents.max() <= -2
+    assert abs(exponents.mean() + 3.5) < 0.15  # uniform in the exponent, not in the value
+    assert all(isinstance(point["batch_size"], int) and 16 <= point["batch_size"] <= 64 for point in points)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: grid_points(parse_grid(["critic_rl=1"])), ["critic_rl", "critic_lr"]),
+        (lambda: grid_points(parse_grid(["tau="])), ["tau", "at least one value"]),
+        (lambda: grid_points(parse_grid(["tau"])), ["grid=tau", "FIELD=V1,V2"]),
+        (lambda: grid_points({"tau": []}), ["tau=[]", "at least one value"]),
+        (lambda: grid_points({"tau": [0.1, "x"]}), ["tau=x", "number"]),
+        (lambda: grid_points(parse_grid(["batch_size=1.5"])), ["batch_size=1.5", "whole number"]),
+        (lambda: random_points({"tau": "log:0:1"}, 3), ["tau=log:0:1", "above 0"]),
+        (lambda: random_points({"tau": "normal:0:1"}, 3), ["tau=normal:0:1", "log:LOW:HIGH"]),
+        (lambda: make_legs([{}], 0, {}), ["seeds=0", "at least 1"]),
+        (lambda: make_legs([], 1, {}), ["points=[]"]),
+        (lambda: make_legs([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
+        (lambda: make_legs([{"seed": 3}], 1, {}), ["seed"]),
+    ],
+)
+def test_what_cannot_be_swept_is_said_in_one_line(call: Any, words: list[str]) -> None:
+    with pytest.raises(dj.ConfigError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_points_of_one_structure_share_a_program_and_seeds_are_paired() -> None:
+    points = grid_points({"layer_norm": [False, True], "tau": [0.1, 0.2]})
+    legs = make_legs(points, 3, {"seed": 5})
+    assert [leg.experiment.layer_norm for leg in legs] == [False, True]
+    assert [[member.number for member in leg.members] for leg in legs] == [[*range(6)], [*range(6, 12)]]
+    assert all([member.seed for member in leg.members] == [5, 6, 7, 5, 6, 7] for leg in legs)
+    assert [float(member.hyper.tau) for member in legs[0].members] == [0.1] * 3 + [0.2] * 3
+
+
+@pytest.fixture(scope="module")
+def small() -> dj.Sweep:
+    return dj.sweep("Pendulum-v1", seeds=2, grid={"tau": [0.01, 0.1], "layer_norm": [True, False]}, **SMALL)
+
+
+def test_results_come_in_the_order_asked(small: dj.Sweep) -> None:
+    """Two programs, whose points alternate in the grid."""
+    assert small.points[1] == {"tau": 0.01, "layer_norm": False}
+    assert small.returns.shape == (4, 2, 2)
+    assert small.steps[0, 0].tolist() == [200, 400]
+    alone = dj.train("Pendulum-v1", seed=1, tau=0.1, layer_norm=True, **SMALL)
+    np.testing.assert_array_equal(small.returns[2, 1], alone.returns)
+    obs = np.array([1.0, 0.0, 0.5])
+    np.testing.assert_array_equal(small.policies[2 * 2 + 1](obs), alone.policy(obs))
+
+
+def test_best_point_and_table(small: dj.Sweep, tmp_path: Path) -> None:
+    best = small.best()
+    assert best["iqm"] == pytest.approx(small.final.mean(axis=1).max())  # two seeds: nothing is cut off
+    assert {name: best[name] for name in ("tau", "layer_norm")} == small.points[best["point"]]
+    small.to_csv(tmp_path / "sweep.csv")
+    header, *lines = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert header.startswith("member,seed,tau,layer_norm,step,eval_return_mean")
+    assert len(lines) == 4 * 2 * 2
+
+
+def test_a_second_sweep_with_new_values_and_seeds_compiles_nothing() -> None:
+    compiled: list[str] = []
+
+    def listen(name: str, seconds: float, **about: Any) -> None:
+        del seconds, about
+        if name.endswith("backend_compile_duration"):
+            compiled.append(name)
+
+    fields = {**LITTLE, "hidden": (8,)}
+    dj.sweep("Pendulum-v1", seeds=2, grid={"critic_lr": [1e-3, 1e-2]}, **fields)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        dj.sweep("Pendulum-v1", seeds=2, grid={"gamma": [0.9, 0.5]}, seed=7, **fields)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+@pytest.mark.parametrize("backend", ["device", "host"])
+def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str) -> None:
+    fields = {**LITTLE, "backend": backend, "layer_norm": True}
+    with_it = dj.sweep("Pendulum-v1", points=[{"critic_lr": 1e-3}, {"critic_lr": 1e30}, {"critic_lr": 1e-4}], **fields)
+    without = dj.sweep("Pendulum-v1", points=[{"critic_lr": 1e-3}, {"critic_lr": 1e-3}, {"critic_lr": 1e-4}], **fields)
+    np.testing.assert_array_equal(with_it.returns[[0, 2]], without.returns[[0, 2]])
+    flagged = {row["member"]: row["diverged_step"] for row in with_it.rows}
+    assert flagged[0] == flagged[2] == ""
+    assert 100 < flagged[1] <= 110
+    assert np.isnan(with_it.final[1]).all()
+    assert with_it.best()["point"] in (0, 2)
+
+
+def test_a_run_that_diverges_stops_early() -> None:
+    run = dj.train("Pendulum-v1", critic_lr=1e30, **{**LITTLE, "steps": 5_000})
+    assert run.rows[-1]["diverged_step"] <= 110
+    assert run.rows[-1]["step"] < 1_500
+
+
+def test_members_alone_and_together_on_the_host_agree() -> None:
+    """Mapped updates are the same arithmetic; what is vmapped around them, acting, may round differently."""
+    together = dj.sweep("Pendulum-v1", seeds=3, backend="host", **LITTLE)
+    for s in (0, 2):
+        alone = dj.train("Pendulum-v1", seed=s, backend="host", **LITTLE)
+        np.testing.assert_allclose(together.returns[0, s], alone.returns, rtol=1e-3)
+
+
+def test_vmapped_members_agree_with_mapped_ones() -> None:
+    """To rounding, which a chaotic system enlarges: 20 updates, parameters to 1e-5."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1", **LITTLE})
+    members = [dj.Member(seed, hyper) for seed in range(3)]
+    params = []
+    for kind in ("map", "vmap"):
+        program = device_program(experiment, dj.envs.make_device("Pendulum-v1"), members, place(3, kind))
+        alive = np.ones(3, bool)
+        state, _, _ = program.advance(program.start(), 0, 100, alive)
+        state, _, _ = program.advance(state, 100, 120, alive)
+        params.append(jax.tree.leaves(state.train.params))
+    for mapped, vmapped in zip(*params, strict=True):
+        np.testing.assert_allclose(mapped, vmapped, atol=1e-5)
+
+
+def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
+    parts: list[int] = []
+
+    def make(experiment: dj.Experiment, members: list[dj.Member], env: Any = None) -> Any:
+        parts.append(len(members))
+        return original(experiment, members, env)
+
+    original = api.make_program
+    program = original(*make_legs([{}], 3, {"env": "Pendulum-v1", **LITTLE})[0])
+    need = program.memory(sweeping.learning_block(make_legs([{}], 3, LITTLE)[0].experiment))
+    monkeypatch.setattr(api, "make_program", make)
+    monkeypatch.setattr(sweeping, "memory_limit", lambda: need * 0.8 / sweeping.HEADROOM)
+    divided = dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
+    assert parts[0] == 3
+    assert sum(parts[1:]) == 3
+    assert len(parts) > 2
+    np.testing.assert_array_equal(whole.returns, divided.returns)
+    monkeypatch.setattr(sweeping, "memory_limit", lambda: 1000)
+    with pytest.raises(dj.ConfigError, match="replay_capacity=1000 makes a member of .* 0 fit"):
+        dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
+
+
+EIGHT = """
+import sys, json
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import ddpg_jax as dj
+sweep = dj.sweep("Pendulum-v1", seeds=3, grid={"tau": [0.01, 0.1, 0.2, 0.3]}, steps=300, warmup_steps=100, eval_every=150,
+                 hidden=(8, 8), eval_episodes=2, replay_capacity=1000, backend=sys.argv[2])
+print(json.dumps({"devices": jax.local_device_count(), "rows": len(sweep.rows), "returns": sweep.returns.tolist()}))
+"""
+
+
+@pytest.mark.parametrize("backend", ["device", "host"])
+def test_eight_devices_give_what_one_gives(backend: str) -> None:
+    """12 members on 8 devices: 4 are padding, and nobody sees them."""
+    command = [sys.executable, "-c", EIGHT]
+    one, eight = (
+        json.loads(subprocess.run([*command, n, backend], capture_output=True, text=True, check=True).stdout) for n in "18"
+    )
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    assert one["rows"] == eight["rows"] == 24
+    if backend == "device":
+        assert one["returns"] == eight["returns"]
+    np.testing.assert_allclose(one["returns"], eight["returns"], rtol=1e-3)
+
+
+MEMORY = """
+import numpy as np, ddpg_jax as dj
+legs = dj.sweeping.make_legs([{}], 4, {"env": "Pendulum-v1", "replay_capacity": 2_000_000, "warmup_steps": 100, "hidden": (8,)})
+program = dj.make_program(*legs[0])
+need = program.memory(10)
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+open("/proc/self/clear_refs", "w").write("5")  # the peak of the compiler is not asked for
+before, alive = peak(), np.ones(4, bool)
+state, _, _ = program.advance(program.start(), 0, 100, alive)
+state, _, _ = program.advance(state, 100, 110, alive)
+print(need, peak() - before)
+"""
+
+
+def test_the_estimate_of_memory_covers_the_peak() -> None:
+    """Four replays of 80 MB, mapped on one device."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    estimate, peak = map(int, done.stdout.split())
+    assert 0.5 * estimate < peak < 1.1 * estimate, (estimate, peak)
+
+
+def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--steps 400 --warmup-steps 100 --eval-every 200 --hidden 8-8 --eval-episodes 2 --replay-capacity 1000".split()
+    sweep = ["sweep", "Pendulum-v1", "--seeds", "2", "--grid", "tau=0.01,0.1", "--grid", "layer_norm=true,false", *words]
+    assert main([*sweep, "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr()
+    assert "best point tau=" in said.out
+    assert "4 members (2 points x 2 seeds) in one program" in said.err
+    for name in ("metrics.csv", "learning_curve.png", "heat_map.png", "sensitivity.png", "policy/member_7/policy.json"):
+        assert (tmp_path / "a" / name).exists(), name
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["programs"] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert manifest["members"][7]["layer_norm"] is False
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert [point["point"] for point in summary["points"]][:2] == [
+        {"tau": 0.01, "layer_norm": True},
+        {"tau": 0.1, "layer_norm": True},
+    ]
+    assert all(point["seeds"] == 2 for point in summary["points"])
+    assert main([*sweep, "--out", str(tmp_path / "a"), "--resume"]) == 0  # finished: nothing is lost
+    again = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert again["points"] == summary["points"]
+
+
+def test_random_search_on_the_command_line(tmp_path: Path) -> None:
+    words = "--steps 200 --warmup-steps 100 --hidden 8 --eval-episodes 1 --replay-capacity 1000".split()
+    sample = ["--sample", "critic_lr=log:1e-5:1e-2", "--sample", "tau=uniform:0.001:0.1", "--points", "3"]
+    assert main(["sweep", "Pendulum-v1", *sample, *words, "--out", str(tmp_path / "a")]) == 0
+    members = json.loads((tmp_path / "a" / "manifest.json").read_text())["members"]
+    assert len({member["critic_lr"] for member in members}) == 3
+    assert main(["sweep", "Pendulum-v1", *sample[:-2], *words, "--out", str(tmp_path / "b")]) == 2
+    assert main(["sweep", "Pendulum-v1", "--seeds", "0", *words, "--out", str(tmp_path / "b")]) == 2
+    assert not (tmp_path / "b").exists()
