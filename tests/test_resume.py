@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -243,6 +244,7 @@ def test_control_c_on_a_process(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert said.splitlines()[-1].endswith(f"go on with --resume --out {out}")
     assert len(steps_kept(out)) == 2
+    assert manifest(out)["command"] == shlex.join(["ddpg-jax", *long])
 
 
 # Finished

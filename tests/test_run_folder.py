@@ -42,7 +42,7 @@ def test_the_manifest_says_what_ran_and_where(whole_run: Any, backend: str) -> N
     assert about["platform"] == "cpu"
     assert about["device_kind"]
     assert about["host"]
-    assert about["command"].startswith("ddpg-jax ")
+    assert about["command"].startswith("ddpg-jax")
     assert about["status"] == "finished"
     begin, end = (datetime.datetime.fromisoformat(about[name]) for name in ("start", "end"))
     assert begin.tzinfo is not None
@@ -336,6 +336,17 @@ def test_the_digest_differs_with_any_field_but_steps() -> None:
     assert digests.pop("steps") == folders.digest(experiment, [Member(0, hyper)])
     digests["defaults"] = folders.digest(dj.Experiment(), [Member(0, dj.Hyperparams())])
     assert len(set(digests.values())) == len(digests)
+
+
+def test_a_sweep_of_many_programs_is_not_made_longer(tmp_path: Path) -> None:
+    """Only the last program still has a checkpoint: the points of the others would silently keep their old length."""
+    fake_run(tmp_path / "a", [1.0])
+    place = folders.RunFolder(tmp_path / "a")
+    longer, members = dj.Experiment(steps=40_000), [Member(0, dj.Hyperparams())]
+    place.claim(longer, members, resume=True, overwrite=False)
+    place.write_manifest(programs=[[0], [1]])
+    with pytest.raises(dj.ConfigError, match=r"steps=40000 .*there 20000"):
+        folders.RunFolder(tmp_path / "a").claim(longer, members, resume=True, overwrite=False)
 
 
 def test_names_of_folders_have_no_slashes() -> None:

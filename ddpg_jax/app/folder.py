@@ -154,6 +154,10 @@ class RunFolder:
             differences.append(
                 f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)"
             )
+        elif manifest["experiment"]["steps"] < experiment.steps and len(manifest.get("programs", [])) > 1:
+            differences.append(
+                f"steps={experiment.steps} (there {manifest['experiment']['steps']}; its first programs are over)"
+            )
         if differences:
             unique = list(dict.fromkeys(differences))
             raise ConfigError(f"out={self.path} holds another experiment; it differs in {', '.join(unique)}")
@@ -210,7 +214,8 @@ def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
         "format": 1,
         "experiment": dataclasses.asdict(experiment),
         "members": [
-            {"member": member.number, "seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members
+            {"member": member.number, "seed": member.seed, **member.hyper._asdict(), **dict(member.swept)}
+            for member in members
         ],
         "swept": [name for name, _ in members[0].swept],
         "programs": [],
