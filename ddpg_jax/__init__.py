@@ -10,6 +10,7 @@ from ddpg_jax.losses import actor_loss, critic_loss, n_step_return, soft_update,
 from ddpg_jax.networks import Actor, Critic, Critics, init_actor, init_critic
 from ddpg_jax.policy import Policy, load_policy
 from ddpg_jax.program import Member
+from ddpg_jax.sweeping import Sweep, random_points
 from ddpg_jax.training import make_training, train_step
 from ddpg_jax.types import (
     Agent,
@@ -47,6 +48,7 @@ __all__ = [
     "Replay",
     "ReplayState",
     "Run",
+    "Sweep",
     "TrainState",
     "Transition",
     "actor_loss",
@@ -64,6 +66,7 @@ __all__ = [
     "make_program",
     "make_training",
     "n_step_return",
+    "random_points",
     "replay",
     "soft_update",
     "sweep",

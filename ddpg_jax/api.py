@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpg_jax.driving import drive
 from ddpg_jax.envs import DEVICE, make_device
-from ddpg_jax.envs.host import HostEnv
+from ddpg_jax.envs.host import vectorize
 from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
@@ -128,8 +128,8 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
         return host_program(
             experiment,
             members,
-            _vector(env, experiment.env, len(members) * experiment.num_envs),
-            _vector(env, experiment.env, len(members) * experiment.eval_episodes),
+            vectorize(env, experiment.env, len(members) * experiment.num_envs),
+            vectorize(env, experiment.env, len(members) * experiment.eval_episodes),
         )
     if experiment.backend == "device" or (experiment.backend == "auto" and experiment.env in DEVICE):
         return device_program(experiment, make_device(experiment.env), members)
@@ -139,18 +139,6 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
     """The policy that these parameters are."""
     return Policy(spec, experiment.hidden, experiment.activation, experiment.layer_norm, actor_params)
-
-
-def _vector(make: Any, name: str, count: int) -> HostEnv:
-    from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
-    if not callable(make):
-        raise ConfigError(
-            f"env={name} is a {type(make).__name__}; it must be a name, an Env written in JAX, or a function that makes a "
-            "Gymnasium environment"
-        )
-    makers: Any = [make] * count
-    return HostEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP), name)
 
 
 def _name(env: Any) -> str:

@@ -37,7 +37,8 @@ class Policy:
 
     def __call__(self, obs: Any) -> Any:
         """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out."""
-        shape = jnp.shape(obs)
+        obs = obs if isinstance(obs, jax.Array) else np.asarray(obs)
+        shape = obs.shape
         batch = shape[: len(shape) - len(self.spec.obs_shape)]
         if shape[len(batch) :] != self.spec.obs_shape:
             raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")

@@ -5,10 +5,11 @@ A single run is a sweep of one member: there is one way through the code.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -279,10 +280,8 @@ def host_program(
         del alive  # the others are not held up by it: all learn in one call
         since, reports, action = time.perf_counter(), [], state.env
         for i in range(begin, end):
-            try:
+            with at_step((i + 1) * num_envs):
                 step = env.step(flat(action))
-            except EnvironmentFailure as failure:
-                raise EnvironmentFailure(f"{failure} at step {(i + 1) * num_envs}") from failure
             packet = pack_step(step.reward, step.terminated, step.last, step.valid, step.next_obs, step.obs)
             name = "learn" if i >= warmup else "turn" if i + 1 == warmup else "fill"
             state, action, report = observe[name](keys, state, hypers, by_member(packet), np.int32(i))
@@ -305,7 +304,8 @@ def host_program(
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         if not evaluators:
             evaluators.append(make_host(experiment.env, count * episodes))
-        returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: flat(act(state, by_member(obs))))
+        with at_step(i * num_envs, "in the evaluation "):
+            returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: flat(act(state, by_member(obs))))
         return returns.reshape(count, episodes), lengths.reshape(count, episodes)
 
     def load(arrays: Any, text: str | None) -> Any:
@@ -350,6 +350,15 @@ def host_program(
         placement=placement,
         close=close,
     )
+
+
+@contextlib.contextmanager
+def at_step(step: int, when: str = "") -> Iterator[None]:
+    """Adds to an environment's failure when it was."""
+    try:
+        yield
+    except EnvironmentFailure as failure:
+        raise EnvironmentFailure(f"{failure} {when}at step {step}") from failure
 
 
 def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -54,7 +54,7 @@ def test_pendulum_steps_as_gymnasiums_does(seed: int) -> None:
             unwrapped.state = np.array([np.arctan2(before[1], before[0]), before[2]], np.float64)
             expected_obs, expected_reward, terminated, truncated, _ = twin.step(2.0 * action)
             np.testing.assert_allclose(after, expected_obs, atol=1e-5)
-            np.testing.assert_allclose(reward, expected_reward, atol=1e-4)
+            np.testing.assert_allclose(reward, expected_reward, atol=1e-4)  # pyright: ignore[reportArgumentType, reportCallIssue]
             assert bool(last) == (terminated or truncated)
             assert discount == 1.0 - terminated
 

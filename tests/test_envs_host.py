@@ -153,9 +153,9 @@ def test_actions_reach_the_environment_in_its_own_units_shape_and_type(dtype: An
     for action in corners:
         env.step(action[None])
     low, high, middle, mixed = shaped.seen
-    np.testing.assert_array_equal(low, space.low)
-    np.testing.assert_array_equal(high, space.high)
-    np.testing.assert_allclose(middle, (space.low + space.high) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(low, space.low)  # pyright: ignore[reportAttributeAccessIssue]
+    np.testing.assert_array_equal(high, space.high)  # pyright: ignore[reportAttributeAccessIssue]
+    np.testing.assert_allclose(middle, (space.low + space.high) / 2, rtol=1e-6)  # pyright: ignore[reportAttributeAccessIssue]
     np.testing.assert_allclose(mixed, [[-1.0, 10.0], [0.4, -3.3]], rtol=1e-6)
 
     for action in np.random.default_rng(0).uniform(-1.0, 1.0, (200, 1, 4)).astype(np.float32):

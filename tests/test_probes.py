@@ -14,6 +14,7 @@ from ddpg_jax.training import RunState
 
 FAST = {
     "hidden": (64,),
+    "activation": "tanh",
     "actor_lr": 1e-3,
     "critic_lr": 1e-3,
     "gamma": 0.9,
@@ -62,21 +63,21 @@ def test_truncation_bootstraps() -> None:
 
 
 def test_termination_does_not_bootstrap() -> None:
-    values = trained("probe/termination", 3_500).q([0.8, 0.6, 0.4, 0.2, 0.0])
+    values = trained("probe/termination", 6_500).q([0.8, 0.6, 0.4, 0.2, 0.0])
     ladder = np.cumsum(GAMMA ** np.arange(5))  # 1, 1 + gamma, ...
     np.testing.assert_allclose(values, np.broadcast_to(ladder[:, None], values.shape), rtol=0.05)
 
 
 def test_the_policy_answers_in_the_units_of_the_environment() -> None:
-    run = trained("probe/action-units", 3_500)
+    run = trained("probe/action-units", 6_500)
     low, high = np.array(run.policy.spec.action_low), np.array(run.policy.spec.action_high)
     goal = ACTION_GOAL
-    assert (np.abs(run.policy(np.zeros(1)) - goal) < 0.03 * (high - low)).all()
+    assert (np.abs(run.policy(np.zeros(1)) - goal) < 0.05 * (high - low)).all()
 
 
 def test_the_policy_sees_the_observation() -> None:
     obs = np.linspace(-0.7, 0.7, 15)[:, None]
-    np.testing.assert_allclose(trained("probe/observation", 3_500).policy(obs), obs, atol=0.1)
+    np.testing.assert_allclose(trained("probe/observation", 6_500).policy(obs), obs, atol=0.06)
 
 
 def test_ornstein_uhlenbeck_noise_is_correlated_in_time_and_gaussian_noise_is_not() -> None:

@@ -561,7 +561,7 @@ class Locked(Faulty):
 
 for name, kind in (("tests/Faulty-v0", Faulty), ("tests/Locked-v0", Locked)):
     if name not in gymnasium.registry:
-        gymnasium.register(name, kind, max_episode_steps=25)
+        gymnasium.register(name, kind, max_episode_steps=25)  # pyright: ignore[reportArgumentType]
 
 
 def faulty(out: Path, *more: str, env: str = "tests/Faulty-v0") -> list[str]:
@@ -643,10 +643,10 @@ def test_compiled_programs_are_kept_between_processes(whole_run: Any, cache: Pat
 def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
         training.use_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -104,10 +104,9 @@ def test_best_point_and_table(small: dj.Sweep, tmp_path: Path) -> None:
 def test_a_second_sweep_with_new_values_and_seeds_compiles_nothing() -> None:
     compiled: list[str] = []
 
-    def listen(name: str, seconds: float, **about: Any) -> None:
-        del seconds, about
-        if name.endswith("backend_compile_duration"):
-            compiled.append(name)
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(f"{event} {duration_secs}")
 
     fields = {**LITTLE, "hidden": (8,)}
     dj.sweep("Pendulum-v1", seeds=2, grid={"critic_lr": [1e-3, 1e-2]}, **fields)
@@ -256,7 +255,7 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
 
 
 def test_random_search_on_the_command_line(tmp_path: Path) -> None:
-    words = "--steps 200 --warmup-steps 100 --hidden 8 --eval-episodes 1 --replay-capacity 1000".split()
+    words = ["--steps", "200", "--warmup-steps", "100", "--hidden", "8", "--eval-episodes", "1", "--replay-capacity", "1000"]
     sample = ["--sample", "critic_lr=log:1e-5:1e-2", "--sample", "tau=uniform:0.001:0.1", "--points", "3"]
     assert main(["sweep", "Pendulum-v1", *sample, *words, "--out", str(tmp_path / "a")]) == 0
     members = json.loads((tmp_path / "a" / "manifest.json").read_text())["members"]

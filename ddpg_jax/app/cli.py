@@ -102,9 +102,7 @@ def _parser() -> Parser:
     evaluate.add_argument("dir", type=Path, metavar="DIR")
     evaluate.add_argument("--episodes", default="20", metavar="N", help="whole episodes without noise (20)")
     evaluate.add_argument("--seed", default="0", metavar="K", help="of the start states (0)")
-    evaluate.add_argument(
-        "--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png"
-    )
+    evaluate.add_argument("--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png")
     evaluate.set_defaults(run=_eval)
 
     plot = commands.add_parser("plot", help="draw the learning curves of run folders", allow_abbrev=False)

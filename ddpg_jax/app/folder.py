@@ -214,8 +214,7 @@ def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
         "format": 1,
         "experiment": dataclasses.asdict(experiment),
         "members": [
-            {"member": member.number, "seed": member.seed, **member.hyper._asdict(), **dict(member.swept)}
-            for member in members
+            {"member": member.number, "seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members
         ],
         "swept": [name for name, _ in members[0].swept],
         "programs": [],

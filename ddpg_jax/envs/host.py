@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,10 +55,14 @@ class HostEnv:
         self._resting = np.zeros(self.num_envs, bool)  # NEXT_STEP: its next step will only reset it
 
     def reset(self, seeds: list[int]) -> np.ndarray:
-        """Starts all episodes anew; `[N, O]`. `seeds` has one number for each environment."""
+        """Starts all episodes anew; `[N, O]`. `seeds` has one number for each environment.
+
+        Raises:
+            EnvironmentFailure: as `step`.
+        """
         self._resting[:] = False
-        obs, _ = self.vector_env.reset(seed=seeds)
-        return self._flat(obs, "reset")
+        obs, _ = self._ask(self.vector_env.reset, seed=seeds)
+        return _finite("observation", self._flat(obs))
 
     def native(self, action: np.ndarray) -> np.ndarray:
         """Actions `[N, A]` in [-1, 1] in the environment's own shape, units and type."""
@@ -70,30 +75,32 @@ class HostEnv:
         Raises:
             EnvironmentFailure: the environment raised, gave a number that is not finite, or changed its shapes.
         """
-        try:
-            obs, reward, terminated, truncated, info = self.vector_env.step(self.native(action))
-        except Exception as error:
-            raise EnvironmentFailure(f"raised {type(error).__name__}: {error}") from error
+        obs, reward, terminated, truncated, info = self._ask(self.vector_env.step, self.native(action))
         valid = ~self._resting
-        next_obs = self._flat(obs, "step")
+        next_obs = self._flat(obs)
         ended = (terminated | truncated) & valid
         if self._same_step:
             obs, next_obs = next_obs, next_obs.copy()
             for n in np.flatnonzero(ended):
-                next_obs[n] = self._flat(np.asarray(info["final_obs"][n])[None], "step")[0]
+                next_obs[n] = self._flat(np.asarray(info["final_obs"][n])[None])[0]
         elif self._next_step:
             obs = next_obs
             self._resting = ended
         else:
             obs = next_obs
             if ended.any():
-                fresh, _ = self.vector_env.reset(options={"reset_mask": ended})
-                obs = np.where(ended[:, None], self._flat(fresh, "reset"), next_obs)
-        reward = np.asarray(reward, np.float32)
-        for what, values in (("reward", reward), ("observation", next_obs)):
-            if not np.isfinite(values).all():
-                raise EnvironmentFailure(f"gave {_first_bad(values)} as {what}")
+                fresh, _ = self._ask(self.vector_env.reset, options={"reset_mask": ended})
+                obs = np.where(ended[:, None], self._flat(fresh), next_obs)
+        reward = _finite("reward", np.asarray(reward, np.float32))
+        next_obs, obs = _finite("observation", next_obs), _finite("observation", obs)
         return HostStep(reward, terminated & valid, ended, next_obs, obs, valid)
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Whatever an environment raises, as an `EnvironmentFailure`."""
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            raise EnvironmentFailure(f"raised {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Closes the environments."""
@@ -118,13 +125,27 @@ class HostEnv:
             for layer, state in zip(_layers(env), states, strict=True):
                 vars(layer).update(state)
 
-    def _flat(self, obs: Any, during: str) -> np.ndarray:
+    def _flat(self, obs: Any) -> np.ndarray:
         obs = np.asarray(obs)
         if obs.shape[1:] != self.spec.obs_shape:
-            raise EnvironmentFailure(
-                f"gave an observation of shape {obs.shape[1:]} in {during}; its space says {self.spec.obs_shape}"
-            )
+            raise EnvironmentFailure(f"gave an observation of shape {obs.shape[1:]}; its space says {self.spec.obs_shape}")
         return obs.reshape(obs.shape[0], -1).astype(np.float32)
+
+
+def vectorize(make: Any, name: str, count: int, reward_threshold: float | None = None) -> HostEnv:
+    """`count` environments that `make()` makes, stepped one after the other in this process.
+
+    Raises:
+        ConfigError: spaces that DDPG cannot work with, or no function that makes an environment.
+    """
+    from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+    if not callable(make):
+        raise ConfigError(
+            f"env={name} is a {type(make).__name__}; it must be a name, an Env written in JAX, or a function that makes a "
+            "Gymnasium environment"
+        )
+    return HostEnv(SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP), name, reward_threshold)  # pyright: ignore
 
 
 def make_host(name: str, num_envs: int) -> HostEnv:
@@ -134,7 +155,6 @@ def make_host(name: str, num_envs: int) -> HostEnv:
         ConfigError: no environment of that name, a missing extra, or spaces that DDPG cannot work with.
     """
     import gymnasium
-    from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
     from ddpg_jax.envs import DEVICE, nearest
 
@@ -142,17 +162,16 @@ def make_host(name: str, num_envs: int) -> HostEnv:
         names = [*gymnasium.registry, *DEVICE]
         raise ConfigError(f"env={name} is not known; {nearest(name, names)}")
     try:
-        vector_env = SyncVectorEnv(
-            [lambda: gymnasium.make(name) for _ in range(num_envs)], autoreset_mode=AutoresetMode.SAME_STEP
-        )
+        threshold = gymnasium.spec(name).reward_threshold
+        return vectorize(lambda: gymnasium.make(name), name, num_envs, threshold)
     except gymnasium.error.DependencyNotInstalled as error:
         extra = "mujoco" if "mujoco" in str(error).lower() else "box2d" if "box2d" in str(error).lower() else None
         cure = f'pip install "ddpg-jax[{extra}]"' if extra else str(error)
         raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
-    except gymnasium.error.Error as error:
+    except ConfigError:
+        raise
+    except (gymnasium.error.Error, ImportError, ValueError) as error:
         raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-    spec = gymnasium.spec(name)
-    return HostEnv(vector_env, name, spec.reward_threshold)
 
 
 def _time_limit(vector_env: Any) -> int | None:
@@ -173,5 +192,7 @@ def _state(layer: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(layer).items() if name not in ("env", "spec", "_cached_spec")}
 
 
-def _first_bad(values: np.ndarray) -> str:
-    return str(values[~np.isfinite(values)][0])
+def _finite(what: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise EnvironmentFailure(f"gave {values[~np.isfinite(values)][0]} as {what}")
+    return values
