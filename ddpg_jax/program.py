@@ -19,7 +19,8 @@ import numpy as np
 
 from ddpg_jax.envs.host import HostEnv, make_host
 from ddpg_jax.experiment import Experiment, build
-from ddpg_jax.host_training import REPORT, make_host_training, pack_step
+from ddpg_jax.host_training import REPORT, Observe, make_host_training, pack_step
+from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, advance_members, lift, on_devices, over_members, place
 from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, has_diverged, make_training
@@ -205,11 +206,13 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
 
 class HostFunctions(NamedTuple):
-    """What `host_program` compiles; the same for all seeds, hyperparameters and lengths."""
+    """What `host_program` compiles; the same for all seeds, hyperparameters and lengths. States are packed."""
 
     init: Any
     observe: dict[str, Any]
     act: Any
+    pack: Any
+    unpack: Any
 
 
 @functools.lru_cache(maxsize=32)
@@ -220,11 +223,24 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
     agent, replay, explorer = lift(parts.agent, parts.replay, parts.explorer, placement)
     *_, warmup = lift(parts.agent, parts.replay, parts.warmup, placement)
     together = make_host_training(agent, replay, explorer, warmup, *shape)
-    observe = {
-        name: jax.jit(on_devices(function, placement, shared=1), donate_argnums=1)
-        for name, function in (("fill", together.fill), ("turn", together.turn), ("learn", together.learn))
-    }
-    return HostFunctions(jax.jit(over_members(single.init, placement)), observe, jax.jit(over_members(single.act, placement)))
+    obs = jax.ShapeDtypeStruct((structure.num_envs, spec.obs_dim), jnp.float32)
+    pack, unpack = packing(jax.eval_shape(single.init, jax.random.key(0), Hyperparams(), obs))
+
+    def repacked(observe: Observe) -> Any:
+        def call(key: Any, state: Packed, numbers: Array, packet: Array, i: Array) -> Any:
+            hyper = Hyperparams(*jnp.moveaxis(numbers, -1, 0))
+            after, action, report = observe(key, unpack(state), hyper, packet, i)
+            return pack(after), action, report
+
+        return jax.jit(on_devices(call, placement, shared=1), donate_argnums=1)
+
+    return HostFunctions(
+        jax.jit(over_members(single.init, placement)),
+        {name: repacked(getattr(together, name)) for name in ("fill", "turn", "learn")},
+        jax.jit(over_members(lambda state, obs: single.act(unpack(state), obs), placement)),
+        jax.jit(over_members(pack, placement)),
+        jax.jit(over_members(unpack, placement)),
+    )
 
 
 def host_program(
@@ -250,7 +266,8 @@ def host_program(
     evaluators: list[HostEnv] = [] if eval_env is None else [eval_env]
     warmup = warmup_iterations(experiment)
     keys, hypers = stack_members(members, placement)
-    init, observe, act = _host_functions(structure_of(experiment), spec, placement)
+    init, observe, act, pack, unpack = _host_functions(structure_of(experiment), spec, placement)
+    numbers = placement.put(jnp.stack(hypers, axis=-1))
 
     def seeds(purpose: int, clock: int, each: int) -> list[int]:
         words = [
@@ -274,17 +291,17 @@ def host_program(
         return np.nan_to_num(array)
 
     def start() -> Any:
-        return init(keys, hypers, by_member(env.reset(seeds(0, 0, num_envs))))
+        return pack(init(keys, hypers, by_member(env.reset(seeds(0, 0, num_envs)))))
 
     def advance(state: Any, begin: int, end: int, alive: np.ndarray) -> tuple[Any, Metrics, float]:
         del alive  # the others are not held up by it: all learn in one call
-        since, reports, action = time.perf_counter(), [], state.env
+        since, reports, action = time.perf_counter(), [], unpack(state).env
         for i in range(begin, end):
             with at_step((i + 1) * num_envs):
                 step = env.step(flat(action))
             packet = pack_step(step.reward, step.terminated, step.last, step.valid, step.next_obs, step.obs)
             name = "learn" if i >= warmup else "turn" if i + 1 == warmup else "fill"
-            state, action, report = observe[name](keys, state, hypers, by_member(packet), np.int32(i))
+            state, action, report = observe[name](keys, state, numbers, by_member(packet), np.int32(i))
             reports.append(report)
             if i == begin:
                 jax.block_until_ready(report)
@@ -312,15 +329,17 @@ def host_program(
         obs = env.reset(seeds(0, 0, num_envs))
         if text is not None:
             env.restore(text)
-            return arrays
+            return pack(arrays)
         # The episodes that ran are lost, and new ones start.
         cut = interrupt if placement.alone else jax.vmap(interrupt)
-        return replace(
-            arrays,
-            obs=jnp.asarray(by_member(obs)),
-            returns=jnp.zeros_like(arrays.returns),
-            noise=jax.tree.map(jnp.zeros_like, arrays.noise),
-            replay=cut(arrays.replay),
+        return pack(
+            replace(
+                arrays,
+                obs=jnp.asarray(by_member(obs)),
+                returns=jnp.zeros_like(arrays.returns),
+                noise=jax.tree.map(jnp.zeros_like, arrays.noise),
+                replay=cut(arrays.replay),
+            )
         )
 
     def shapes() -> Any:
@@ -330,7 +349,8 @@ def host_program(
     def memory(length: int) -> int:
         del length
         packet = by_member(np.zeros((count * num_envs, 2 * spec.obs_dim + 4), np.float32))
-        return compiled_bytes(observe["learn"].lower(keys, shapes(), hypers, packet, np.int32(0)).compile())
+        state = placement.abstract(jax.eval_shape(pack, shapes()))
+        return compiled_bytes(observe["learn"].lower(keys, state, numbers, packet, np.int32(0)).compile())
 
     def close() -> None:
         for one in (env, *evaluators):
@@ -342,10 +362,10 @@ def host_program(
         start=start,
         advance=advance,
         evaluate=evaluate,
-        save=lambda state: (state, env.snapshot()),
+        save=lambda state: (unpack(state), env.snapshot()),
         load=load,
         shapes=shapes,
-        actor=lambda state, m: pick(state.train.params.actor, m, placement),
+        actor=lambda state, m: pick(unpack(state).train.params.actor, m, placement),
         memory=memory,
         placement=placement,
         close=close,

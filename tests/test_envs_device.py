@@ -117,12 +117,36 @@ def test_a_step_by_hand_is_the_compiled_step(name: str) -> None:
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_actions_and_observations_have_the_units_and_the_shape_of_the_environment() -> None:
+    """The observation here is the action, as the environment was given it; `[2, 2]`, with other bounds in every place."""
+    low, high = np.array([[-1.0, 0.0], [0.1, -3.3]], np.float32), np.array([[3.0, 10.0], [0.7, -1.1]], np.float32)
+    bounds = tuple(low.ravel().tolist()), tuple(high.ravel().tolist())
+    spec = dj.EnvSpec("Mirror", (2, 2), (2, 2), *bounds, max_steps=9)
+
+    def advance(key: jax.Array, x: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        assert action.shape == (2, 2)
+        return action, jnp.zeros(()), False
+
+    env = dj.envs.make_env(spec, lambda key: jnp.zeros((2, 2)), advance, lambda x: x)
+    env_state, obs = env.reset(jax.random.key(0))
+    assert obs.shape == (4,)
+
+    def seen(action: list[float]) -> np.ndarray:
+        return np.asarray(env.step(jax.random.key(0), env_state, obs, jnp.array(action))[1]).reshape(2, 2)
+
+    np.testing.assert_array_equal(seen([-1.0] * 4), low)
+    np.testing.assert_allclose(seen([1.0] * 4), high, rtol=1e-6)  # float32: short of it by one rounding
+    assert (seen([1.0] * 4) <= high).all()
+    np.testing.assert_allclose(seen([0.0] * 4), (low + high) / 2, rtol=1e-6)
+    np.testing.assert_allclose(seen([-1.0, 1.0, 0.0, -1.0]), [[-1.0, 10.0], [0.4, -3.3]], rtol=1e-6)
+
+
 VECTOR = Box(-np.inf, np.inf, (3,))
 ACTION = Box(-1.0, 1.0, (1,))
 UNSUPPORTED = {
     "discrete": (VECTOR, Discrete(2), "Discrete actions", "Box actions with finite bounds"),
     "unbounded": (VECTOR, Box(-np.inf, np.inf, (1,)), "bounded by -inf and inf", "finite bounds"),
-    "half-bounded": (VECTOR, Box(np.array([-1.0, 0.0]), np.array([1.0, np.inf])), "inf", "finite bounds"),
+    "half-bounded": (VECTOR, Box(np.float32([-1, 0]), np.float32([1, np.inf])), "inf", "finite bounds"),  # pyright: ignore[reportArgumentType]
     "no-range": (VECTOR, Box(1.0, 1.0, (1,)), "bounded by 1.0 and 1.0", "low < high"),
     "integer-actions": (VECTOR, Box(0, 5, (1,), np.int32), "actions of type int32", "floating types"),
     "dict": (Dict({"position": VECTOR}), ACTION, "Dict observations", "FlattenObservation"),

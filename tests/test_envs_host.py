@@ -309,7 +309,7 @@ def test_training_stores_what_happened_and_nothing_else(mode: AutoresetMode) -> 
     assert all(np.isfinite(row["critic_loss"]) for row in rows)
 
     for m in range(2):
-        replay = jax.tree.map(lambda leaf, m=m: leaf[m], state.replay)
+        replay = jax.tree.map(lambda leaf, m=m: leaf[m], program.save(state)[0].replay)
         for n in range(2):
             diary = env.vector_env.envs[2 * m + n].diary
             size = int(replay.size[n])
