@@ -42,7 +42,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "expon
 
 
 def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
-    """A = mu(s) + sigma * N(0, 1), drawn anew for every environment, step and dimension (Fujimoto et al. 2018)."""
+    """Gaussian noise: a = mu(s) + sigma * N(0, 1), drawn anew for every environment, step and dimension (Fujimoto et al. 2018)."""
 
     def init(num_envs: int) -> Any:
         del num_envs
@@ -60,7 +60,7 @@ def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
 
 
 def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explorer:
-    """Dx = theta (0 - x) dt + sigma sqrt(dt) N(0, 1), one process for every environment, at zero when an episode starts.
+    """The process dx = theta (0 - x) dt + sigma sqrt(dt) N(0, 1), one process for every environment, at zero when an episode starts.
 
     Uhlenbeck and Ornstein 1930, as in Lillicrap et al. 2015, section 7. The noise state is x, `[N, A]`.
     """
@@ -93,7 +93,7 @@ def none(action_dim: int, schedule: Schedule = constant) -> Explorer:
 
 
 def uniform(action_dim: int) -> Explorer:
-    """A ~ U(-1, 1), whatever the policy says: the actions of the warm-up."""
+    """Uniform: a ~ U(-1, 1), whatever the policy says: the actions of the warm-up."""
     quiet = gaussian(action_dim)
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):

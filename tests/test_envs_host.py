@@ -19,7 +19,7 @@ from ddpg_jax.envs.host import HostEnv, HostStep
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.program import host_program
 from ddpg_jax.replay import unpack
-from ddpg_jax.training import make_training, stream
+from ddpg_jax.training import RunState, make_training, stream
 
 MODES = list(AutoresetMode)
 Row = tuple[Any, ...]
@@ -331,14 +331,19 @@ def test_host_and_device_training_are_one_algorithm() -> None:
     key, hyper = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=100.0)
 
     device = make_training(env, *parts, num_envs=num_envs)
-    expected = jax.jit(device.init)(key, hyper)
+    host = make_host_training(*parts, obs_dim=3, num_envs=num_envs, warmup_steps=warmup)
+
+    @jax.jit
+    def begin() -> tuple[RunState, RunState]:
+        on_device = device.init(key, hyper)
+        return on_device, host.init(key, hyper, on_device.obs)
+
+    expected, state = begin()
+    env_state = expected.env
     expected, _ = jax.jit(device.fill)(key, expected, hyper, jnp.arange(warmup))
     expected, _ = jax.jit(device.learn)(key, expected, hyper, jnp.arange(warmup, total))
 
-    host = make_host_training(*parts, obs_dim=3, num_envs=num_envs, warmup_steps=warmup)
     fill, turn, learn, step = jax.jit(host.fill), jax.jit(host.turn), jax.jit(host.learn), jax.jit(jax.vmap(env.step))
-    env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
-    state = jax.jit(host.init)(key, hyper, obs)
     for i in range(total):
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, t = step(keys, env_state, state.obs, state.env)
