@@ -42,7 +42,7 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "expon
 
 
 def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
-    """Gaussian noise: a = mu(s) + sigma * N(0, 1), drawn anew for every environment, step and dimension (Fujimoto et al. 2018)."""
+    """Gaussian noise: a = mu(s) + sigma N(0, 1), anew for every environment, step and dimension (Fujimoto et al. 2018)."""
 
     def init(num_envs: int) -> Any:
         del num_envs
@@ -60,7 +60,7 @@ def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
 
 
 def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explorer:
-    """The process dx = theta (0 - x) dt + sigma sqrt(dt) N(0, 1), one process for every environment, at zero when an episode starts.
+    """The process dx = theta (0 - x) dt + sigma sqrt(dt) N(0, 1), one for every environment; an episode starts at zero.
 
     Uhlenbeck and Ornstein 1930, as in Lillicrap et al. 2015, section 7. The noise state is x, `[N, A]`.
     """

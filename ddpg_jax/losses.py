@@ -17,7 +17,7 @@ from ddpg_jax.types import Array, Params, Scalar
 
 
 def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
-    """Y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
+    """The target y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
 
     `discount` is gamma (gamma**n for n-step rewards) and 0 where the environment TERMINATED. A time limit does not end
     the value of a state: it bootstraps. No gradient flows through the target.
