@@ -1,7 +1,7 @@
 """Does it learn? Many seeds of one experiment, with the raw results kept.
 
-    python benchmarks/learning.py                                  # Pendulum, 10 seeds, defaults, 20,000 steps
-    python benchmarks/learning.py --env Pendulum-v1 --seeds 10 --set backend=host steps=10000
+    python -m benchmarks.learning                                  # Pendulum, 10 seeds, defaults, 20,000 steps
+    python -m benchmarks.learning --env Pendulum-v1 --seeds 10 --set backend=host steps=10000
 
 Writes `benchmarks/results/NAME.csv`, one row per seed and evaluation, `NAME.json`, the summary with hardware, versions and
 command, and the figure `NAME.png`. All seeds train in one compiled program.
@@ -21,6 +21,7 @@ import ddpg_jax as dj
 from ddpg_jax.app import report
 from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.app.machine import machine
+from ddpg_jax.placement import use_all_cores
 from ddpg_jax.statistics import interval, iqm
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     fields = {"eval_episodes": 20, **dict(text.split("=", 1) for text in options.set)}
     experiment, hyper = dj.configure({"env": options.env, **fields})
+    use_all_cores()
     members = [dj.Member(seed, hyper) for seed in range(options.seeds)]
     program = dj.make_program(experiment, members)
     rows, begin = [], time.perf_counter()
@@ -52,7 +54,7 @@ def main() -> None:
     about = {
         "experiment": experiment.__dict__,
         "hyperparams": hyper._asdict(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", "-m", "benchmarks.learning", *sys.argv[1:]]),
         **machine(),
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))

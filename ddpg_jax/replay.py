@@ -56,7 +56,7 @@ def uniform(obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_e
         age = ends[lane] - 1 - drawn  # 0 is the newest of its lane
         slot = (state.head[lane] - 1 - age) % length
         index = slot * num_envs + lane
-        first = unpack(state.rows[index], obs_dim, action_dim)
+        first = unpack(gather(state.rows, index), obs_dim, action_dim)
         if n_step == 1:
             batch = first._replace(discount=hyper.gamma * first.discount)
         else:
@@ -64,7 +64,7 @@ def uniform(obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_e
             alive = [jnp.ones(batch_size)]
             for k in range(1, n_step):
                 later = (slot + k) % length * num_envs + lane
-                window.append(unpack(state.rows[later], obs_dim, action_dim))
+                window.append(unpack(gather(state.rows, later), obs_dim, action_dim))
                 alive.append(alive[-1] * (1.0 - window[-2].last) * (k <= age))
             batch = _join(window, jnp.stack(alive), hyper)
         return batch, jnp.ones(batch_size), index
@@ -98,6 +98,11 @@ def _join(window: list[Transition], alive: Array, hyper: Hyperparams) -> Transit
 
 def _align(mask: Array, like: Array) -> Array:
     return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+
+
+def gather(rows: Array, index: Array) -> Array:
+    """`rows[index]`, `[B, ...]`, for indices that are known to be there: no test and no masking of what is gathered."""
+    return rows.at[index].get(mode="promise_in_bounds")
 
 
 def pack(transition: Transition) -> Array:

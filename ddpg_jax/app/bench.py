@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -126,27 +129,33 @@ def make_training_rate(experiment: Experiment, members: list[Member], updates: i
     return measure
 
 
-def compile_seconds(experiment: Experiment, members: list[Member]) -> tuple[float, float]:
-    """Seconds until the first block of learning has run: with an empty compilation cache, and with a filled one."""
-    before = {
-        name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    }
-    seconds = []
+def first_update_seconds(fields: dict[str, Any]) -> float:
+    """Seconds from the start of compilation to the end of the first update, in this process."""
+    experiment, hyper = configure(fields)
+    program = make_program(experiment, [Member(0, hyper)])
+    warmup, alive = warmup_iterations(experiment), np.ones(1, bool)
+    since = time.perf_counter()
+    state, _, _ = program.advance(program.start(), 0, warmup, alive)
+    program.advance(state, warmup, warmup + 1, alive)
+    seconds = time.perf_counter() - since
+    program.close()
+    return seconds
+
+
+def compile_seconds(fields: dict[str, Any]) -> tuple[float, float]:
+    """`first_update_seconds` with an empty compilation cache and with a filled one, each in a fresh process."""
+    code = f"from ddpg_jax.app.bench import first_update_seconds; print(first_update_seconds({fields!r}))"
     with tempfile.TemporaryDirectory() as cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        for _ in range(2):
-            jax.clear_caches()
-            program = make_program(experiment, members)
-            since = time.perf_counter()
-            warmup, alive = warmup_iterations(experiment), np.ones(len(members), bool)
-            state, _, _ = program.advance(program.start(), 0, warmup, alive)
-            program.advance(state, warmup, warmup + 1, alive)
-            seconds.append(time.perf_counter() - since)
-            program.close()
-    for name, value in before.items():
-        jax.config.update(name, value)
-    return seconds[0], seconds[1]
+        own = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cold, cached = (
+            float(
+                subprocess.run(
+                    [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **own}
+                ).stdout
+            )
+            for _ in range(2)
+        )
+    return cold, cached
 
 
 def bench(path: Path, quick: bool) -> str:
@@ -159,9 +168,10 @@ def bench(path: Path, quick: bool) -> str:
     rows = []
     for batch_size in BATCHES:
         for backend, env in configurations:
-            experiment, hyper = configure({"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**9})
+            fields = {"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**9}
+            experiment, hyper = configure(fields)
             members = [Member(0, hyper)]
-            cold, cached = compile_seconds(experiment, members)
+            cold, cached = compile_seconds(fields)
             limit = make_limit(*SHAPES[env], experiment.hidden, batch_size, updates)
             rate = make_training_rate(experiment, members, updates)
             pairs = [(rate(), limit()) for _ in range(repetitions)]

@@ -164,13 +164,14 @@ def make_host(name: str, num_envs: int) -> HostEnv:
     try:
         threshold = gymnasium.spec(name).reward_threshold
         return vectorize(lambda: gymnasium.make(name), name, num_envs, threshold)
-    except gymnasium.error.DependencyNotInstalled as error:
-        extra = "mujoco" if "mujoco" in str(error).lower() else "box2d" if "box2d" in str(error).lower() else None
-        cure = f'pip install "ddpg-jax[{extra}]"' if extra else str(error)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        where = f"{gymnasium.registry[name].entry_point} {error}".lower() if name in gymnasium.registry else ""
+        extra = next((extra for extra in ("mujoco", "box2d") if extra in where), None)
+        cure = f'pip install "ddpg-jax[{extra}]"' if extra else " ".join(str(error).split())
         raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
     except ConfigError:
         raise
-    except (gymnasium.error.Error, ImportError, ValueError) as error:
+    except (gymnasium.error.Error, ValueError) as error:
         raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
 
 
