@@ -23,6 +23,7 @@ from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.app.machine import machine
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.sweeping import make_legs
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,9 +36,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
     fields = {"eval_episodes": 20, **dict(text.split("=", 1) for text in options.set)}
-    experiment, hyper = dj.configure({"env": options.env, **fields})
+    ((experiment, members),) = make_legs([{}], options.seeds, {"env": options.env, **fields})
     use_all_cores()
-    members = [dj.Member(seed, hyper) for seed in range(options.seeds)]
     program = dj.make_program(experiment, members)
     rows, begin = [], time.perf_counter()
     for tick in dj.drive(program, experiment, program.start()):
@@ -53,7 +53,7 @@ def main() -> None:
         writer.writerows(rows)
     about = {
         "experiment": experiment.__dict__,
-        "hyperparams": hyper._asdict(),
+        "hyperparams": members[0].hyper._asdict(),
         "command": " ".join(["python", "-m", "benchmarks.learning", *sys.argv[1:]]),
         **machine(),
     }
