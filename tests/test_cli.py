@@ -114,6 +114,12 @@ def test_an_environment_in_a_module_that_is_not_there_is_one_line(one_line: Any,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_negative_number_reaches_its_field(one_line: Any, tmp_path: Path) -> None:
+    line = one_line("train", "Pendulum-v1", "--critic-lr", "-1e-3", "--out", str(tmp_path / "out"))
+    assert "critic_lr=-0.001" in line or "critic_lr=-1e-3" in line
+    assert "at least 0" in line
+
+
 def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
     assert "ENV" in one_line("train")
     assert "COMMAND" in one_line()

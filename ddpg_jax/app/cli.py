@@ -14,6 +14,7 @@ import errno
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def _fail(line: str) -> int:
 
 def _main(arguments: list[str]) -> int:
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(_joined(arguments))
     if rest:
         known = (
             [f"--{name.replace('_', '-')}" for name in (*STRUCTURE, *NUMBERS)] if options.command in ("train", "sweep") else []
@@ -66,6 +67,17 @@ def _main(arguments: list[str]) -> int:
         hint = f"; nearest are {', '.join(close)}" if close else f"; see ddpg-jax {options.command} --help"
         raise ConfigError(f"{rest[0]} is no option of {options.command}{hint}")
     return options.run(options)
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--field -1e-3` as `--field=-1e-3`: argparse would take such a number for an option."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _parser() -> Parser:

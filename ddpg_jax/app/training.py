@@ -268,6 +268,7 @@ class Job:
                     if tick.finished:
                         self._keep_policies(program, experiment, state)
                     elif received:
+                        self._keep_policies(program, experiment, state)  # so that it can be looked at as it is
                         checkpoints.wait()
                         place.write_manifest(status="interrupted", end=folders.now())
                         raise Stopped(received[0], f"stopped at step {tick.step:,}; go on with --resume --out {place.path}")
