@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -237,13 +238,13 @@ def _number(name: str, value: Any) -> float:
 
 
 def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    parts = value.replace("x", "-").split("-") if isinstance(value, str) else value
+    parts = re.split(r"[-x, ]+", value.strip("()[] ,")) if isinstance(value, str) else value
     try:
         sizes = tuple(int(part) for part in (parts if isinstance(parts, list | tuple) else [parts]))
     except (TypeError, ValueError):
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1, such as 256-256")
+        raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1 joined by -, such as 256-256")
     return sizes
 
 

@@ -84,12 +84,13 @@ def _native(spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm:
 
 
 def load_policy(folder: str | Path) -> Policy:
-    """The policy that `Policy.save` wrote. Nothing is unpickled.
+    """The policy that `Policy.save` wrote, or that of a run folder. Nothing is unpickled.
 
     Raises:
         ConfigError: the folder holds no whole policy.
     """
     folder = Path(folder)
+    folder = folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
     try:
         about = json.loads((folder / "policy.json").read_text())
         with np.load(folder / "actor.npz", allow_pickle=False) as leaves:

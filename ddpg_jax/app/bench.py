@@ -190,7 +190,7 @@ def bench(path: Path, quick: bool) -> str:
                 }
             )
     write(path, as_json({**machine(), "updates_per_repetition": updates, "rows": rows}))
-    note = ['host HalfCheetah-v5 is left out: pip install "ddpg-jax[mujoco]"'] if missing else []
+    note = ['host HalfCheetah-v5 is left out: pip install "gymnasium[mujoco]"'] if missing else []
     return "\n".join([_table(rows), *note, f"raw results in {path}"])
 
 

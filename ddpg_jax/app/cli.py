@@ -15,6 +15,7 @@ import functools
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def _fail(line: str) -> int:
 def _main(arguments: list[str]) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(_joined(arguments))
+    options.arguments = arguments
     if rest:
         known = (
             [f"--{name.replace('_', '-')}" for name in (*STRUCTURE, *NUMBERS)] if options.command in ("train", "sweep") else []
@@ -114,6 +116,7 @@ def _parser() -> Parser:
     evaluate.add_argument("dir", type=Path, metavar="DIR")
     evaluate.add_argument("--episodes", default="20", metavar="N", help="whole episodes without noise (20)")
     evaluate.add_argument("--seed", default="0", metavar="K", help="of the start states (0)")
+    evaluate.add_argument("--member", metavar="M", help="of a sweep; the one with the best last return if not given")
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png")
     evaluate.set_defaults(run=_eval)
 
@@ -213,26 +216,29 @@ def _work(legs: Any, options: argparse.Namespace) -> int:
     try:
         print(train(legs, job))
     except Stopped as stop:
-        print(f"ddpg-jax: {stop}", file=sys.stderr)
+        again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
+        print(f"ddpg-jax: {stop}; go on with: ddpg-jax {again} --resume", file=sys.stderr)
         return stop.status
     return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.evaluation import check_film, evaluate, film
+    from ddpg_jax.app.evaluation import check_film, evaluate, film, policy_folder
     from ddpg_jax.app.training import use_compilation_cache
 
     episodes, seed = coerce("eval_episodes", options.episodes), coerce("seed", options.seed)
     if options.video:
         check_film(options.dir, options.video)
     use_compilation_cache()
-    returns, lengths = evaluate(options.dir, episodes, seed)
+    policy = policy_folder(options.dir, options.member)
+    returns, lengths = evaluate(options.dir, policy, episodes, seed)
+    member = f"{policy.name}: " if policy.name.startswith("member_") else ""
     print(
-        f"return {returns.mean():.2f} +- {returns.std():.2f} (standard deviation), "
+        member + f"return {returns.mean():.2f} +- {returns.std():.2f} (standard deviation), "
         f"from {returns.min():.2f} to {returns.max():.2f}; length {lengths.mean():.1f}; {episodes} episodes"
     )
     if options.video:
-        print(f"{film(options.dir, options.video, seed)} frames in {options.video}")
+        print(f"{film(options.dir, policy, options.video, seed)} frames in {options.video}")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,37 +15,31 @@ from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.envs import DEVICE, make_device
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.policy import Policy, load_policy
+from ddpg_jax.program import host_rollout
 from ddpg_jax.training import rollout
 from ddpg_jax.types import ConfigError
 
 FILMS = (".gif", ".webp", ".png")
 
 
-def evaluate(folder: Path, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths `[episodes]` of the policy in the environment that it was trained in.
 
     Raises:
         ConfigError: no whole run is in the folder.
     """
     about = RunFolder(folder).manifest()["experiment"]
-    policy = load_policy(policy_folder(folder))
+    policy = load_policy(policy_at)
     if on_device(about["backend"], about["env"]):
         env = make_device(about["env"])
         run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
         returns, lengths = run(jax.random.key(seed), policy.params)
         return np.asarray(returns), np.asarray(lengths)
     host = make_host(about["env"], episodes)
-    obs = host.reset([int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)])
-    running, returns, lengths = np.ones(episodes, bool), np.zeros(episodes), np.zeros(episodes, int)
     act = jax.jit(policy.unit_action)
-    while running.any():
-        step = host.step(np.asarray(act(policy.params, obs)))
-        returns += np.where(running, step.reward, 0.0)
-        lengths += running
-        running &= ~step.last
-        obs = step.obs
-    host.close()
-    return returns, lengths
+    seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
+    with contextlib.closing(host):
+        return host_rollout(host, seeds, lambda obs: np.asarray(act(policy.params, obs)))
 
 
 def on_device(backend: str, env: str) -> bool:
@@ -51,10 +47,23 @@ def on_device(backend: str, env: str) -> bool:
     return backend == "device" or (backend == "auto" and env in DEVICE)
 
 
-def policy_folder(folder: Path) -> Path:
-    """Where the policy of a run is; of a sweep, that of its first member."""
-    first = folder / "policy" / "member_0"
-    return first if first.exists() else folder / "policy"
+def policy_folder(folder: Path, member: str | None = None) -> Path:
+    """Where the policy of a run is; of a sweep, that of a member, or of the one with the best last return.
+
+    Raises:
+        ConfigError: no such member.
+    """
+    if not (folder / "policy" / "policy.json").exists() and (folder / "policy").exists():
+        last = {str(row["member"]): row["eval_return_mean"] for row in RunFolder(folder).read_rows()}
+        known = {m: value for m, value in last.items() if (folder / "policy" / f"member_{m}").exists()}
+        if member is None and known:
+            member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])
+        if member not in known:
+            raise ConfigError(f"member={member} is not in {folder}; there are {', '.join(known)}")
+        return folder / "policy" / f"member_{member}"
+    if member is not None:
+        raise ConfigError(f"member={member} is not allowed; {folder} holds one run, not a sweep")
+    return folder / "policy"
 
 
 def check_film(folder: Path, path: Path) -> None:
@@ -84,7 +93,7 @@ def check_film(folder: Path, path: Path) -> None:
         raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}") from error
 
 
-def film(folder: Path, path: Path, seed: int) -> int:
+def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
     """Writes one episode as a moving picture; gives its number of frames.
 
     Raises:
@@ -95,7 +104,7 @@ def film(folder: Path, path: Path, seed: int) -> int:
 
     check_film(folder, path)
     about = RunFolder(folder).manifest()["experiment"]
-    policy: Policy = load_policy(policy_folder(folder))
+    policy: Policy = load_policy(policy_at)
     env = gymnasium.make(about["env"], render_mode="rgb_array")
     obs, _ = env.reset(seed=seed)
     frames: list[Any] = [env.render()]

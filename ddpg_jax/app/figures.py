@@ -20,14 +20,14 @@ MOST_LINES = 12  # more learning curves than this cannot be told apart
 def figures(rows: Sequence[dict[str, Any]], name: str, title: str, folder: Path) -> None:
     """Draws what the rows of metrics.csv have to show.
 
-    `learning_curve.png` always; `heat_map.png` where exactly two fields are swept; `sensitivity.png` where any is.
+    `learning_curve.png` always; `heat_map.png` where two fields are swept over a whole grid; `sensitivity.png` where any is.
     """
     learning_curves(labels(rows, name), title, folder / "learning_curve.png")
     fields = swept(rows)
     final = {point: curves[:, -1, 1] for point, curves in by_point(rows).items()}
     if fields:
         sensitivity(fields, final, title, folder / "sensitivity.png")
-    if len(fields) == 2:
+    if len(fields) == 2 and len(final) == len({point[0] for point in final}) * len({point[1] for point in final}):
         heat_map(fields, final, title, folder / "heat_map.png")
 
 
@@ -97,7 +97,7 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
 
 
 def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
-    """The IQM of the final return over two swept fields; a cross where a member has diverged."""
+    """The IQM of the final return over two swept fields; "diverged" where a member has."""
     columns, rows = (sorted({point[i] for point in final}, key=_order) for i in (0, 1))
     table = np.full((len(rows), len(columns)), np.nan)
     for point, returns in final.items():

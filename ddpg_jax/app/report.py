@@ -95,10 +95,13 @@ def as_json(value: Any) -> str:
 def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
     """The curves of a run, labelled with their swept values, or with a name where nothing is swept."""
     names = swept(rows)
-    return {
-        ", ".join(f"{field}={value}" for field, value in zip(names, point, strict=True)) or name: curve
-        for point, curve in by_point(rows).items()
-    }
+    return {named(names, point) or name: curve for point, curve in by_point(rows).items()}
+
+
+def named(fields: Sequence[str], point: Sequence[Any]) -> str:
+    """A point as a person reads it."""
+    values = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in point)
+    return ", ".join(f"{field}={value}" for field, value in zip(fields, values, strict=True))
 
 
 def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
@@ -114,9 +117,10 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
     scores = {point: np.nan_to_num(iqm(curves[:, -1, 1]), nan=-np.inf) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
-    named = ", ".join(f"{field}={value}" for field, value in zip(swept(rows), best, strict=True))
+    name, seeds = named(swept(rows), best), len(points[best])
+    spread = f" [{low:.1f}, {high:.1f}]" if seeds > 1 else ""
     lost = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
     return (
-        f"{env}: {'best point ' + named + ', ' if named else ''}IQM {scores[best]:.1f} [{low:.1f}, {high:.1f}] over "
-        f"{len(points[best])} seeds, {len(points)} point{'s' if len(points) > 1 else ''}, {lost} members diverged"
+        f"{env}: {'best point ' + name + ', ' if name else ''}IQM {scores[best]:.1f}{spread} over {seeds} "
+        f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, diverged members: {lost}"
     )

@@ -23,7 +23,7 @@ def check_tracker(kind: str | None) -> None:
         ConfigError: the package is not installed.
     """
     if kind is not None and importlib.util.find_spec(PACKAGES[kind]) is None:
-        raise ConfigError(f'track={kind} needs a package that is not installed: pip install "ddpg-jax[track]"')
+        raise ConfigError(f"track={kind} needs a package that is not installed: extra track, or pip install {PACKAGES[kind]}")
 
 
 @contextmanager

@@ -271,7 +271,8 @@ class Job:
                         self._keep_policies(program, experiment, state)  # so that it can be looked at as it is
                         checkpoints.wait()
                         place.write_manifest(status="interrupted", end=folders.now())
-                        raise Stopped(received[0], f"stopped at step {tick.step:,}; go on with --resume --out {place.path}")
+                        each = " of each member" if many > 1 else ""
+                        raise Stopped(received[0], f"stopped at step {tick.step:,}{each}")
             except EnvironmentFailure as failure:
                 checkpoints.wait()
                 place.write_manifest(status=f"failed: {failure}", end=folders.now())

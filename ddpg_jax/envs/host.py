@@ -167,7 +167,7 @@ def make_host(name: str, num_envs: int) -> HostEnv:
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         where = f"{gymnasium.registry[name].entry_point} {error}".lower() if name in gymnasium.registry else ""
         extra = next((extra for extra in ("mujoco", "box2d") if extra in where), None)
-        cure = f'pip install "ddpg-jax[{extra}]"' if extra else " ".join(str(error).split())
+        cure = f'extra {extra}, or pip install "gymnasium[{extra}]"' if extra else " ".join(str(error).split())
         raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
     except ConfigError:
         raise
