@@ -184,8 +184,9 @@ def test_the_line_at_the_end() -> None:
     assert report.headline("E", rows, 4) == "E: return -150.0 +- 5.0 (standard error of 4 episodes) after 100 steps"
     single["diverged_step"] = 1050
     assert report.headline("E", rows, 4) == "E: DIVERGED at step 1,050"
-    assert report.headline("E", table([[1.0], [3.0]]), 4).startswith("E: IQM 2.0 [1.0, 3.0] over 2 seeds, 1 point, diverged members: 0")
+    together = report.headline("E", table([[1.0], [3.0]]), 4)
+    assert together == "E: IQM 2.0 [1.0, 3.0] over 2 seeds, 1 point, diverged members: 0"
     rows = table([[1.0], [1.0], [5.0], [5.0], [9.0], [math.nan]], tau=[0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
     rows[-1]["diverged_step"] = 50
     line = report.headline("E", rows, 4)
-    assert "best point tau=0.2, IQM 5.0 [5.0, 5.0] over 2 seeds, 3 points, 1 members diverged" in line
+    assert "best point tau=0.2, IQM 5.0 [5.0, 5.0] over 2 seeds, 3 points, diverged members: 1" in line
