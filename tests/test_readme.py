@@ -43,3 +43,11 @@ def test_the_other_commands_are_the_two_that_set_up(monkeypatch: pytest.MonkeyPa
     train, test = [line for line in _commands() if not line.startswith("ddpg-jax ")]
     assert train.endswith("ddpg-jax train Pendulum-v1")
     assert test.split() == [word for word in (ROOT / ".ci" / "run").read_text().splitlines()[-1].split() if word != "-q"]
+
+
+def test_links_lead_somewhere() -> None:
+    """Above all those to raw results: a figure without one is worth nothing."""
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert len(targets) > 5
+    assert not missing
