@@ -193,6 +193,13 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return prepare
 
 
+def assert_says_how_to_go_on(line: str, out: Path) -> None:
+    """The whole command, with all that the run was started with."""
+    assert line.startswith("ddpg-jax: stopped at step 400; go on with: ddpg-jax train Pendulum-v1 --steps 600")
+    assert f"--out {out}" in line
+    assert line.endswith(" --resume")
+
+
 @pytest.mark.parametrize(("backend", "number", "status"), [("device", signal.SIGINT, 130), ("host", signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_after_a_checkpoint(
     send: Any,
@@ -211,7 +218,7 @@ def test_a_signal_ends_a_run_after_a_checkpoint(
     assert run(*command(out, "--checkpoint-seconds", "1000", backend=backend)) == status
     said = capfd.readouterr()
     assert said.out == ""
-    assert said.err.splitlines()[-1] == f"ddpg-jax: stopped at step 400; go on with --resume --out {out}"
+    assert_says_how_to_go_on(said.err.splitlines()[-1], out)
     assert manifest(out)["status"] == "interrupted"
     assert steps_kept(out) == [400]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -242,7 +249,7 @@ def test_control_c_on_a_process(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert output == ""
     assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith(f"go on with --resume --out {out}")
+    assert_says_how_to_go_on(said.splitlines()[-1], out)
     assert len(steps_kept(out)) == 2
     assert manifest(out)["command"] == shlex.join(["ddpg-jax", *long])
 
