@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.driving import drive
-from ddpg_jax.envs import DEVICE, make_device
+from ddpg_jax.envs import make_device, on_device
 from ddpg_jax.envs.host import vectorize
 from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.placement import use_all_cores
@@ -131,7 +131,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
             vectorize(env, experiment.env, len(members) * experiment.num_envs),
             vectorize(env, experiment.env, len(members) * experiment.eval_episodes),
         )
-    if experiment.backend == "device" or (experiment.backend == "auto" and experiment.env in DEVICE):
+    if on_device(experiment.backend, experiment.env):
         return device_program(experiment, make_device(experiment.env), members)
     return host_program(experiment, members)
 

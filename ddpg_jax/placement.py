@@ -164,14 +164,17 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
 
     def explore(key: Any, noise: Any, act: Any, params: Any, obs: Any, hyper: Any, t: Any) -> Any:
         del act  # it is lifted already, and here it is needed as it was
-        one = lambda key, noise, params, obs, hyper: explorer.explore(key, noise, agent.act, params, obs, hyper, t)  # noqa: E731
+
+        def one(key: Any, noise: Any, params: Any, obs: Any, hyper: Any) -> Any:
+            return explorer.explore(key, noise, agent.act, params, obs, hyper, t)
+
         return jax.vmap(one)(key, noise, params, obs, hyper)
 
     def update(key: Any, state: Any, batch: Any, weight: Any, hyper: Any, t: Any) -> Any:
         return locally(agent.update, placement, shared=1)(key, state, batch, weight, hyper, t)
 
     return (
-        agent._replace(init=locally(agent.init, placement), act=jax.vmap(agent.act), update=update),
+        agent._replace(act=jax.vmap(agent.act), update=update),
         replay._replace(
             add=jax.vmap(replay.add),
             sample=jax.vmap(replay.sample),

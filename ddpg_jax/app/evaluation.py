@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.envs import DEVICE, make_device
+from ddpg_jax.envs import make_device, on_device
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.policy import Policy, load_policy
 from ddpg_jax.program import host_rollout
@@ -40,11 +40,6 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
     with contextlib.closing(host):
         return host_rollout(host, seeds, lambda obs: np.asarray(act(policy.params, obs)))
-
-
-def on_device(backend: str, env: str) -> bool:
-    """Whether the environment of a run is in the compiled program."""
-    return backend == "device" or (backend == "auto" and env in DEVICE)
 
 
 def policy_folder(folder: Path, member: str | None = None) -> Path:

@@ -19,12 +19,12 @@ from ddpg_jax.api import make_policy, make_program
 from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.evaluation import on_device
 from ddpg_jax.app.figures import figures
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
+from ddpg_jax.envs import on_device
 from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Member, Program
 from ddpg_jax.sweeping import Leg, describe, in_memory

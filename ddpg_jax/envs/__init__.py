@@ -12,10 +12,15 @@ from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.probes import PROBES
 from ddpg_jax.types import ConfigError, Env
 
-__all__ = ["DEVICE", "from_functional", "make_device", "make_env", "nearest"]
+__all__ = ["DEVICE", "from_functional", "make_device", "make_env", "nearest", "on_device"]
 
 DEVICE: dict[str, Callable[[], Env]] = {"Pendulum-v1": functional.pendulum, **PROBES}
 """Environments written in JAX, by name."""
+
+
+def on_device(backend: str, name: str) -> bool:
+    """Whether an environment of this name is compiled into the program, for a backend of device, host or auto."""
+    return backend == "device" or (backend == "auto" and name in DEVICE)
 
 
 @functools.cache
