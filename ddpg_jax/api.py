@@ -12,9 +12,10 @@ from ddpg_jax.driving import drive
 from ddpg_jax.envs import make_device, on_device
 from ddpg_jax.envs.host import vectorize
 from ddpg_jax.experiment import Experiment, configure
+from ddpg_jax.host_program import host_program
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
-from ddpg_jax.program import Member, Program, device_program, host_program
+from ddpg_jax.program import Member, Program, device_program
 from ddpg_jax.sweeping import Point, Sweep, grid_points, in_memory, make_legs
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
 

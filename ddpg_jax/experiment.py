@@ -15,6 +15,7 @@ from ddpg_jax.placement import PLACEMENTS
 from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Replay
 
 BACKENDS = ("auto", "device", "host")
+ORDERS = ("overlapped", "textbook")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Experiment:
     """A Gymnasium id, or the name of an environment written in JAX."""
     backend: str = "auto"
     """Where the environment runs: device, host, or auto, which takes the device where the environment is written in JAX."""
+    host_order: str = "overlapped"
+    """Environments on the host: overlapped, an action comes from the actor before the last update, which meanwhile runs, or
+    textbook: it waits for it. The device backend is always in the order of the textbook."""
     preset: str = "default"
     """The named values that all other fields start from."""
     steps: int = 20_000
@@ -113,6 +117,7 @@ NUMBERS: dict[str, float] = Hyperparams()._asdict()
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS,
+    "host_order": ORDERS,
     "preset": tuple(PRESETS),
     "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),

@@ -1,25 +1,35 @@
-"""Training on environments that live on the host: the same stores and gradient steps, one donated call a vector step.
+"""Training on environments that live on the host: the same stores and gradient steps, in two compiled calls a vector step.
 
-The order of operations is the textbook's: act, step, store, update, and the next action comes from the updated actor. The
-call that does all but the step of the environments takes one packet of numbers in and gives one action out.
+`choose` gives the next action and `learn` takes a transition in and does the gradient steps that belong to it. Which comes
+first is the order of operations (`Experiment.host_order`):
+
+- textbook: act, step, store, update; the next action comes from the updated actor. This is Algorithm 1 of Lillicrap et al.
+  2015, and what the device backend does. Environment and update wait for each other.
+- overlapped: act, step, store, and the next action comes from the actor as it is BEFORE the update, which then runs while the
+  environment does that action. Every action is from the actor of one update earlier than in the textbook; all else is the same,
+  and nothing depends on which of the two happens to be faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.training import RunState, gradient_steps, store, stream
-from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Key, Replay, Transition
+from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Key, Params, Replay, Transition
 
 REPORT = ("critic_loss", "actor_loss", "q_mean")
 
-Observe: TypeAlias = Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Array, Array]]
-"""`(key, state, hyper, packet [N, 2 * O + 4], i) -> (state, action [N, A], report [3 + N])`: takes in vector step `i`."""
+Choose: TypeAlias = Callable[[Key, Params, Any, Array, Hyperparams, Array], tuple[Array, Any]]
+"""`(key, actor_params, noise, seen [N, O + 1], hyper, i) -> (action [N, A], noise)` of vector step `i`; `seen` is the
+observations with a column that tells where an episode has just ended."""
+
+TakeIn: TypeAlias = Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Array]]
+"""`(key, state, hyper, packet [N, 2 * O + A + 4], i) -> (state, report [3 + N])`: takes in vector step `i`. Of the state it
+needs and changes `train`, `replay` and `returns`."""
 
 
 class HostTraining(NamedTuple):
@@ -27,20 +37,22 @@ class HostTraining(NamedTuple):
 
     init: Callable[[Key, Hyperparams, Array], RunState]
     """`(key, hyper, obs [N, O]) -> state`, with the first action."""
-    fill: Observe
-    """A step of the warm-up, followed by another."""
-    turn: Observe
-    """The last step of the warm-up, followed by a step of the policy."""
-    learn: Observe
-    """A step of learning."""
-    act: Callable[[RunState, Array], Array]
-    """`(state, obs [K, O]) -> action [K, A]` without noise."""
+    warm: Choose
+    """An action of the warm-up."""
+    explore: Choose
+    """An action of the policy, disturbed."""
+    fill: TakeIn
+    """Stores."""
+    learn: TakeIn
+    """Stores, and does the gradient steps."""
+    act: Callable[[Params, Array], Array]
+    """`(actor_params, obs [K, O]) -> action [K, A]` without noise."""
 
 
-def pack_step(reward: Any, terminated: Any, last: Any, valid: Any, next_obs: Any, obs: Any) -> np.ndarray:
-    """What the environments gave as one array: `[N]` four times and `[N, O]` twice to `[N, 2 * O + 4]` float32."""
+def pack_step(reward: Any, terminated: Any, last: Any, valid: Any, obs: Any, action: Any, next_obs: Any) -> np.ndarray:
+    """A transition of the environments as one array: `[N]` four times, then `[N, ...]`, to `[N, 2 * O + A + 4]` float32."""
     scalars = np.stack([reward, terminated, last, valid], axis=-1).astype(np.float32)
-    return np.concatenate([scalars, next_obs, obs], axis=-1)
+    return np.concatenate([scalars, obs, action, next_obs], axis=-1)
 
 
 def make_host_training(
@@ -49,13 +61,14 @@ def make_host_training(
     explorer: Explorer,
     warmup: Explorer,
     obs_dim: int,
+    action_dim: int,
     num_envs: int = 1,
     updates: int = 1,
     warmup_steps: int = 1,
 ) -> HostTraining:
     """The parts of `training.make_training` for environments that cannot be compiled.
 
-    With bundles that `placement.lift` has made for M members, `fill`, `turn` and `learn` work on all of them at once.
+    With bundles that `placement.lift` has made for M members, all but `init` and `act` work on all of them at once.
 
     Args:
         agent: the algorithm.
@@ -63,45 +76,43 @@ def make_host_training(
         explorer: how the policy's actions are disturbed.
         warmup: the explorer of the warm-up.
         obs_dim: `O`.
+        action_dim: `A`.
         num_envs: `N`.
         updates: gradient steps for each vector step.
         warmup_steps: vector steps of warm-up; 0 starts with the policy.
     """
 
-    def choose(how: Explorer, purpose: str, key: Key, state: RunState, hyper: Hyperparams, i: Array) -> RunState:
-        action, noise = how.explore(
-            stream(key, purpose, i), state.noise, agent.act, state.train.params.actor, state.obs, hyper, i * num_envs
-        )
-        return replace(state, env=action, noise=noise)
+    def chooser(how: Explorer, purpose: str) -> Choose:
+        def choose(key: Key, actor_params: Params, noise: Any, seen: Array, hyper: Hyperparams, i: Array):
+            obs, last = seen[..., :obs_dim], seen[..., obs_dim] > 0
+            noise = explorer.reset(noise, last)
+            return how.explore(stream(key, purpose, i), noise, agent.act, actor_params, obs, hyper, i * num_envs)
+
+        return choose
+
+    warm, explore = chooser(warmup, "warmup"), chooser(explorer, "explore")
 
     def init(key: Key, hyper: Hyperparams, obs: Array) -> RunState:
         train = agent.init(stream(key, "init"), hyper)
-        state = RunState(train, replay.init(), explorer.init(num_envs), (), obs, jnp.zeros(num_envs))
-        return choose(*(warmup, "warmup") if warmup_steps else (explorer, "explore"), key, state, hyper, jnp.int32(0))
+        seen = jnp.pad(obs, ((0, 0), (0, 1)))
+        first = warm if warmup_steps else explore
+        action, noise = first(key, train.params.actor, explorer.init(num_envs), seen, hyper, jnp.int32(0))
+        return RunState(train, replay.init(), noise, action, obs, jnp.zeros(num_envs))
 
-    def observe(how: Explorer, purpose: str, learning: bool) -> Observe:
-        def call(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array):
-            scalars, next_obs, obs = jnp.split(packet, [4, 4 + obs_dim], axis=-1)
-            reward, terminated, last, valid = jnp.moveaxis(scalars, -1, 0)
-            transition = Transition(state.obs, state.env, reward, 1.0 - terminated, last > 0, next_obs)
-            state, ended = store(replay, explorer, state, transition, valid > 0)
-            losses = jnp.full((*key.shape, len(REPORT)), jnp.nan)
-            if learning:
-                state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
-                losses = jnp.stack([info[name] for name in REPORT], axis=-1)
-            state = choose(how, purpose, key, replace(state, obs=obs), hyper, i + 1)
-            # The action is copied: the state is donated to the next call, while the caller still reads what this one gave.
-            return state, jnp.copy(state.env), jnp.concatenate([losses, ended], axis=-1)
+    def fill(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array) -> tuple[RunState, Array]:
+        del hyper, i
+        state, ended = take_in(state, packet)
+        return state, jnp.concatenate([jnp.full((*key.shape, len(REPORT)), jnp.nan), ended], axis=-1)
 
-        return call
+    def learn(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array) -> tuple[RunState, Array]:
+        state, ended = take_in(state, packet)
+        state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
+        return state, jnp.concatenate([jnp.stack([info[name] for name in REPORT], axis=-1), ended], axis=-1)
 
-    def act(state: RunState, obs: Array) -> Array:
-        return agent.act(state.train.params.actor, obs)
+    def take_in(state: RunState, packet: Array) -> tuple[RunState, Array]:
+        sizes = [4, 4 + obs_dim, 4 + obs_dim + action_dim]
+        scalars, obs, action, next_obs = jnp.split(packet, sizes, axis=-1)
+        reward, terminated, last, valid = jnp.moveaxis(scalars, -1, 0)
+        return store(replay, state, Transition(obs, action, reward, 1.0 - terminated, last > 0, next_obs), valid > 0)
 
-    return HostTraining(
-        init,
-        observe(warmup, "warmup", learning=False),
-        observe(explorer, "explore", learning=False),
-        observe(explorer, "explore", learning=True),
-        act,
-    )
+    return HostTraining(init, warm, explore, fill, learn, agent.act)

@@ -24,9 +24,9 @@ class Packed(NamedTuple):
     """A tree of arrays as few arrays; with members, all have a leading `[M]`."""
 
     large: list[Array]
-    floats: Array
-    """`[..., F]` float32, the small ones end to end."""
-    ints: Array
+    floats: list[Array]
+    """`[..., F]` float32, the small ones end to end in one vector; empty if there are none."""
+    ints: list[Array]
     """`[..., I]` int32, likewise."""
 
 
@@ -36,7 +36,7 @@ def packing(shapes: Any) -> tuple[Callable[[Any], Packed], Callable[[Packed], An
     >>> import jax, jax.numpy as jnp
     >>> tree = {"w": jnp.ones((100, 100)), "b": jnp.arange(3.0), "n": jnp.int32(7)}
     >>> pack, unpack = packing(jax.eval_shape(lambda: tree))
-    >>> [len(pack(tree).large), pack(tree).floats.tolist(), pack(tree).ints.tolist()]
+    >>> [len(pack(tree).large), pack(tree).floats[0].tolist(), pack(tree).ints[0].tolist()]
     [1, [0.0, 1.0, 2.0], [7]]
     >>> unpack(pack(tree))["b"].tolist()
     [0.0, 1.0, 2.0]
@@ -49,7 +49,7 @@ def packing(shapes: Any) -> tuple[Callable[[Any], Packed], Callable[[Packed], An
         for kind, leaf, shape in zip(kinds, jax.tree.leaves(tree), leaves, strict=True):
             lead = leaf.shape[: leaf.ndim - len(shape.shape)]
             groups[kind].append(leaf if kind == "large" else leaf.reshape(*lead, math.prod(shape.shape)))
-        return Packed(groups["large"], _join(groups["floats"], jnp.float32), _join(groups["ints"], jnp.int32))
+        return Packed(groups["large"], _join(groups["floats"]), _join(groups["ints"]))
 
     def unpack(packed: Packed) -> Any:
         large, taken, found = iter(packed.large), {"floats": 0, "ints": 0}, []
@@ -57,7 +57,7 @@ def packing(shapes: Any) -> tuple[Callable[[Any], Packed], Callable[[Packed], An
             if kind == "large":
                 found.append(next(large))
             else:
-                vector, begin, size = getattr(packed, kind), taken[kind], math.prod(leaf.shape)
+                vector, begin, size = getattr(packed, kind)[0], taken[kind], math.prod(leaf.shape)
                 found.append(vector[..., begin : begin + size].reshape(*vector.shape[:-1], *leaf.shape))
                 taken[kind] += size
         return jax.tree.unflatten(structure, found)
@@ -71,5 +71,5 @@ def _kind(leaf: Any) -> str:
     return "floats" if leaf.dtype == jnp.float32 else "ints"
 
 
-def _join(vectors: list[Array], dtype: Any) -> Array:
-    return jnp.concatenate(vectors, axis=-1) if vectors else jnp.zeros(0, dtype)
+def _join(vectors: list[Array]) -> list[Array]:
+    return [jnp.concatenate(vectors, axis=-1)] if vectors else []

@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -15,9 +16,9 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import ddpg_jax as dj
-from ddpg_jax.envs.host import HostEnv, HostStep
+from ddpg_jax.envs.host import HostEnv, HostStep, make_host
+from ddpg_jax.host_program import host_program
 from ddpg_jax.host_training import make_host_training, pack_step
-from ddpg_jax.program import host_program
 from ddpg_jax.replay import unpack
 from ddpg_jax.training import RunState, make_training, stream
 
@@ -331,7 +332,7 @@ def test_host_and_device_training_are_one_algorithm() -> None:
     key, hyper = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=100.0)
 
     device = make_training(env, *parts, num_envs=num_envs)
-    host = make_host_training(*parts, obs_dim=3, num_envs=num_envs, warmup_steps=warmup)
+    host = make_host_training(*parts, obs_dim=3, action_dim=1, num_envs=num_envs, warmup_steps=warmup)
 
     @jax.jit
     def begin() -> tuple[RunState, RunState]:
@@ -343,15 +344,52 @@ def test_host_and_device_training_are_one_algorithm() -> None:
     expected, _ = jax.jit(device.fill)(key, expected, hyper, jnp.arange(warmup))
     expected, _ = jax.jit(device.learn)(key, expected, hyper, jnp.arange(warmup, total))
 
-    fill, turn, learn, step = jax.jit(host.fill), jax.jit(host.turn), jax.jit(host.learn), jax.jit(jax.vmap(env.step))
+    calls = {name: jax.jit(getattr(host, name)) for name in ("warm", "explore", "fill", "learn")}
+    step = jax.jit(jax.vmap(env.step))
     for i in range(total):
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, t = step(keys, env_state, state.obs, state.env)
-        packet = pack_step(t.reward, 1.0 - t.discount, t.last, np.ones(num_envs), t.next_obs, obs)
-        observe = learn if i >= warmup else turn if i + 1 == warmup else fill
-        state, _, _ = observe(key, state, hyper, jnp.asarray(packet), jnp.int32(i))
+        packet = pack_step(t.reward, 1.0 - t.discount, t.last, np.ones(num_envs), state.obs, state.env, t.next_obs)
+        state, _ = calls["learn" if i >= warmup else "fill"](key, state, hyper, jnp.asarray(packet), jnp.int32(i))
+        choose = calls["explore" if i + 1 >= warmup else "warm"]  # behind the update: the order of the textbook
+        seen = jnp.concatenate([obs, t.last[:, None]], axis=-1)
+        action, noise = choose(key, state.train.params.actor, state.noise, seen, hyper, jnp.int32(i + 1))
+        state = replace(state, env=action, noise=noise, obs=obs)
 
     assert (expected.replay.size == total).all()
     for name in ("replay", "train", "obs", "returns"):
         for one, other in zip(jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(expected, name)), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["overlapped", "textbook"])
+def test_host_order_is_what_it_says(order: str) -> None:
+    """The program beside its pure parts, called one after the other in the order that `host_training` describes."""
+    fields = {"steps": 45, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "actor_lr": 0.05, "replay_capacity": 50}
+    experiment, hyper = dj.configure({**fields, "env": "Pendulum-v1", "backend": "host", "host_order": order})
+    program = host_program(experiment, [dj.Member(3, hyper)])
+    state = program.start()
+    start = jax.tree.map(np.array, program.save(state)[0])
+    for begin, end in ((0, 20), (20, 45)):
+        state, _, _ = program.advance(state, begin, end, np.ones(1, bool))
+    found = program.save(state)[0]
+    program.close()
+
+    parts = dj.build(experiment, program.spec)
+    host = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, obs_dim=3, action_dim=1, warmup_steps=20)
+    calls = {name: jax.jit(getattr(host, name)) for name in ("warm", "explore", "fill", "learn")}
+    key, env = jax.random.key(3), make_host("Pendulum-v1", 1)
+    env.reset([int(np.random.SeedSequence([3, 0, 0, 0]).generate_state(1)[0])])
+    expected: RunState = jax.tree.map(jnp.asarray, start)
+    for i in range(45):
+        step = env.step(np.asarray(expected.env))
+        rows = (step.reward, step.terminated, step.last, step.valid, expected.obs, expected.env, step.next_obs)
+        before = expected.train.params.actor
+        expected, _ = calls["learn" if i >= 20 else "fill"](key, expected, hyper, jnp.asarray(pack_step(*rows)), jnp.int32(i))
+        actor = before if order == "overlapped" else expected.train.params.actor
+        seen = jnp.concatenate([step.obs, step.last[:, None]], axis=-1)
+        choose = calls["explore" if i + 1 >= 20 else "warm"]
+        action, noise = choose(key, actor, expected.noise, seen, hyper, jnp.int32(i + 1))
+        expected = replace(expected, env=action, noise=noise, obs=step.obs)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -22,11 +22,12 @@ ALLOWED: dict[str, set[str]] = {
     "placement": {"types"},
     "experiment": {"types", "networks", "losses", "exploration", "replay", "agent", "placement"},
     "packing": {"types"},
-    "program": {"types", "replay", "packing", "training", "host_training", "experiment", "placement", "envs"},
+    "program": {"types", "training", "experiment", "placement"},
+    "host_program": {"types", "replay", "packing", "training", "host_training", "experiment", "placement", "program", "envs"},
     "driving": {"experiment", "program"},
     "statistics": set(),
     "sweeping": {"types", "experiment", "program", "placement", "driving", "statistics"},
-    "api": {"types", "experiment", "program", "placement", "driving", "policy", "envs", "sweeping"},
+    "api": {"types", "experiment", "program", "host_program", "placement", "driving", "policy", "envs", "sweeping"},
 }
 """Module -> modules of this package that it may import. `envs` may import types and itself; `app` anything."""
 

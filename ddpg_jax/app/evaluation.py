@@ -14,8 +14,8 @@ import numpy as np
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.envs import make_device, on_device
 from ddpg_jax.envs.host import make_host
+from ddpg_jax.host_program import host_rollout
 from ddpg_jax.policy import Policy, load_policy
-from ddpg_jax.program import host_rollout
 from ddpg_jax.training import rollout
 from ddpg_jax.types import ConfigError
 

@@ -1,0 +1,306 @@
+"""The `Program` of environments on the host: `num_envs` for each member, and two calls a vector step for all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpg_jax.envs.host import HostEnv, HostStep, make_host
+from ddpg_jax.experiment import Experiment, build
+from ddpg_jax.host_training import REPORT, make_host_training, pack_step
+from ddpg_jax.packing import Packed, packing
+from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
+from ddpg_jax.program import Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
+from ddpg_jax.replay import interrupt
+from ddpg_jax.training import Metrics, RunState, has_diverged
+from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets
+
+CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
+"""Without it a call copies weight matrices, for fear that they are still read when they are overwritten: 7 % of its time."""
+
+
+class HostFunctions(NamedTuple):
+    """What `host_program` compiles; the same for all seeds, hyperparameters and lengths."""
+
+    init: Any
+    """`(keys, hypers, obs) -> RunState`"""
+    choose: dict[str, Any]
+    """warm, explore: `(keys, actor, noise, seen, numbers, i) -> (action, noise)`; the noise is donated."""
+    take_in: dict[str, Any]
+    """fill, learn: `(keys, actor, rest, numbers, packet, i) -> (actor, rest, report)`; the rest is donated."""
+    act: Any
+    """`(actor, obs) -> action`"""
+    split: Any
+    """`RunState -> (actor, rest)`, both packed: the rest is what is learned and stored besides the actor."""
+    join: Any
+    """The inverse; noise, action and observations are left empty."""
+
+
+class HostState(NamedTuple):
+    """What a host program carries from step to step."""
+
+    actor: Packed
+    """Not donated: the next action may still be computed from it while it is being learned from."""
+    rest: Packed
+    noise: Any
+    action: Array
+    """`[M, N, A]`, about to be done."""
+    obs: np.ndarray
+    """`[M * N, O]`, to which it is the answer."""
+
+
+@functools.lru_cache(maxsize=32)
+def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) -> HostFunctions:
+    parts = build(structure, spec)
+    shape = (spec.obs_dim, spec.action_dim, structure.num_envs, parts.updates, warmup_iterations(structure))
+    single = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, *shape)
+    agent, replay, explorer = lift(parts.agent, parts.replay, parts.explorer, placement)
+    *_, warmup = lift(parts.agent, parts.replay, parts.warmup, placement)
+    together = make_host_training(agent, replay, explorer, warmup, *shape)
+    obs = jax.ShapeDtypeStruct((structure.num_envs, spec.obs_dim), jnp.float32)
+    shapes = jax.eval_shape(single.init, jax.random.key(0), Hyperparams(), obs)
+    pack_actor, unpack_actor = packing(shapes.train.params.actor)
+    pack_rest, unpack_rest = packing(_without_actor(shapes))
+
+    def split(state: RunState) -> tuple[Packed, Packed]:
+        return pack_actor(state.train.params.actor), pack_rest(_without_actor(state))
+
+    def join(actor: Packed, rest: Packed) -> RunState:
+        state = unpack_rest(rest)
+        params = Nets(unpack_actor(actor), state.train.params.critic)
+        return replace(state, train=replace(state.train, params=params))
+
+    def choosing(choose: Any) -> Any:
+        def call(keys: Any, actor: Packed, noise: Any, seen: Array, numbers: Array, i: Array) -> Any:
+            return choose(keys, unpack_actor(actor), noise, seen, hyperparams(numbers), i)
+
+        return compile_for(call, donate_argnums=2)
+
+    def taking_in(take_in: Any) -> Any:
+        def call(keys: Any, actor: Packed, rest: Packed, numbers: Array, packet: Array, i: Array) -> Any:
+            state, report = take_in(keys, join(actor, rest), hyperparams(numbers), packet, i)
+            return *split(state), report
+
+        return compile_for(call, donate_argnums=2)
+
+    def compile_for(call: Any, donate_argnums: int) -> Any:
+        options = CPU_OPTIONS if placement.devices[0].platform == "cpu" else None
+        return jax.jit(on_devices(call, placement, shared=1), donate_argnums=donate_argnums, compiler_options=options)
+
+    def hyperparams(numbers: Array) -> Hyperparams:
+        return Hyperparams(*jnp.moveaxis(numbers, -1, 0))
+
+    return HostFunctions(
+        jax.jit(over_members(single.init, placement)),
+        {"warm": choosing(together.warm), "explore": choosing(together.explore)},
+        {"fill": taking_in(together.fill), "learn": taking_in(together.learn)},
+        jax.jit(over_members(lambda actor, obs: single.act(unpack_actor(actor), obs), placement)),
+        jax.jit(over_members(split, placement)),
+        jax.jit(over_members(join, placement)),
+    )
+
+
+def _without_actor(state: RunState) -> RunState:
+    train = replace(state.train, params=Nets((), state.train.params.critic))
+    return replace(state, train=train, noise=(), env=(), obs=())
+
+
+def host_program(
+    experiment: Experiment,
+    members: list[Member],
+    env: HostEnv | None = None,
+    eval_env: HostEnv | None = None,
+    placement: Placement | None = None,
+) -> Program:
+    """Training with Gymnasium environments on the host.
+
+    Args:
+        experiment: the structure.
+        members: M of them.
+        env: `M * num_envs` environments; made by name if not given.
+        eval_env: environments for evaluation, `M * eval_episodes`; made by name if not given.
+        placement: where the members learn.
+    """
+    placement = placement or place(len(members), experiment.placement)
+    count, num_envs, episodes = len(members), experiment.num_envs, experiment.eval_episodes
+    env = make_host(experiment.env, count * num_envs) if env is None else env
+    spec = env.spec
+    evaluators: list[HostEnv] = [] if eval_env is None else [eval_env]
+    warmup = warmup_iterations(experiment)
+    keys, hypers = stack_members(members, placement)
+    functions = _host_functions(structure_of(experiment), spec, placement)
+    numbers = placement.put(jnp.stack(hypers, axis=-1))
+
+    def seeds(purpose: int, clock: int, each: int) -> list[int]:
+        words = [
+            np.random.SeedSequence([member.seed, purpose, clock, n]).generate_state(1)[0]
+            for member in members
+            for n in range(each)
+        ]
+        return [int(word) for word in words]
+
+    def by_member(array: np.ndarray) -> np.ndarray:
+        """`[M * N, ...]` as `[M, N, ...]` with padding, or as it is where there is one member."""
+        if placement.alone:
+            return array
+        array = array.reshape(count, -1, *array.shape[1:])
+        return np.concatenate([array, np.repeat(array[-1:], placement.slots - count, axis=0)])
+
+    def flat(array: Any) -> np.ndarray:
+        """The inverse."""
+        array = np.asarray(array)
+        return array if placement.alone else array[:count].reshape(-1, *array.shape[2:])
+
+    def start() -> HostState:
+        obs = env.reset(seeds(0, 0, num_envs))
+        return pack(functions.init(keys, hypers, by_member(obs)))
+
+    def pack(state: RunState) -> HostState:
+        actor, rest = functions.split(state)
+        return HostState(actor, rest, state.noise, state.env, flat(state.obs))
+
+    def unpack(state: HostState) -> RunState:
+        joined = functions.join(state.actor, state.rest)
+        return replace(joined, noise=state.noise, env=state.action, obs=by_member(state.obs))
+
+    def choose(state: HostState, step: HostStep, i: int) -> HostState:
+        name = "explore" if i >= warmup else "warm"
+        seen = by_member(np.concatenate([step.obs, step.last[:, None]], axis=-1, dtype=np.float32))
+        action, noise = functions.choose[name](keys, state.actor, state.noise, seen, numbers, np.int32(i))
+        return state._replace(action=action, noise=noise)
+
+    def take_in(state: HostState, packet: np.ndarray, i: int) -> tuple[HostState, Array]:
+        name = "learn" if i >= warmup else "fill"
+        actor, rest, report = functions.take_in[name](keys, state.actor, state.rest, numbers, by_member(packet), np.int32(i))
+        return state._replace(actor=actor, rest=rest), report
+
+    def overlapped(state: HostState, step: HostStep, packet: np.ndarray, i: int) -> tuple[HostState, Array]:
+        return take_in(choose(state, step, i + 1), packet, i)
+
+    def textbook(state: HostState, step: HostStep, packet: np.ndarray, i: int) -> tuple[HostState, Array]:
+        state, report = take_in(state, packet, i)
+        return choose(state, step, i + 1), report
+
+    turn = {"overlapped": overlapped, "textbook": textbook}[experiment.host_order]
+
+    def advance(state: HostState, begin: int, end: int, alive: np.ndarray) -> tuple[HostState, Metrics, float]:
+        del alive  # the others are not held up by it: all learn in one call
+        since, reports = time.perf_counter(), []
+        for i in range(begin, end):
+            action = flat(state.action)
+            with at_step((i + 1) * num_envs):
+                step = env.step(np.nan_to_num(action))  # an actor that has diverged asks for no numbers, and gets the middle
+            packet = pack_step(step.reward, step.terminated, step.last, step.valid, state.obs, action, step.next_obs)
+            state, report = turn(state._replace(obs=step.obs), step, packet, i)
+            reports.append(report)
+            if i == begin:
+                jax.block_until_ready(report)
+                since = time.perf_counter()
+        table = np.stack([np.atleast_2d(report)[:count] for report in reports], axis=1)  # [M, K, 3 + N]
+        # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others.
+        seconds = (time.perf_counter() - since) * len(reports) / max(len(reports) - 1, 1)
+        columns: dict[str, Any] = {name: table[..., c] for c, name in enumerate(REPORT)}
+        diverged = np.full(count, -1)
+        if begin >= warmup:
+            broken = has_diverged(columns["critic_loss"], columns["q_mean"])
+            diverged = np.where(broken.any(axis=1), begin + broken.argmax(axis=1), -1)
+        metrics: dict[str, Any] = {name: nanmean(column) for name, column in columns.items()}
+        metrics["train_return_mean"] = nanmean(table[..., len(REPORT) :].reshape(count, -1))
+        return state, Metrics(**metrics, bad_step=np.full(count, -1), diverged_step=diverged), seconds  # pyright: ignore
+
+    def policy(state: HostState, obs: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(flat(functions.act(state.actor, by_member(obs))))
+
+    def evaluate(state: HostState, i: int) -> tuple[np.ndarray, np.ndarray]:
+        if not evaluators:
+            evaluators.append(make_host(experiment.env, count * episodes))
+        with at_step(i * num_envs, "in the evaluation "):
+            returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: policy(state, obs))
+        return returns.reshape(count, episodes), lengths.reshape(count, episodes)
+
+    def load(arrays: Any, text: str | None) -> Any:
+        obs = env.reset(seeds(0, 0, num_envs))
+        if text is not None:
+            env.restore(text)
+            return pack(arrays)
+        # The episodes that ran are lost, and new ones start.
+        cut = interrupt if placement.alone else jax.vmap(interrupt)
+        return pack(
+            replace(
+                arrays,
+                obs=jnp.asarray(by_member(obs)),
+                returns=jnp.zeros_like(arrays.returns),
+                noise=jax.tree.map(jnp.zeros_like, arrays.noise),
+                replay=cut(arrays.replay),
+            )
+        )
+
+    def shapes() -> Any:
+        obs = by_member(np.zeros((count * num_envs, spec.obs_dim), np.float32))
+        return placement.abstract(jax.eval_shape(functions.init, keys, hypers, obs))
+
+    def memory(length: int) -> int:
+        del length
+        packet = by_member(np.zeros((count * num_envs, 2 * spec.obs_dim + spec.action_dim + 4), np.float32))
+        actor, rest = placement.abstract(jax.eval_shape(functions.split, shapes()))
+        learn = functions.take_in["learn"]
+        return compiled_bytes(learn.lower(keys, actor, rest, numbers, packet, np.int32(0)).compile())
+
+    def close() -> None:
+        for one in (env, *evaluators):
+            one.close()
+
+    return Program(
+        spec,
+        members,
+        start=start,
+        advance=advance,
+        evaluate=evaluate,
+        save=lambda state: (unpack(state), env.snapshot()),
+        load=load,
+        shapes=shapes,
+        actor=lambda state, m: pick(unpack(state).train.params.actor, m, placement),
+        memory=memory,
+        placement=placement,
+        close=close,
+    )
+
+
+@contextlib.contextmanager
+def at_step(step: int, when: str = "") -> Iterator[None]:
+    """Adds to an environment's failure when it was."""
+    try:
+        yield
+    except EnvironmentFailure as failure:
+        raise EnvironmentFailure(f"{failure} {when}at step {step}") from failure
+
+
+def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths `[K]` of one whole episode in each of K environments; `act` maps `[K, O]` to `[K, A]`."""
+    obs = env.reset(seeds)
+    running = np.ones(env.num_envs, bool)
+    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
+    while running.any():
+        step = env.step(np.asarray(act(obs)))
+        returns += np.where(running, step.reward, 0.0)
+        lengths += running
+        running &= ~step.last
+        obs = step.obs
+    return returns, lengths
+
+
+def nanmean(values: np.ndarray) -> np.ndarray:
+    """Means over the last axis; NaN where there is nothing but NaN."""
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1, dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), math.nan)
