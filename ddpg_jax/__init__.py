@@ -1,6 +1,6 @@
 """DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
 
-from ddpg_jax import envs, exploration, replay
+from ddpg_jax import envs, exploration, losses, optimization, replay, schedules
 from ddpg_jax.agent import make_agent
 from ddpg_jax.api import Run, make_program, sweep, train
 from ddpg_jax.driving import drive
@@ -61,13 +61,16 @@ __all__ = [
     "init_actor",
     "init_critic",
     "load_policy",
+    "losses",
     "make_agent",
     "make_host_training",
     "make_program",
     "make_training",
     "n_step_return",
+    "optimization",
     "random_points",
     "replay",
+    "schedules",
     "soft_update",
     "sweep",
     "td_target",

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from ddpg_jax.losses import actor_loss, critic_loss, soft_update, td_target
-from ddpg_jax.networks import ACTIVATIONS, Actor, Critics, init_actor, init_critic
-from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, TrainState, Transition
+from ddpg_jax.losses import actor_loss, critic_loss, soft_update, squared, td_target
+from ddpg_jax.networks import ACTIVATIONS, Actor, Critics, identity, init_actor, init_critic
+from ddpg_jax.optimization import Optimizer, adam, descend
+from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
+
+TargetAction: TypeAlias = Callable[[Key, Array, Hyperparams], Array]
+"""`(key, action [B, A], hyper) -> action [B, A]`: what becomes of the target actor's actions before they are judged."""
+TdLoss: TypeAlias = Callable[[Array, Hyperparams], Array]
+"""`(td [...], hyper) -> [...]`"""
+CriticPenalty: TypeAlias = Callable[[Params, Array, Hyperparams], Array]
+"""`(critic_params, q [E, B], hyper) -> []`"""
+ActorPenalty: TypeAlias = Callable[[Array, Hyperparams], Array]
+"""`(pre_tanh [B, A], hyper) -> []`"""
+Sync: TypeAlias = Callable[[Hyperparams, Array], Scalar]
+"""`(hyper, t) -> tau` of update `t`"""
+
+
+ADAM = Nets(adam(lambda hyper: hyper.actor_lr), adam(lambda hyper: hyper.critic_lr))
+"""The optimizers of the paper."""
+
+
+def unchanged(key: Key, action: Array, hyper: Hyperparams) -> Array:
+    """The target actor's actions as they are."""
+    del key, hyper
+    return action
+
+
+def smoothed(key: Key, action: Array, hyper: Hyperparams) -> Array:
+    """Target policy smoothing: clipped Gaussian noise on the target's actions (Fujimoto et al. 2018, section 5.3)."""
+    bound = hyper.target_noise_clip
+    noise = jnp.clip(hyper.target_noise * jax.random.normal(key, action.shape), -bound, bound)
+    return jnp.clip(action + noise, -1.0, 1.0)
+
+
+def always(hyper: Hyperparams, t: Array) -> Scalar:
+    """Targets follow at every update."""
+    del t
+    return hyper.tau
+
+
+def now_and_then(hyper: Hyperparams, t: Array) -> Scalar:
+    """Targets follow at every `sync_period`-th update; with tau=1 they are copied (Mnih et al. 2015)."""
+    return jnp.where(t % jnp.asarray(hyper.sync_period, jnp.int32) == 0, hyper.tau, 0.0)
 
 
 def make_agent(
@@ -22,6 +63,12 @@ def make_agent(
     action_layer: int = 0,
     num_critics: int = 1,
     policy_delay: int = 1,
+    td_loss: TdLoss = squared,
+    target_action: TargetAction = unchanged,
+    critic_penalties: tuple[CriticPenalty, ...] = (),
+    actor_penalties: tuple[ActorPenalty, ...] = (),
+    optimizers: Nets = ADAM,
+    sync: Sync = always,
 ) -> Agent:
     """DDPG for observations `[O]` and actions `[A]` in [-1, 1].
 
@@ -34,6 +81,12 @@ def make_agent(
         action_layer: the layer of the critic at whose input the action joins; 0 is the first.
         num_critics: `E`; the target is the smallest of their values.
         policy_delay: the actor learns at every `policy_delay`-th update of the critic.
+        td_loss: of the TD errors.
+        target_action: what becomes of the target actor's actions.
+        critic_penalties: added to the loss of the critic.
+        actor_penalties: added to the loss of the actor.
+        optimizers: of the actor and of the critic.
+        sync: how far the targets follow.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> agent, hyper = dj.make_agent(obs_dim=3, action_dim=1), dj.Hyperparams()
@@ -44,56 +97,60 @@ def make_agent(
     actor = Actor(action_dim, hidden, ACTIVATIONS[activation], layer_norm)
     critic = Critics(num_critics, hidden, ACTIVATIONS[activation], layer_norm, action_layer)
 
+    actor_tx: Optimizer = optimizers.actor
+    critic_tx: Optimizer = optimizers.critic
+
     def act(actor_params: Params, obs: Array) -> Array:
         return actor.apply({"params": actor_params}, obs)  # pyright: ignore[reportReturnType]
 
     def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
         return critic.apply({"params": critic_params}, obs, action)  # pyright: ignore[reportReturnType]
 
-    def actor_tx(hyper: Hyperparams) -> optax.GradientTransformation:
-        return optax.adam(hyper.actor_lr)
-
-    def critic_tx(hyper: Hyperparams) -> optax.GradientTransformation:
-        return optax.adam(hyper.critic_lr)
+    def objective(actor_params: Params, critic_params: Params, obs: Array, hyper: Hyperparams) -> Array:
+        """What the actor descends: the loss of the paper, and the penalties."""
+        loss = actor_loss(actor_params, critic_params, act, q_values, obs)
+        for penalty in actor_penalties:
+            pre_tanh: Array = actor.apply({"params": actor_params}, obs, squash=identity)  # pyright: ignore[reportAssignmentType]
+            loss = loss + penalty(pre_tanh, hyper)
+        return loss
 
     def init(key: Key, hyper: Hyperparams) -> TrainState:
         """Fresh parameters, targets that are copies of them, fresh optimizers. Consumes the key."""
         actor_key, critic_key = jax.random.split(key)
         params = Nets(init_actor(actor_key, actor, obs_dim), init_critic(critic_key, critic, obs_dim, action_dim))
         target = jax.tree.map(jnp.copy, params)  # copies: the two are donated side by side
-        return TrainState(params, target, Nets(actor_tx(hyper).init(params.actor), critic_tx(hyper).init(params.critic)))
+        start = jnp.int32(0)
+        return TrainState(
+            params, target, Nets(actor_tx(hyper, start).init(params.actor), critic_tx(hyper, start).init(params.critic))
+        )
 
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One step of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`; `t` counts updates."""
-        del key  # the plain algorithm draws nothing here
-        next_action = act(state.target.actor, batch.next_obs)
+        """One step of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`; `t` counts updates. Consumes the key."""
+        next_action = target_action(key, act(state.target.actor, batch.next_obs), hyper)
         next_q = jnp.min(q_values(state.target.critic, batch.next_obs, next_action), axis=0)  # [E, B] -> [B]
         target_q = td_target(batch.reward, batch.discount, next_q)
 
+        td_term, *penalties = (functools.partial(part, hyper=hyper) for part in (td_loss, *critic_penalties))
         critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
-        (loss, (td, q_mean)), grads = critic_grad(state.params.critic, q_values, batch.obs, batch.action, target_q, weight)
-        critic_params, critic_opt = descend(critic_tx(hyper), grads, state.opt.critic, state.params.critic)
+        (loss, (td, q_mean)), grads = critic_grad(
+            state.params.critic, q_values, batch.obs, batch.action, target_q, weight, td_term, penalties
+        )
+        critic_params, critic_opt = descend(critic_tx(hyper, t), grads, state.opt.critic, state.params.critic)
 
         def improve(actor_params: Params, actor_opt: Params) -> tuple[Array, Params, Params]:
-            value, grads = jax.value_and_grad(actor_loss)(actor_params, critic_params, act, q_values, batch.obs)
-            return value, *descend(actor_tx(hyper), grads, actor_opt, actor_params)
+            value, grads = jax.value_and_grad(objective)(actor_params, critic_params, batch.obs, hyper)
+            return value, *descend(actor_tx(hyper, t), grads, actor_opt, actor_params)
 
         value, actor_params, actor_opt = every(policy_delay, t, improve, state.params.actor, state.opt.actor)
 
         params = Nets(actor_params, critic_params)
-        target = soft_update(params, state.target, hyper.tau)
+        target = soft_update(params, state.target, sync(hyper, t))
         info = {"critic_loss": loss, "actor_loss": value, "q_mean": q_mean, "td": td}
         return TrainState(params, target, Nets(actor_opt, critic_opt)), info
 
     return Agent(init, act, q_values, update)
-
-
-def descend(tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params) -> tuple[Params, Params]:
-    """One optimizer step: `(params, opt)`."""
-    updates, opt = tx.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt
 
 
 def every(period: int, t: Array, improve: Callable[..., tuple[Array, Params, Params]], params: Params, opt: Params):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ddpg_jax import exploration, networks, replay
-from ddpg_jax.agent import make_agent
+from ddpg_jax import exploration, losses, networks, replay
+from ddpg_jax.agent import always, make_agent, now_and_then, smoothed, unchanged
+from ddpg_jax.optimization import Optimizer, adam, adamw, clipped
 from ddpg_jax.placement import PLACEMENTS
-from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Replay
+from ddpg_jax.schedules import SCHEDULES
+from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Nets, Replay, Scalar
 
 BACKENDS = ("auto", "device", "host")
 ORDERS = ("overlapped", "textbook")
@@ -56,7 +59,7 @@ class Experiment:
     exploration: str = "ou"
     """Noise on the actions while collecting: ou, gaussian or none."""
     noise_schedule: str = "constant"
-    """How the scale of the noise changes: constant, linear or exponential."""
+    """How the scale of the noise changes: constant, linear, exponential or cosine, to `noise_sigma_final`."""
     hidden: tuple[int, ...] = (256, 256)
     """Sizes of the hidden layers of actor and critic."""
     activation: str = "relu"
@@ -69,12 +72,16 @@ class Experiment:
     """Critics; the target takes the smallest of their values."""
     policy_delay: int = 1
     """Updates of the critic for each update of the actor."""
+    lr_schedule: str = "constant"
+    """How the learning rates change: constant, linear, exponential or cosine, to `lr_final` times themselves."""
     placement: str = "auto"
     """How the members of a sweep share a device: map, one after the other, vmap, or auto: map on a CPU, vmap elsewhere."""
     eval_every: int = 1_000
     """Steps between evaluations; there is always one at the end."""
     eval_episodes: int = 10
     """Episodes of one evaluation, without noise."""
+    parts: tuple[str, ...] = ()
+    """The optional parts in use, named after their number in `Hyperparams`. Not set but found: see `SWITCHES`."""
 
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -112,8 +119,26 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> what it is, and the fields of `Experiment` and `Hyperparams` in which it differs from the defaults."""
 
-STRUCTURE = {field.name: field.default for field in dataclasses.fields(Experiment)}
+STRUCTURE = {field.name: field.default for field in dataclasses.fields(Experiment) if field.name != "parts"}
 NUMBERS: dict[str, float] = Hyperparams()._asdict()
+
+SWITCHES: dict[str, float] = {
+    "epsilon_uniform": 0.0,
+    "action_smoothing": 0.0,
+    "target_noise": 0.0,
+    "sync_period": 1.0,
+    "huber_delta": 0.0,
+    "critic_l2": 0.0,
+    "q_l2": 0.0,
+    "action_penalty": 0.0,
+    "actor_clip": 0.0,
+    "critic_clip": 0.0,
+    "actor_decay": 0.0,
+    "critic_decay": 0.0,
+    "reward_scale": 1.0,
+}
+"""Number -> its value at which the part that it belongs to does nothing. The part is then left out of the program altogether:
+it costs nothing, and a sweep over both that value and others makes two programs."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS,
@@ -122,7 +147,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),
     "exploration": tuple(exploration.EXPLORERS),
-    "noise_schedule": tuple(exploration.SCHEDULES),
+    "noise_schedule": tuple(SCHEDULES),
+    "lr_schedule": tuple(SCHEDULES),
     "activation": tuple(networks.ACTIVATIONS),
 }
 AT_LEAST = {
@@ -149,6 +175,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "noise_decay_steps": (1.0, math.inf),
     "ou_theta": (0.0, math.inf),
     "ou_dt": (1e-6, math.inf),
+    "epsilon_uniform": (0.0, 1.0),
+    "action_smoothing": (0.0, 1.0),
+    "sync_period": (1.0, 2**24),
+    "lr_final": (0.0, 1.0),
+    "lr_decay_updates": (1.0, math.inf),
+    "priority_alpha": (0.0, 1.0),
+    "priority_beta": (0.0, 1.0),
+    "priority_beta_final": (0.0, 1.0),
+    "priority_beta_updates": (1.0, math.inf),
 }
 
 
@@ -169,8 +204,9 @@ def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
     given = {name: coerce(name, value) for name, value in fields.items()}
     preset = given.get("preset", "default")
     values = {**PRESETS[preset][1], **given}
-    experiment = Experiment(**{name: value for name, value in values.items() if name in STRUCTURE})
     hyper = Hyperparams(**{name: value for name, value in values.items() if name in NUMBERS})
+    parts = tuple(name for name, off in SWITCHES.items() if getattr(hyper, name) != off)
+    experiment = Experiment(**{name: value for name, value in values.items() if name in STRUCTURE}, parts=parts)
     validate(experiment, hyper)
     return experiment, hyper
 
@@ -290,6 +326,8 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
             f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential noise_sigma and "
             "noise_sigma_final must be above 0"
         )
+    if x.lr_schedule == "exponential" and not hyper.lr_final > 0:
+        raise ConfigError(f"lr_final={hyper.lr_final:g} is not allowed; with lr_schedule=exponential it must be above 0")
 
 
 class Parts(NamedTuple):
@@ -312,7 +350,38 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     1
     """
     x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
-    agent = make_agent(obs_dim, action_dim, x.hidden, x.activation, x.layer_norm, x.action_layer, x.num_critics, x.policy_delay)
+    agent = make_agent(
+        obs_dim,
+        action_dim,
+        x.hidden,
+        x.activation,
+        x.layer_norm,
+        x.action_layer,
+        x.num_critics,
+        x.policy_delay,
+        td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
+        target_action=smoothed if "target_noise" in x.parts else unchanged,
+        critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),
+        actor_penalties=tuple(part for name, part in losses.ACTOR_PENALTIES.items() if name in x.parts),
+        optimizers=Nets(optimizer("actor", x), optimizer("critic", x)),
+        sync=now_and_then if "sync_period" in x.parts else always,
+    )
     buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step)
-    explorer = exploration.EXPLORERS[x.exploration](action_dim, exploration.SCHEDULES[x.noise_schedule])
+    buffer = replay.scaled(buffer) if "reward_scale" in x.parts else buffer
+    explorer = exploration.EXPLORERS[x.exploration](action_dim, SCHEDULES[x.noise_schedule])
+    explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
+    explorer = exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer
     return Parts(agent, buffer, explorer, exploration.uniform(action_dim), round(x.num_envs * x.updates_per_step))
+
+
+def optimizer(net: str, experiment: Experiment) -> Optimizer:
+    """The optimizer of `actor` or `critic`."""
+
+    def number(name: str) -> Callable[[Hyperparams], Scalar]:
+        return operator.attrgetter(f"{net}_{name}")
+
+    schedule, parts = SCHEDULES[experiment.lr_schedule], experiment.parts
+    chosen = adam(number("lr"), schedule)
+    if f"{net}_decay" in parts:
+        chosen = adamw(number("lr"), number("decay"), schedule)
+    return clipped(chosen, number("clip")) if f"{net}_clip" in parts else chosen

@@ -8,12 +8,12 @@ p'  <- tau p + (1 - tau) p'                         soft_update
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Array, Params, Scalar
+from ddpg_jax.types import Array, Hyperparams, Params, Scalar
 
 
 def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
@@ -51,6 +51,42 @@ def n_step_return(reward: Array, alive: Array, gamma: Scalar) -> tuple[Array, Ar
     return total, discount
 
 
+def squared(td: Array, hyper: Hyperparams) -> Array:
+    """td^2, elementwise: the loss of the paper."""
+    del hyper
+    return jnp.square(td)
+
+
+def huber(td: Array, hyper: Hyperparams) -> Array:
+    """td^2 up to `huber_delta` and linear behind it (Huber 1964), twice the usual so that small errors weigh as in `squared`.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> dj.losses.huber(jnp.array([0.5, 3.0]), dj.Hyperparams(huber_delta=1.0)).tolist()
+    [0.25, 5.0]
+    """
+    delta = hyper.huber_delta
+    size = jnp.abs(td)
+    return jnp.where(size <= delta, jnp.square(td), delta * (2.0 * size - delta))
+
+
+def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
+    """`critic_l2` times the squared weights of the critic, without biases (the paper, section 7: 1e-2)."""
+    del q
+    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(critic_params) if getattr(path[-1], "key", "") == "kernel"]
+    return hyper.critic_l2 * sum((jnp.sum(jnp.square(kernel)) for kernel in kernels), jnp.zeros(()))
+
+
+def value_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
+    """`q_l2` times the mean of the squared values."""
+    del critic_params
+    return hyper.q_l2 * jnp.sum(jnp.mean(jnp.square(q), axis=1))
+
+
+def pre_tanh_l2(pre_tanh: Array, hyper: Hyperparams) -> Array:
+    """`action_penalty` times the mean of the actor's squared outputs before its tanh, which keeps it from saturating."""
+    return hyper.action_penalty * jnp.mean(jnp.square(pre_tanh))
+
+
 def critic_loss(
     critic_params: Params,
     q_values: Callable[[Params, Array, Array], Array],
@@ -58,6 +94,8 @@ def critic_loss(
     action: Array,
     target_q: Array,
     weight: Array,
+    td_loss: Callable[[Array], Array] = jnp.square,
+    penalties: Sequence[Callable[[Params, Array], Array]] = (),
 ) -> tuple[Array, tuple[Array, Array]]:
     """Mean squared TD error, equation 4 of the paper, summed over critics.
 
@@ -68,13 +106,17 @@ def critic_loss(
         action: `[B, A]`.
         target_q: `[B]`, from `td_target`.
         weight: `[B]`, importance weights; ones for uniform replay.
+        td_loss: loss of a TD error, elementwise.
+        penalties: each `(critic_params, q [E, B]) -> []`, added to the loss.
 
     Returns:
         The loss, and the TD errors of the first critic `[B]` with the mean of its values.
     """
     q = q_values(critic_params, obs, action)
     td = target_q[None] - q
-    loss = jnp.sum(jnp.mean(weight[None] * jnp.square(td), axis=1))
+    loss = jnp.sum(jnp.mean(weight[None] * td_loss(td), axis=1))
+    for penalty in penalties:
+        loss = loss + penalty(critic_params, q)
     return loss, (td[0], jnp.mean(q[0]))
 
 
@@ -105,3 +147,8 @@ def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
     {'w': 0.25}
     """
     return jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, params, target)
+
+
+CRITIC_PENALTIES = {"critic_l2": weight_l2, "q_l2": value_l2}
+ACTOR_PENALTIES = {"action_penalty": pre_tanh_l2}
+"""The number that weighs a penalty -> the penalty."""

@@ -21,6 +21,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def identity(x: Array) -> Array:
+    """x, where another function could stand."""
+    return x
+
+
 def dense(x: Array, features: int, name: str, bound: float | None = None) -> Array:
     """A fully connected layer, `[..., I] -> [..., features]`, inside a flax module.
 
@@ -35,7 +40,7 @@ def dense(x: Array, features: int, name: str, bound: float | None = None) -> Arr
 
 
 class Actor(nn.Module):
-    """mu(s): `[..., O] -> [..., A]` in [-1, 1]."""
+    """mu(s): `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` gives the values before the tanh."""
 
     action_dim: int
     hidden: tuple[int, ...] = (256, 256)
@@ -43,13 +48,13 @@ class Actor(nn.Module):
     layer_norm: bool = False
 
     @nn.compact
-    def __call__(self, obs: Array) -> Array:
+    def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh) -> Array:
         x = obs
         for i, features in enumerate(self.hidden):
             x = dense(x, features, f"hidden_{i}")
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = self.activation(x)
-        return jnp.tanh(dense(x, self.action_dim, "action", FINAL_BOUND))
+        return squash(dense(x, self.action_dim, "action", FINAL_BOUND))
 
 
 class Critic(nn.Module):

@@ -76,6 +76,16 @@ def uniform(obs_dim: int, action_dim: int, capacity: int, batch_size: int, num_e
     return Replay(init, add, sample, feedback)
 
 
+def scaled(replay: Replay) -> Replay:
+    """The replay with `reward_scale` on what it gives, so that it can be swept."""
+
+    def sample(key: Key, state: ReplayState, hyper: Hyperparams) -> tuple[Transition, Array, Array]:
+        batch, weight, index = replay.sample(key, state, hyper)
+        return batch._replace(reward=hyper.reward_scale * batch.reward), weight, index
+
+    return replay._replace(sample=sample)
+
+
 def interrupt(state: ReplayState) -> ReplayState:
     """Marks the newest row of every lane as the last of its episode: what is written next is another episode.
 

@@ -71,6 +71,48 @@ class Hyperparams(NamedTuple):
     """Ornstein-Uhlenbeck: rate of return to the mean."""
     ou_dt: Scalar = 1.0
     """Ornstein-Uhlenbeck: length of one step."""
+    epsilon_uniform: Scalar = 0.0
+    """Chance that an action is uniform random in place of the disturbed one."""
+    action_smoothing: Scalar = 0.0
+    """Weight of the action before in the action that is done."""
+    target_noise: Scalar = 0.0
+    """Scale of the noise on the target's action: target policy smoothing (Fujimoto et al. 2018)."""
+    target_noise_clip: Scalar = 0.5
+    """Bound of that noise."""
+    sync_period: Scalar = 1.0
+    """Updates from one update of the targets to the next; with tau=1 they are copied."""
+    huber_delta: Scalar = 0.0
+    """TD error from which the critic's loss grows linearly; 0 squares all."""
+    critic_l2: Scalar = 0.0
+    """Weight of the critic's squared weights (not biases) in its loss."""
+    q_l2: Scalar = 0.0
+    """Weight of the squared values in the critic's loss."""
+    action_penalty: Scalar = 0.0
+    """Weight of the squared output of the actor before its tanh in its loss."""
+    actor_clip: Scalar = 0.0
+    """Largest norm of the actor's gradient; 0 for any."""
+    critic_clip: Scalar = 0.0
+    """Largest norm of the critic's gradient; 0 for any."""
+    actor_decay: Scalar = 0.0
+    """Decoupled weight decay of the actor (AdamW)."""
+    critic_decay: Scalar = 0.0
+    """Decoupled weight decay of the critic (AdamW)."""
+    lr_final: Scalar = 0.1
+    """Fraction of the learning rates that an `lr_schedule` ends at."""
+    lr_decay_updates: Scalar = 100_000.0
+    """Updates over which it gets there, counted as if the warm-up had them too."""
+    reward_scale: Scalar = 1.0
+    """Factor on the rewards that the critic learns from."""
+    priority_alpha: Scalar = 0.6
+    """Prioritized replay: exponent of the priorities; 0 is uniform."""
+    priority_beta: Scalar = 0.4
+    """Prioritized replay: exponent of the importance weights at the start."""
+    priority_beta_final: Scalar = 1.0
+    """Prioritized replay: and at the end."""
+    priority_beta_updates: Scalar = 100_000.0
+    """Prioritized replay: updates from the one to the other."""
+    priority_epsilon: Scalar = 1e-6
+    """Prioritized replay: added to every |TD error|, so that none is never drawn again."""
 
 
 @flax.struct.dataclass

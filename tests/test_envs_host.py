@@ -20,6 +20,7 @@ from ddpg_jax.envs.host import HostEnv, HostStep, make_host
 from ddpg_jax.host_program import host_program
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.replay import unpack
+from ddpg_jax.schedules import linear
 from ddpg_jax.training import RunState, make_training, stream
 
 MODES = list(AutoresetMode)
@@ -328,7 +329,7 @@ def test_host_and_device_training_are_one_algorithm() -> None:
     num_envs, warmup, total = 2, 40, 80
     agent = dj.make_agent(3, 1, hidden=(16,))
     replay = dj.replay.uniform(3, 1, capacity=200, batch_size=16, num_envs=num_envs)
-    parts = (agent, replay, dj.exploration.ornstein_uhlenbeck(1, dj.exploration.linear), dj.exploration.uniform(1))
+    parts = (agent, replay, dj.exploration.ornstein_uhlenbeck(1, linear), dj.exploration.uniform(1))
     key, hyper = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=100.0)
 
     device = make_training(env, *parts, num_envs=num_envs)

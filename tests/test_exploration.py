@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax.exploration import EXPLORERS, SCHEDULES, gaussian, ornstein_uhlenbeck, uniform
+from ddpg_jax.exploration import EXPLORERS, gaussian, ornstein_uhlenbeck, sigma, uniform
+from ddpg_jax.schedules import SCHEDULES
 
 N, ACTION = 2_048, 2
 OBS = jnp.zeros((N, 1))
@@ -79,6 +80,7 @@ SCALES = {  # at the start, halfway, at the end and beyond, for a decay from .4 
     "constant": [0.4, 0.4, 0.4, 0.4],
     "linear": [0.4, 0.25, 0.1, 0.1],
     "exponential": [0.4, 0.2, 0.1, 0.1],
+    "cosine": [0.4, 0.25, 0.1, 0.1],
 }
 
 
@@ -87,7 +89,7 @@ def test_schedules_go_from_first_to_final_scale_and_stay(name: str) -> None:
     """The scale at four times, by itself and as explorers apply it."""
     hyper = dj.Hyperparams(noise_sigma=0.4, noise_sigma_final=0.1, noise_decay_steps=1_000.0)
     times = jnp.array([0, 500, 1_000, 50_000])
-    scales = [float(SCHEDULES[name](t, hyper)) for t in times]
+    scales = [float(sigma(SCHEDULES[name], t, hyper)) for t in times]
     assert scales == pytest.approx(SCALES[name], rel=1e-5)
     for explorer in (gaussian(ACTION, SCHEDULES[name]), ornstein_uhlenbeck(ACTION, SCHEDULES[name])):
         drawn = [explorer.explore(KEY, explorer.init(8), still, 0.0, OBS[:8], hyper, t)[0] for t in times]

@@ -1,0 +1,55 @@
+"""Optimizers as functions of the hyperparameters and the clock.
+
+They are made anew while tracing and never stored: so every number in them may be traced, and swept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import optax
+
+from ddpg_jax.schedules import Shape, constant, progress
+from ddpg_jax.types import Array, Hyperparams, Params, Scalar
+
+Optimizer: TypeAlias = Callable[[Hyperparams, Array], optax.GradientTransformation]
+"""`(hyper, t) -> transformation`; `t` counts updates. Its state has the same structure whatever the numbers."""
+
+Number: TypeAlias = Callable[[Hyperparams], Scalar]
+"""Finds one of the hyperparameters."""
+
+
+def adam(rate: Number, schedule: Shape = constant) -> Optimizer:
+    """Adam (Kingma and Ba 2015) with the step size that `rate` finds among the hyperparameters.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> optimizer = adam(lambda hyper: hyper.actor_lr)
+    >>> params, opt = jnp.ones(2), optimizer(dj.Hyperparams(), jnp.int32(0)).init(jnp.ones(2))
+    >>> descend(optimizer(dj.Hyperparams(actor_lr=0.1), jnp.int32(0)), params, opt, params)[0].round(3).tolist()
+    [0.9..., 0.9...]
+    """
+    return lambda hyper, t: optax.adam(scheduled(rate(hyper), schedule, hyper, t))
+
+
+def adamw(
+    rate: Callable[[Hyperparams], Scalar], decay: Callable[[Hyperparams], Scalar], schedule: Shape = constant
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    return lambda hyper, t: optax.adamw(scheduled(rate(hyper), schedule, hyper, t), weight_decay=decay(hyper))  # pyright: ignore
+
+
+def clipped(optimizer: Optimizer, norm: Number) -> Optimizer:
+    """The optimizer behind a limit on the GLOBAL norm of the gradient of its network (Pascanu et al. 2013)."""
+    return lambda hyper, t: optax.chain(optax.clip_by_global_norm(norm(hyper)), optimizer(hyper, t))  # pyright: ignore
+
+
+def scheduled(rate: Scalar, schedule: Shape, hyper: Hyperparams, t: Array) -> Scalar:
+    """The rate at update `t`, on its way to `lr_final` times itself over `lr_decay_updates`."""
+    return schedule(rate, rate * hyper.lr_final, progress(t, hyper.lr_decay_updates))
+
+
+def descend(tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params) -> tuple[Params, Params]:
+    """One optimizer step: `(params, opt)`."""
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt
