@@ -313,21 +313,21 @@ class Job:
             try:
                 for tick in () if over else drive(program, experiment, state, begin, journal, self._everybody):
                     state, now = tick.state, time.monotonic()
-                    due = now - saved >= self.options.checkpoint_seconds
-                    heard = processes.gather({"rows": tick.rows, "received": list(received), "due": due})
-                    rows = [row for each in heard for row in each["rows"]]
-                    stop = [number for each in heard for number in each["received"]]
+                    rows = [row for each in processes.gather(tick.rows) for row in each]
                     if rows:
                         self.rows += rows
                         place.append_rows(rows)
                         self.track(rows)
                     display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
                     last = (now, tick.step)
-                    if stop or tick.finished or heard[0]["due"]:
-                        arrays, text = program.save(state)
-                        checkpoints.save(Checkpoint(k, tick.iteration, arrays, text, tick.journal))
-                        saved = now
-                        place.write_manifest(seconds=self.seconds)
+                    due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
+                    if not any(processes.gather(bool(received or due or tick.finished))):
+                        continue
+                    arrays, text = program.save(state)
+                    checkpoints.save(Checkpoint(k, tick.iteration, arrays, text, tick.journal))
+                    saved = now
+                    place.write_manifest(seconds=self.seconds)
+                    stop = [number for each in processes.gather(list(received)) for number in each]
                     if tick.finished:
                         self._keep_policies(program, experiment, state)
                     elif stop:
