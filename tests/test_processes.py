@@ -21,10 +21,15 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from ddpg_jax import sweeping
+from ddpg_jax.api import make_program
+from ddpg_jax.app import folder as folders
 from ddpg_jax.app import processes as module
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, idle_program
+from ddpg_jax.driving import drive
+from ddpg_jax.placement import Placement
 from ddpg_jax.program import Member
 from ddpg_jax.sweeping import Leg, in_memory
 from tests.runs import manifest, rows, run
@@ -50,6 +55,9 @@ def free_port(low: int = 0, high: int = 1) -> int:
 
 
 # How they talk
+
+
+SHORT: dict[str, Any] = {"steps": 1600, "warmup_steps": 100, "eval_every": 200, "eval_episodes": 1, "replay_capacity": 1000}
 
 
 def together(
@@ -314,6 +322,36 @@ def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
     assert shares == [[2, 3], [1], [3]]
 
 
+def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member needs 20 bytes: four fit in 100, two in the half of it."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1"})
+    leg = Leg(experiment, [Member(seed, hyper, seed) for seed in range(4)])
+    monkeypatch.setattr(sweeping, "memory_limit", lambda: 100 / sweeping.HEADROOM)
+
+    def make(x: Any, part: list[Member]) -> Any:
+        return idle_program()._replace(memory=lambda length: 20 * len(part), placement=Placement(len(part), "map", (None,)))
+
+    assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
+    assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]
+
+
+def test_a_share_that_diverged_goes_on_while_others_train() -> None:
+    """Its rows, of NaN, come as they would among the others'; the end comes when all have diverged."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1", "critic_lr": 1e30, "hidden": (8,), **SHORT})
+    answers: list[bool] = []
+
+    def everybody(here: bool) -> bool:
+        answers.append(here)
+        return len(answers) > 6 and here
+
+    program = make_program(experiment, [Member(0, hyper)])
+    ticks = list(drive(program, experiment, program.start(), everybody=everybody))
+    assert [tick.step for tick in ticks if tick.rows] == [200, 400, 600, 800, 1000, 1200]
+    assert answers == [False] + [True] * 6
+    assert [tick.finished for tick in ticks] == [False] * 6 + [True]
+    assert np.isnan(ticks[-1].rows[0]["eval_return_mean"])
+
+
 def test_each_has_its_share_in_order() -> None:
     for total in (1, 2, 3, 5):
         shares = [Processes(total, k).share(list(range(4))) for k in range(total)]
@@ -325,8 +363,6 @@ def test_each_has_its_share_in_order() -> None:
 def test_another_number_of_processes_cannot_resume(tmp_path: Path) -> None:
     experiment, hyper = dj.configure({"env": "Pendulum-v1"})
     members = [Member(0, hyper)]
-    from ddpg_jax.app import folder as folders
-
     place = RunFolder(tmp_path, Processes(2, 0))
     place.write_manifest(**folders.about(experiment, members, 2))
     with pytest.raises(dj.ConfigError, match=r"holds a run of num_processes=2, not of 1; resume it with as many"):
@@ -347,16 +383,22 @@ LEGS = ("--grid", "steps=400,600")
 
 
 def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
+    """`ddpg-jax sweep` as a process of its own."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", **more}
-    words = [sys.executable, "-m", "ddpg_jax", *arguments]
+    words = [sys.executable, "-m", "ddpg_jax", *SETTINGS, *arguments]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @contextmanager
-def pair(out: Path, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes of a sweep; none is left behind."""
-    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-    both = [start(*SETTINGS, "--out", str(out), *arguments, *where, str(k)) for k in range(2)]
+def pair(out: Path, *arguments: str, detected: bool = False) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes of a sweep, under Slurm as far as JAX can tell or told where to meet; none is left behind."""
+    words = [*arguments, "--out", str(out)]
+    if detected:
+        port = free_port(61440, 65536)
+        both = [start(*words, "--distributed", **slurm(port, k)) for k in range(2)]
+    else:
+        where = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+        both = [start(*words, *where, str(k)) for k in range(2)]
     try:
         yield both
     finally:
@@ -389,7 +431,8 @@ def test_two_processes_give_what_one_gives(whole: Path, tmp_path: Path) -> None:
     with pair(out, *SEEDS) as both:
         (status, said, progress), other = ends(both)
     assert status == 0, progress
-    assert other == (0, "", "")
+    assert other[:2] == (0, "")
+    assert not any(line.startswith(("step", "program", "ddpg-jax")) for line in other[2].splitlines())
     assert "diverged members: 0" in said
     assert "program 1, shared by 2 processes: 3 members" in progress
     assert rows(out) == rows(whole)
@@ -401,12 +444,12 @@ def test_two_processes_give_what_one_gives(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_process_without_members_takes_part(whole: Path, tmp_path: Path) -> None:
-    """Under Slurm, as far as JAX can tell. Both members are the first of the other sweep, and end earlier."""
-    out, port = tmp_path / "out", free_port(61440, 65536)
-    words = [*SETTINGS, *LEGS, "--out", str(out), "--distributed"]
-    first, second = ends([start(*words, **slurm(port, k)) for k in range(2)])
+    """Both members are the first of the other sweep, and end earlier."""
+    out = tmp_path / "out"
+    with pair(out, *LEGS, detected=True) as both:
+        first, second = ends(both)
     assert first[0] == 0, first[2]
-    assert second == (0, "", "")
+    assert second[:2] == (0, "")
     expected = [row for row in rows(whole) if row["member"] == "0"]
     for member, count in (("0", 2), ("1", 3)):
         mine = [{**row, "member": "0"} for row in rows(out) if row["member"] == member]
@@ -460,6 +503,7 @@ def test_what_the_first_process_finds_wrong_ends_both(whole: Path, tmp_path: Pat
     with pair(whole, *SEEDS) as both:
         first, second = ends(both)
     assert (first[0], second[0]) == (2, 2)
-    assert first[2].startswith(f"ddpg-jax: out={whole} holds a run; continue it with --resume")
-    assert second[2] == first[2].replace("ddpg-jax: ", "ddpg-jax: process 0 of this sweep has failed: ")
+    line = first[2].splitlines()[-1]
+    assert line.startswith(f"ddpg-jax: out={whole} holds a run; continue it with --resume")
+    assert second[2].splitlines()[-1] == line.replace("ddpg-jax: ", "ddpg-jax: process 0 of this sweep has failed: ")
     assert (whole / "manifest.json").read_bytes() == before
