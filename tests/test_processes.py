@@ -214,12 +214,12 @@ def test_a_port_that_is_taken_is_one_line() -> None:
                 pass
 
 
-def slurm(port: int, number: int) -> dict[str, str]:
-    """What Slurm sets in the environment of the tasks of a job of two."""
+def slurm(port: int, number: int, total: int = 2) -> dict[str, str]:
+    """What Slurm sets in the environment of the tasks of a job."""
     return {
         "SLURM_JOB_ID": str(port - 61440),
         "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS": str(total),
         "SLURM_PROCID": str(number),
         "SLURM_LOCALID": str(number),
     }
@@ -263,47 +263,49 @@ def test_flags_that_do_not_name_a_meeting_are_one_line(words: list[str], said: s
 # What they decide in common
 
 
-def test_the_newest_checkpoint_that_all_have_whole(tmp_path: Path) -> None:
-    """Process 1 lacks the newest, and its part of the one before is damaged."""
-
-    def arrays(iteration: int) -> dict[str, Any]:
-        return {"x": np.full(3, iteration, np.float32)}
-
-    for k, iterations in enumerate(([2, 3], [2])):
-        with Checkpoints(tmp_path / str(k)) as kept:
-            for iteration in [1, *iterations]:
-                kept.save(Checkpoint(0, iteration, arrays(iteration), None, []))
-
-    def resume(processes: Processes) -> tuple[int, list[str]]:
-        said: list[str] = []
-        with Checkpoints(tmp_path / str(processes.number), processes) as kept:
-            found = kept.newest(lambda program: arrays(0), said.append)
-            assert found is not None
-            np.testing.assert_array_equal(found.arrays["x"], arrays(found.iteration)["x"])
-            return found.iteration, said
-
-    assert [future.result() for future in together(resume, resume)] == [(2, [])] * 2
-    assert [path.name for path in (tmp_path / "0").iterdir()] == ["2"]  # of what only one had, nothing stays
+def save(folder: Path, *iterations: int, processes: Processes = ALONE) -> None:
+    with Checkpoints(folder, processes) as kept:
+        for iteration in iterations:
+            kept.save(Checkpoint(0, iteration, {"x": np.full(3, iteration, np.float32)}, None, []))
 
 
-def test_a_part_that_is_damaged_is_damaged_for_all(tmp_path: Path) -> None:
-    shapes = {"x": np.zeros(3, np.float32)}
-    for k in range(2):
-        with Checkpoints(tmp_path / str(k)) as kept:
-            for iteration in (1, 2):
-                kept.save(Checkpoint(0, iteration, shapes, None, []))
-    for path in (tmp_path / "1" / "2" / "arrays").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
-    def resume(processes: Processes) -> tuple[int, int]:
-        said: list[str] = []
-        with Checkpoints(tmp_path / str(processes.number), processes) as kept:
-            found = kept.newest(lambda program: shapes, said.append)
-            assert found is not None
-            return found.iteration, len(said)
 
-    assert [future.result() for future in together(resume, resume)] == [(1, 1)] * 2
+@pytest.mark.parametrize(
+    ("theirs", "wrong", "expected"),
+    [([3, 2], [None], 3), ([2, 1], [None], 2), ([3, 2], ["its checksum does not match", None], 2), ([1], [], None)],
+    ids=["all is well", "the newest is not there", "the newest is damaged there", "nothing in common"],
+)
+def test_the_newest_checkpoint_is_whole_in_all(
+    tmp_path: Path, theirs: list[int], wrong: list[str | None], expected: int | None
+) -> None:
+    """This process has checkpoints 2 and 3, and the other says what it has."""
+    save(tmp_path, 1, 2, 3)
+    answers, said = [theirs, *wrong], []
+    with Checkpoints(tmp_path, Processes(2, 0, gather=lambda message: [message, answers.pop(0)])) as kept:
+        found = kept.newest(lambda program: {"x": np.zeros(3, np.float32)}, said.append)
+    assert (found.iteration if found else None) == expected
+    assert not answers
+    assert len(said) == len(wrong) - (expected is not None)
+    assert names(tmp_path) == {str(n) for n in (2, 3) if n in theirs and n <= (expected or 0)}  # what is of no use is gone
+
+
+def test_a_checkpoint_waits_for_the_one_before_it_everywhere(tmp_path: Path) -> None:
+    """If the other dies before its second is on the disk, the third must not begin: it would take the first one's place."""
+    seen: list[set[str]] = []
+
+    def gather(message: Any) -> list[Any]:
+        seen.append(names(tmp_path))
+        if len(seen) == 3:
+            raise Ended("the other has died", 1)
+        return [message, message]
+
+    with pytest.raises(Ended):
+        save(tmp_path, 1, 2, 3, processes=Processes(2, 0, gather=gather))
+    assert seen == [set(), {"1"}, {"1", "2"}]
+    assert names(tmp_path) == {"1", "2"}
 
 
 def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
@@ -378,8 +380,8 @@ SETTINGS = (
 ).split()
 SEEDS = ("--seeds", "3")
 """Two members for process 0, one for process 1."""
-LEGS = ("--grid", "steps=400,600")
-"""Two programs, one after the other, of one member each: process 1 has nothing to do."""
+LEGS = ("--grid", "critic_lr=0.001,1e30", "--grid", "steps=400,600")
+"""Two programs of two members. Process 0 has the one that is right, process 1 one that diverges, process 2 nothing to do."""
 
 
 def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
@@ -390,19 +392,29 @@ def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def pair(out: Path, *arguments: str, detected: bool = False) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes of a sweep, under Slurm as far as JAX can tell or told where to meet; none is left behind."""
-    words = [*arguments, "--out", str(out)]
-    if detected:
-        port = free_port(61440, 65536)
-        both = [start(*words, "--distributed", **slurm(port, k)) for k in range(2)]
-    else:
-        where = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-        both = [start(*words, *where, str(k)) for k in range(2)]
-    try:
+def pair(out: Path, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes of a sweep; none is left behind."""
+    where = ["--out", str(out), "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+    with until_the_end([start(*arguments, *where, str(k)) for k in range(2)]) as both:
         yield both
+
+
+@contextmanager
+def three(out: Path, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Three processes of a sweep under Slurm, as far as JAX can tell."""
+    port = free_port(61440, 65536)
+    words = [*arguments, "--out", str(out), "--distributed"]
+    with until_the_end([start(*words, **slurm(port, k, 3)) for k in range(3)]) as all_three:
+        yield all_three
+
+
+@contextmanager
+def until_the_end(processes: list[subprocess.Popen[str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Whatever happens, they are gone afterwards."""
+    try:
+        yield processes
     finally:
-        for process in both:
+        for process in processes:
             process.kill()
             process.communicate()
 
@@ -443,19 +455,23 @@ def test_two_processes_give_what_one_gives(whole: Path, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} >= {path.name for path in whole.iterdir()}
 
 
-def test_a_process_without_members_takes_part(whole: Path, tmp_path: Path) -> None:
-    """Both members are the first of the other sweep, and end earlier."""
+def test_shares_that_diverge_and_shares_of_nothing_take_part(whole: Path, tmp_path: Path) -> None:
+    """Members 0 and 1 are the first of the other sweep, and end earlier."""
     out = tmp_path / "out"
-    with pair(out, *LEGS, detected=True) as both:
-        first, second = ends(both)
+    with three(out, *LEGS) as processes:
+        first, *others = ends(processes)
     assert first[0] == 0, first[2]
-    assert second[:2] == (0, "")
+    assert [other[:2] for other in others] == [(0, "")] * 2
+    assert manifest(out)["programs"] == [[0, 2], [1, 3]]
     expected = [row for row in rows(whole) if row["member"] == "0"]
-    for member, count in (("0", 2), ("1", 3)):
-        mine = [{**row, "member": "0"} for row in rows(out) if row["member"] == member]
-        assert [{name: row[name] for name in expected[0]} for row in mine] == expected[:count]
+    for member, count in enumerate((2, 3, 2, 3)):
+        mine = [{**row, "member": "0"} for row in rows(out) if row["member"] == str(member)]
+        if member < 2:
+            assert [{name: row[name] for name in expected[0]} for row in mine] == expected[:count]
+        else:
+            assert [row["step"] for row in mine] == [row["step"] for row in expected[:count]]
+            assert "" not in [row["diverged_step"] for row in mine[1:]]
         assert (out / "policy" / f"member_{member}" / "actor.npz").exists()
-    assert manifest(out)["programs"] == [[0], [1]]
 
 
 def test_however_a_process_ends_the_sweep_goes_on_to_the_same_end(whole: Path, tmp_path: Path) -> None:
