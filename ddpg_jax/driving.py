@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,12 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
 
 
 def drive(
-    program: Program, experiment: Experiment, state: Any, begin: int = 0, journal: Journal | None = None
+    program: Program,
+    experiment: Experiment,
+    state: Any,
+    begin: int = 0,
+    journal: Journal | None = None,
+    everybody: Callable[[bool], bool] = bool,
 ) -> Iterator[Tick]:
     """Walks through the run from vector step `begin` on; the caller logs, draws and saves between the ticks.
 
@@ -69,6 +74,7 @@ def drive(
         state: from `program.start`, or of a checkpoint. It is used up.
         begin: vector steps that the state has behind it.
         journal: of the same checkpoint.
+        everybody: whether what holds for the members of this program holds for those that train elsewhere, too.
 
     Raises:
         EnvironmentFailure: see `Program.advance`.
@@ -85,7 +91,7 @@ def drive(
         columns = ("critic_loss", "actor_loss", "q_mean", "train_return_mean")
         means = {name: np.asarray(getattr(metrics, name), np.float64).tolist() for name in columns}
         pending.append({**means, "iterations": end - first, "updates": learned, "seconds": seconds})
-        over = bool((diverged >= 0).all())
+        over = everybody(bool((diverged >= 0).all()))
         rows = []
         if evaluating or over:
             rows = _rows(program, experiment, end, pending, diverged, *program.evaluate(state, end))

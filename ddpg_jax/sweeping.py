@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,12 +133,19 @@ def plain(value: Any) -> Any:
     return "-".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def in_memory(leg: Leg, make: Any) -> Iterator[tuple[Leg, Program]]:
+def in_memory(
+    leg: Leg,
+    make: Callable[[Experiment, list[Member]], Program],
+    agree: Callable[[int], int] = int,
+    neighbours: int = 1,
+) -> Iterator[tuple[Leg, Program]]:
     """The leg and its program; or, where its members do not fit in memory together, several legs that do, one after another.
 
     Args:
         leg: members of one structure.
-        make: `(experiment, members) -> program`.
+        make: `(experiment, members) -> program`, of this process's share of the members.
+        agree: `(fit) -> fit`, from how many members fit in this process to how many fit in all processes together.
+        neighbours: how many processes share the memory.
 
     Raises:
         ConfigError: not even one member a device fits.
@@ -147,23 +154,31 @@ def in_memory(leg: Leg, make: Any) -> Iterator[tuple[Leg, Program]]:
     if len(leg.members) == 1:  # it is not worth asking: there is nothing to divide
         yield leg, program
         return
-    limit = memory_limit() * HEADROOM
-    need = program.memory(learning_block(leg.experiment))
-    if need <= limit:
+    fit = agree(_fitting(leg, program, memory_limit() * HEADROOM / neighbours))
+    if fit >= len(leg.members):
         yield leg, program
         return
     program.close()
+    for first in range(0, len(leg.members), fit):
+        part = Leg(leg.experiment, leg.members[first : first + fit])
+        yield part, make(part.experiment, part.members)
+
+
+def _fitting(leg: Leg, program: Program, limit: float) -> int:
+    """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
+    need = program.memory(learning_block(leg.experiment))
+    if need <= limit:
+        return len(leg.members)
     devices = len(program.placement.devices)
     each = need / (program.placement.slots / devices)
     fit = int(limit / each) * devices
     if fit < devices:
+        program.close()
         raise ConfigError(
             f"replay_capacity={leg.experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
             f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
         )
-    for first in range(0, len(leg.members), fit):
-        part = Leg(leg.experiment, leg.members[first : first + fit])
-        yield part, make(part.experiment, part.members)
+    return fit
 
 
 def learning_block(experiment: Experiment) -> int:

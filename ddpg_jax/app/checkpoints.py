@@ -20,6 +20,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ddpg_jax.app.processes import ALONE, Processes
+
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
 KEEP = 2
@@ -44,9 +46,10 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run; of several processes each has its own, and what one has is whole when all have it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, processes: Processes = ALONE):
+        self._processes = processes
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
         self._folder = folder.resolve()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -77,6 +80,7 @@ class Checkpoints:
         """
         arrays = jax.tree.map(np.array, checkpoint.arrays)
         self.wait()
+        self._processes.gather(None)  # the one before is whole everywhere, and only now the one before that may go
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "journal": checkpoint.journal}
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
@@ -115,26 +119,39 @@ class Checkpoints:
             raise OSError(code, os.strerror(code), str(self._folder)) from error
 
     def newest(self, shapes: Callable[[int], Any], say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; `say` is told of those that are damaged, and they are removed.
+        """The newest checkpoint that is whole in all processes, or None.
 
-        `shapes` gives those of a program's arrays.
+        `say` is told of those that are damaged, and they are removed. `shapes` gives those of a program's arrays.
         """
-        for number in sorted(self._manager.all_steps(), reverse=True):
-            program, iteration = divmod(number, STRIDE)
-            try:
-                items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes(program)), meta=ocp.args.JsonRestore())
-                restored = self._manager.restore(number, args=items)
-                meta: Any = restored["meta"]
-                if checksum(restored["arrays"], meta["text"], meta["journal"]) != meta["checksum"]:
-                    raise ValueError("its checksum does not match")
-                arrays = jax.tree.map(jax.numpy.copy, restored["arrays"])  # ours to donate
-                return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
-            except Exception as error:  # a damaged file can fail in any way
-                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-                say(f"the checkpoint at vector step {iteration} is damaged and left out: {reason}")
+        here = sorted(self._manager.all_steps(), reverse=True)
+        everywhere = set.intersection(*map(set, self._processes.gather(here)))
+        for number in here:
+            if number not in everywhere:  # a process died before it had written its part
                 self._manager.delete(number)
+                continue
+            found = self._read(number, shapes)
+            reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
+            if isinstance(found, Checkpoint) and not reasons:
+                return found
+            say(f"the checkpoint at vector step {number % STRIDE} is damaged and left out: {reasons[0]}")
+            self._manager.delete(number)
+            del found
             gc.collect()  # what is left of the reads that failed
         return None
+
+    def _read(self, number: int, shapes: Callable[[int], Any]) -> Checkpoint | str:
+        """A checkpoint, or what is wrong with it."""
+        program, iteration = divmod(number, STRIDE)
+        try:
+            items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes(program)), meta=ocp.args.JsonRestore())
+            restored = self._manager.restore(number, args=items)
+            meta: Any = restored["meta"]
+            if checksum(restored["arrays"], meta["text"], meta["journal"]) != meta["checksum"]:
+                raise ValueError("its checksum does not match")
+            arrays = jax.tree.map(jax.numpy.copy, restored["arrays"])  # ours to donate
+            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
+        except Exception as error:  # a damaged file can fail in any way
+            return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def checksum(tree: Any, text: str | None, journal: list[Any]) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.experiment import CHOICES, NUMBERS, PRESETS, STRUCTURE, Experiment, coerce, configure
 from ddpg_jax.types import ConfigError, EnvironmentFailure, Hyperparams
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(sys.argv[1:] if arguments is None else list(arguments))
     except (ConfigError, EnvironmentFailure) as error:
         return _fail(" ".join(str(error).split()))
+    except Ended as ended:
+        return _fail(str(ended), ended.status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -52,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _fail(line: str) -> int:
+def _fail(line: str, status: int = 2) -> int:
     print(f"ddpg-jax: {line}", file=sys.stderr)
-    return 2
+    return status
 
 
 def _main(arguments: list[str]) -> int:
@@ -110,6 +113,13 @@ def _parser() -> Parser:
     points.add_argument("--points", metavar="N", help="how many points --sample draws")
     _fields(sweep)
     _job(sweep)
+    several = sweep.add_argument_group(
+        "several processes", "The same command in each, on one host or many; DIR must be on a file system that all share."
+    )
+    several.add_argument("--distributed", action="store_true", help="have JAX detect them (Slurm, Open MPI, Kubernetes)")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="or: the host of process 0, and a free port of it")
+    several.add_argument("--num-processes", metavar="N", help="how many there are")
+    several.add_argument("--process-id", metavar="K", help="which of them this is, from 0 to N - 1")
     sweep.set_defaults(run=_sweep)
 
     evaluate = commands.add_parser("eval", help="evaluate the policy of a run folder", allow_abbrev=False)
@@ -195,9 +205,30 @@ def _sweep(options: argparse.Namespace) -> int:
     else:
         points = grid_points(parse_grid(options.grid))
     legs = make_legs(points, seeds, given)
+    meeting = _meeting(options)
     use_compilation_cache()
     use_all_cores()
-    return _work(legs, options)
+    return _work(legs, options, meeting)
+
+
+def _meeting(options: argparse.Namespace) -> Meeting | None:
+    """Where the processes of a sweep find each other, or None if there is one."""
+    words = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed and words != (None, None, None):
+        raise ConfigError("--distributed and --coordinator, --num-processes, --process-id exclude each other; give one of them")
+    if options.distributed:
+        return detect()
+    if words == (None, None, None):
+        return None
+    if None in words:
+        raise ConfigError("--coordinator, --num-processes and --process-id must be given together, or --distributed alone")
+    host, _, port = options.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"coordinator={options.coordinator} is not allowed; it must be HOST:PORT with a port below 65536")
+    count = _whole("num_processes", options.num_processes)
+    if not options.process_id.isdecimal() or int(options.process_id) >= count:
+        raise ConfigError(f"process_id={options.process_id} is not allowed; it must be a whole number from 0 to {count - 1}")
+    return Meeting(host.strip("[]"), int(port), count, int(options.process_id))
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -206,7 +237,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return {name: coerce(name, value) for name, value in given.items() if value is not None}
 
 
-def _work(legs: Any, options: argparse.Namespace) -> int:
+def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
     from ddpg_jax.app.training import Options, Stopped, train
 
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
@@ -214,11 +245,14 @@ def _work(legs: Any, options: argparse.Namespace) -> int:
         raise ConfigError("--resume and --overwrite exclude each other; give one of them")
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
-        print(train(legs, job))
+        with connected(meeting) as processes:
+            line = train(legs, job, processes)
     except Stopped as stop:
         again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
         print(f"ddpg-jax: {stop}; go on with: ddpg-jax {again} --resume", file=sys.stderr)
         return stop.status
+    if processes.first:
+        print(line)
     return 0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 
+from ddpg_jax.app.processes import ALONE, Processes
 from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Member
 from ddpg_jax.types import ConfigError
@@ -93,21 +94,24 @@ def default_folder(experiment: Experiment, members: list[Member]) -> Path:
 
 
 class RunFolder:
-    """The files of one run."""
+    """The files of one run. Of several processes the first writes what belongs to all; each has checkpoints of its own."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, processes: Processes = ALONE):
         self.path = path
-        self.checkpoints = path / "checkpoints"
+        self.processes = processes
+        self.checkpoints = path / "checkpoints" / (f"process_{processes.number}" if processes.total > 1 else "")
         self.policy = path / "policy"
         self.metrics = path / "metrics.csv"
         self._lock: Any = None
 
     def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
-        """Checks that a run may go here, and locks the folder against a second process. Writes nothing else.
+        """Checks that a run may go here, and locks the folder against another command. Writes nothing else.
 
         Raises:
             ConfigError: another run is here, or there is nothing to resume.
         """
+        if not self.processes.first:
+            return
         there = (self.path / "manifest.json").exists()
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"out={self.path} is a file; it must be a folder, new or empty")
@@ -130,6 +134,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not a run's; the manifest last, so that it can be repeated."""
+        if not self.processes.first:
+            return
         for part in PARTS:
             path = self.path / part
             if path.is_dir():
@@ -140,6 +146,12 @@ class RunFolder:
     def _compare(self, experiment: Experiment, members: list[Member]) -> None:
         manifest = self.manifest()
         then, now = manifest["identity"], _identity(experiment, members)
+        count = manifest.get("processes", 1)
+        if count != self.processes.total:
+            raise ConfigError(
+                f"out={self.path} holds a run of num_processes={count}, not of {self.processes.total}; resume it with as many, "
+                "or replace it with --overwrite"
+            )
         if len(then["members"]) != len(now["members"]):
             raise ConfigError(
                 f"out={self.path} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
@@ -184,6 +196,8 @@ class RunFolder:
 
     def write_manifest(self, **values: Any) -> None:
         """Sets these values in the manifest and keeps the others."""
+        if not self.processes.first:
+            return
         path = self.path / "manifest.json"
         old = json.loads(path.read_text()) if path.exists() else {}
         write(path, json.dumps({**old, **values}, indent=2) + "\n")
@@ -199,16 +213,19 @@ class RunFolder:
 
     def rewrite_rows(self, rows: list[dict[str, Any]]) -> None:
         """Makes metrics.csv hold just these rows."""
-        write(self.metrics, _csv(rows, header=True) if rows else "")
+        if self.processes.first:
+            write(self.metrics, _csv(rows, header=True) if rows else "")
 
     def append_rows(self, rows: list[dict[str, Any]]) -> None:
         """Adds rows to metrics.csv."""
+        if not self.processes.first:
+            return
         fresh = not self.metrics.exists() or self.metrics.stat().st_size == 0
         with _naming(self.metrics), open(self.metrics, "a", newline="") as file:
             file.write(_csv(rows, header=fresh))
 
 
-def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
+def about(experiment: Experiment, members: list[Member], processes: int = 1) -> dict[str, Any]:
     """What a manifest says of a run that starts."""
     return {
         "format": 1,
@@ -218,6 +235,7 @@ def about(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
         ],
         "swept": [name for name, _ in members[0].swept],
         "programs": [],
+        "processes": processes,
         "identity": _identity(experiment, members),
         "hash": digest(experiment, members),
         "seeds": sorted({member.seed for member in members}),

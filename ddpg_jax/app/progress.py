@@ -12,11 +12,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 class Display:
     """Progress of one run."""
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, total: int, done: int, silent: bool = False):
         self.console = Console(stderr=True)
+        self._silent = silent
         self._total = total
         self._bar: Progress | None = None
-        if self.console.is_terminal:
+        if self.console.is_terminal and not silent:
             self._bar = Progress(
                 TextColumn("[bold]{task.completed:,.0f}[/] / {task.total:,.0f} steps"),
                 BarColumn(),
@@ -56,5 +57,5 @@ class Display:
         """One line, above the bar."""
         if self._bar:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        else:
+        elif not self._silent:
             print(line, file=sys.stderr, flush=True)

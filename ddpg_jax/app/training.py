@@ -21,6 +21,7 @@ from ddpg_jax.app import report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.figures import figures
 from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.app.processes import ALONE, Ended, Processes, idle_program
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
@@ -78,41 +79,83 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train(legs: list[Leg], options: Options) -> str:
+def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> str:
     """Runs or resumes an experiment, of one member or of many, in its folder; gives the line that reports the result.
+
+    Of several processes each trains its share of the members, and the first writes the folder.
 
     Raises:
         ConfigError: the folder or the environment will not do; nothing was written.
         EnvironmentFailure: the environment failed; the checkpoint before it is kept.
         Stopped: a signal came.
+        Ended: another process has died or failed.
     """
     experiment = legs[0].experiment
     members = sorted((member for leg in legs for member in leg.members), key=lambda member: member.number)
-    place = RunFolder(options.out or folders.default_folder(experiment, members))
+    place = RunFolder(options.out or folders.default_folder(experiment, members), processes)
     check_tracker(options.track)
+    _check_same(experiment, members, place.path, options, processes)
     if options.resume:
         place.claim(experiment, members, options.resume, options.overwrite)
-    programs = Programs(legs, place.programs() if options.resume else [])
+        _check_shared(place, processes)
+    programs = Programs(legs, place.programs() if options.resume else [], processes)
     with contextlib.closing(programs):
         programs.first()  # an environment that will not do says so before anything is written
         if not options.resume:
+            processes.gather(None)
             place.claim(experiment, members, options.resume, options.overwrite)
             place.clear()
-            place.write_manifest(**folders.about(experiment, members))
-        with tracker(options.track, place.path, dataclasses.asdict(experiment)) as track:
-            return Job(experiment, members, programs, place, options, track).run()
+            place.write_manifest(**folders.about(experiment, members, processes.total))
+            _check_shared(place, processes)
+        with tracker(options.track if processes.first else None, place.path, dataclasses.asdict(experiment)) as track:
+            return Job(experiment, members, programs, place, options, track, processes).run()
+
+
+def _check_same(experiment: Experiment, members: list[Member], out: Path, options: Options, processes: Processes) -> None:
+    """All processes must have been given the same command.
+
+    Raises:
+        ConfigError: this one's is not that of process 0.
+    """
+    mine = {
+        "experiment": folders.digest(experiment, members),
+        "steps": experiment.steps,
+        "out": str(out),
+        "resume": options.resume,
+        "overwrite": options.overwrite,
+    }
+    first = processes.gather(mine)[0]
+    different = [f"{name}={mine[name]} (there {first[name]})" for name in mine if mine[name] != first[name]]
+    if different:
+        raise ConfigError(f"process 0 was given another command; this one differs in {', '.join(different)}")
+
+
+def _check_shared(place: RunFolder, processes: Processes) -> None:
+    """All processes must see the folder that process 0 has claimed.
+
+    Raises:
+        ConfigError: this one does not.
+    """
+    start = processes.gather(place.manifest()["start"] if processes.first else None)[0]
+    try:
+        same = place.manifest()["start"] == start
+    except ConfigError:
+        same = False
+    if not same:
+        raise ConfigError(f"out={place.path} is not the folder that process 0 has; it must be on a file system that all share")
 
 
 class Programs:
     """The programs of a run, one after the other; each is made when its turn comes, as large as memory allows."""
 
-    def __init__(self, legs: list[Leg], recorded: list[list[int]]):
+    def __init__(self, legs: list[Leg], recorded: list[list[int]], processes: Processes):
         known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
         self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
         done = {m for part in recorded for m in part}
         self._ahead = iter([Leg(leg.experiment, [m for m in leg.members if m.number not in done]) for leg in legs])
         self._fitting: Iterator[tuple[Leg, Program]] = iter(())
         self._program: tuple[int, Program] | None = None
+        self._processes = processes
 
     def first(self) -> None:
         """Makes the first program, unless earlier work is known."""
@@ -120,12 +163,12 @@ class Programs:
             self.get(0)
 
     def get(self, k: int) -> Program | None:
-        """The k-th program, or None behind the last one. The one before is closed."""
+        """This process's part of the k-th program, or None behind the last one. The one before is closed."""
         if self._program and self._program[0] == k:
             return self._program[1]
         self.close()
         if k < len(self.parts):
-            program = make_program(*self.parts[k])
+            program = self._make(*self.parts[k])
         else:
             found = self._next()
             if found is None:
@@ -143,7 +186,16 @@ class Programs:
             if leg is None:
                 return None
             if leg.members:
-                self._fitting = in_memory(leg, make_program)
+                on_cpu = jax.default_backend() == "cpu"  # elsewhere the memory is that of a device
+                self._fitting = in_memory(leg, self._make, self._agree, self._processes.neighbours if on_cpu else 1)
+
+    def _make(self, experiment: Experiment, members: list[Member]) -> Program:
+        mine = self._processes.share(members)
+        return make_program(experiment, mine) if mine else idle_program()
+
+    def _agree(self, fit: int) -> int:
+        """How many members fit in all processes, if so many fit in this one: shares are equal, so the least counts."""
+        return self._processes.total * min(self._processes.gather(fit))
 
     def close(self) -> None:
         """Closes the program that is open."""
@@ -163,8 +215,9 @@ class Job:
         place: RunFolder,
         options: Options,
         track: Track,
+        processes: Processes,
     ):
-        self.experiment, self.members, self.programs = experiment, members, programs
+        self.experiment, self.members, self.programs, self.processes = experiment, members, programs, processes
         self.place, self.options, self.track = place, options, track
         self.threshold: float | None = None
         self.rows: list[dict[str, Any]] = []
@@ -179,8 +232,8 @@ class Job:
 
     def run(self) -> str:
         """Trains; gives the line that reports the result."""
-        say = Display(1, 0).say
-        with Checkpoints(self.place.checkpoints) as checkpoints, signals() as received:
+        say = Display(1, 0, not self.processes.first).say
+        with Checkpoints(self.place.checkpoints, self.processes) as checkpoints, signals() as received:
             k, kept = 0, None
             if self.options.resume:
                 kept = checkpoints.newest(self._shapes, say)
@@ -190,7 +243,8 @@ class Job:
             while (program := self.programs.get(k)) is not None:
                 self._train(k, program, kept, checkpoints, received, say)
                 kept, k = None, k + 1
-        return self._finish()
+        self.processes.gather(None)  # all policies are there
+        return self.processes.gather(self._finish() if self.processes.first else None)[0]
 
     def _shapes(self, k: int) -> Any:
         program = self.programs.get(k)
@@ -208,7 +262,8 @@ class Job:
             before = [member.number for part in self.programs.parts[: kept.program] for member in part.members]
             step = kept.iteration * experiment.num_envs
             reached = {**dict.fromkeys(before, math.inf), **{member.number: step for member in now}}
-            say(f"{self.place.path} {'was finished at' if self._over(kept) else 'goes on from'} step {step:,}")
+            over = self._over(kept)
+            say(f"{self.place.path} {'was finished at' if over else 'goes on from'} step {step:,}")
             if kept.text is None and not on_device(experiment.backend, experiment.env):
                 say("the environments could not be kept: their episodes start anew")
         self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
@@ -220,7 +275,12 @@ class Job:
         if kept is None:
             return False
         experiment = self.programs.parts[kept.program].experiment
-        return kept.iteration * experiment.num_envs >= experiment.steps or min(Journal(*kept.journal).diverged) >= 0
+        lost = self._everybody(all(step >= 0 for step in Journal(*kept.journal).diverged))
+        return lost or kept.iteration * experiment.num_envs >= experiment.steps
+
+    def _everybody(self, here: bool) -> bool:
+        """Whether it holds in all processes."""
+        return all(self.processes.gather(here))
 
     def _train(
         self,
@@ -232,9 +292,11 @@ class Job:
         say: Callable[[str], None],
     ) -> None:
         """One program, from its start or from a checkpoint to its end."""
-        experiment, place = self.programs.parts[k].experiment, self.place
+        part, place, processes = self.programs.parts[k], self.place, self.processes
+        experiment = part.experiment
         if len(self.members) > 1:
-            say(f"program {k + 1}: {describe(self.programs.parts[k], program)}")
+            shared = f", shared by {processes.total} processes" if processes.total > 1 else ""
+            say(f"program {k + 1}{shared}: {describe(part, program)}")
         place.write_manifest(programs=[[member.number for member in part.members] for part in self.programs.parts])
         begin, journal, state = 0, None, None
         over = self._over(kept)
@@ -244,39 +306,44 @@ class Job:
             begin, journal = kept.iteration, Journal(*kept.journal)
             state = program.load(kept.arrays, kept.text)
         state = program.start() if state is None else state
-        many, saved = len(program.members), time.monotonic()
+        many, saved = len(part.members), time.monotonic()
         before = sum(len(part.members) * part.experiment.steps for part in self.programs.parts[:k])
         last = (saved, begin * experiment.num_envs)
-        with Display(self.total, before + last[1] * many) as display:
+        with Display(self.total, before + last[1] * many, not processes.first) as display:
             try:
-                for tick in () if over else drive(program, experiment, state, begin, journal):
-                    state = tick.state
-                    if tick.rows:
-                        self.rows += tick.rows
-                        place.append_rows(tick.rows)
-                        self.track(tick.rows)
-                    now = time.monotonic()
-                    display.update(
-                        before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), tick.rows
-                    )
+                for tick in () if over else drive(program, experiment, state, begin, journal, self._everybody):
+                    state, now = tick.state, time.monotonic()
+                    rows = [row for each in processes.gather(tick.rows) for row in each]
+                    if rows:
+                        self.rows += rows
+                        place.append_rows(rows)
+                        self.track(rows)
+                    display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
                     last = (now, tick.step)
-                    if received or tick.finished or now - saved >= self.options.checkpoint_seconds:
-                        arrays, text = program.save(state)
-                        checkpoints.save(Checkpoint(k, tick.iteration, arrays, text, tick.journal))
-                        saved = now
-                        place.write_manifest(seconds=self.seconds)
+                    due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
+                    if not any(processes.gather(bool(received or due or tick.finished))):
+                        continue
+                    arrays, text = program.save(state)
+                    checkpoints.save(Checkpoint(k, tick.iteration, arrays, text, tick.journal))
+                    saved = now
+                    place.write_manifest(seconds=self.seconds)
+                    stop = [number for each in processes.gather(list(received)) for number in each]
                     if tick.finished:
                         self._keep_policies(program, experiment, state)
-                    elif received:
+                    elif stop:
                         self._keep_policies(program, experiment, state)  # so that it can be looked at as it is
                         checkpoints.wait()
                         place.write_manifest(status="interrupted", end=folders.now())
                         each = " of each member" if many > 1 else ""
-                        raise Stopped(received[0], f"stopped at step {tick.step:,}{each}")
+                        raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}")
             except EnvironmentFailure as failure:
                 checkpoints.wait()
                 place.write_manifest(status=f"failed: {failure}", end=folders.now())
                 raise EnvironmentFailure(f"env={experiment.env} {failure}; {place.path} keeps what was before") from failure
+            except Ended as ended:
+                checkpoints.wait()
+                place.write_manifest(status=f"failed: {ended}", end=folders.now())
+                raise
         if over:
             self._keep_policies(program, experiment, state)
         checkpoints.wait()
@@ -285,7 +352,7 @@ class Job:
         for m, member in enumerate(program.members):
             where = self.place.policy if len(self.members) == 1 else self.place.policy / f"member_{member.number}"
             make_policy(experiment, program.spec, program.actor(state, m)).save(where)
-        self.threshold = program.spec.reward_threshold
+            self.threshold = program.spec.reward_threshold
 
     def _finish(self) -> str:
         """Writes summary and figures; gives the line that reports the result."""

@@ -1,0 +1,538 @@
+"""Sweeps over several processes: the results of one, and what becomes of the others when one dies.
+
+How processes find each other and talk is tested with threads in their places; whole sweeps are real processes on loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ddpg_jax as dj
+from ddpg_jax import sweeping
+from ddpg_jax.api import make_program
+from ddpg_jax.app import folder as folders
+from ddpg_jax.app import processes as module
+from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
+from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, idle_program
+from ddpg_jax.driving import drive
+from ddpg_jax.placement import Placement
+from ddpg_jax.program import Member
+from ddpg_jax.sweeping import Leg, in_memory
+from tests.runs import manifest, rows, run
+
+pytestmark = pytest.mark.usefixtures("command_line")
+
+Capture = pytest.CaptureFixture[str]
+
+LIMIT = 120
+"""Seconds after which a process that should have ended fails its test."""
+
+
+def free_port(low: int = 0, high: int = 1) -> int:
+    """A port of this host that nobody uses, any or from a range."""
+    for port in range(low, high):
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return one.getsockname()[1]
+    pytest.fail("no port is free")
+
+
+# How they talk
+
+
+def in_thread(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """What a call in a thread gives or raises. One that never ends does not keep the tests from ending."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+SHORT: dict[str, Any] = {"steps": 1600, "warmup_steps": 100, "eval_every": 200, "eval_episodes": 1, "replay_capacity": 1000}
+
+
+def together(
+    *tasks: Callable[[Processes], Any], total: int | None = None, numbers: list[int] | None = None
+) -> list[Future[Any]]:
+    """Each task in a thread, as if it were a process; when all have ended."""
+    port = free_port()
+
+    def one(k: int, task: Callable[[Processes], Any]) -> Any:
+        number = k if numbers is None else numbers[k]
+        with connected(Meeting("127.0.0.1", port, total or len(tasks), number)) as processes:
+            return task(processes)
+
+    futures = [in_thread(one, k, task) for k, task in enumerate(tasks)]
+    for future in futures:
+        future.exception(LIMIT)
+    return futures
+
+
+def test_all_hear_what_all_say_in_order() -> None:
+    said = [{"x": float("nan")}, [1, "two", None, 0.1], "é\n"]
+
+    def talk(processes: Processes) -> Any:
+        time.sleep(0.05 * (2 - processes.number))  # the last comes first
+        return processes.neighbours, [processes.gather([said[processes.number], turn]) for turn in range(3)]
+
+    first, *others = [future.result() for future in together(talk, talk, talk)]
+    assert first[0] == 3
+    assert [[heard[1] for heard in turn] for turn in first[1]] == [[turn] * 3 for turn in range(3)]
+    assert [heard[0] for heard in first[1][0]][1:] == said[1:]
+    assert all(repr(other) == repr(first) for other in others)
+
+
+def test_one_process_only_talks_to_itself() -> None:
+    with connected(None) as processes:
+        assert processes is ALONE
+        assert processes.gather("word") == ["word"]
+    with connected(Meeting("nowhere.invalid", 1, 1, 0)) as processes:
+        assert processes is ALONE
+
+
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+def test_a_process_that_fails_ends_the_others_with_its_words(culprit: int) -> None:
+    def talk(processes: Processes) -> None:
+        processes.gather(None)
+        if processes.number == culprit:
+            raise dj.ConfigError("the motor\nis too hot")
+        processes.gather(None)
+
+    for k, future in enumerate(together(talk, talk, talk)):
+        error = future.exception()
+        assert type(error) is (dj.ConfigError if k == culprit else Ended)
+        if isinstance(error, Ended):
+            assert str(error) == f"process {culprit} of this sweep has failed: the motor is too hot"
+            assert error.status == 2
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_process_that_is_gone_ends_the_others(victim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections break without a word; nobody is forced to leave who has noticed by itself."""
+    forced: list[str] = []
+    monkeypatch.setattr(module, "_leave", forced.append)
+    monkeypatch.setattr(module, "GRACE", 0.2)
+    real = module._send
+
+    def send(peers: dict[int, Any], message: Any) -> None:
+        if "dead" not in str(message.get("end")):
+            real(peers, message)
+
+    monkeypatch.setattr(module, "_send", send)
+
+    def talk(processes: Processes) -> None:
+        processes.gather(None)
+        if processes.number == victim:
+            raise RuntimeError("dead")
+        processes.gather(None)
+
+    for k, future in enumerate(together(talk, talk, talk)):
+        error = future.exception()
+        if k != victim:
+            assert isinstance(error, Ended)
+            assert str(error) == f"process {victim} of this sweep has died; go on with --resume"
+            assert error.status == 1
+    time.sleep(0.4)
+    assert not forced
+
+
+def test_a_process_that_is_busy_when_another_dies_is_ended_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[str] = []
+    monkeypatch.setattr(module, "_leave", forced.append)
+    monkeypatch.setattr(module, "GRACE", 0.1)
+
+    def dies(processes: Processes) -> None:
+        processes.gather(None)
+        monkeypatch.setattr(module, "_send", lambda peers, message: None)
+
+    def computes(processes: Processes) -> None:
+        processes.gather(None)
+        deadline = time.monotonic() + LIMIT
+        while not forced and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    together(computes, dies)
+    assert forced == ["process 1 of this sweep has died; go on with --resume"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "total", "words"),
+    [([0, 1, 1], 3, "process_id=1 is not allowed for two"), ([0, 1], 3, "process 2 did not come to 127.0.0.1:")],
+)
+def test_a_meeting_that_fails_is_one_line(numbers: list[int], total: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT", 1.0)
+    errors = [future.exception() for future in together(*[lambda processes: None] * len(numbers), total=total, numbers=numbers)]
+    assert isinstance(errors[0], dj.ConfigError)
+    assert all(words in str(error) and "\n" not in str(error) for error in errors)
+
+
+def test_a_stranger_at_the_door_is_sent_away() -> None:
+    meeting = Meeting("127.0.0.1", free_port(), 2, 0)
+
+    def host() -> list[Any]:
+        with connected(meeting) as processes:
+            return processes.gather(0)
+
+    waiting = in_thread(host)
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", meeting.port)) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                break
+        except OSError:
+            time.sleep(0.01)
+    with connected(meeting._replace(number=1)) as processes:
+        assert processes.gather(1) == [0, 1]
+    assert waiting.result(LIMIT) == [0, 1]
+
+
+def test_nobody_at_the_meeting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT", 0.3)
+    with pytest.raises(dj.ConfigError, match=r"coordinator=127.0.0.1:\d+ could not be reached") as error:  # noqa: SIM117
+        with connected(Meeting("127.0.0.1", free_port(), 2, 1)):
+            pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(dj.ConfigError, match=rf"coordinator=127.0.0.1:{port} cannot be listened at"):  # noqa: SIM117
+            with connected(Meeting("127.0.0.1", port, 2, 0)):
+                pass
+
+
+def slurm(port: int, number: int, total: int = 2) -> dict[str, str]:
+    """What Slurm sets in the environment of the tasks of a job."""
+    return {
+        "SLURM_JOB_ID": str(port - 61440),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(total),
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
+def test_a_cluster_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    updates: dict[str, Any] = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    with pytest.raises(dj.ConfigError, match="JAX detects no cluster here; give --coordinator"):
+        detect()
+    for name, value in slurm(61445, 1).items():
+        monkeypatch.setenv(name, value)
+    assert detect() == Meeting("localhost", 61445, 2, 1)
+    assert updates == {"jax_cuda_visible_devices": "1", "jax_rocm_visible_devices": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--coordinator", "localhost:1234"], "must be given together"),
+        (["--num-processes", "2", "--process-id", "0"], "must be given together"),
+        (["--distributed", "--process-id", "0"], "exclude each other"),
+        (["--coordinator", "localhost", "--num-processes", "2", "--process-id", "0"], "coordinator=localhost is not allowed"),
+        (["--coordinator", "a:99999", "--num-processes", "2", "--process-id", "0"], "coordinator=a:99999 is not allowed"),
+        (["--coordinator", "a:1234", "--num-processes", "0", "--process-id", "0"], "num_processes=0 is not allowed"),
+        (["--coordinator", "a:1234", "--num-processes", "2", "--process-id", "2"], "from 0 to 1"),
+        (["--coordinator", "a:1234", "--num-processes", "2", "--process-id", "-1"], "from 0 to 1"),
+    ],
+)
+def test_flags_that_do_not_name_a_meeting_are_one_line(words: list[str], said: str, tmp_path: Path, capfd: Capture) -> None:
+    assert run("sweep", "Pendulum-v1", "--out", str(tmp_path / "out"), *words) == 2
+    line = capfd.readouterr().err
+    assert line.startswith("ddpg-jax: ")
+    assert line.count("\n") == 1
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+# What they decide in common
+
+
+def save(folder: Path, *iterations: int, processes: Processes = ALONE) -> None:
+    with Checkpoints(folder, processes) as kept:
+        for iteration in iterations:
+            kept.save(Checkpoint(0, iteration, {"x": np.full(3, iteration, np.float32)}, None, []))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "wrong", "expected"),
+    [([3, 2], [None], 3), ([2, 1], [None], 2), ([3, 2], ["its checksum does not match", None], 2), ([1], [], None)],
+    ids=["all is well", "the newest is not there", "the newest is damaged there", "nothing in common"],
+)
+def test_the_newest_checkpoint_is_whole_in_all(
+    tmp_path: Path, theirs: list[int], wrong: list[str | None], expected: int | None
+) -> None:
+    """This process has checkpoints 2 and 3, and the other says what it has."""
+    save(tmp_path, 1, 2, 3)
+    answers, said = [theirs, *wrong], []
+    with Checkpoints(tmp_path, Processes(2, 0, gather=lambda message: [message, answers.pop(0)])) as kept:
+        found = kept.newest(lambda program: {"x": np.zeros(3, np.float32)}, said.append)
+    assert (found.iteration if found else None) == expected
+    assert not answers
+    assert len(said) == len(wrong) - (expected is not None)
+    assert names(tmp_path) == {str(n) for n in (2, 3) if n in theirs and n <= (expected or 0)}  # what is of no use is gone
+
+
+def test_a_checkpoint_waits_for_the_one_before_it_everywhere(tmp_path: Path) -> None:
+    """If the other dies before its second is on the disk, the third must not begin: it would take the first one's place."""
+    seen: list[set[str]] = []
+
+    def gather(message: Any) -> list[Any]:
+        seen.append(names(tmp_path))
+        if len(seen) == 3:
+            raise Ended("the other has died", 1)
+        return [message, message]
+
+    with pytest.raises(Ended):
+        save(tmp_path, 1, 2, 3, processes=Processes(2, 0, gather=gather))
+    assert seen == [set(), {"1"}, {"1", "2"}]
+    assert names(tmp_path) == {"1", "2"}
+
+
+def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
+    """Two processes: this one could hold all, the other a single member at once, so two train together and then two more."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1"})
+    members = [Member(seed, hyper, seed) for seed in range(4)]
+    shares: list[list[int]] = []
+    processes = Processes(2, 1)
+
+    def make(x: Any, part: list[Member]) -> Any:
+        shares.append([member.number for member in processes.share(part)])
+        return idle_program()
+
+    parts = [[member.number for member in part.members] for part, _ in in_memory(Leg(experiment, members), make, lambda fit: 2)]
+    assert parts == [[0, 1], [2, 3]]
+    assert shares == [[2, 3], [1], [3]]
+
+
+def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member needs 20 bytes: four fit in 100, two in the half of it."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1"})
+    leg = Leg(experiment, [Member(seed, hyper, seed) for seed in range(4)])
+    monkeypatch.setattr(sweeping, "memory_limit", lambda: 100 / sweeping.HEADROOM)
+
+    def make(x: Any, part: list[Member]) -> Any:
+        return idle_program()._replace(memory=lambda length: 20 * len(part), placement=Placement(len(part), "map", (None,)))
+
+    assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
+    assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]
+
+
+def test_a_share_that_diverged_goes_on_while_others_train() -> None:
+    """Its rows, of NaN, come as they would among the others'; the end comes when all have diverged."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1", "critic_lr": 1e30, "hidden": (8,), **SHORT})
+    answers: list[bool] = []
+
+    def everybody(here: bool) -> bool:
+        answers.append(here)
+        return len(answers) > 6 and here
+
+    program = make_program(experiment, [Member(0, hyper)])
+    ticks = list(drive(program, experiment, program.start(), everybody=everybody))
+    assert [tick.step for tick in ticks if tick.rows] == [200, 400, 600, 800, 1000, 1200]
+    assert answers == [False] + [True] * 6
+    assert [tick.finished for tick in ticks] == [False] * 6 + [True]
+    assert np.isnan(ticks[-1].rows[0]["eval_return_mean"])
+
+
+def test_each_has_its_share_in_order() -> None:
+    for total in (1, 2, 3, 5):
+        shares = [Processes(total, k).share(list(range(4))) for k in range(total)]
+        assert [item for share in shares for item in share] == [0, 1, 2, 3]
+        assert sorted(map(len, shares), reverse=True) == list(map(len, shares))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_another_number_of_processes_cannot_resume(tmp_path: Path) -> None:
+    experiment, hyper = dj.configure({"env": "Pendulum-v1"})
+    members = [Member(0, hyper)]
+    place = RunFolder(tmp_path, Processes(2, 0))
+    place.write_manifest(**folders.about(experiment, members, 2))
+    with pytest.raises(dj.ConfigError, match=r"holds a run of num_processes=2, not of 1; resume it with as many"):
+        RunFolder(tmp_path).claim(experiment, members, resume=True, overwrite=False)
+    RunFolder(tmp_path, Processes(2, 0)).claim(experiment, members, resume=True, overwrite=False)
+
+
+# Real processes
+
+SETTINGS = (
+    "sweep Pendulum-v1 --steps 1600 --warmup-steps 300 --eval-every 200 --hidden 8 --eval-episodes 1 --replay-capacity 1000 "
+    "--checkpoint-seconds 0"
+).split()
+SEEDS = ("--seeds", "3")
+"""Two members for process 0, one for process 1."""
+LEGS = ("--grid", "critic_lr=0.001,1e30", "--grid", "steps=400,600")
+"""Two programs of two members. Process 0 has the one that is right, process 1 one that diverges, process 2 nothing to do."""
+
+
+def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
+    """`ddpg-jax sweep` as a process of its own."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", **more}
+    words = [sys.executable, "-m", "ddpg_jax", *SETTINGS, *arguments]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@contextmanager
+def pair(out: Path, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes of a sweep; none is left behind."""
+    where = ["--out", str(out), "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+    with until_the_end([start(*arguments, *where, str(k)) for k in range(2)]) as both:
+        yield both
+
+
+@contextmanager
+def three(out: Path, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Three processes of a sweep under Slurm, as far as JAX can tell."""
+    port = free_port(61440, 65536)
+    words = [*arguments, "--out", str(out), "--distributed"]
+    with until_the_end([start(*words, **slurm(port, k, 3)) for k in range(3)]) as all_three:
+        yield all_three
+
+
+@contextmanager
+def until_the_end(processes: list[subprocess.Popen[str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Whatever happens, they are gone afterwards."""
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def ends(both: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """`(status, stdout, stderr)` of each."""
+    said = [process.communicate(timeout=LIMIT) for process in both]
+    return [(process.returncode, *words) for process, words in zip(both, said, strict=True)]
+
+
+def policies(folder: Path) -> dict[str, bytes]:
+    """What the files of all policies hold."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "policy").rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, command_line: None) -> Path:
+    """The sweep of one process."""
+    out = tmp_path_factory.mktemp("whole") / "seeds"
+    assert run(*SETTINGS, *SEEDS, "--out", str(out)) == 0
+    return out
+
+
+def test_two_processes_give_what_one_gives(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pair(out, *SEEDS) as both:
+        (status, said, progress), other = ends(both)
+    assert status == 0, progress
+    assert other[:2] == (0, "")
+    assert not any(line.startswith(("step", "program", "ddpg-jax")) for line in other[2].splitlines())
+    assert "diverged members: 0" in said
+    assert "program 1, shared by 2 processes: 3 members" in progress
+    assert rows(out) == rows(whole)
+    assert policies(out) == policies(whole)
+    assert manifest(out)["processes"] == 2
+    assert manifest(out)["status"] == "finished"
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"process_0", "process_1"}
+    assert {path.name for path in out.iterdir()} >= {path.name for path in whole.iterdir()}
+
+
+def test_shares_that_diverge_and_shares_of_nothing_take_part(whole: Path, tmp_path: Path) -> None:
+    """Members 0 and 1 are the first of the other sweep, and end earlier."""
+    out = tmp_path / "out"
+    with three(out, *LEGS) as processes:
+        first, *others = ends(processes)
+    assert first[0] == 0, first[2]
+    assert [other[:2] for other in others] == [(0, "")] * 2
+    assert manifest(out)["programs"] == [[0, 2], [1, 3]]
+    expected = [row for row in rows(whole) if row["member"] == "0"]
+    for member, count in enumerate((2, 3, 2, 3)):
+        mine = [{**row, "member": "0"} for row in rows(out) if row["member"] == str(member)]
+        if member < 2:
+            assert [{name: row[name] for name in expected[0]} for row in mine] == expected[:count]
+        else:
+            assert [row["step"] for row in mine] == [row["step"] for row in expected[:count]]
+            assert "" not in [row["diverged_step"] for row in mine[1:]]
+        assert (out / "policy" / f"member_{member}" / "actor.npz").exists()
+
+
+def test_however_a_process_ends_the_sweep_goes_on_to_the_same_end(whole: Path, tmp_path: Path) -> None:
+    """Killed, then the other one killed, then asked to stop; at last it runs to its end."""
+    out = tmp_path / "out"
+
+    def until(step: int, both: list[subprocess.Popen[str]]) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not (out / "checkpoints" / "process_1" / str(step)).exists():
+            assert time.monotonic() < deadline
+            assert both[1].poll() is None
+            time.sleep(0.0005)
+
+    for victim, step, more in ((1, 200, ()), (0, 600, ("--resume",))):
+        with pair(out, *SEEDS, *more) as both:
+            until(step, both)
+            both[victim].kill()
+            since = time.monotonic()
+            status, _, said = ends(both)[1 - victim]
+            assert time.monotonic() - since < 30
+        assert status == 1
+        assert said.splitlines()[-1] == f"ddpg-jax: process {victim} of this sweep has died; go on with --resume"
+        assert "Traceback" not in said
+        assert "***" not in said  # of a check that failed in C++
+    with pair(out, *SEEDS, "--resume") as both:
+        until(1000, both)
+        both[1].send_signal(signal.SIGTERM)
+        for status, said, progress in ends(both):
+            assert (status, said) == (143, "")
+            assert "ddpg-jax: stopped at step" in progress.splitlines()[-1]
+            assert progress.splitlines()[-1].endswith(" --resume")
+    assert manifest(out)["status"] == "interrupted"
+    kept = [{path.name for path in (out / "checkpoints" / f"process_{k}").iterdir()} for k in range(2)]
+    assert kept[0] == kept[1]
+    with pair(out, *SEEDS, "--resume") as both:
+        for status, _, progress in ends(both):
+            assert status == 0, progress
+    assert rows(out) == rows(whole)
+    assert policies(out) == policies(whole)
+
+
+def test_what_the_first_process_finds_wrong_ends_both(whole: Path, tmp_path: Path) -> None:
+    """The folder holds a run of one process; the second does not look at it."""
+    before = (whole / "manifest.json").read_bytes()
+    with pair(whole, *SEEDS) as both:
+        first, second = ends(both)
+    assert (first[0], second[0]) == (2, 2)
+    line = first[2].splitlines()[-1]
+    assert line.startswith(f"ddpg-jax: out={whole} holds a run; continue it with --resume")
+    assert second[2].splitlines()[-1] == line.replace("ddpg-jax: ", "ddpg-jax: process 0 of this sweep has failed: ")
+    assert (whole / "manifest.json").read_bytes() == before
