@@ -4,6 +4,7 @@ import functools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -394,3 +395,18 @@ def test_host_order_is_what_it_says(order: str) -> None:
         expected = replace(expected, env=action, noise=noise, obs=step.obs)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_environments_of_a_module_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`module:Id` imports the module from the current folder, and a wrong half of the name is told apart."""
+    (tmp_path / "mine_here.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import PendulumEnv\n"
+        "gymnasium.register('Mine-v0', PendulumEnv, max_episode_steps=7)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    env = make_host("mine_here:Mine-v0", 1)
+    assert (env.spec.name, env.spec.max_steps) == ("mine_here:Mine-v0", 7)
+    with pytest.raises(dj.ConfigError, match=r"needs the module mine_there"):
+        make_host("mine_there:Mine-v0", 1)
+    with pytest.raises(dj.ConfigError, match=r"nearest are Mine-v0"):
+        make_host("mine_here:Mine-v1", 1)

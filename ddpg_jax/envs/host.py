@@ -7,7 +7,9 @@ episode as the successor of its last step, and apart from them the observations 
 from __future__ import annotations
 
 import base64
+import importlib
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -158,14 +160,17 @@ def make_host(name: str, num_envs: int) -> HostEnv:
 
     from ddpg_jax.envs import DEVICE, nearest
 
-    if ":" not in name and name not in gymnasium.registry:
+    module, _, known = name.rpartition(":")
+    if module:
+        _import(name, module)
+    if known not in gymnasium.registry:
         names = [*gymnasium.registry, *DEVICE]
-        raise ConfigError(f"env={name} is not known; {nearest(name, names)}")
+        raise ConfigError(f"env={name} is not known; {nearest(known, names)}")
     try:
-        threshold = gymnasium.spec(name).reward_threshold
-        return vectorize(lambda: gymnasium.make(name), name, num_envs, threshold)
+        threshold = gymnasium.spec(known).reward_threshold
+        return vectorize(lambda: gymnasium.make(known), name, num_envs, threshold)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        where = f"{gymnasium.registry[name].entry_point} {error}".lower() if name in gymnasium.registry else ""
+        where = f"{gymnasium.registry[known].entry_point} {error}".lower()
         extra = next((extra for extra in ("mujoco", "box2d") if extra in where), None)
         cure = f'extra {extra}, or pip install "gymnasium[{extra}]"' if extra else " ".join(str(error).split())
         raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
@@ -173,6 +178,16 @@ def make_host(name: str, num_envs: int) -> HostEnv:
         raise
     except (gymnasium.error.Error, ValueError) as error:
         raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _import(name: str, module: str) -> None:
+    """Imports the module that registers an environment, from the current folder too, as Python itself would."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"env={name} needs the module {module}, which cannot be imported: {error}") from error
 
 
 def _time_limit(vector_env: Any) -> int | None:
