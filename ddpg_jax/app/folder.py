@@ -54,6 +54,8 @@ PACKAGES = (
     "torch",
     "stable-baselines3",
     "sbx-rl",
+    "rejax",
+    "gymnax",
 )
 
 
