@@ -97,9 +97,11 @@ def single_file(env: str, batch_size: int, steps: int) -> float:
 
 def rejax(env: str, batch_size: int, steps: int) -> float:
     """Critic updates per second of rejax's TD3, summed over seeds; gymnax has the environments of the same names."""
+    import flax.linen
     import jax
     from rejax import TD3 as Algorithm
 
+    network: Any = {"activation": flax.linen.relu, "hidden_layer_sizes": (256, 256)}
     algorithm = Algorithm.create(
         env=env,
         total_timesteps=steps,
@@ -111,12 +113,12 @@ def rejax(env: str, batch_size: int, steps: int) -> float:
         batch_size=batch_size,
         buffer_size=100_000,
         policy_delay=2,
-        agent_kwargs={
-            "actor_kwargs": {"activation": "relu", "hidden_layer_sizes": (256, 256)},
-            "critic_kwargs": {"activation": "relu", "hidden_layer_sizes": (256, 256)},
-        },
     )
-    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, key: ())
+    algorithm = algorithm.replace(
+        actor=algorithm.actor.clone(**network),
+        critic=algorithm.critic.clone(**network),
+        eval_callback=lambda algorithm, state, key: (),
+    )
     keys = jax.random.split(jax.random.PRNGKey(0), MEMBERS)
     train = jax.jit(jax.vmap(algorithm.train)).lower(keys).compile()
     jax.block_until_ready(train(keys))
