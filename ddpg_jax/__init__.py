@@ -1,6 +1,6 @@
 """DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
 
-from ddpg_jax import envs, exploration, losses, optimization, replay, schedules
+from ddpg_jax import diagnostics, envs, exploration, losses, optimization, replay, schedules
 from ddpg_jax.agent import make_agent
 from ddpg_jax.api import Run, make_program, sweep, train
 from ddpg_jax.driving import drive
@@ -55,6 +55,7 @@ __all__ = [
     "build",
     "configure",
     "critic_loss",
+    "diagnostics",
     "drive",
     "envs",
     "exploration",

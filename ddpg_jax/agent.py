@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from ddpg_jax import diagnostics
 from ddpg_jax.losses import actor_loss, critic_loss, soft_update, squared, td_target
 from ddpg_jax.networks import ACTIVATIONS, Actor, Critics, identity, init_actor, init_critic
 from ddpg_jax.optimization import Optimizer, adam, descend
@@ -69,6 +70,7 @@ def make_agent(
     actor_penalties: tuple[ActorPenalty, ...] = (),
     optimizers: Nets = ADAM,
     sync: Sync = always,
+    diagnose: Nets = diagnostics.OFF,
 ) -> Agent:
     """DDPG for observations `[O]` and actions `[A]` in [-1, 1].
 
@@ -87,6 +89,7 @@ def make_agent(
         actor_penalties: added to the loss of the actor.
         optimizers: of the actor and of the critic.
         sync: how far the targets follow.
+        diagnose: what is measured besides, of actor and critic; `diagnostics.ON` or your own functions.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> agent, hyper = dj.make_agent(obs_dim=3, action_dim=1), dj.Hyperparams()
@@ -137,28 +140,30 @@ def make_agent(
         (loss, (td, q_mean)), grads = critic_grad(
             state.params.critic, q_values, batch.obs, batch.action, target_q, weight, td_term, penalties
         )
+        critic_info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
         critic_params, critic_opt = descend(critic_tx(hyper, t), grads, state.opt.critic, state.params.critic)
 
-        def improve(actor_params: Params, actor_opt: Params) -> tuple[Array, Params, Params]:
+        def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
             value, grads = jax.value_and_grad(objective)(actor_params, critic_params, batch.obs, hyper)
-            return value, *descend(actor_tx(hyper, t), grads, actor_opt, actor_params)
+            info = {"actor_loss": value, **diagnose.actor(grads, act(actor_params, batch.obs))}
+            return info, *descend(actor_tx(hyper, t), grads, actor_opt, actor_params)
 
-        value, actor_params, actor_opt = every(policy_delay, t, improve, state.params.actor, state.opt.actor)
+        actor_info, actor_params, actor_opt = every(policy_delay, t, improve, state.params.actor, state.opt.actor)
 
         params = Nets(actor_params, critic_params)
         target = soft_update(params, state.target, sync(hyper, t))
-        info = {"critic_loss": loss, "actor_loss": value, "q_mean": q_mean, "td": td}
-        return TrainState(params, target, Nets(actor_opt, critic_opt)), info
+        return TrainState(params, target, Nets(actor_opt, critic_opt)), {**critic_info, **actor_info, "td": td}
 
     return Agent(init, act, q_values, update)
 
 
-def every(period: int, t: Array, improve: Callable[..., tuple[Array, Params, Params]], params: Params, opt: Params):
-    """`improve(params, opt)` where `t` is a multiple of `period`; else both as they are, with a loss of NaN."""
+def every(period: int, t: Array, improve: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):
+    """`improve(params, opt)` where `t` is a multiple of `period`; else both as they are, and NaN for what it measures."""
     if period == 1:
         return improve(params, opt)
 
-    def keep(params: Params, opt: Params) -> tuple[Array, Params, Params]:
-        return jnp.full((), jnp.nan), params, opt
+    def keep(params: Params, opt: Params) -> tuple[Any, Params, Params]:
+        measured, _, _ = jax.eval_shape(improve, params, opt)
+        return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), measured), params, opt
 
     return jax.lax.cond(t % period == 0, improve, keep, params, opt)

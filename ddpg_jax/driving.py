@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpg_jax.experiment import Experiment
+from ddpg_jax.experiment import Experiment, reported
 from ddpg_jax.program import Program, warmup_iterations
 
 BLOCK_UPDATES = 1_000  # of each member: about a second of work between two looks at the world outside
@@ -88,8 +88,8 @@ def drive(
         state, metrics, seconds = program.advance(state, first, end, diverged < 0)
         diverged = np.where(diverged < 0, np.asarray(metrics.diverged_step), diverged)
         learned = (end - first) * updates if first >= warmup else 0
-        columns = ("critic_loss", "actor_loss", "q_mean", "train_return_mean")
-        means = {name: np.asarray(getattr(metrics, name), np.float64).tolist() for name in columns}
+        columns = {**metrics.info, "train_return_mean": metrics.train_return_mean}
+        means = {name: np.asarray(column, np.float64).tolist() for name, column in columns.items()}
         pending.append({**means, "iterations": end - first, "updates": learned, "seconds": seconds})
         over = everybody(bool((diverged >= 0).all()))
         rows = []
@@ -119,7 +119,7 @@ def _rows(
     for m, member in enumerate(program.members):
 
         def mean(name: str, m: int = m) -> float:
-            values = np.array([block[name][m] for block in blocks])
+            values = np.array([block[name][m] if name in block else math.nan for block in blocks])
             known = ~np.isnan(values)
             return float((values[known] * weight[known]).sum() / weight[known].sum()) if known.any() else math.nan
 
@@ -132,7 +132,7 @@ def _rows(
             "eval_return_mean": math.nan if lost else float(returns[m].mean(dtype=np.float64)),
             "eval_return_std": math.nan if lost else float(returns[m].std(dtype=np.float64)),
             "eval_length_mean": math.nan if lost else float(lengths[m].mean(dtype=np.float64)),
-            **{name: mean(name) for name in ("train_return_mean", "critic_loss", "actor_loss", "q_mean")},
+            **{name: mean(name) for name in ("train_return_mean", *reported(experiment))},
             "updates_per_second": speed,
             "diverged_step": (int(diverged[m]) + 1) * experiment.num_envs if lost else "",
         }

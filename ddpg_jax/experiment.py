@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ddpg_jax import exploration, losses, networks, replay
+from ddpg_jax import diagnostics, exploration, losses, networks, replay
 from ddpg_jax.agent import always, make_agent, now_and_then, smoothed, unchanged
 from ddpg_jax.optimization import Optimizer, adam, adamw, clipped
 from ddpg_jax.placement import PLACEMENTS
@@ -80,6 +80,8 @@ class Experiment:
     """Steps between evaluations; there is always one at the end."""
     eval_episodes: int = 10
     """Episodes of one evaluation, without noise."""
+    diagnostics: bool = False
+    """Also report gradient norms, the share of saturated actions and quantiles of the TD errors, as columns of metrics.csv."""
     parts: tuple[str, ...] = ()
     """The optional parts in use, named after their number in `Hyperparams`. Not set but found: see `SWITCHES`."""
 
@@ -365,6 +367,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         actor_penalties=tuple(part for name, part in losses.ACTOR_PENALTIES.items() if name in x.parts),
         optimizers=Nets(optimizer("actor", x), optimizer("critic", x)),
         sync=now_and_then if "sync_period" in x.parts else always,
+        diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
     buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step)
     buffer = replay.scaled(buffer) if "reward_scale" in x.parts else buffer
@@ -372,6 +375,11 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
     explorer = exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer
     return Parts(agent, buffer, explorer, exploration.uniform(action_dim), round(x.num_envs * x.updates_per_step))
+
+
+def reported(experiment: Experiment) -> tuple[str, ...]:
+    """Names of what the updates of an experiment report."""
+    return diagnostics.REPORT + (diagnostics.COLUMNS if experiment.diagnostics else ())
 
 
 def optimizer(net: str, experiment: Experiment) -> Optimizer:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.envs.host import HostEnv, HostStep, make_host
-from ddpg_jax.experiment import Experiment, build
-from ddpg_jax.host_training import REPORT, make_host_training, pack_step
+from ddpg_jax.experiment import Experiment, build, reported
+from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
 from ddpg_jax.program import Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
@@ -61,7 +61,14 @@ class HostState(NamedTuple):
 @functools.lru_cache(maxsize=32)
 def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) -> HostFunctions:
     parts = build(structure, spec)
-    shape = (spec.obs_dim, spec.action_dim, structure.num_envs, parts.updates, warmup_iterations(structure))
+    shape = (
+        spec.obs_dim,
+        spec.action_dim,
+        structure.num_envs,
+        parts.updates,
+        warmup_iterations(structure),
+        reported(structure),
+    )
     single = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, *shape)
     agent, replay, explorer = lift(parts.agent, parts.replay, parts.explorer, placement)
     *_, warmup = lift(parts.agent, parts.replay, parts.warmup, placement)
@@ -135,7 +142,7 @@ def host_program(
     env = make_host(experiment.env, count * num_envs) if env is None else env
     spec = env.spec
     evaluators: list[HostEnv] = [] if eval_env is None else [eval_env]
-    warmup = warmup_iterations(experiment)
+    warmup, names = warmup_iterations(experiment), reported(experiment)
     keys, hypers = stack_members(members, placement)
     functions = _host_functions(structure_of(experiment), spec, placement)
     numbers = placement.put(jnp.stack(hypers, axis=-1))
@@ -205,17 +212,18 @@ def host_program(
             if i == begin:
                 jax.block_until_ready(report)
                 since = time.perf_counter()
-        table = np.stack([np.atleast_2d(report)[:count] for report in reports], axis=1)  # [M, K, 3 + N]
+        table = np.stack([np.atleast_2d(report)[:count] for report in reports], axis=1)  # [M, K, R + N]
         # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others.
         seconds = (time.perf_counter() - since) * len(reports) / max(len(reports) - 1, 1)
-        columns: dict[str, Any] = {name: table[..., c] for c, name in enumerate(REPORT)}
+        columns: dict[str, Any] = {name: table[..., c] for c, name in enumerate(names)}
         diverged = np.full(count, -1)
         if begin >= warmup:
             broken = has_diverged(columns["critic_loss"], columns["q_mean"])
             diverged = np.where(broken.any(axis=1), begin + broken.argmax(axis=1), -1)
-        metrics: dict[str, Any] = {name: nanmean(column) for name, column in columns.items()}
-        metrics["train_return_mean"] = nanmean(table[..., len(REPORT) :].reshape(count, -1))
-        return state, Metrics(**metrics, bad_step=np.full(count, -1), diverged_step=diverged), seconds  # pyright: ignore
+        info = {name: nanmean(column) for name, column in columns.items()}
+        returns = nanmean(table[..., len(names) :].reshape(count, -1))
+        metrics: Any = Metrics(info, returns, np.full(count, -1), diverged)  # pyright: ignore[reportArgumentType]
+        return state, metrics, seconds
 
     def policy(state: HostState, obs: np.ndarray) -> np.ndarray:
         return np.nan_to_num(flat(functions.act(state.actor, by_member(obs))))

@@ -18,17 +18,16 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.diagnostics import REPORT
 from ddpg_jax.training import RunState, gradient_steps, store, stream
 from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Key, Params, Replay, Transition
-
-REPORT = ("critic_loss", "actor_loss", "q_mean")
 
 Choose: TypeAlias = Callable[[Key, Params, Any, Array, Hyperparams, Array], tuple[Array, Any]]
 """`(key, actor_params, noise, seen [N, O + 1], hyper, i) -> (action [N, A], noise)` of vector step `i`; `seen` is the
 observations with a column that tells where an episode has just ended."""
 
 TakeIn: TypeAlias = Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Array]]
-"""`(key, state, hyper, packet [N, 2 * O + A + 4], i) -> (state, report [3 + N])`: takes in vector step `i`. Of the state it
+"""`(key, state, hyper, packet [N, 2 * O + A + 4], i) -> (state, report [R + N])`: takes in vector step `i`. Of the state it
 needs and changes `train`, `replay` and `returns`."""
 
 
@@ -65,6 +64,7 @@ def make_host_training(
     num_envs: int = 1,
     updates: int = 1,
     warmup_steps: int = 1,
+    report: tuple[str, ...] = REPORT,
 ) -> HostTraining:
     """The parts of `training.make_training` for environments that cannot be compiled.
 
@@ -80,6 +80,7 @@ def make_host_training(
         num_envs: `N`.
         updates: gradient steps for each vector step.
         warmup_steps: vector steps of warm-up; 0 starts with the policy.
+        report: names of what the updates measure and `learn` gives.
     """
 
     def chooser(how: Explorer, purpose: str) -> Choose:
@@ -102,12 +103,12 @@ def make_host_training(
     def fill(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array) -> tuple[RunState, Array]:
         del hyper, i
         state, ended = take_in(state, packet)
-        return state, jnp.concatenate([jnp.full((*key.shape, len(REPORT)), jnp.nan), ended], axis=-1)
+        return state, jnp.concatenate([jnp.full((*key.shape, len(report)), jnp.nan), ended], axis=-1)
 
     def learn(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array) -> tuple[RunState, Array]:
         state, ended = take_in(state, packet)
         state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
-        return state, jnp.concatenate([jnp.stack([info[name] for name in REPORT], axis=-1), ended], axis=-1)
+        return state, jnp.concatenate([jnp.stack([info[name] for name in report], axis=-1), ended], axis=-1)
 
     def take_in(state: RunState, packet: Array) -> tuple[RunState, Array]:
         sizes = [4, 4 + obs_dim, 4 + obs_dim + action_dim]

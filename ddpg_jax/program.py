@@ -150,7 +150,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         run = compiler(name, phases[name], turns, state, (keys, hypers, going), clocks)
         since = time.perf_counter()
         state, metrics = run(turns, state, (keys, hypers, going), clocks)
-        metrics = Metrics(*(np.atleast_1d(column)[:count] for column in metrics))  # pyright: ignore[reportArgumentType]
+        metrics = jax.tree.map(lambda column: np.atleast_1d(column)[:count], metrics)
         bad = np.asarray(metrics.bad_step)[metrics.bad_step >= 0]
         if bad.size:
             raise EnvironmentFailure(f"gave a number that is not finite at step {(bad.min() + 1) * experiment.num_envs}")

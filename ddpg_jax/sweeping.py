@@ -112,6 +112,8 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
     if not points:
         raise ConfigError("points=[] is not allowed; there must be at least one point")
     names = list(dict.fromkeys(name for point in points for name in point))
+    if "diagnostics" in names:
+        raise ConfigError("diagnostics cannot be swept, since it adds columns to the results; give it once, for all points")
     if "seed" in names:
         raise ConfigError("seed cannot be swept as a field; it is varied by seeds=N, which starts at seed")
     groups: dict[Experiment, list[Member]] = {}

@@ -32,9 +32,8 @@ def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
 class Metrics(NamedTuple):
     """What a block of steps reports; scalars. A mean over nothing is NaN."""
 
-    critic_loss: Array
-    actor_loss: Array
-    q_mean: Array
+    info: dict[str, Array]
+    """What the updates reported, by name; empty where nothing was learned."""
     train_return_mean: Array
     """Mean undiscounted return of the episodes that ended in the block, exploration noise included."""
     bad_step: Array
@@ -221,13 +220,9 @@ def is_finite(transition: Transition) -> Array:
 
 def summarize(info: dict[str, Array], ended: Array, fine: Array, clocks: Array) -> Metrics:
     """The metrics of a block from what its K steps reported: `info` `[K]`, `ended` `[K, N]`, `fine` `[K]`."""
-    nothing = jnp.full(1, jnp.nan)
-    critic_loss, actor_loss, q_mean = (info.get(name, nothing) for name in ("critic_loss", "actor_loss", "q_mean"))
-    sound = ~has_diverged(critic_loss, q_mean) if info else jnp.ones(1, bool)
+    sound = ~has_diverged(info["critic_loss"], info["q_mean"]) if info else jnp.ones(1, bool)
     return Metrics(
-        jnp.nanmean(critic_loss),
-        jnp.nanmean(actor_loss),
-        jnp.nanmean(q_mean),
+        {name: jnp.nanmean(values) for name, values in info.items()},
         jnp.nanmean(ended),
         bad_step=jnp.where(fine.all(), -1, clocks[jnp.argmin(fine)]),
         diverged_step=jnp.where(sound.all(), -1, clocks[jnp.argmin(sound)]),

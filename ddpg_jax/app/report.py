@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpg_jax import diagnostics
 from ddpg_jax.statistics import interval, iqm
 
 FIXED = (
@@ -16,11 +17,12 @@ FIXED = (
     "actor_loss", "q_mean", "updates_per_second", "diverged_step",
 )  # fmt: skip
 """The columns of metrics.csv that every run has; what stands between `seed` and `step` are the swept fields."""
+KNOWN = (*FIXED, *diagnostics.COLUMNS)
 
 
 def swept(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Names of the swept fields among the columns."""
-    return [name for name in rows[0] if name not in FIXED] if rows else []
+    return [name for name in rows[0] if name not in KNOWN] if rows else []
 
 
 def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray]:
