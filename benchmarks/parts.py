@@ -1,0 +1,139 @@
+"""What the parts do: every preset, each part on and off, overestimation of DDPG against TD3, hindsight against none.
+
+    python -m benchmarks.parts                    # everything, hours on two cores
+    python -m benchmarks.parts --only presets     # or: parts, bias, hindsight
+
+Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
+evaluation (20 noise-free episodes), and are written to `benchmarks/results/parts_KIND.json` with every seed's own figure. Seeds
+are the same for all variants, so that comparisons are paired.
+
+- presets: Pendulum-v1, 10,000 steps of which 1,000 are warm-up whatever the preset says, since some would not be through with
+  theirs.
+- parts: Pendulum-v1, 10,000 steps, the defaults with one thing changed.
+- bias: Pendulum-v1, 20,000 steps at gamma 0.95: what the critic says of visited states minus the discounted return that
+  follows, over states from which 100 steps are left (0.95 ** 100 is 0.006).
+- hindsight: point-reach, success rate of the noise-free policy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import ddpg_jax as dj
+from ddpg_jax.placement import use_all_cores
+from ddpg_jax.statistics import interval, iqm
+
+RESULTS = Path(__file__).parent / "results"
+
+PARTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "gaussian noise": {"exploration": "gaussian"},
+    "parameter noise": {"exploration": "parameter", "layer_norm": True},
+    "no noise": {"exploration": "none"},
+    "epsilon-uniform .1": {"epsilon_uniform": 0.1},
+    "action smoothing .1": {"action_smoothing": 0.1},
+    "linear noise schedule": {"noise_schedule": "linear", "noise_decay_steps": 10_000},
+    "layer norm": {"layer_norm": True},
+    "n-step 3": {"n_step": 3},
+    "prioritized": {"replay": "prioritized"},
+    "huber 1": {"huber_delta": 1.0},
+    "clip 1": {"actor_clip": 1.0, "critic_clip": 1.0},
+    "critic L2 1e-2": {"critic_l2": 1e-2},
+    "action penalty 1e-2": {"action_penalty": 1e-2},
+    "reward scale .1": {"reward_scale": 0.1},
+    "AdamW 1e-4": {"actor_decay": 1e-4, "critic_decay": 1e-4},
+    "cosine learning rates": {"lr_schedule": "cosine", "lr_decay_updates": 10_000},
+    "hard targets every 200": {"tau": 1.0, "sync_period": 200},
+    "two critics": {"num_critics": 2},
+    "delay 2": {"policy_delay": 2},
+    "target smoothing": {"target_noise": 0.2},
+    "TD3": {"num_critics": 2, "policy_delay": 2, "sync_period": 2, "target_noise": 0.2},
+}
+
+
+def score(values: Any) -> dict[str, Any]:
+    """IQM and interval of one figure a seed, and the figures."""
+    low, high = interval(values)
+    return {"iqm": float(iqm(values)), "low": float(low), "high": float(high), "seeds": np.asarray(values).tolist()}
+
+
+def final_returns(env: str, seeds: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """The last evaluation of a sweep over seeds."""
+    since = time.perf_counter()
+    sweep = dj.sweep(env, seeds=seeds, eval_episodes=20, **fields)
+    return {**score(sweep.final[0]), "curves": sweep.returns[0].tolist(), "seconds": time.perf_counter() - since}
+
+
+def presets(seeds: int, steps: int) -> dict[str, Any]:
+    """Every preset."""
+    length = {"steps": steps, "warmup_steps": 1_000, "eval_every": steps // 5}
+    return {name: final_returns("Pendulum-v1", seeds, {"preset": name, **length}) for name in dj.PRESETS}
+
+
+def parts(seeds: int, steps: int) -> dict[str, Any]:
+    """One thing changed."""
+    length = {"steps": steps, "eval_every": steps // 5}
+    return {name: final_returns("Pendulum-v1", seeds, {**change, **length}) for name, change in PARTS.items()}
+
+
+def bias(seeds: int, steps: int) -> dict[str, Any]:
+    """Overestimation of both algorithms at the end of training."""
+    env, found = dj.envs.make_device("Pendulum-v1"), {}
+    for name in ("defaults", "two critics", "TD3"):
+        fields = {"env": "Pendulum-v1", "gamma": 0.95, "steps": steps, "eval_every": steps, **PARTS[name]}
+        experiment, hyper = dj.configure(fields)
+        agent = dj.build(experiment, env.spec).agent
+        program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(seeds)])
+        state = program.start()
+        for tick in dj.drive(program, experiment, state):
+            state = tick.state
+        trained = jax.tree.map(np.asarray, program.save(state)[0].train)
+        gaps = []
+        for seed in range(seeds):
+            one = jax.tree.map(lambda x, seed=seed: x[seed], trained)
+            values, returns, left = dj.diagnostics.overestimation(env, agent, one, jax.random.key(1_000 + seed), 0.95)
+            gaps.append(float((values - returns)[np.asarray(left) >= 100].mean()))
+        found[name] = score(gaps)
+    return found
+
+
+def hindsight(seeds: int, steps: int) -> dict[str, Any]:
+    """Success rates, from the returns: -1 for each step outside the goal."""
+    found = {}
+    for name in ("none", "future", "final", "episode"):
+        fields = {"hindsight": name, "steps": steps, "eval_every": steps // 5, "gamma": 0.95, "exploration": "gaussian"}
+        found[name] = final_returns("point-reach", seeds, {**fields, "epsilon_uniform": 0.2})
+    return found
+
+
+KINDS = {"presets": (presets, 10_000), "parts": (parts, 10_000), "bias": (bias, 20_000), "hindsight": (hindsight, 20_000)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=KINDS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, help="in place of the usual number")
+    options = parser.parse_args()
+    use_all_cores()
+    from ddpg_jax.app.machine import machine
+    from ddpg_jax.app.report import as_json
+
+    for kind, (measure, steps) in KINDS.items():
+        if options.only in (None, kind):
+            steps = options.steps or steps
+            rows = measure(options.seeds, steps)
+            for name, row in rows.items():
+                print(f"{kind:10s} {name:24s} {row['iqm']:9.2f} [{row['low']:.2f}, {row['high']:.2f}]", flush=True)
+            about = {"command": f"python -m benchmarks.parts --only {kind}", "steps": steps, **machine()}
+            (RESULTS / f"parts_{kind}.json").write_text(as_json({"rows": rows, **about}))
+
+
+if __name__ == "__main__":
+    main()
