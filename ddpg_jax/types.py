@@ -110,7 +110,7 @@ class Hyperparams(NamedTuple):
     priority_beta_final: Scalar = 1.0
     """Prioritized replay: and at the end."""
     priority_beta_updates: Scalar = 100_000.0
-    """Prioritized replay: updates from the one to the other."""
+    """Prioritized replay: updates from the one to the other, counted as if the warm-up had them too."""
     priority_epsilon: Scalar = 1e-6
     """Prioritized replay: added to every |TD error|, so that none is never drawn again."""
 
@@ -153,13 +153,13 @@ class Agent(NamedTuple):
 class Replay(NamedTuple):
     """Where transitions are kept, as four pure functions."""
 
-    init: Callable[[], ReplayState]
-    """`() -> state`, empty."""
-    add: Callable[[ReplayState, Transition, Array], ReplayState]
+    init: Callable[[], Any]
+    """`() -> state`, empty: a `ReplayState`, or what has one inside."""
+    add: Callable[[Any, Transition, Array], Any]
     """`(state, transition [N], valid [N] bool) -> state`; rows that are not valid leave no trace."""
-    sample: Callable[[Key, ReplayState, Hyperparams], tuple[Transition, Array, Array]]
-    """`(key, state, hyper) -> (batch [B], weight [B], index [B])`; consumes the key."""
-    feedback: Callable[[ReplayState, Array, Array, Hyperparams], ReplayState]
+    sample: Callable[[Key, Any, Hyperparams, Array], tuple[Transition, Array, Array]]
+    """`(key, state, hyper, t) -> (batch [B], weight [B], index [B])`; consumes the key; `t` counts updates."""
+    feedback: Callable[[Any, Array, Array, Hyperparams], Any]
     """`(state, index [B], td [B], hyper) -> state`; the identity unless priorities are kept."""
 
 
