@@ -58,7 +58,7 @@ class Policy:
         leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
         about = {
             "format": FORMAT,
-            "env": self.spec._asdict(),
+            "env": self.spec._replace(goal=None)._asdict(),
             "hidden": self.hidden,
             "activation": self.activation,
             "layer_norm": self.layer_norm,

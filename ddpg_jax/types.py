@@ -113,6 +113,8 @@ class Hyperparams(NamedTuple):
     """Prioritized replay: updates from the one to the other, counted as if the warm-up had them too."""
     priority_epsilon: Scalar = 1e-6
     """Prioritized replay: added to every |TD error|, so that none is never drawn again."""
+    hindsight_k: Scalar = 4.0
+    """Hindsight: transitions with another goal for each with its own."""
 
 
 @flax.struct.dataclass
@@ -174,6 +176,16 @@ class Explorer(NamedTuple):
     """`(noise, last [N] bool) -> noise`, started anew where an episode has ended."""
 
 
+class Goal(NamedTuple):
+    """What is known of the goals of an environment, whose observations are `[observation, achieved goal, desired goal]`."""
+
+    dim: int
+    """`G`, the length of a goal."""
+    outcome: Callable[[Array, Array], tuple[Array, Array]]
+    """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved the one where the other
+    was desired; the discount is 0 where that terminates."""
+
+
 class EnvSpec(NamedTuple):
     """What is known of an environment before it runs; plain data."""
 
@@ -187,6 +199,8 @@ class EnvSpec(NamedTuple):
     """Steps after which an episode is truncated; None if the environment has no limit."""
     reward_threshold: float | None = None
     """Mean return at which the environment counts as solved, where it names one."""
+    goal: Goal | None = None
+    """Its goals, if it has any."""
 
     @property
     def obs_dim(self) -> int:
