@@ -386,12 +386,12 @@ def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
     """The goals of an environment, for what needs some.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has none, or none whose rewards can be computed.
     """
     if spec.goal is None:
         raise ConfigError(
             f"hindsight={experiment.hindsight} is not allowed with env={spec.name}, which has no goals; it must be none, or "
-            "the environment one with achieved and desired goals, such as point-reach"
+            "the environment one with achieved and desired goals and a compute_reward of batches of them, such as point-reach"
         )
     return spec.goal
 

@@ -118,7 +118,7 @@ def play(init: Any, add: Any, capacity: int, num_envs: int, history: list[tuple[
         fields: list[Any] = [obs, x[:, None], x, (~terminated).astype(np.float32), last, next_obs]
         state = add(state, dj.Transition(*fields), valid)
         for n in np.flatnonzero(valid):
-            oracle.add(n, float(x[n]), ending[n])
+            oracle.add(int(n), float(x[n]), ending[n])
     return state, oracle
 
 
@@ -136,10 +136,11 @@ def test_relabelled_samples_equal_the_oracle(
     """
     init, add, sample = compiled(kind, strategy, capacity, num_envs, n_step)
     state, oracle = play(init, add, capacity, num_envs, data.draw(histories(num_envs)))
-    seen: dict[int, set[float]] = {row: set() for row in oracle.rows()}
+    rows = oracle.rows()
+    seen: dict[int, set[float]] = {row: set() for row in rows}
     for seed in range(2):
         batch, _, index = jax.tree.map(np.asarray, sample(jax.random.key(seed), state, ALWAYS, T))
-        goals, rows = batch.next_obs[:, -1].tolist(), oracle.rows()
+        goals = batch.next_obs[:, -1].tolist()
         expected = [oracle.window(*rows[row], n_step, goal) for row, goal in zip(index.tolist(), goals, strict=True)]
         jax.tree.map(np.testing.assert_array_equal, batch, jax.tree.map(lambda *x: np.stack(x), *expected))
         for row, goal in zip(index.tolist(), goals, strict=True):
@@ -189,7 +190,7 @@ def test_an_interruption_ends_the_episode() -> None:
     init, add, sample = compiled("uniform", "future", 5, 1)
     state, _ = play(init, add, 5, 1, [([""], np.ones(1, bool))] * 2)
     state = dj.replay.interrupt(state)
-    one = np.array([[20.0, 20.0, OWN]], np.float32)
+    one = jnp.array([[20.0, 20.0, OWN]])
     state = add(state, dj.Transition(one, one[:, :1], one[:, 0], one[:, 0], one[:, 0] > 99, one), np.ones(1, bool))
     batch, _, index = jax.tree.map(np.asarray, sample(jax.random.key(0), state, ALWAYS, T))
     assert {(row, goal) for row, goal in zip(index, batch.obs[:, -1], strict=True)} == {(0, 1), (0, 2), (1, 2), (2, 20)}
@@ -211,7 +212,7 @@ def test_a_step_copies_nothing(kind: str) -> None:
         return jax.lax.scan(body, state, keys)
 
     shapes = jax.eval_shape(replay.init), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 10))
-    compiled = jax.jit(steps, donate_argnums=0).lower(*shapes).compile()
+    compiled: Any = jax.jit(steps, donate_argnums=0).lower(*shapes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * capacity / 4
 
 
@@ -241,11 +242,12 @@ def test_point_reach_tells_of_its_goals() -> None:
     env = dj.envs.make_device("point-reach")
     goal = env.spec.goal
     assert goal is not None
+    step = jax.jit(env.step)
     state, obs = env.reset(jax.random.key(0))
+    wish, transition = obs[4:], dj.Transition(*[obs] * 6)
     for k in range(50):
         toward = jnp.clip((obs[4:] - obs[:2]) / 0.1, -1, 1)
-        wish = obs[4:]
-        state, obs, transition = jax.jit(env.step)(jax.random.key(k), state, obs, toward)
+        state, obs, transition = step(jax.random.key(k), state, obs, toward)
         assert np.array_equal(transition.next_obs[4:], wish)
         assert np.array_equal(transition.next_obs[:2], transition.next_obs[2:4])
         reward, discount = goal.outcome(transition.next_obs[2:4], transition.next_obs[4:])

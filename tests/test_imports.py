@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Module -> modules of this package that it may import. `envs` may import types and itself; `app` anything."""
 
-THIRD_PARTIES = {"envs": {"gymnasium"}}
+THIRD_PARTIES = {"envs": {"gymnasium", "gymnasium_robotics"}}
 """What adapters may import besides, inside functions only."""
 
 
@@ -102,6 +102,7 @@ def test_nothing_imports_the_app() -> None:
 def test_importing_the_core_loads_no_environment_plotting_or_logging_package() -> None:
     heavy = (
         "gymnasium",
+        "gymnasium_robotics",
         "matplotlib",
         "orbax.checkpoint",
         "scipy.stats",

@@ -69,7 +69,7 @@ def filled(steps: int = 16, batch_size: int = 64, capacity: int = 16, num_envs: 
     replay = dj.replay.prioritized(1, 1, capacity, batch_size, num_envs)
     state = replay.init()
     for k in range(steps):
-        state = replay.add(state, numbered(k, num_envs), np.ones(num_envs, bool))
+        state = replay.add(state, numbered(k, num_envs), jnp.ones(num_envs, bool))
     return replay, state
 
 
@@ -152,7 +152,7 @@ def test_a_step_copies_neither_the_ring_nor_the_tree(num_envs: int) -> None:
         return jax.lax.scan(body, state, keys)
 
     shapes = jax.eval_shape(replay.init), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 10))
-    compiled = jax.jit(steps, donate_argnums=0).lower(*shapes).compile()
+    compiled: Any = jax.jit(steps, donate_argnums=0).lower(*shapes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * capacity / 4
 
 
