@@ -7,8 +7,6 @@ episode as the successor of its last step, and apart from them the observations 
 from __future__ import annotations
 
 import base64
-import contextlib
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -196,8 +194,7 @@ def make_host(name: str, num_envs: int) -> HostEnv:
 
 def _register_robotics(name: str) -> None:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where it prints news of other environments
-            import gymnasium_robotics  # noqa: F401
+        import gymnasium_robotics  # noqa: F401
     except ImportError as error:
         cure = 'extra goals, or pip install "gymnasium-robotics"'
         raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
