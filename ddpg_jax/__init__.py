@@ -1,6 +1,6 @@
 """DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
 
-from ddpg_jax import diagnostics, envs, exploration, losses, optimization, replay, schedules
+from ddpg_jax import diagnostics, envs, exploration, hindsight, losses, optimization, replay, schedules
 from ddpg_jax.agent import make_agent
 from ddpg_jax.api import Run, make_program, sweep, train
 from ddpg_jax.driving import drive
@@ -19,6 +19,7 @@ from ddpg_jax.types import (
     EnvironmentFailure,
     EnvSpec,
     Explorer,
+    Goal,
     Hyperparams,
     Nets,
     Replay,
@@ -41,6 +42,7 @@ __all__ = [
     "EnvironmentFailure",
     "Experiment",
     "Explorer",
+    "Goal",
     "Hyperparams",
     "Member",
     "Nets",
@@ -59,6 +61,7 @@ __all__ = [
     "drive",
     "envs",
     "exploration",
+    "hindsight",
     "init_actor",
     "init_critic",
     "load_policy",

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ddpg_jax import diagnostics, exploration, losses, networks, replay
+from ddpg_jax import diagnostics, exploration, hindsight, losses, networks, replay
 from ddpg_jax.agent import always, make_agent, now_and_then, smoothed, unchanged
 from ddpg_jax.optimization import Optimizer, adam, adamw, clipped
 from ddpg_jax.placement import PLACEMENTS
 from ddpg_jax.schedules import SCHEDULES
-from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Nets, Replay, Scalar
+from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, Scalar
 
 BACKENDS = ("auto", "device", "host")
 ORDERS = ("overlapped", "textbook")
@@ -51,7 +51,10 @@ class Experiment:
     batch_size: int = 64
     """Transitions of one gradient step."""
     replay: str = "uniform"
-    """How transitions are kept and drawn."""
+    """How transitions are drawn: uniform or prioritized."""
+    hindsight: str = "none"
+    """Goals that transitions are learned from again with: what their episode achieved at a later step (future), at the last one
+    (final) or at any (episode), or none. For environments with goals."""
     replay_capacity: int = 100_000
     """Transitions that are kept, over all environments."""
     n_step: int = 1
@@ -148,6 +151,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "preset": tuple(PRESETS),
     "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),
+    "hindsight": ("none", *hindsight.STRATEGIES),
     "exploration": tuple(exploration.EXPLORERS),
     "noise_schedule": tuple(SCHEDULES),
     "lr_schedule": tuple(SCHEDULES),
@@ -186,6 +190,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "priority_beta": (0.0, 1.0),
     "priority_beta_final": (0.0, 1.0),
     "priority_beta_updates": (1.0, math.inf),
+    "hindsight_k": (0.0, 2**24),
 }
 
 
@@ -369,7 +374,10 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         sync=now_and_then if "sync_period" in x.parts else always,
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
-    buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step)
+    ring = (
+        replay.make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
+    )
+    buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step, ring)
     buffer = replay.scaled(buffer) if "reward_scale" in x.parts else buffer
     explorer = exploration.EXPLORERS[x.exploration](action_dim, SCHEDULES[x.noise_schedule])
     explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
@@ -380,6 +388,20 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
 def reported(experiment: Experiment) -> tuple[str, ...]:
     """Names of what the updates of an experiment report."""
     return diagnostics.REPORT + (diagnostics.COLUMNS if experiment.diagnostics else ())
+
+
+def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
+    """The goals of an environment, for what needs some.
+
+    Raises:
+        ConfigError: it has none, or none whose rewards can be computed.
+    """
+    if spec.goal is None:
+        raise ConfigError(
+            f"hindsight={experiment.hindsight} is not allowed with env={spec.name}, which has no goals; it must be none, or "
+            "the environment one with achieved and desired goals and a compute_reward of batches of them, such as point-reach"
+        )
+    return spec.goal
 
 
 def optimizer(net: str, experiment: Experiment) -> Optimizer:

@@ -144,7 +144,8 @@ def host_program(
     evaluators: list[HostEnv] = [] if eval_env is None else [eval_env]
     warmup, names = warmup_iterations(experiment), reported(experiment)
     keys, hypers = stack_members(members, placement)
-    functions = _host_functions(structure_of(experiment), spec, placement)
+    compiled_for = spec if experiment.hindsight != "none" else spec._replace(goal=None)  # what asks `env` is compiled for it
+    functions = _host_functions(structure_of(experiment), compiled_for, placement)
     numbers = placement.put(jnp.stack(hypers, axis=-1))
 
     def seeds(purpose: int, clock: int, each: int) -> list[int]:

@@ -177,7 +177,7 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
         agent._replace(act=jax.vmap(agent.act), update=update),
         replay._replace(
             add=jax.vmap(replay.add),
-            sample=jax.vmap(replay.sample),
+            sample=jax.vmap(replay.sample, in_axes=(0, 0, 0, None)),
             feedback=jax.vmap(replay.feedback),
         ),
         explorer._replace(explore=explore, reset=jax.vmap(explorer.reset)),

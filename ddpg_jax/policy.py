@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.envs.spaces import to_native
+from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.networks import ACTIVATIONS, Actor
 from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
 
@@ -36,7 +36,11 @@ class Policy:
     params: Params
 
     def __call__(self, obs: Any) -> Any:
-        """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out."""
+        """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
+
+        An observation with goals may be the dict that Gymnasium gives.
+        """
+        obs = join_goals(obs) if isinstance(obs, dict) else obs
         obs = obs if isinstance(obs, jax.Array) else np.asarray(obs)
         shape = obs.shape
         batch = shape[: len(shape) - len(self.spec.obs_shape)]
@@ -58,7 +62,7 @@ class Policy:
         leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
         about = {
             "format": FORMAT,
-            "env": self.spec._asdict(),
+            "env": self.spec._replace(goal=None)._asdict(),
             "hidden": self.hidden,
             "activation": self.activation,
             "layer_norm": self.layer_norm,

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, ReplayState, TrainState, Transition
+from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, TrainState, Transition
 
 Q_LIMIT = 1e8  # mean values of this size are no estimates any more: the member has diverged
 
@@ -47,7 +47,8 @@ class RunState:
     """All that a run carries from one step to the next. Its clock is outside, its keys are derived from the clock."""
 
     train: TrainState
-    replay: ReplayState
+    replay: Any
+    """What the replay keeps."""
     noise: Any
     """Exploration noise of each environment."""
     env: Any
@@ -76,10 +77,10 @@ def train_step(
     replay: Replay,
     key: Key,
     train: TrainState,
-    replay_state: ReplayState,
+    replay_state: Any,
     hyper: Hyperparams,
     t: Array,
-) -> tuple[TrainState, ReplayState, dict[str, Array]]:
+) -> tuple[TrainState, Any, dict[str, Array]]:
     """One gradient step: sample -> update -> feedback. Bind the two bundles, then `jit` and donate the two states.
 
     Args:
@@ -99,7 +100,7 @@ def train_step(
     >>> replay = dj.replay.uniform(obs_dim=3, action_dim=1, capacity=1_000, batch_size=64)
     >>> step = jax.jit(functools.partial(dj.train_step, agent, replay), donate_argnums=(1, 2))
     """
-    batch, weight, index = replay.sample(stream(key, "sample", t), replay_state, hyper)
+    batch, weight, index = replay.sample(stream(key, "sample", t), replay_state, hyper, t)
     train, info = agent.update(stream(key, "update", t), train, batch, weight, hyper, t)
     return train, replay.feedback(replay_state, index, info["td"], hyper), info
 
@@ -109,7 +110,7 @@ def gradient_steps(
 ) -> tuple[RunState, dict[str, Array]]:
     """The `updates` gradient steps that belong to vector step `i`, and the means of what they report."""
 
-    def body(carry: tuple[TrainState, ReplayState], t: Array):
+    def body(carry: tuple[TrainState, Any], t: Array):
         train, replay_state, info = train_step(agent, replay, key, *carry, hyper, t)
         return (train, replay_state), {name: value for name, value in info.items() if name != "td"}
 

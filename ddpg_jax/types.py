@@ -110,9 +110,11 @@ class Hyperparams(NamedTuple):
     priority_beta_final: Scalar = 1.0
     """Prioritized replay: and at the end."""
     priority_beta_updates: Scalar = 100_000.0
-    """Prioritized replay: updates from the one to the other."""
+    """Prioritized replay: updates from the one to the other, counted as if the warm-up had them too."""
     priority_epsilon: Scalar = 1e-6
     """Prioritized replay: added to every |TD error|, so that none is never drawn again."""
+    hindsight_k: Scalar = 4.0
+    """Hindsight: transitions with another goal for each with its own."""
 
 
 @flax.struct.dataclass
@@ -153,13 +155,13 @@ class Agent(NamedTuple):
 class Replay(NamedTuple):
     """Where transitions are kept, as four pure functions."""
 
-    init: Callable[[], ReplayState]
-    """`() -> state`, empty."""
-    add: Callable[[ReplayState, Transition, Array], ReplayState]
+    init: Callable[[], Any]
+    """`() -> state`, empty: a `ReplayState`, or what has one inside."""
+    add: Callable[[Any, Transition, Array], Any]
     """`(state, transition [N], valid [N] bool) -> state`; rows that are not valid leave no trace."""
-    sample: Callable[[Key, ReplayState, Hyperparams], tuple[Transition, Array, Array]]
-    """`(key, state, hyper) -> (batch [B], weight [B], index [B])`; consumes the key."""
-    feedback: Callable[[ReplayState, Array, Array, Hyperparams], ReplayState]
+    sample: Callable[[Key, Any, Hyperparams, Array], tuple[Transition, Array, Array]]
+    """`(key, state, hyper, t) -> (batch [B], weight [B], index [B])`; consumes the key; `t` counts updates."""
+    feedback: Callable[[Any, Array, Array, Hyperparams], Any]
     """`(state, index [B], td [B], hyper) -> state`; the identity unless priorities are kept."""
 
 
@@ -172,6 +174,16 @@ class Explorer(NamedTuple):
     """`(key, noise, act, actor_params, obs [N, O], hyper, t) -> (action [N, A], noise)`; `t` counts environment steps."""
     reset: Callable[[Any, Array], Any]
     """`(noise, last [N] bool) -> noise`, started anew where an episode has ended."""
+
+
+class Goal(NamedTuple):
+    """What is known of the goals of an environment, whose observations are `[observation, achieved goal, desired goal]`."""
+
+    dim: int
+    """`G`, the length of a goal."""
+    outcome: Callable[[Array, Array], tuple[Array, Array]]
+    """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved the one where the other
+    was desired; the discount is 0 where that terminates."""
 
 
 class EnvSpec(NamedTuple):
@@ -187,6 +199,8 @@ class EnvSpec(NamedTuple):
     """Steps after which an episode is truncated; None if the environment has no limit."""
     reward_threshold: float | None = None
     """Mean return at which the environment counts as solved, where it names one."""
+    goal: Goal | None = None
+    """Its goals, if it has any."""
 
     @property
     def obs_dim(self) -> int:

@@ -16,9 +16,11 @@ ALLOWED: dict[str, set[str]] = {
     "schedules": {"types"},
     "optimization": {"types", "schedules"},
     "exploration": {"types", "schedules"},
-    "replay": {"types", "losses"},
     "diagnostics": {"types"},
     "agent": {"types", "networks", "losses", "optimization", "diagnostics"},
+    "sum_tree": {"types"},
+    "replay": {"types", "losses", "schedules", "sum_tree"},
+    "hindsight": {"types", "replay"},
     "training": {"types"},
     "host_training": {"types", "training", "diagnostics"},
     "policy": {"types", "networks", "envs"},
@@ -31,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "optimization",
         "exploration",
         "replay",
+        "hindsight",
         "agent",
         "placement",
         "diagnostics",
@@ -45,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Module -> modules of this package that it may import. `envs` may import types and itself; `app` anything."""
 
-THIRD_PARTIES = {"envs": {"gymnasium"}}
+THIRD_PARTIES = {"envs": {"gymnasium", "gymnasium_robotics"}}
 """What adapters may import besides, inside functions only."""
 
 
@@ -101,6 +104,7 @@ def test_nothing_imports_the_app() -> None:
 def test_importing_the_core_loads_no_environment_plotting_or_logging_package() -> None:
     heavy = (
         "gymnasium",
+        "gymnasium_robotics",
         "matplotlib",
         "orbax.checkpoint",
         "scipy.stats",

@@ -21,6 +21,7 @@ import ddpg_jax as dj
 OBS, ACTION = 2, 1
 GAMMA = 0.5
 HYPER = dj.Hyperparams(gamma=GAMMA)
+T = jnp.int32(0)
 EXAMPLES = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 SHAPES = [(5, 1), (11, 3)]  # capacity and lanes: 5 rows, and 3 lanes of 3 rows with 2 rows to spare
 
@@ -34,8 +35,8 @@ class Functions(NamedTuple):
 
 
 @functools.cache
-def compiled(capacity: int, num_envs: int, n_step: int = 1, batch_size: int = 256) -> Functions:
-    replay = dj.replay.uniform(OBS, ACTION, capacity, batch_size, num_envs, n_step)
+def compiled(capacity: int, num_envs: int, n_step: int = 1, batch_size: int = 256, kind: str = "uniform") -> Functions:
+    replay = dj.replay.REPLAYS[kind](OBS, ACTION, capacity, batch_size, num_envs, n_step)
     return Functions(replay.init, jax.jit(replay.add, donate_argnums=0), jax.jit(replay.sample))
 
 
@@ -100,9 +101,11 @@ def histories(draw: st.DrawFn, num_envs: int) -> list[tuple[list[str], np.ndarra
     return [(ending, np.array(mask) | (k == 0)) for k, (ending, mask) in enumerate(steps)]
 
 
-def play(capacity: int, num_envs: int, history: list[tuple[list[str], np.ndarray]]) -> tuple[Any, Oracle]:
+def play(
+    capacity: int, num_envs: int, history: list[tuple[list[str], np.ndarray]], kind: str = "uniform"
+) -> tuple[Any, Oracle]:
     """The state of the replay and the oracle after the same history."""
-    functions, oracle = compiled(capacity, num_envs), Oracle(capacity, num_envs)
+    functions, oracle = compiled(capacity, num_envs, kind=kind), Oracle(capacity, num_envs)
     state = functions.init()
     for k, (ending, valid) in enumerate(history):
         transition = offered(k, ending, valid)
@@ -111,12 +114,14 @@ def play(capacity: int, num_envs: int, history: list[tuple[list[str], np.ndarray
     return state, oracle
 
 
+@pytest.mark.parametrize("kind", dj.replay.REPLAYS)
 @pytest.mark.parametrize(("capacity", "num_envs"), SHAPES)
 @hypothesis.given(data=st.data())
 @EXAMPLES
-def test_ring_holds_the_newest_valid_transitions(capacity: int, num_envs: int, data: st.DataObject) -> None:
+def test_ring_holds_the_newest_valid_transitions(kind: str, capacity: int, num_envs: int, data: st.DataObject) -> None:
     """Lane by lane and row by row, across wrap-arounds; what is not valid leaves no trace, not even of NaN."""
-    state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)))
+    state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)), kind)
+    state = dj.replay.bare(state)
     assert state.rows.shape[0] == capacity // num_envs * num_envs
     assert np.asarray(state.size).tolist() == [len(lane) for lane in oracle.lanes]
     stored = dj.replay.unpack(state.rows, OBS, ACTION)
@@ -130,17 +135,20 @@ def test_ring_holds_the_newest_valid_transitions(capacity: int, num_envs: int, d
             assert not any(np.any(x) for x in jax.tree.leaves(actual)), "a row was written that nobody stored"
 
 
+@pytest.mark.parametrize("kind", dj.replay.REPLAYS)
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize(("capacity", "num_envs"), SHAPES)
 @hypothesis.given(data=st.data())
 @EXAMPLES
-def test_samples_equal_the_oracle_at_every_row(n_step: int, capacity: int, num_envs: int, data: st.DataObject) -> None:
+def test_samples_equal_the_oracle_at_every_row(
+    kind: str, n_step: int, capacity: int, num_envs: int, data: st.DataObject
+) -> None:
     """Only what is stored is drawn, all of it is, and every window ends where it has to: at the end of an episode, before
     the row that is written next, and across the wrap-around not at all; 0 is the discount of a termination, gamma**m of
-    anything else.
+    anything else. Priorities are all the same as long as nothing has been learned.
     """
-    state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)))
-    batch, weight, index = compiled(capacity, num_envs, n_step).sample(jax.random.key(7), state, HYPER)
+    state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)), kind)
+    batch, weight, index = compiled(capacity, num_envs, n_step, kind=kind).sample(jax.random.key(7), state, HYPER, T)
     batch, index, rows = jax.tree.map(np.asarray, batch), np.asarray(index), oracle.rows()
     assert set(index.tolist()) == set(rows), "of 256 draws from at most 9 rows, each row has its share"
     assert np.all(np.asarray(weight) == 1.0)
@@ -156,7 +164,7 @@ def test_sampling_is_uniform_over_all_ages(steps: int) -> None:
     state = functions.init()
     for k in range(steps):
         state = functions.add(state, offered(k, [""] * 2, np.ones(2, bool)), np.ones(2, bool))
-    _, _, index = functions.sample(jax.random.key(steps), state, HYPER)
+    _, _, index = functions.sample(jax.random.key(steps), state, HYPER, T)
     counts = np.bincount(np.asarray(index), minlength=16)
     stored = min(steps, 8) * 2
     assert np.count_nonzero(counts) == stored
@@ -170,7 +178,7 @@ def test_draws_of_one_batch_are_independent() -> None:
     state = functions.init()
     for k in range(2):
         state = functions.add(state, offered(k, [""] * 2, np.ones(2, bool)), np.ones(2, bool))
-    _, _, index = functions.sample(jax.random.key(0), state, HYPER)
+    _, _, index = functions.sample(jax.random.key(0), state, HYPER, T)
     pairs = np.asarray(index).reshape(-1, 2)
     assert scipy.stats.chisquare(np.bincount(pairs[:, 0] * 4 + pairs[:, 1], minlength=16)).pvalue > 1e-3
 
@@ -179,7 +187,7 @@ def test_other_key_other_draws() -> None:
     """The key decides: the same one gives the same batch, another one another."""
     state, _ = play(11, 3, [([""] * 3, np.ones(3, bool))] * 3)
     sample = compiled(11, 3).sample
-    first, again, other = (np.asarray(sample(jax.random.key(seed), state, HYPER)[2]) for seed in (0, 0, 1))
+    first, again, other = (np.asarray(sample(jax.random.key(seed), state, HYPER, T)[2]) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -191,7 +199,7 @@ def test_uneven_lanes_are_sampled_evenly() -> None:
     for k in range(6):
         valid = np.array([True, k == 0])
         state = functions.add(state, offered(k, [""] * 2, valid), valid)
-    _, _, index = functions.sample(jax.random.key(0), state, HYPER)
+    _, _, index = functions.sample(jax.random.key(0), state, HYPER, T)
     counts = np.bincount(np.asarray(index), minlength=16)
     assert scipy.stats.chisquare(counts[counts > 0]).pvalue > 1e-3
 
@@ -203,7 +211,7 @@ def test_gamma_is_traced_and_discounts_one_step_samples() -> None:
     sample = compiled(5, 1).sample
     sizes = []
     for gamma in (0.25, 0.75):
-        batch, _, index = sample(jax.random.key(0), state, dj.Hyperparams(gamma=gamma))
+        batch, _, index = sample(jax.random.key(0), state, dj.Hyperparams(gamma=gamma), T)
         assert np.array_equal(np.asarray(batch.discount), np.array([0.0, gamma, gamma])[np.asarray(index)])
         sizes.append(sample._cache_size())
     assert sizes[0] == sizes[1]

@@ -15,8 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpg_jax.envs.spaces import spec_of, to_native
+from ddpg_jax.envs.goals import goal_on_host
+from ddpg_jax.envs.spaces import flatten_goals, has_goals, join_goals, spec_of, to_native
 from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvSpec
+
+ROBOTICS = ("AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
+"""How the names of gymnasium-robotics' environments with goals begin."""
 
 
 class HostStep(NamedTuple):
@@ -37,7 +41,10 @@ class HostStep(NamedTuple):
 
 
 class HostEnv:
-    """A `gymnasium.vector.VectorEnv` in the units of the agent: flat float32 observations, actions in [-1, 1]."""
+    """A `gymnasium.vector.VectorEnv` in the units of the agent: flat float32 observations, actions in [-1, 1].
+
+    Observations with goals, Dict of `observation`, `achieved_goal` and `desired_goal`, are put end to end in this order.
+    """
 
     def __init__(self, vector_env: Any, name: str, reward_threshold: float | None = None):
         from gymnasium.vector import AutoresetMode
@@ -45,9 +52,17 @@ class HostEnv:
         self.vector_env = vector_env
         self.num_envs: int = vector_env.num_envs
         limit = _time_limit(vector_env)
+        space = vector_env.single_observation_space
+        self._has_goals = has_goals(space)
         self.spec: EnvSpec = spec_of(
-            name, vector_env.single_observation_space, vector_env.single_action_space, limit, reward_threshold
+            name,
+            flatten_goals(space) if self._has_goals else space,
+            vector_env.single_action_space,
+            limit,
+            reward_threshold,
         )
+        if self._has_goals:
+            self.spec = self.spec._replace(goal=goal_on_host(vector_env))
         modes = AutoresetMode
         self._mode = modes(vector_env.metadata.get("autoreset_mode", modes.NEXT_STEP))
         self._next_step, self._same_step = self._mode is modes.NEXT_STEP, self._mode is modes.SAME_STEP
@@ -84,7 +99,7 @@ class HostEnv:
         if self._same_step:
             obs, next_obs = next_obs, next_obs.copy()
             for n in np.flatnonzero(ended):
-                next_obs[n] = self._flat(np.asarray(info["final_obs"][n])[None])[0]
+                next_obs[n] = self._flat(_alone(info["final_obs"][n]))[0]
         elif self._next_step:
             obs = next_obs
             self._resting = ended
@@ -128,7 +143,7 @@ class HostEnv:
                 vars(layer).update(state)
 
     def _flat(self, obs: Any) -> np.ndarray:
-        obs = np.asarray(obs)
+        obs = join_goals(obs) if self._has_goals else np.asarray(obs)
         if obs.shape[1:] != self.spec.obs_shape:
             raise EnvironmentFailure(f"gave an observation of shape {obs.shape[1:]}; its space says {self.spec.obs_shape}")
         return obs.reshape(obs.shape[0], -1).astype(np.float32)
@@ -163,6 +178,8 @@ def make_host(name: str, num_envs: int) -> HostEnv:
     module, _, known = name.rpartition(":")
     if module:
         _import(name, module)
+    elif known.startswith(ROBOTICS):
+        _register_robotics(name)
     if known not in gymnasium.registry:
         names = [*gymnasium.registry, *DEVICE]
         raise ConfigError(f"env={name} is not known; {nearest(known, names)}")
@@ -188,6 +205,19 @@ def _import(name: str, module: str) -> None:
         importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"env={name} needs the module {module}, which cannot be imported: {error}") from error
+
+
+def _register_robotics(name: str) -> None:
+    try:
+        import gymnasium_robotics  # noqa: F401
+    except ImportError as error:
+        cure = 'extra goals, or pip install "gymnasium-robotics"'
+        raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
+
+
+def _alone(obs: Any) -> Any:
+    """One observation as a batch of one."""
+    return {part: np.asarray(value)[None] for part, value in obs.items()} if isinstance(obs, dict) else np.asarray(obs)[None]
 
 
 def _time_limit(vector_env: Any) -> int | None:

@@ -8,6 +8,31 @@ import numpy as np
 
 from ddpg_jax.types import ConfigError, EnvSpec
 
+GOAL_PARTS = ("observation", "achieved_goal", "desired_goal")
+"""What the observations of an environment with goals consist of, in the order in which they are put end to end."""
+
+
+def has_goals(space: Any) -> bool:
+    """Whether observations of this space are `GOAL_PARTS`, vectors each."""
+    parts = getattr(space, "spaces", None)
+    return (
+        isinstance(parts, dict)
+        and set(parts) == set(GOAL_PARTS)
+        and all(type(part).__name__ == "Box" and len(part.shape) == 1 for part in parts.values())
+    )
+
+
+def flatten_goals(space: Any) -> Any:
+    """The space of the three vectors end to end."""
+    from gymnasium.spaces import Box
+
+    return Box(-np.inf, np.inf, (sum(space[part].shape[0] for part in GOAL_PARTS),), np.float32)
+
+
+def join_goals(obs: Any) -> np.ndarray:
+    """`GOAL_PARTS` of an observation, or of a batch, end to end: `[..., O]`."""
+    return np.concatenate([np.asarray(obs[part]) for part in GOAL_PARTS], axis=-1)
+
 
 def spec_of(
     name: str, observation_space: Any, action_space: Any, max_steps: int | None, reward_threshold: float | None = None

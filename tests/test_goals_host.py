@@ -1,0 +1,159 @@
+"""Gymnasium environments with goals: their observations, their reward function in the compiled program, and what is refused."""
+
+import sys
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import ddpg_jax as dj
+from ddpg_jax.envs.host import HostEnv, make_host, vectorize
+
+MODES = list(AutoresetMode)
+FIELDS: dict[str, Any] = {
+    "steps": 120,
+    "warmup_steps": 60,
+    "batch_size": 16,
+    "hidden": (8,),
+    "eval_every": 120,
+    "eval_episodes": 1,
+    "hindsight": "future",
+}
+
+
+class Line(gymnasium.Env[Any, Any]):
+    """Walks a line to a goal, in steps up to 1; ends there, or is cut after 6 steps. It observes its step and its position."""
+
+    observation_space = Dict(
+        {
+            "achieved_goal": Box(-np.inf, np.inf, (1,), np.float64),
+            "desired_goal": Box(-np.inf, np.inf, (1,), np.float64),
+            "observation": Box(-np.inf, np.inf, (2,), np.float64),
+        }
+    )
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        at = np.array([self.position])
+        return {
+            "observation": np.array([self.clock, self.position]),
+            "achieved_goal": at,
+            "desired_goal": np.array([self.goal]),
+        }
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.clock, self.position, self.goal = 0, 0.0, float(self.np_random.uniform(1, 4))
+        return self.observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.clock, self.position = self.clock + 1, self.position + float(action[0])
+        pair = np.array([self.position]), np.array([self.goal])
+        return self.observe(), float(self.compute_reward(*pair, {})), self.compute_terminated(*pair, {}), self.clock == 6, {}
+
+    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> Any:
+        return -(np.linalg.norm(achieved - desired, axis=-1) > 0.5).astype(float)
+
+    def compute_terminated(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> bool:
+        assert achieved.shape == (1,), "one goal after the other"
+        return bool(abs(achieved[0] - desired[0]) <= 0.5)
+
+
+class Silent(Line):
+    """Tells nobody how it rewards."""
+
+    compute_reward = None  # pyright: ignore
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observe(), 0.0, False, False, {}
+
+
+class OneByOne(Line):
+    """Rewards one goal at a time."""
+
+    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any) -> Any:
+        return -float(np.linalg.norm(achieved - desired))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_observations_are_put_end_to_end_and_successors_are_true(mode: AutoresetMode) -> None:
+    """[step, position, achieved, desired]; the last step of an episode has its own goal in its successor, and the next episode
+    another, whatever the mode.
+    """
+    env = HostEnv(SyncVectorEnv([Line] * 2, autoreset_mode=mode), "Line")
+    assert env.spec.obs_shape == (4,)
+    obs = env.reset([0, 1])
+    ends = 0
+    for _ in range(30):
+        step = env.step(np.full((2, 1), 0.25))
+        for n in np.flatnonzero(step.valid):
+            clock, position, reached, wish = obs[n]
+            assert step.next_obs[n].tolist() == [clock + 1, position + 0.25, reached + 0.25, wish]
+            assert step.reward[n] == (0.0 if abs(position + 0.25 - wish) <= 0.5 else -1.0)
+            assert (step.obs[n, 0] == 0) == step.last[n] or mode is AutoresetMode.NEXT_STEP
+            ends += int(step.last[n])
+        obs = step.obs
+    assert ends >= 4
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 5)])
+def test_the_compiled_program_asks_the_environment(shape: tuple[int, ...]) -> None:
+    """Rewards and terminations of any batch, under `vmap` too, are those of the environment one by one."""
+    goal = vectorize(Line, "Line", 1).spec.goal
+    assert goal is not None
+    pairs = np.random.default_rng(0).uniform(-1, 1, (2, *shape, 1)).astype(np.float32)
+    env = Line()
+    for call, stack in ((goal.outcome, pairs), (jax.vmap(goal.outcome), np.stack([pairs, -2 * pairs], axis=1))):
+        reward, discount = jax.jit(call)(*stack)
+        pairs_of = list(zip(*stack.reshape(2, -1, 1).astype(float), strict=True))
+        assert np.ravel(reward).tolist() == [float(env.compute_reward(a, b, {})) for a, b in pairs_of]
+        assert np.ravel(discount).tolist() == [1.0 - env.compute_terminated(a, b, {}) for a, b in pairs_of]
+
+
+def test_members_of_a_sweep_learn_in_hindsight_as_alone() -> None:
+    """Prioritized, in n-step windows, several environments at once; k is swept. No hang, no neighbour, to the bit."""
+    fields = {**FIELDS, "replay": "prioritized", "n_step": 2, "num_envs": 2, "updates_per_step": 0.5}
+    swept = dj.sweep(Line, seeds=1, grid={"hindsight_k": [0.0, 4.0]}, placement="map", **fields)
+    alone = dj.train(Line, hindsight_k=4.0, **fields).policy
+    jax.tree.map(np.testing.assert_array_equal, swept.policies[1].params, alone.params)
+    assert not np.array_equal(*(jax.tree.leaves(policy.params)[0] for policy in swept.policies))
+    obs, _ = Line().reset(seed=0)
+    flat = np.concatenate([obs[part] for part in ("observation", "achieved_goal", "desired_goal")])
+    assert np.array_equal(alone(obs), alone(flat))  # a policy takes what the environment gives
+
+
+@pytest.mark.parametrize("make", [Silent, OneByOne])
+def test_goals_without_rewards_of_batches_are_refused(make: Any) -> None:
+    """In a sentence that says what is missing; without hindsight the environment is one as any other."""
+    with pytest.raises(dj.ConfigError, match=r"hindsight=future is not allowed with env=.* compute_reward of batches"):
+        dj.train(make, **FIELDS)
+    assert vectorize(make, "Line", 1).spec.obs_shape == (4,)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
+    with pytest.raises(dj.ConfigError, match=r"env=PointMaze_UMaze-v3 .* extra goals.*gymnasium-robotics"):
+        make_host("PointMaze_UMaze-v3", 1)
+
+
+def test_point_maze_rewards_as_its_function_says() -> None:
+    """With gymnasium-robotics: its name is enough, and the reward of every step is that of its goals."""
+    pytest.importorskip("gymnasium_robotics")
+    env = make_host("PointMaze_UMaze-v3", 2)
+    goal = env.spec.goal
+    assert goal is not None
+    assert (goal.dim, env.spec.obs_dim, env.spec.max_steps) == (2, 8, 300)
+    env.reset([0, 1])
+    for _ in range(20):
+        step = env.step(np.ones((2, 2)))
+        reward, discount = goal.outcome(jnp.asarray(step.next_obs[:, 4:6]), jnp.asarray(step.next_obs[:, 6:]))
+        assert np.array_equal(reward, step.reward)
+        assert np.array_equal(discount, 1.0 - step.terminated)
+    with pytest.raises(dj.ConfigError, match="PointMaze_UMaze-v3"):
+        make_host("PointMaze_UMase-v3", 1)
+    env.close()
