@@ -57,7 +57,7 @@ class Experiment:
     n_step: int = 1
     """Rewards summed before the bootstrap."""
     exploration: str = "ou"
-    """Noise on the actions while collecting: ou, gaussian or none."""
+    """Noise on the actions while collecting: ou, gaussian or none, or on the parameters of the actor."""
     noise_schedule: str = "constant"
     """How the scale of the noise changes: constant, linear, exponential or cosine, to `noise_sigma_final`."""
     hidden: tuple[int, ...] = (256, 256)
@@ -72,6 +72,8 @@ class Experiment:
     """Critics; the target takes the smallest of their values."""
     policy_delay: int = 1
     """Updates of the critic for each update of the actor."""
+    init: str = "paper"
+    """How the networks start: all layers in +-1/sqrt(fan-in), but the last in +-3e-3 (paper), or it too (fan_in)."""
     lr_schedule: str = "constant"
     """How the learning rates change: constant, linear, exponential or cosine, to `lr_final` times themselves."""
     placement: str = "auto"
@@ -147,6 +149,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),
     "exploration": tuple(exploration.EXPLORERS),
+    "init": tuple(networks.INITS),
     "noise_schedule": tuple(SCHEDULES),
     "lr_schedule": tuple(SCHEDULES),
     "activation": tuple(networks.ACTIVATIONS),
@@ -359,6 +362,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         x.action_layer,
         x.num_critics,
         x.policy_delay,
+        x.init,
         td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
         target_action=smoothed if "target_noise" in x.parts else unchanged,
         critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),
