@@ -7,13 +7,14 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from ddpg_jax import exploration, losses, networks, replay
 from ddpg_jax.agent import always, make_agent, now_and_then, smoothed, unchanged
 from ddpg_jax.optimization import Optimizer, adam, adamw, clipped
 from ddpg_jax.placement import PLACEMENTS
+from ddpg_jax.presets import PRESETS
 from ddpg_jax.schedules import SCHEDULES
 from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Hyperparams, Nets, Replay, Scalar
 
@@ -86,41 +87,6 @@ class Experiment:
     """The optional parts in use, named after their number in `Hyperparams`. Not set but found: see `SWITCHES`."""
 
 
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": (
-        "The table of most introductions: Lillicrap et al. 2015 with 256-256 networks, tau .005, 1e5 transitions.",
-        {},
-    ),
-    "nexus": (
-        "LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
-        {"layer_norm": True, "batch_size": 256, "noise_sigma": 0.1, "replay_capacity": 1_000_000},
-    ),
-    "spinningup": (
-        "OpenAI Spinning Up: both rates 1e-3, batches of 100, Gaussian noise .1, 10,000 steps of warm-up, 1e6 transitions.",
-        {
-            "actor_lr": 1e-3,
-            "batch_size": 100,
-            "exploration": "gaussian",
-            "noise_sigma": 0.1,
-            "warmup_steps": 10_000,
-            "replay_capacity": 1_000_000,
-        },
-    ),
-    "fujimoto-ourddpg": (
-        "OurDDPG of Fujimoto et al. 2018: both rates 3e-4, batches of 256, Gaussian noise .1, 25,000 steps of warm-up.",
-        {
-            "actor_lr": 3e-4,
-            "critic_lr": 3e-4,
-            "batch_size": 256,
-            "exploration": "gaussian",
-            "noise_sigma": 0.1,
-            "warmup_steps": 25_000,
-            "replay_capacity": 1_000_000,
-        },
-    ),
-}
-"""Name -> what it is, and the fields of `Experiment` and `Hyperparams` in which it differs from the defaults."""
-
 STRUCTURE = {field.name: field.default for field in dataclasses.fields(Experiment) if field.name != "parts"}
 NUMBERS: dict[str, float] = Hyperparams()._asdict()
 
@@ -142,10 +108,10 @@ SWITCHES: dict[str, float] = {
 """Number -> its value at which the part that it belongs to does nothing. The part is then left out of the program altogether:
 it costs nothing, and a sweep over both that value and others makes two programs."""
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, Collection[str]] = {
     "backend": BACKENDS,
     "host_order": ORDERS,
-    "preset": tuple(PRESETS),
+    "preset": PRESETS.keys(),  # as it is when it is asked: users add to it
     "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),
     "exploration": tuple(exploration.EXPLORERS),
@@ -205,8 +171,8 @@ def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
     (32, 0.01)
     """
     given = {name: coerce(name, value) for name, value in fields.items()}
-    preset = given.get("preset", "default")
-    values = {**PRESETS[preset][1], **given}
+    preset = PRESETS[given.get("preset", "default")]
+    values = {**{name: coerce(name, value) for name, value in preset.values.items()}, **given}
     hyper = Hyperparams(**{name: value for name, value in values.items() if name in NUMBERS})
     parts = tuple(name for name, off in SWITCHES.items() if getattr(hyper, name) != off)
     experiment = Experiment(**{name: value for name, value in values.items() if name in STRUCTURE}, parts=parts)
@@ -230,7 +196,7 @@ def coerce(name: str, value: Any) -> Any:
         raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or fields)}")
     default = fields[name]
     if name in CHOICES:
-        if value not in CHOICES[name]:
+        if not isinstance(value, str) or value not in CHOICES[name]:
             close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{name}={value} is not allowed; allowed are {', '.join(CHOICES[name])}{hint}")

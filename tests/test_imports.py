@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "host_training": {"types", "training"},
     "policy": {"types", "networks", "envs"},
     "placement": {"types"},
+    "presets": {"types"},
     "experiment": {
         "types",
         "networks",
@@ -32,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "replay",
         "agent",
         "placement",
+        "presets",
     },
     "packing": {"types"},
     "program": {"types", "training", "experiment", "placement"},

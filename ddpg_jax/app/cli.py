@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ddpg_jax.experiment import CHOICES, NUMBERS, PRESETS, STRUCTURE, Experiment, coerce, configure
+from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment, coerce, configure
+from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.types import ConfigError, EnvironmentFailure, Hyperparams
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -203,7 +204,10 @@ def _sweep(options: argparse.Namespace) -> int:
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that the user has named, checked by themselves."""
     given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
-    return {name: coerce(name, value) for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given.get("preset", "").endswith(".json"):
+        given = {**read_preset(given["preset"]), **{name: value for name, value in given.items() if name != "preset"}}
+    return {name: coerce(name, value) for name, value in given.items()}
 
 
 def _work(legs: Any, options: argparse.Namespace) -> int:
@@ -295,11 +299,15 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _presets(options: argparse.Namespace) -> int:
+    from ddpg_jax.sweeping import plain
+
     del options
-    for name, (about, values) in PRESETS.items():
-        print(f"{name:18s} {about}")
-        if values:
-            print(" " * 18, " ".join(f"--{field.replace('_', '-')} {value}" for field, value in values.items()))
+    for name, preset in PRESETS.items():
+        print(f"{name:18s} {preset.source}")
+        if preset.values:
+            print(" " * 18, " ".join(f"--{field.replace('_', '-')} {plain(value)}" for field, value in preset.values.items()))
+        for deviation in preset.deviations:
+            print(" " * 18, f"differs: {deviation}")
     return 0
 
 
