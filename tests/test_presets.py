@@ -74,7 +74,7 @@ def test_a_preset_that_a_user_adds_can_be_named(monkeypatch: pytest.MonkeyPatch)
     x, hyper = dj.configure({"preset": "mine", "tau": 0.4})
     assert (x.hidden, hyper.tau, x.preset) == ((8, 8), 0.4, "mine")
     monkeypatch.setitem(dj.PRESETS, "mine", dj.Preset("Mine.", {"taw": 0.3}))
-    with pytest.raises(dj.ConfigError, match="taw is no field; nearest are .*tau"):
+    with pytest.raises(dj.ConfigError, match=r"taw is no field; nearest are .*tau"):
         dj.configure({"preset": "mine"})
     monkeypatch.delitem(dj.PRESETS, "mine")
     with pytest.raises(dj.ConfigError, match="preset=mine is not allowed"):
@@ -86,11 +86,8 @@ def test_a_preset_from_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     """Under the options of the command line, over the preset that it names; the manifest holds the values, not the file."""
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"preset": "nexus", "tau": 0.3, "gamma": 0.9, "layer_norm": False, "batch_size": 16}))
-    # its policy is short: a run that fails here says so before it starts
-    few = ["--steps", "300", "--warmup-steps", "300", "--eval-every", "300"]
-    assert (
-        run("train", "Pendulum-v1", *TINY, *few, "--preset", str(file), "--gamma", "0.8", "--out", str(tmp_path / "out")) == 0
-    )
+    few = [*TINY, "--steps", "300", "--eval-every", "300", "--out", str(tmp_path / "out")]
+    assert run("train", "Pendulum-v1", *few, "--preset", str(file), "--gamma", "0.8") == 0
     about = manifest(tmp_path / "out")
     assert about["experiment"]["preset"] == "nexus"
     numbers = about["members"][0]
@@ -105,7 +102,6 @@ def test_a_preset_from_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         ('{"tau": 2}', ["tau=2", "from 0 to 1"]),
         ('{"tau": null}', ["tau=None", "from 0 to 1"]),
         ('{"preset": ["nexus"]}', ["preset=", "nexus"]),
-        ('{"env": "Other-v0"}', ["env=Other-v0", "command line"]),
     ):
         bad = tmp_path / "bad.json"
         bad.unlink(missing_ok=True)
