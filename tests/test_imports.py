@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
         "placement",
         "presets",
     },
+    "citations": {"experiment"},
     "packing": {"types"},
     "program": {"types", "training", "experiment", "placement"},
     "host_program": {"types", "replay", "packing", "training", "host_training", "experiment", "placement", "program", "envs"},

@@ -131,6 +131,10 @@ def _parser() -> Parser:
     bench.add_argument("--quick", action="store_true", help="fewer repetitions")
     bench.set_defaults(run=_bench)
 
+    cite = commands.add_parser("cite", help="BibTeX for what a run or a preset uses", allow_abbrev=False)
+    cite.add_argument("what", metavar="DIR|PRESET", help="a run folder, or a name that ddpg-jax presets shows")
+    cite.set_defaults(run=_cite)
+
     commands.add_parser("presets", help="named settings").set_defaults(run=_presets)
     commands.add_parser("envs", help="environments that can be named").set_defaults(run=_envs)
     return parser
@@ -295,6 +299,13 @@ def _bench(options: argparse.Namespace) -> int:
     from ddpg_jax.app.bench import bench
 
     print(bench(options.out, options.quick))
+    return 0
+
+
+def _cite(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.cite import cite
+
+    print(cite(options.what), end="")
     return 0
 
 
