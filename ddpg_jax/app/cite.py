@@ -8,7 +8,7 @@ from typing import Any
 from ddpg_jax import __version__
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.citations import bibtex, environment, references
-from ddpg_jax.experiment import NUMBERS, STRUCTURE, configure
+from ddpg_jax.experiment import NUMBERS, STRUCTURE, Experiment, configure
 from ddpg_jax.presets import PRESETS
 from ddpg_jax.types import ConfigError
 
@@ -22,7 +22,7 @@ def cite(name: str) -> str:
     if (Path(name) / "manifest.json").exists():
         return bibtex(of_run(RunFolder(Path(name)).manifest()), __version__)
     if name in PRESETS:
-        of_env = environment(STRUCTURE["env"])  # a preset names none
+        of_env = environment(Experiment.env)  # a preset names none
         return bibtex([key for key in references(configure({"preset": name})[0]) if key not in of_env], __version__)
     raise ConfigError(f"{name} is neither a run folder nor a preset; presets are {', '.join(PRESETS)}")
 
