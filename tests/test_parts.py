@@ -105,8 +105,8 @@ def program(experiment: dj.Experiment) -> Any:
         return Outcome((train.params, train.target, losses), actions)
 
     def both(keys: Any, hypers: Any, starts: Any, stored: Any) -> Any:
-        alone = run(*jax.tree.map(lambda x: x[0], (keys, hypers, starts)), stored)
-        return alone, jax.vmap(run, in_axes=(0, 0, 0, None))(keys, hypers, starts, stored)
+        key, hyper, start = (jax.tree.map(lambda x: x[0], tree) for tree in (keys, hypers, starts))
+        return run(key, hyper, start, stored), jax.vmap(run, in_axes=(0, 0, 0, None))(keys, hypers, starts, stored)
 
     return jax.jit(both, compiler_options=CHEAP)
 
