@@ -75,7 +75,7 @@ def none(action_dim: int, schedule: Shape = constant) -> Explorer:
     return quiet._replace(explore=explore)
 
 
-ADAPTATION = 1.01  # factor of one adaptation (Plappert et al. 2017, section 3)
+ADAPTATION = 1.01  # factor of one adaptation (Plappert et al. 2018, section 3)
 MEMORY = 0.9  # of the mean of the squared distances: about ten steps
 LIMIT = 1e3  # of the ratio either way: a policy that nothing moves, or a target of 0, would drive it to infinity
 
@@ -95,7 +95,7 @@ class Perturbation:
 
 
 def parameter(action_dim: int, schedule: Shape = constant) -> Explorer:
-    """Adaptive noise in the space of the actor's PARAMETERS (Plappert et al. 2017, section 3).
+    """Adaptive noise in the space of the actor's PARAMETERS (Plappert et al. 2018, section 3).
 
     Every environment acts with an actor of its own, moved at the start of each episode in a direction that then stays: the same
     observation gets the same action, so that exploration is consistent within an episode. LayerNorm's scale and shift are not
