@@ -58,7 +58,7 @@ def parts(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
     env = dj.envs.make_device("Pendulum-v1")
     agent, replay, explorer, warmup, updates = dj.build(experiment, env.spec)
     training = dj.make_training(env, agent, replay, explorer, warmup, updates=updates)
-    key, hyper = jax.random.key(0), dj.Hyperparams(*(jnp.float32(x) for x in hyper))
+    key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, hyper)
     state = jax.jit(training.init)(key, hyper)
     state, _ = jax.jit(training.fill)(key, state, hyper, jnp.arange(5_000))
     batches = [replay.sample(stream(key, "sample", i), state.replay, hyper, jnp.int32(i)) for i in range(8)]
@@ -87,8 +87,8 @@ def parts(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
         return carry + 1e-9 * total(drawn)
 
     def update(carry: Any, i: jax.Array) -> Any:
-        now = jax.tree.map(lambda x: x[i % 8], (batch, weight))
-        return agent.update(stream(key, "update", i), carry, *now, hyper, i)[0]
+        now, importance = jax.tree.map(lambda x: x[i % 8], (batch, weight))
+        return agent.update(stream(key, "update", i), carry, now, importance, hyper, i)[0]
 
     return {
         "whole": looped(whole, state, turns),
@@ -119,7 +119,8 @@ def evaluation(turns: int) -> Callable[[], float]:
 def replays(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
     """Add one, draw a batch: ours, flashbax's, and a ring in NumPy."""
     found: dict[str, Callable[[], float]] = {}
-    one = dj.Transition(*(jnp.ones((1, n)) for n in (3, 1)), jnp.ones(1), jnp.ones(1), jnp.zeros(1, bool), jnp.ones((1, 3)))
+    obs, number = jnp.ones((1, 3)), jnp.ones(1)
+    one = dj.Transition(obs, number[:, None], number, number, number < 0, obs)
     key, hyper, valid = jax.random.key(0), dj.Hyperparams(), jnp.ones(1, bool)
     for name in ("uniform", "prioritized"):
         experiment, _ = dj.configure({"replay": name, "batch_size": batch_size, "replay_capacity": CAPACITY})

@@ -4,11 +4,12 @@ from ddpg_jax import diagnostics, envs, exploration, hindsight, losses, optimiza
 from ddpg_jax.agent import make_agent
 from ddpg_jax.api import Run, make_program, sweep, train
 from ddpg_jax.driving import drive
-from ddpg_jax.experiment import PRESETS, Experiment, build, configure
+from ddpg_jax.experiment import Experiment, build, configure
 from ddpg_jax.host_training import make_host_training
 from ddpg_jax.losses import actor_loss, critic_loss, n_step_return, soft_update, td_target
 from ddpg_jax.networks import Actor, Critic, Critics, init_actor, init_critic
 from ddpg_jax.policy import Policy, load_policy
+from ddpg_jax.presets import PRESETS, Preset
 from ddpg_jax.program import Member
 from ddpg_jax.sweeping import Sweep, random_points
 from ddpg_jax.training import make_training, train_step
@@ -47,6 +48,7 @@ __all__ = [
     "Member",
     "Nets",
     "Policy",
+    "Preset",
     "Replay",
     "ReplayState",
     "Run",

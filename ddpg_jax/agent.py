@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ddpg_jax import diagnostics
 from ddpg_jax.losses import actor_loss, critic_loss, soft_update, squared, td_target
-from ddpg_jax.networks import ACTIVATIONS, Actor, Critics, identity, init_actor, init_critic
+from ddpg_jax.networks import ACTIVATIONS, INITS, Actor, Critics, identity, init_actor, init_critic
 from ddpg_jax.optimization import Optimizer, adam, descend
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
 
@@ -64,6 +64,7 @@ def make_agent(
     action_layer: int = 0,
     num_critics: int = 1,
     policy_delay: int = 1,
+    init: str = "paper",
     td_loss: TdLoss = squared,
     target_action: TargetAction = unchanged,
     critic_penalties: tuple[CriticPenalty, ...] = (),
@@ -83,6 +84,7 @@ def make_agent(
         action_layer: the layer of the critic at whose input the action joins; 0 is the first.
         num_critics: `E`; the target is the smallest of their values.
         policy_delay: the actor learns at every `policy_delay`-th update of the critic.
+        init: a name in `networks.INITS`.
         td_loss: of the TD errors.
         target_action: what becomes of the target actor's actions.
         critic_penalties: added to the loss of the critic.
@@ -97,8 +99,8 @@ def make_agent(
     >>> agent.act(state.params.actor, jnp.ones((5, 3))).shape
     (5, 1)
     """
-    actor = Actor(action_dim, hidden, ACTIVATIONS[activation], layer_norm)
-    critic = Critics(num_critics, hidden, ACTIVATIONS[activation], layer_norm, action_layer)
+    actor = Actor(action_dim, hidden, ACTIVATIONS[activation], layer_norm, INITS[init])
+    critic = Critics(num_critics, hidden, ACTIVATIONS[activation], layer_norm, action_layer, INITS[init])
 
     actor_tx: Optimizer = optimizers.actor
     critic_tx: Optimizer = optimizers.critic
@@ -117,15 +119,14 @@ def make_agent(
             loss = loss + penalty(pre_tanh, hyper)
         return loss
 
-    def init(key: Key, hyper: Hyperparams) -> TrainState:
+    def start(key: Key, hyper: Hyperparams) -> TrainState:
         """Fresh parameters, targets that are copies of them, fresh optimizers. Consumes the key."""
         actor_key, critic_key = jax.random.split(key)
         params = Nets(init_actor(actor_key, actor, obs_dim), init_critic(critic_key, critic, obs_dim, action_dim))
         target = jax.tree.map(jnp.copy, params)  # copies: the two are donated side by side
-        start = jnp.int32(0)
-        return TrainState(
-            params, target, Nets(actor_tx(hyper, start).init(params.actor), critic_tx(hyper, start).init(params.critic))
-        )
+        zero = jnp.int32(0)
+        opt = Nets(actor_tx(hyper, zero).init(params.actor), critic_tx(hyper, zero).init(params.critic))
+        return TrainState(params, target, opt)
 
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
@@ -154,7 +155,7 @@ def make_agent(
         target = soft_update(params, state.target, sync(hyper, t))
         return TrainState(params, target, Nets(actor_opt, critic_opt)), {**critic_info, **actor_info, "td": td}
 
-    return Agent(init, act, q_values, update)
+    return Agent(start, act, q_values, update)
 
 
 def every(period: int, t: Array, improve: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):

@@ -7,13 +7,14 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from ddpg_jax import diagnostics, exploration, hindsight, losses, networks, replay
 from ddpg_jax.agent import always, make_agent, now_and_then, smoothed, unchanged
 from ddpg_jax.optimization import Optimizer, adam, adamw, clipped
 from ddpg_jax.placement import PLACEMENTS
+from ddpg_jax.presets import PRESETS
 from ddpg_jax.schedules import SCHEDULES
 from ddpg_jax.types import Agent, ConfigError, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, Scalar
 
@@ -60,7 +61,7 @@ class Experiment:
     n_step: int = 1
     """Rewards summed before the bootstrap."""
     exploration: str = "ou"
-    """Noise on the actions while collecting: ou, gaussian or none."""
+    """Noise on the actions while collecting: ou, gaussian or none, or on the parameters of the actor."""
     noise_schedule: str = "constant"
     """How the scale of the noise changes: constant, linear, exponential or cosine, to `noise_sigma_final`."""
     hidden: tuple[int, ...] = (256, 256)
@@ -75,6 +76,8 @@ class Experiment:
     """Critics; the target takes the smallest of their values."""
     policy_delay: int = 1
     """Updates of the critic for each update of the actor."""
+    init: str = "paper"
+    """How the networks start: all layers in +-1/sqrt(fan-in), but the last in +-3e-3 (paper), or it too (fan_in)."""
     lr_schedule: str = "constant"
     """How the learning rates change: constant, linear, exponential or cosine, to `lr_final` times themselves."""
     placement: str = "auto"
@@ -88,41 +91,6 @@ class Experiment:
     parts: tuple[str, ...] = ()
     """The optional parts in use, named after their number in `Hyperparams`. Not set but found: see `SWITCHES`."""
 
-
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": (
-        "The table of most introductions: Lillicrap et al. 2015 with 256-256 networks, tau .005, 1e5 transitions.",
-        {},
-    ),
-    "nexus": (
-        "LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
-        {"layer_norm": True, "batch_size": 256, "noise_sigma": 0.1, "replay_capacity": 1_000_000},
-    ),
-    "spinningup": (
-        "OpenAI Spinning Up: both rates 1e-3, batches of 100, Gaussian noise .1, 10,000 steps of warm-up, 1e6 transitions.",
-        {
-            "actor_lr": 1e-3,
-            "batch_size": 100,
-            "exploration": "gaussian",
-            "noise_sigma": 0.1,
-            "warmup_steps": 10_000,
-            "replay_capacity": 1_000_000,
-        },
-    ),
-    "fujimoto-ourddpg": (
-        "OurDDPG of Fujimoto et al. 2018: both rates 3e-4, batches of 256, Gaussian noise .1, 25,000 steps of warm-up.",
-        {
-            "actor_lr": 3e-4,
-            "critic_lr": 3e-4,
-            "batch_size": 256,
-            "exploration": "gaussian",
-            "noise_sigma": 0.1,
-            "warmup_steps": 25_000,
-            "replay_capacity": 1_000_000,
-        },
-    ),
-}
-"""Name -> what it is, and the fields of `Experiment` and `Hyperparams` in which it differs from the defaults."""
 
 STRUCTURE = {field.name: field.default for field in dataclasses.fields(Experiment) if field.name != "parts"}
 NUMBERS: dict[str, float] = Hyperparams()._asdict()
@@ -145,14 +113,15 @@ SWITCHES: dict[str, float] = {
 """Number -> its value at which the part that it belongs to does nothing. The part is then left out of the program altogether:
 it costs nothing, and a sweep over both that value and others makes two programs."""
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, Collection[str]] = {
     "backend": BACKENDS,
     "host_order": ORDERS,
-    "preset": tuple(PRESETS),
+    "preset": PRESETS.keys(),  # as it is when it is asked: users add to it
     "placement": PLACEMENTS,
     "replay": tuple(replay.REPLAYS),
     "hindsight": ("none", *hindsight.STRATEGIES),
     "exploration": tuple(exploration.EXPLORERS),
+    "init": tuple(networks.INITS),
     "noise_schedule": tuple(SCHEDULES),
     "lr_schedule": tuple(SCHEDULES),
     "activation": tuple(networks.ACTIVATIONS),
@@ -209,8 +178,8 @@ def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
     (32, 0.01)
     """
     given = {name: coerce(name, value) for name, value in fields.items()}
-    preset = given.get("preset", "default")
-    values = {**PRESETS[preset][1], **given}
+    preset = PRESETS[given.get("preset", "default")]
+    values = {**{name: coerce(name, value) for name, value in preset.values.items()}, **given}
     hyper = Hyperparams(**{name: value for name, value in values.items() if name in NUMBERS})
     parts = tuple(name for name, off in SWITCHES.items() if getattr(hyper, name) != off)
     experiment = Experiment(**{name: value for name, value in values.items() if name in STRUCTURE}, parts=parts)
@@ -234,7 +203,7 @@ def coerce(name: str, value: Any) -> Any:
         raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or fields)}")
     default = fields[name]
     if name in CHOICES:
-        if value not in CHOICES[name]:
+        if not isinstance(value, str) or value not in CHOICES[name]:
             close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{name}={value} is not allowed; allowed are {', '.join(CHOICES[name])}{hint}")
@@ -366,6 +335,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         x.action_layer,
         x.num_critics,
         x.policy_delay,
+        x.init,
         td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
         target_action=smoothed if "target_noise" in x.parts else unchanged,
         critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),

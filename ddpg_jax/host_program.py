@@ -33,6 +33,8 @@ class HostFunctions(NamedTuple):
 
     init: Any
     """`(keys, hypers, obs) -> RunState`"""
+    quiet: Any
+    """`(actor_params) -> noise` at the start of an episode."""
     choose: dict[str, Any]
     """warm, explore: `(keys, actor, noise, seen, numbers, i) -> (action, noise)`; the noise is donated."""
     take_in: dict[str, Any]
@@ -108,6 +110,7 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
 
     return HostFunctions(
         jax.jit(over_members(single.init, placement)),
+        jax.jit(over_members(lambda actor: parts.explorer.init(structure.num_envs, actor), placement)),
         {"warm": choosing(together.warm), "explore": choosing(together.explore)},
         {"fill": taking_in(together.fill), "learn": taking_in(together.learn)},
         jax.jit(over_members(lambda actor, obs: single.act(unpack_actor(actor), obs), placement)),
@@ -248,7 +251,7 @@ def host_program(
                 arrays,
                 obs=jnp.asarray(by_member(obs)),
                 returns=jnp.zeros_like(arrays.returns),
-                noise=jax.tree.map(jnp.zeros_like, arrays.noise),
+                noise=functions.quiet(arrays.train.params.actor),
                 replay=cut(arrays.replay),
             )
         )

@@ -97,7 +97,8 @@ def make_host_training(
         train = agent.init(stream(key, "init"), hyper)
         seen = jnp.pad(obs, ((0, 0), (0, 1)))
         first = warm if warmup_steps else explore
-        action, noise = first(key, train.params.actor, explorer.init(num_envs), seen, hyper, jnp.int32(0))
+        noise = explorer.init(num_envs, train.params.actor)
+        action, noise = first(key, train.params.actor, noise, seen, hyper, jnp.int32(0))
         return RunState(train, replay.init(), noise, action, obs, jnp.zeros(num_envs))
 
     def fill(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array) -> tuple[RunState, Array]:

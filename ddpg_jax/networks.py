@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from ddpg_jax.types import Array, Key, Params
 
 FINAL_BOUND = 3e-3  # of the last layer's weights and biases, so that first actions and values are near zero
+INITS: dict[str, float | None] = {"paper": FINAL_BOUND, "fan_in": None}
+"""How networks start -> the bound of the last layer, None for that of the others, +-1/sqrt(fan-in) (torch's Linear)."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -46,6 +48,7 @@ class Actor(nn.Module):
     hidden: tuple[int, ...] = (256, 256)
     activation: Callable[[Array], Array] = nn.relu
     layer_norm: bool = False
+    final_bound: float | None = FINAL_BOUND
 
     @nn.compact
     def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh) -> Array:
@@ -54,7 +57,7 @@ class Actor(nn.Module):
             x = dense(x, features, f"hidden_{i}")
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = self.activation(x)
-        return squash(dense(x, self.action_dim, "action", FINAL_BOUND))
+        return squash(dense(x, self.action_dim, "action", self.final_bound))
 
 
 class Critic(nn.Module):
@@ -64,6 +67,7 @@ class Critic(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     layer_norm: bool = False
     action_layer: int = 0
+    final_bound: float | None = FINAL_BOUND
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
@@ -74,7 +78,7 @@ class Critic(nn.Module):
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = self.activation(x)
         x = jnp.concatenate([x, action], axis=-1) if self.action_layer == len(self.hidden) else x
-        return dense(x, 1, "value", FINAL_BOUND)[..., 0]
+        return dense(x, 1, "value", self.final_bound)[..., 0]
 
 
 class Critics(nn.Module):
@@ -85,13 +89,16 @@ class Critics(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     layer_norm: bool = False
     action_layer: int = 0
+    final_bound: float | None = FINAL_BOUND
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
         # A loop, not a batched product: with one critic a batch dimension of 1 would only slow the products down.
         return jnp.stack(
             [
-                Critic(self.hidden, self.activation, self.layer_norm, self.action_layer, name=f"critic_{e}")(obs, action)
+                Critic(self.hidden, self.activation, self.layer_norm, self.action_layer, self.final_bound, name=f"critic_{e}")(
+                    obs, action
+                )
                 for e in range(self.num_critics)
             ]
         )

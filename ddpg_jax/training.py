@@ -158,7 +158,8 @@ def make_training(
     def init(key: Key, hyper: Hyperparams) -> RunState:
         env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
         train = agent.init(stream(key, "init"), hyper)
-        return RunState(train, replay.init(), explorer.init(num_envs), env_state, obs, jnp.zeros(num_envs))
+        noise = explorer.init(num_envs, train.params.actor)
+        return RunState(train, replay.init(), noise, env_state, obs, jnp.zeros(num_envs))
 
     def collect(how: Explorer, purpose: str, key: Key, state: RunState, hyper: Hyperparams, i: Array):
         """One step of every environment: act -> step -> store."""

@@ -168,8 +168,8 @@ class Replay(NamedTuple):
 class Explorer(NamedTuple):
     """How actions are disturbed while collecting, as pure functions. The noise state belongs to each environment."""
 
-    init: Callable[[int], Any]
-    """`(N) -> noise`."""
+    init: Callable[[int, Params], Any]
+    """`(N, actor_params) -> noise`, arrays at the start of an episode; of the parameters only the shapes matter."""
     explore: Callable[..., tuple[Array, Any]]
     """`(key, noise, act, actor_params, obs [N, O], hyper, t) -> (action [N, A], noise)`; `t` counts environment steps."""
     reset: Callable[[Any, Array], Any]

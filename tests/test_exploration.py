@@ -30,7 +30,7 @@ def walk(explorer: dj.Explorer, hyper: dj.Hyperparams, steps: int) -> tuple[np.n
         action, noise = explorer.explore(jax.random.fold_in(KEY, i), noise, still, 0.0, OBS, hyper, i)
         return (noise, action), previous
 
-    start = (explorer.init(N), jnp.zeros((N, ACTION)))
+    start = (explorer.init(N, 0.0), jnp.zeros((N, ACTION)))
     (_, last), previous = jax.jit(lambda: jax.lax.scan(body, start, jnp.arange(steps)))()
     return np.asarray(previous[-1]), np.asarray(last)
 
@@ -64,7 +64,7 @@ def test_gaussian_noise_has_no_memory() -> None:
 def test_every_environment_and_dimension_has_noise_of_its_own(name: str) -> None:
     """A single draw shared by environments or dimensions would explore far less than it seems to."""
     explorer = EXPLORERS[name](ACTION, SCHEDULES["constant"])
-    action, _ = explorer.explore(KEY, explorer.init(5), still, 0.0, OBS[:5], dj.Hyperparams(), jnp.int32(0))
+    action, _ = explorer.explore(KEY, explorer.init(5, 0.0), still, 0.0, OBS[:5], dj.Hyperparams(), jnp.int32(0))
     assert len(np.unique(np.asarray(action))) == 5 * ACTION
 
 
@@ -73,7 +73,7 @@ def test_reset_zeroes_only_the_environments_that_ended() -> None:
     noise = jnp.arange(1.0, 7.0).reshape(3, 2)
     fresh = ornstein_uhlenbeck(ACTION).reset(noise, jnp.array([False, True, False]))
     assert np.asarray(fresh).tolist() == [[1.0, 2.0], [0.0, 0.0], [5.0, 6.0]]
-    assert not np.any(ornstein_uhlenbeck(ACTION).init(3))
+    assert not np.any(ornstein_uhlenbeck(ACTION).init(3, 0.0))
 
 
 SCALES = {  # at the start, halfway, at the end and beyond, for a decay from .4 to .1 over 1,000 steps
@@ -92,7 +92,7 @@ def test_schedules_go_from_first_to_final_scale_and_stay(name: str) -> None:
     scales = [float(sigma(SCHEDULES[name], t, hyper)) for t in times]
     assert scales == pytest.approx(SCALES[name], rel=1e-5)
     for explorer in (gaussian(ACTION, SCHEDULES[name]), ornstein_uhlenbeck(ACTION, SCHEDULES[name])):
-        drawn = [explorer.explore(KEY, explorer.init(8), still, 0.0, OBS[:8], hyper, t)[0] for t in times]
+        drawn = [explorer.explore(KEY, explorer.init(8, 0.0), still, 0.0, OBS[:8], hyper, t)[0] for t in times]
         drawn = np.array(drawn)
         inside = np.abs(drawn[0]) < 1.0
         for scale, action in zip(SCALES[name], drawn, strict=True):
@@ -104,7 +104,7 @@ def test_actions_are_clipped_to_the_unit_box(name: str) -> None:
     """Noise pushes up to both bounds and not beyond; the memory of the process itself is not clipped."""
     explorer = EXPLORERS[name](ACTION, SCHEDULES["constant"])
     hyper = dj.Hyperparams(noise_sigma=3.0)
-    action, noise = explorer.explore(KEY, explorer.init(N), still, 0.5, OBS, hyper, jnp.int32(0))
+    action, noise = explorer.explore(KEY, explorer.init(N, 0.0), still, 0.5, OBS, hyper, jnp.int32(0))
     assert np.asarray(action).min() == -1.0
     assert np.asarray(action).max() == 1.0
     if name == "ou":
@@ -118,7 +118,7 @@ def test_warm_up_covers_the_action_range_uniformly() -> None:
         raise AssertionError("the warm-up asked the policy")
 
     explorer = uniform(ACTION)
-    action, _ = explorer.explore(KEY, explorer.init(N), refuse, None, OBS, dj.Hyperparams(), jnp.int32(0))
+    action, _ = explorer.explore(KEY, explorer.init(N, 0.0), refuse, None, OBS, dj.Hyperparams(), jnp.int32(0))
     action = np.asarray(action)
     assert np.abs(action).max() <= 1.0
     for a in range(ACTION):
@@ -137,7 +137,7 @@ def test_every_explorer_keeps_the_contract(name: str, schedule: str) -> None:
 
     def explore(sigma: jax.Array, theta: jax.Array, key: jax.Array, t: jax.Array) -> tuple[jax.Array, Any]:
         hyper = dj.Hyperparams(noise_sigma=sigma, noise_sigma_final=0.1, noise_decay_steps=10.0, ou_theta=theta)
-        return explorer.explore(key, explorer.init(4), still, 0.25, OBS[:4], hyper, t)
+        return explorer.explore(key, explorer.init(4, 0.25), still, 0.25, OBS[:4], hyper, t)
 
     mapped: Any = jax.jit(jax.vmap(explore, in_axes=(0, None, None, None)))
     action, noise = mapped(sigmas, 0.15, KEY, jnp.int32(0))
@@ -147,7 +147,7 @@ def test_every_explorer_keeps_the_contract(name: str, schedule: str) -> None:
     assert np.any(action[1] != action[0]) == (name != "none")
 
     state = jax.tree.map(lambda x: x[0], noise)
-    shapes = jax.tree.map(jnp.shape, explorer.init(4))
+    shapes = jax.tree.map(jnp.shape, explorer.init(4, 0.25))
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, explorer.reset(state, jnp.ones(4, bool))) == shapes
     mapped(sigmas + 0.5, 0.3, jax.random.key(1), jnp.int32(7))
     assert mapped._cache_size() == 1

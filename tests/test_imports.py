@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "host_training": {"types", "training", "diagnostics"},
     "policy": {"types", "networks", "envs"},
     "placement": {"types"},
+    "presets": {"types"},
     "experiment": {
         "types",
         "networks",
@@ -37,7 +38,9 @@ ALLOWED: dict[str, set[str]] = {
         "agent",
         "placement",
         "diagnostics",
+        "presets",
     },
+    "citations": {"experiment"},
     "packing": {"types"},
     "program": {"types", "training", "experiment", "placement"},
     "host_program": {"types", "replay", "packing", "training", "host_training", "experiment", "placement", "program", "envs"},

@@ -36,6 +36,18 @@ def test_actor_starts_as_in_the_paper() -> None:
             assert_uniform(values, bound)
 
 
+def test_fan_in_starts_as_linear_layers_of_torch_do() -> None:
+    """U(-b, b) with b = 1 / sqrt(fan-in) for the weights and biases of every layer, the last ones too."""
+    agent = dj.make_agent(OBS, ACTION, HIDDEN, init="fan_in", num_critics=2)
+    params = many(lambda key: agent.init(key, HYPER).params)
+    for layer, bound in (("hidden_0", OBS**-0.5), ("hidden_1", HIDDEN[0] ** -0.5), ("action", HIDDEN[1] ** -0.5)):
+        for values in params.actor[layer].values():
+            assert_uniform(values, bound)
+    for critic in params.critic.values():
+        for values in critic["value"].values():
+            assert_uniform(values, HIDDEN[1] ** -0.5)
+
+
 @pytest.mark.parametrize("action_layer", [0, 1, 2])
 def test_critic_starts_as_in_the_paper(action_layer: int) -> None:
     """The action widens the input of exactly one layer, and counts in that layer's fan-in."""

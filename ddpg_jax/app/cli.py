@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
-from ddpg_jax.experiment import CHOICES, NUMBERS, PRESETS, STRUCTURE, Experiment, coerce, configure
+from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment, coerce, configure
+from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.types import ConfigError, EnvironmentFailure, Hyperparams
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -140,6 +141,10 @@ def _parser() -> Parser:
     bench.add_argument("--quick", action="store_true", help="fewer repetitions")
     bench.set_defaults(run=_bench)
 
+    cite = commands.add_parser("cite", help="BibTeX for what a run or a preset uses", allow_abbrev=False)
+    cite.add_argument("what", metavar="DIR|PRESET", help="a run folder, or a name that ddpg-jax presets shows")
+    cite.set_defaults(run=_cite)
+
     commands.add_parser("presets", help="named settings").set_defaults(run=_presets)
     commands.add_parser("envs", help="environments that can be named").set_defaults(run=_envs)
     return parser
@@ -234,7 +239,10 @@ def _meeting(options: argparse.Namespace) -> Meeting | None:
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that the user has named, checked by themselves."""
     given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
-    return {name: coerce(name, value) for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given.get("preset", "").endswith(".json"):
+        given = {**read_preset(given["preset"]), **{name: value for name, value in given.items() if name != "preset"}}
+    return {name: coerce(name, value) for name, value in given.items()}
 
 
 def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
@@ -328,12 +336,23 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cite(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.cite import cite
+
+    print(cite(options.what), end="")
+    return 0
+
+
 def _presets(options: argparse.Namespace) -> int:
+    from ddpg_jax.sweeping import plain
+
     del options
-    for name, (about, values) in PRESETS.items():
-        print(f"{name:18s} {about}")
-        if values:
-            print(" " * 18, " ".join(f"--{field.replace('_', '-')} {value}" for field, value in values.items()))
+    for name, preset in PRESETS.items():
+        print(f"{name:18s} {preset.source}")
+        if preset.values:
+            print(" " * 18, " ".join(f"--{field.replace('_', '-')} {plain(value)}" for field, value in preset.values.items()))
+        for deviation in preset.deviations:
+            print(" " * 18, f"differs: {deviation}")
     return 0
 
 

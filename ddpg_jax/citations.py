@@ -1,0 +1,321 @@
+"""What to cite: the papers behind the parts that an experiment uses, and this software, as BibTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ddpg_jax.experiment import Experiment
+
+MUJOCO = (
+    "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer Walker2d"
+).split()
+"""Environments of Gymnasium that MuJoCo simulates, without their versions."""
+
+ALWAYS = ("ddpg_jax", "lillicrap2015", "silver2014", "kingma2015", "jax2018")
+
+PARTS: dict[str, str] = {
+    "target_noise": "fujimoto2018",
+    "sync_period": "mnih2015",
+    "huber_delta": "huber1964",
+    "actor_clip": "pascanu2013",
+    "critic_clip": "pascanu2013",
+    "actor_decay": "loshchilov2019",
+    "critic_decay": "loshchilov2019",
+}
+"""Name in `Experiment.parts` -> key; parts without a paper of their own are not here."""
+
+CHOSEN: dict[tuple[str, str], str] = {
+    ("exploration", "ou"): "uhlenbeck1930",
+    ("exploration", "parameter"): "plappert2018",
+    ("replay", "prioritized"): "schaul2016",
+    ("replay", "hindsight"): "andrychowicz2017",
+    ("noise_schedule", "cosine"): "loshchilov2017",
+    ("lr_schedule", "cosine"): "loshchilov2017",
+    ("activation", "elu"): "clevert2016",
+    ("activation", "gelu"): "hendrycks2016",
+    ("activation", "silu"): "elfwing2018",
+}
+"""Field and a word of its value -> key."""
+
+
+def references(experiment: Experiment, members: int = 1) -> list[str]:
+    """The keys of what an experiment uses, in the order of `BIBLIOGRAPHY`.
+
+    Args:
+        experiment: as `configure` gives it.
+        members: of the sweep; for more than one, that of their statistics.
+
+    >>> import ddpg_jax as dj
+    >>> references(dj.configure({"env": "probe/lqr", "exploration": "none", "layer_norm": True})[0])
+    ['ddpg_jax', 'lillicrap2015', 'silver2014', 'kingma2015', 'ba2016', 'jax2018']
+    """
+    x = experiment
+    used = {*ALWAYS, *environment(x.env)}
+    used |= {PARTS[part] for part in x.parts if part in PARTS}
+    used |= {key for (field, word), key in CHOSEN.items() if word in re.split(r"\W|_", getattr(x, field))}
+    for key, is_used in (
+        ("fujimoto2018", x.num_critics > 1 or x.policy_delay > 1),
+        ("ba2016", x.layer_norm),
+        ("sutton2018", x.n_step > 1),
+        ("agarwal2021", members > 1),
+    ):
+        used |= {key} if is_used else set()
+    return [key for key in BIBLIOGRAPHY if key in used]
+
+
+def environment(name: str) -> list[str]:
+    """The keys of what an environment comes from, where its name tells.
+
+    >>> environment("HalfCheetah-v5"), environment("Pendulum-v1"), environment("probe/lqr")
+    (['towers2024', 'todorov2012'], ['towers2024'], [])
+    """
+    versioned = re.fullmatch(r"(?:.*[/:])?(\w+)-v\d+", name)
+    if not versioned:
+        return []
+    return ["towers2024", "todorov2012"] if versioned[1] in MUJOCO else ["towers2024"]
+
+
+def bibtex(keys: Iterable[str], version: str) -> str:
+    """These entries, each once.
+
+    >>> print(bibtex(["ba2016"], "0.1.0").splitlines()[0])
+    @misc{ba2016,
+    """
+    entries = []
+    for key in dict.fromkeys(keys):
+        kind, fields = BIBLIOGRAPHY[key]
+        fields = {**fields, "version": version} if key == "ddpg_jax" else fields
+        entries.append(f"@{kind}{{{key},\n" + "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items()) + "}\n")
+    return "\n".join(entries)
+
+
+BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
+    "ddpg_jax": (
+        "software",
+        {
+            "title": "{ddpg_jax}: Deep Deterministic Policy Gradient in {JAX}",
+            "author": "{The ddpg_jax contributors}",
+            "license": "Apache-2.0",
+        },
+    ),
+    "lillicrap2015": (
+        "article",
+        {
+            "title": "Continuous control with deep reinforcement learning",
+            "author": "Lillicrap, Timothy P. and Hunt, Jonathan J. and Pritzel, Alexander and Heess, Nicolas and Erez, Tom and "
+            "Tassa, Yuval and Silver, David and Wierstra, Daan",
+            "journal": "arXiv preprint arXiv:1509.02971",
+            "year": "2015",
+        },
+    ),
+    "silver2014": (
+        "inproceedings",
+        {
+            "title": "Deterministic Policy Gradient Algorithms",
+            "author": "Silver, David and Lever, Guy and Heess, Nicolas and Degris, Thomas and Wierstra, Daan and "
+            "Riedmiller, Martin",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2014",
+        },
+    ),
+    "kingma2015": (
+        "inproceedings",
+        {
+            "title": "{Adam}: A Method for Stochastic Optimization",
+            "author": "Kingma, Diederik P. and Ba, Jimmy",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2015",
+        },
+    ),
+    "fujimoto2018": (
+        "inproceedings",
+        {
+            "title": "Addressing Function Approximation Error in Actor-Critic Methods",
+            "author": "Fujimoto, Scott and van Hoof, Herke and Meger, David",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2018",
+        },
+    ),
+    "uhlenbeck1930": (
+        "article",
+        {
+            "title": "On the Theory of the {Brownian} Motion",
+            "author": "Uhlenbeck, George E. and Ornstein, Leonard S.",
+            "journal": "Physical Review",
+            "volume": "36",
+            "number": "5",
+            "pages": "823--841",
+            "year": "1930",
+        },
+    ),
+    "plappert2018": (
+        "inproceedings",
+        {
+            "title": "Parameter Space Noise for Exploration",
+            "author": "Plappert, Matthias and Houthooft, Rein and Dhariwal, Prafulla and Sidor, Szymon and Chen, Richard Y. "
+            "and Chen, Xi and Asfour, Tamim and Abbeel, Pieter and Andrychowicz, Marcin",
+            "booktitle": "International Conference on Learning Representations",
+            "note": "arXiv:1706.01905",
+            "year": "2018",
+        },
+    ),
+    "schaul2016": (
+        "inproceedings",
+        {
+            "title": "Prioritized Experience Replay",
+            "author": "Schaul, Tom and Quan, John and Antonoglou, Ioannis and Silver, David",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2016",
+        },
+    ),
+    "andrychowicz2017": (
+        "inproceedings",
+        {
+            "title": "Hindsight Experience Replay",
+            "author": "Andrychowicz, Marcin and Wolski, Filip and Ray, Alex and Schneider, Jonas and Fong, Rachel and "
+            "Welinder, Peter and McGrew, Bob and Tobin, Josh and Abbeel, Pieter and Zaremba, Wojciech",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "year": "2017",
+        },
+    ),
+    "sutton2018": (
+        "book",
+        {
+            "title": "Reinforcement Learning: An Introduction",
+            "author": "Sutton, Richard S. and Barto, Andrew G.",
+            "edition": "2nd",
+            "publisher": "MIT Press",
+            "year": "2018",
+        },
+    ),
+    "mnih2015": (
+        "article",
+        {
+            "title": "Human-level control through deep reinforcement learning",
+            "author": "Mnih, Volodymyr and Kavukcuoglu, Koray and Silver, David and others",
+            "journal": "Nature",
+            "volume": "518",
+            "pages": "529--533",
+            "year": "2015",
+        },
+    ),
+    "huber1964": (
+        "article",
+        {
+            "title": "Robust Estimation of a Location Parameter",
+            "author": "Huber, Peter J.",
+            "journal": "The Annals of Mathematical Statistics",
+            "volume": "35",
+            "number": "1",
+            "pages": "73--101",
+            "year": "1964",
+        },
+    ),
+    "pascanu2013": (
+        "inproceedings",
+        {
+            "title": "On the difficulty of training recurrent neural networks",
+            "author": "Pascanu, Razvan and Mikolov, Tomas and Bengio, Yoshua",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2013",
+        },
+    ),
+    "loshchilov2017": (
+        "inproceedings",
+        {
+            "title": "{SGDR}: Stochastic Gradient Descent with Warm Restarts",
+            "author": "Loshchilov, Ilya and Hutter, Frank",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2017",
+        },
+    ),
+    "loshchilov2019": (
+        "inproceedings",
+        {
+            "title": "Decoupled Weight Decay Regularization",
+            "author": "Loshchilov, Ilya and Hutter, Frank",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2019",
+        },
+    ),
+    "ba2016": (
+        "misc",
+        {
+            "title": "Layer Normalization",
+            "author": "Ba, Jimmy Lei and Kiros, Jamie Ryan and Hinton, Geoffrey E.",
+            "note": "arXiv:1607.06450",
+            "year": "2016",
+        },
+    ),
+    "clevert2016": (
+        "inproceedings",
+        {
+            "title": "Fast and Accurate Deep Network Learning by Exponential Linear Units ({ELUs})",
+            "author": r"Clevert, Djork-Arn{\'e} and Unterthiner, Thomas and Hochreiter, Sepp",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2016",
+        },
+    ),
+    "hendrycks2016": (
+        "misc",
+        {
+            "title": "{Gaussian} Error Linear Units ({GELUs})",
+            "author": "Hendrycks, Dan and Gimpel, Kevin",
+            "note": "arXiv:1606.08415",
+            "year": "2016",
+        },
+    ),
+    "elfwing2018": (
+        "article",
+        {
+            "title": "Sigmoid-weighted linear units for neural network function approximation in reinforcement learning",
+            "author": "Elfwing, Stefan and Uchibe, Eiji and Doya, Kenji",
+            "journal": "Neural Networks",
+            "volume": "107",
+            "pages": "3--11",
+            "year": "2018",
+        },
+    ),
+    "agarwal2021": (
+        "inproceedings",
+        {
+            "title": "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+            "author": "Agarwal, Rishabh and Schwarzer, Max and Castro, Pablo Samuel and Courville, Aaron and "
+            "Bellemare, Marc G.",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "year": "2021",
+        },
+    ),
+    "towers2024": (
+        "misc",
+        {
+            "title": "Gymnasium: A Standard Interface for Reinforcement Learning Environments",
+            "author": "Towers, Mark and Kwiatkowski, Ariel and Terry, Jordan and others",
+            "note": "arXiv:2407.17032",
+            "year": "2024",
+        },
+    ),
+    "todorov2012": (
+        "inproceedings",
+        {
+            "title": "{MuJoCo}: A physics engine for model-based control",
+            "author": "Todorov, Emanuel and Erez, Tom and Tassa, Yuval",
+            "booktitle": "IEEE/RSJ International Conference on Intelligent Robots and Systems",
+            "pages": "5026--5033",
+            "year": "2012",
+        },
+    ),
+    "jax2018": (
+        "software",
+        {
+            "title": "{JAX}: composable transformations of {Python+NumPy} programs",
+            "author": "Bradbury, James and Frostig, Roy and Hawkins, Peter and Johnson, Matthew James and Leary, Chris and "
+            "Maclaurin, Dougal and Necula, George and Paszke, Adam and VanderPlas, Jake and Wanderman-Milne, Skye "
+            "and Zhang, Qiao",
+            "url": "http://github.com/jax-ml/jax",
+            "year": "2018",
+        },
+    ),
+}
+"""Key -> kind of entry, and its fields. Title and author of this software are those of CITATION.cff."""

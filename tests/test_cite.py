@@ -1,0 +1,113 @@
+"""What to cite: valid BibTeX, for the parts in use and for no others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ddpg_jax as dj
+from ddpg_jax.citations import ALWAYS, BIBLIOGRAPHY, CHOSEN, PARTS, bibtex, references
+from ddpg_jax.experiment import SWITCHES
+from tests.runs import TINY, run
+
+ROOT = Path(__file__).parent.parent
+ENTRY = re.compile(r"@(\w+)\{([\w]+),\n((?:  \w+ = \{.*\},\n)+)\}\n")
+NEEDED = {
+    "article": {"title", "author", "journal", "year"},
+    "inproceedings": {"title", "author", "booktitle", "year"},
+    "book": {"title", "author", "publisher", "year"},
+    "misc": {"title", "author", "note", "year"},
+    "software": {"title", "author"},
+}
+
+
+def parsed(text: str) -> dict[str, dict[str, str]]:
+    """The entries of a BibTeX file; fails where a brace, a comma, or a field is missing, or a key comes twice."""
+    entries: dict[str, dict[str, str]] = {}
+    for chunk in text.split("\n\n"):
+        entry = ENTRY.fullmatch(chunk.rstrip("\n") + "\n")
+        assert entry, chunk
+        kind, key, body = entry.groups()
+        fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", body, flags=re.MULTILINE))
+        assert len(fields) == body.count("\n")
+        assert NEEDED[kind] <= set(fields), key
+        for value in fields.values():
+            depth = 0
+            for letter in value:
+                depth += {"{": 1, "}": -1}.get(letter, 0)
+                assert depth >= 0, value
+            assert depth == 0, value
+            assert not re.search(r"(?<!\\)[&%$#]", value), value
+        assert all(re.search(r"^[^,]+(, [^,]+)?$", one) for one in fields["author"].split(" and ")), key
+        assert key not in entries
+        entries[key] = fields
+    return entries
+
+
+def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None:
+    entries = parsed(bibtex(BIBLIOGRAPHY, "1.2.3"))
+    assert list(entries) == list(BIBLIOGRAPHY)
+    assert entries["ddpg_jax"]["version"] == "1.2.3"
+    assert {*ALWAYS, *PARTS.values(), *CHOSEN.values()} <= set(entries)
+    assert set(PARTS) <= set(SWITCHES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "added"),
+    [
+        ({}, {"uhlenbeck1930", "towers2024"}),
+        ({"env": "probe/lqr"}, {"uhlenbeck1930"}),
+        ({"env": "HalfCheetah-v5", "exploration": "gaussian"}, {"towers2024", "todorov2012"}),
+        ({"env": "my_robots:Arm-v0", "exploration": "gaussian"}, {"towers2024"}),
+        ({"env": "probe/lqr", "exploration": "parameter"}, {"plappert2018"}),
+        ({"env": "probe/lqr", "exploration": "none", "noise_schedule": "cosine"}, {"loshchilov2017"}),
+        ({"env": "probe/lqr", "exploration": "none", "lr_schedule": "cosine"}, {"loshchilov2017"}),
+        ({"env": "probe/lqr", "exploration": "none", "layer_norm": True, "n_step": 3}, {"ba2016", "sutton2018"}),
+        ({"env": "probe/lqr", "exploration": "none", "num_critics": 2}, {"fujimoto2018"}),
+        ({"env": "probe/lqr", "exploration": "none", "policy_delay": 2}, {"fujimoto2018"}),
+        ({"env": "probe/lqr", "exploration": "none", "target_noise": 0.2}, {"fujimoto2018"}),
+        ({"env": "probe/lqr", "exploration": "none", "huber_delta": 1, "actor_clip": 1}, {"huber1964", "pascanu2013"}),
+        ({"env": "probe/lqr", "exploration": "none", "critic_decay": 1, "sync_period": 5}, {"loshchilov2019", "mnih2015"}),
+    ],
+)
+def test_what_is_used_is_cited_and_nothing_else(fields: dict[str, Any], added: set[str]) -> None:
+    assert set(references(dj.configure(fields)[0])) == {*ALWAYS, *added}
+
+
+def test_kinds_of_replay_are_cited_by_their_names() -> None:
+    """Whichever of them this version has."""
+    for name, key in (("prioritized", "schaul2016"), ("hindsight", "andrychowicz2017")):
+        assert key in references(dj.Experiment(replay=name))
+
+
+def test_the_software_is_cited_as_citation_cff_says() -> None:
+    """The package cannot read that file once it is installed; here the two are held together."""
+    text = (ROOT / "CITATION.cff").read_text()
+    fields = BIBLIOGRAPHY["ddpg_jax"][1]
+    said = {name: re.sub(r"[{}]", "", value) for name, value in fields.items()}
+    assert f'\ntitle: "{said["title"]}"' in text
+    assert f'\n  - name: "{said["author"]}"' in text
+    assert f"\nlicense: {said['license']}" in text
+    assert f"\nversion: {dj.__version__}" in text
+
+
+@pytest.mark.usefixtures("command_line")
+def test_cite_reads_presets_and_folders(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a sweep, what any member uses; the statistics over members too."""
+    assert run("cite", "td3") == 0
+    assert set(parsed(capfd.readouterr().out)) == {*ALWAYS, "fujimoto2018", "mnih2015"}
+
+    few = [*TINY, "--steps", "300", "--eval-every", "300", "--out", str(tmp_path / "sweep")]
+    assert run("sweep", "probe/lqr", "--grid", "huber_delta=0,1", "--exploration", "none", *few) == 0
+    capfd.readouterr()
+    assert run("cite", str(tmp_path / "sweep")) == 0
+    assert set(parsed(capfd.readouterr().out)) == {*ALWAYS, "huber1964", "agarwal2021"}
+
+    assert run("cite", str(tmp_path)) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert f"{tmp_path} is neither a run folder nor a preset" in said.err
