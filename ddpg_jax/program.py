@@ -125,7 +125,7 @@ def _device_functions(structure: Experiment, env: Env, placement: Placement) -> 
 
 def structure_of(experiment: Experiment) -> Experiment:
     """What of an experiment the compiled functions depend on: the same for runs that differ in seed or length alone."""
-    return replace(experiment, seed=0, steps=1, preset="default", eval_every=1)
+    return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
 
 
 def device_program(experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None) -> Program:
@@ -185,18 +185,34 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
     """A phase of training that a member sits out once it has diverged. A member alone is stopped from outside."""
 
-    def run(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+    def blank(metrics: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan if x.dtype == jnp.float32 else -1, x.dtype), metrics)
+
+    def mapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
         key, hyper, alive = rest
-        if placement.alone:
-            return phase(key, state, hyper, clocks)
 
         def skip(state: Any) -> Any:
-            metrics = jax.eval_shape(phase, key, state, hyper, clocks)[1]
-            return state, jax.tree.map(lambda x: jnp.asarray(jnp.nan if x.dtype == jnp.float32 else -1, x.dtype), metrics)
+            return state, blank(jax.eval_shape(phase, key, state, hyper, clocks)[1])
 
         return jax.lax.cond(alive, lambda state: phase(key, state, hyper, clocks), skip, state)
 
-    return run
+    def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+        # It computes along, and what it learns is dropped. Of its replay nothing is: to choose would copy everybody's.
+        key, hyper, alive = rest
+        after, metrics = phase(key, state, hyper, clocks)
+
+        def choose(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
+
+        return replace(after, train=choose(after.train, state.train)), choose(metrics, blank(metrics))
+
+    def alone(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+        key, hyper, _ = rest
+        return phase(key, state, hyper, clocks)
+
+    if placement.alone:
+        return alone
+    return vmapped if placement.kind == "vmap" else mapped
 
 
 def pick(tree: Any, m: int, placement: Placement) -> Any:

@@ -118,9 +118,9 @@ def test_a_second_sweep_with_new_values_and_seeds_compiles_nothing() -> None:
     assert not compiled
 
 
-@pytest.mark.parametrize("backend", ["device", "host"])
-def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str) -> None:
-    fields = {**LITTLE, "backend": backend, "layer_norm": True}
+@pytest.mark.parametrize(("backend", "placement"), [("device", "map"), ("device", "vmap"), ("host", "auto")])
+def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str, placement: str) -> None:
+    fields = {**LITTLE, "backend": backend, "placement": placement, "layer_norm": True}
     with_it = dj.sweep("Pendulum-v1", points=[{"critic_lr": 1e-3}, {"critic_lr": 1e30}, {"critic_lr": 1e-4}], **fields)
     without = dj.sweep("Pendulum-v1", points=[{"critic_lr": 1e-3}, {"critic_lr": 1e-3}, {"critic_lr": 1e-4}], **fields)
     np.testing.assert_array_equal(with_it.returns[[0, 2]], without.returns[[0, 2]])

@@ -1,0 +1,125 @@
+"""Writes `benchmarks/README.md` from the raw results that lie in `benchmarks/results`.
+
+    python -m benchmarks.tables
+
+No figure in that file is typed by hand; a test compares it with what this script makes of the results.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+HEAD = """# Benchmarks
+
+Each script says in its docstring what it measures and how to repeat it; raw results, with hardware, versions and date, are in
+`results/`. What was tried for speed, and did not help, is in [NOTES.md](NOTES.md). This file is made by `python -m
+benchmarks.tables`.
+"""
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """A result, if it has been measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def where(result: dict[str, Any], name: str) -> str:
+    """The line under a table: which machine, when, and how to repeat it."""
+    packages = result["packages"]
+    hardware = f"{result['cores']} cores of {result['processor']}" if result["platform"] == "cpu" else result["device_kind"]
+    return f"{hardware}, jax {packages['jax']}, {result['date']}; `{result['command']}`; [raw](results/{name}.json)."
+
+
+def parts(kind: str, title: str, column: str) -> str:
+    """IQM and interval of a figure for each variant."""
+    result = load(f"parts_{kind}")
+    if result is None:
+        return ""
+    lines = [f"## {title}\n", f"| | {column} | 95 % interval | seeds |", "|---|---|---|---|"]
+    for name, row in result["rows"].items():
+        lines.append(f"| {name} | {row['iqm']:.1f} | [{row['low']:.1f}, {row['high']:.1f}] | {len(row['seeds'])} |")
+    return "\n".join([*lines, "", f"{result['steps']:,} steps. {where(result, f'parts_{kind}')}", ""])
+
+
+def peers() -> str:
+    """Rates beside other systems, and ratios pair by pair."""
+    from benchmarks.peers import AGAINST
+
+    found = []
+    for path in sorted(RESULTS.glob("peers_*.json"), key=lambda path: json.loads(path.read_text())["batch_size"]):
+        result = json.loads(path.read_text())
+        lines = [f"## Beside others: {result['env']}, batch {result['batch_size']}\n"]
+        lines += ["| | | updates/s, all seeds | from .. to |", "|---|---|---|---|"]
+        for kind, rates in result["updates_per_second"].items():
+            for name, values in rates.items():
+                spread = f"{min(values):,.0f} .. {max(values):,.0f}"
+                lines.append(f"| {kind} | {name.replace('_', ' ')} | {np.median(values):,.0f} | {spread} |")
+        lines += ["", "| ratio, round by round | median | from .. to |", "|---|---|---|"]
+        for kind, pairs in AGAINST.items():
+            for one, other in pairs:
+                ratio = np.array(result["updates_per_second"][kind][one]) / result["updates_per_second"][kind][other]
+                names = f"{kind}: {one} / {other}".replace("_", " ")
+                lines.append(f"| {names} | {np.median(ratio):.2f} | {ratio.min():.2f} .. {ratio.max():.2f} |")
+        found += [*lines, "", where(result, path.stem), ""]
+    return "\n".join(found)
+
+
+def budget() -> str:
+    """Where a step goes, and the replay beside others."""
+    result = load("budget")
+    if result is None:
+        return ""
+    lines = []
+    for kind, title in (("step", "Where a step goes"), ("replay", "Replay: add one, draw a batch")):
+        batches = result[kind]
+        names = list(next(iter(batches.values())))
+        heads = " | ".join(f"batch {batch}, us" for batch in batches)
+        lines += [f"## {title}\n", f"| | {heads} |", "|---|" + "---|" * len(batches)]
+        for name in names:
+            cells = [f"{np.median(table[name]):,.1f}" if name in table else "" for table in batches.values()]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join([*lines, where(result, "budget"), ""])
+
+
+def scaling() -> str:
+    """Time, memory and compilation along each axis."""
+    found = []
+    for path in sorted(RESULTS.glob("scaling_*.json")):
+        result = json.loads(path.read_text())
+        lines = [f"## Scaling on {result['platform']}\n", f"![us an update against each axis](results/{path.stem}.png)\n"]
+        lines += ["| | | us an update | of the limit | MiB a member | compile, s |", "|---|---|---|---|---|---|"]
+        for row in result["rows"]:
+            rate, limit = np.array(row["updates_per_second"]), np.array(row["limit_updates_per_second"])
+            lines.append(
+                f"| {row['axis'].replace('_', ' ')} | {row[row['axis']]:,} | {1e6 / np.median(rate):,.1f} | "
+                f"{np.median(rate / limit):.0%} | {row['bytes_a_member'] / 2**20:,.1f} | {row['compile_seconds']:.1f} |"
+            )
+        found += [*lines, "", where(result, path.stem), ""]
+    return "\n".join(found)
+
+
+def page() -> str:
+    """The whole file."""
+    sections = [
+        HEAD,
+        parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
+        parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
+        parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return"),
+        parts("hindsight", "Hindsight on point-reach", "IQM of the return"),
+        peers(),
+        budget(),
+        scaling(),
+    ]
+    return "\n".join(section for section in sections if section).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(page())

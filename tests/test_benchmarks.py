@@ -1,0 +1,13 @@
+"""The tables of the benchmarks are made of the raw results, and of nothing else."""
+
+from benchmarks.tables import HERE, page
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    assert (HERE / "README.md").read_text() == page(), "run python -m benchmarks.tables"
+
+
+def test_every_script_says_how_to_repeat_it() -> None:
+    for script in HERE.glob("*.py"):
+        if script.stem not in ("__init__", "single_file"):
+            assert f"python -m benchmarks.{script.stem}" in script.read_text(), script
