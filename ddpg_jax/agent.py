@@ -8,10 +8,23 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ddpg_jax import diagnostics
 from ddpg_jax.losses import actor_loss, critic_loss, soft_update, squared, td_target
-from ddpg_jax.networks import ACTIVATIONS, INITS, Actor, Critics, identity, init_actor, init_critic
+from ddpg_jax.networks import (
+    ACTIVATIONS,
+    INITS,
+    Actor,
+    Critics,
+    apply,
+    apply_by_batch,
+    identity,
+    init_actor,
+    init_critic,
+    moved_statistics,
+    trainable,
+)
 from ddpg_jax.optimization import Optimizer, adam, descend
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
 
@@ -65,6 +78,7 @@ def make_agent(
     num_critics: int = 1,
     policy_delay: int = 1,
     init: str = "paper",
+    batch_norm: bool = False,
     td_loss: TdLoss = squared,
     target_action: TargetAction = unchanged,
     critic_penalties: tuple[CriticPenalty, ...] = (),
@@ -85,6 +99,8 @@ def make_agent(
         num_critics: `E`; the target is the smallest of their values.
         policy_delay: the actor learns at every `policy_delay`-th update of the critic.
         init: a name in `networks.INITS`.
+        batch_norm: normalize observations, hidden layers of the actor and those of the critic before the action joins. What
+            learns is normalized by its batch, all else by running statistics, which are part of the parameters.
         td_loss: of the TD errors.
         target_action: what becomes of the target actor's actions.
         critic_penalties: added to the loss of the critic.
@@ -99,24 +115,26 @@ def make_agent(
     >>> agent.act(state.params.actor, jnp.ones((5, 3))).shape
     (5, 1)
     """
-    actor = Actor(action_dim, hidden, ACTIVATIONS[activation], layer_norm, INITS[init])
-    critic = Critics(num_critics, hidden, ACTIVATIONS[activation], layer_norm, action_layer, INITS[init])
+    actor = Actor(action_dim, hidden, ACTIVATIONS[activation], layer_norm, INITS[init], batch_norm)
+    critic = Critics(num_critics, hidden, ACTIVATIONS[activation], layer_norm, action_layer, INITS[init], batch_norm)
 
     actor_tx: Optimizer = optimizers.actor
     critic_tx: Optimizer = optimizers.critic
 
     def act(actor_params: Params, obs: Array) -> Array:
-        return actor.apply({"params": actor_params}, obs)  # pyright: ignore[reportReturnType]
+        return apply(actor, actor_params, obs)
 
     def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
-        return critic.apply({"params": critic_params}, obs, action)  # pyright: ignore[reportReturnType]
+        return apply(critic, critic_params, obs, action)
+
+    act_by_batch = functools.partial(apply_by_batch, actor)
+    q_by_batch = functools.partial(apply_by_batch, critic)
 
     def objective(actor_params: Params, critic_params: Params, obs: Array, hyper: Hyperparams) -> Array:
         """What the actor descends: the loss of the paper, and the penalties."""
-        loss = actor_loss(actor_params, critic_params, act, q_values, obs)
+        loss = actor_loss(actor_params, critic_params, act_by_batch, q_by_batch, obs)
         for penalty in actor_penalties:
-            pre_tanh: Array = actor.apply({"params": actor_params}, obs, squash=identity)  # pyright: ignore[reportAssignmentType]
-            loss = loss + penalty(pre_tanh, hyper)
+            loss = loss + penalty(act_by_batch(actor_params, obs, squash=identity), hyper)
         return loss
 
     def start(key: Key, hyper: Hyperparams) -> TrainState:
@@ -125,7 +143,7 @@ def make_agent(
         params = Nets(init_actor(actor_key, actor, obs_dim), init_critic(critic_key, critic, obs_dim, action_dim))
         target = jax.tree.map(jnp.copy, params)  # copies: the two are donated side by side
         zero = jnp.int32(0)
-        opt = Nets(actor_tx(hyper, zero).init(params.actor), critic_tx(hyper, zero).init(params.critic))
+        opt = Nets(actor_tx(hyper, zero).init(trainable(params.actor)), critic_tx(hyper, zero).init(trainable(params.critic)))
         return TrainState(params, target, opt)
 
     def update(
@@ -139,15 +157,17 @@ def make_agent(
         td_term, *penalties = (functools.partial(part, hyper=hyper) for part in (td_loss, *critic_penalties))
         critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
         (loss, (td, q_mean)), grads = critic_grad(
-            state.params.critic, q_values, batch.obs, batch.action, target_q, weight, td_term, penalties
+            state.params.critic, q_by_batch, batch.obs, batch.action, target_q, weight, td_term, penalties
         )
         critic_info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
-        critic_params, critic_opt = descend(critic_tx(hyper, t), grads, state.opt.critic, state.params.critic)
+        moved = moved_statistics(critic, state.params.critic, batch.obs, batch.action)
+        critic_params, critic_opt = learn(critic_tx(hyper, t), grads, state.opt.critic, state.params.critic, moved)
 
         def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
             value, grads = jax.value_and_grad(objective)(actor_params, critic_params, batch.obs, hyper)
             info = {"actor_loss": value, **diagnose.actor(grads, act(actor_params, batch.obs))}
-            return info, *descend(actor_tx(hyper, t), grads, actor_opt, actor_params)
+            moved = moved_statistics(actor, actor_params, batch.obs)
+            return info, *learn(actor_tx(hyper, t), grads, actor_opt, actor_params, moved)
 
         actor_info, actor_params, actor_opt = every(policy_delay, t, improve, state.params.actor, state.opt.actor)
 
@@ -156,6 +176,12 @@ def make_agent(
         return TrainState(params, target, Nets(actor_opt, critic_opt)), {**critic_info, **actor_info, "td": td}
 
     return Agent(start, act, q_values, update)
+
+
+def learn(tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params, moved: Params) -> tuple[Params, Params]:
+    """One optimizer step, `(params, opt)`, in which BatchNorm's statistics have no part: they are `moved` by the batch."""
+    weights, opt = descend(tx, trainable(grads), opt, trainable(params))
+    return weights | moved, opt
 
 
 def every(period: int, t: Array, improve: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):

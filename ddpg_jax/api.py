@@ -139,7 +139,8 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
     """The policy that these parameters are."""
-    return Policy(spec, experiment.hidden, experiment.activation, experiment.layer_norm, actor_params)
+    x = experiment
+    return Policy(spec, x.hidden, x.activation, x.layer_norm, actor_params, x.batch_norm)
 
 
 def _name(env: Any) -> str:

@@ -57,6 +57,7 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
     for key, is_used in (
         ("fujimoto2018", x.num_critics > 1 or x.policy_delay > 1),
         ("ba2016", x.layer_norm),
+        ("ioffe2015", x.batch_norm),
         ("sutton2018", x.n_step > 1),
         ("agarwal2021", members > 1),
     ):
@@ -246,6 +247,15 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "author": "Ba, Jimmy Lei and Kiros, Jamie Ryan and Hinton, Geoffrey E.",
             "note": "arXiv:1607.06450",
             "year": "2016",
+        },
+    ),
+    "ioffe2015": (
+        "inproceedings",
+        {
+            "title": "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+            "author": "Ioffe, Sergey and Szegedy, Christian",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2015",
         },
     ),
     "clevert2016": (

@@ -70,6 +70,8 @@ class Experiment:
     """Between the layers."""
     layer_norm: bool = False
     """Normalize every hidden layer before its activation."""
+    batch_norm: bool = False
+    """Normalize by the batch: observations, hidden layers of the actor and those of the critic before the action joins."""
     action_layer: int = 0
     """The layer of the critic at whose input the action joins; 0 is the first."""
     num_critics: int = 1
@@ -297,6 +299,10 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
             f"action_layer={x.action_layer} is not allowed; with hidden={'-'.join(map(str, x.hidden))} it must be at most "
             f"{len(x.hidden)}"
         )
+    if x.batch_norm and x.layer_norm:
+        raise ConfigError("batch_norm=true is not allowed with layer_norm=true; one of them must be false")
+    if x.batch_norm and x.batch_size < 2:
+        raise ConfigError(f"batch_size={x.batch_size} is not allowed with batch_norm=true; it must be at least 2")
     if x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
         raise ConfigError(
             f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential noise_sigma and "
@@ -336,6 +342,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         x.num_critics,
         x.policy_delay,
         x.init,
+        x.batch_norm,
         td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
         target_action=smoothed if "target_noise" in x.parts else unchanged,
         critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),

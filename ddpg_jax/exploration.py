@@ -85,7 +85,8 @@ class Perturbation:
     """What `parameter` knows of each environment."""
 
     direction: Params
-    """The actor's parameters with a leading `[N]`: N(0, 1), drawn at the start of the episode; 0 for LayerNorm's."""
+    """The actor's parameters with a leading `[N]`: N(0, 1), drawn at the start of the episode; 0 for those of
+    LayerNorm and BatchNorm."""
     ratio: Array
     """`[N]`: the parameters are moved by `ratio * noise_sigma * direction`."""
     distance: Array
@@ -98,11 +99,11 @@ def parameter(action_dim: int, schedule: Shape = constant) -> Explorer:
     """Adaptive noise in the space of the actor's PARAMETERS (Plappert et al. 2018, section 3).
 
     Every environment acts with an actor of its own, moved at the start of each episode in a direction that then stays: the same
-    observation gets the same action, so that exploration is consistent within an episode. LayerNorm's scale and shift are not
-    moved. How far is adapted at every step, by a factor of 1.01, such that the root mean square distance between the actions
-    of this actor and of the plain one follows `noise_sigma` with its schedule, in units of actions. (The paper measures the
-    distance on a batch of the replay; here it is that of the actions that are done.) N copies of the actor are kept, since to
-    draw them again at every step takes longer than the step.
+    observation gets the same action, so that exploration is consistent within an episode. What LayerNorm and BatchNorm have is
+    not moved. How far is adapted at every step, by a factor of 1.01, such that the root mean square distance between the
+    actions of this actor and of the plain one follows `noise_sigma` with its schedule, in units of actions. (The paper measures
+    the distance on a batch of the replay; here it is that of the actions that are done.) N copies of the actor are kept, since
+    to draw them again at every step takes longer than the step.
     """
     del action_dim
 
@@ -136,8 +137,8 @@ def parameter(action_dim: int, schedule: Shape = constant) -> Explorer:
 
 
 def draw_directions(key: Key, like: Params) -> Params:
-    """N(0, 1) in the shapes of `like`, zero for LayerNorm's parameters. Consumes the key."""
-    leaves, structure = jax.tree.flatten_with_path(like)
+    """N(0, 1) in the shapes of `like`, zero for what LayerNorm and BatchNorm have. Consumes the key."""
+    leaves, structure = jax.tree.flatten_with_path(like)  # theirs are in layers called norm_..., running statistics too
     keys = jax.random.split(key, len(leaves))
     drawn = [
         jnp.zeros_like(leaf) if "norm" in jax.tree_util.keystr(path) else jax.random.normal(one, leaf.shape)

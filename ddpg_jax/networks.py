@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+STATISTICS = "batch_stats"
+"""Where a tree of parameters holds BatchNorm's running statistics, beside the layers. Without BatchNorm it has none."""
+
+
 def identity(x: Array) -> Array:
     """x, where another function could stand."""
     return x
@@ -41,41 +46,62 @@ def dense(x: Array, features: int, name: str, bound: float | None = None) -> Arr
     return nn.Dense(features, kernel_init=uniform, bias_init=uniform, name=name)(x)
 
 
+def normalized(x: Array, name: str, by_batch: bool) -> Array:
+    """BatchNorm (Ioffe and Szegedy 2015), `[..., I] -> [..., I]`, inside a flax module.
+
+    By the mean and variance of x itself, over all axes but the last, or else by the running ones, which are those of about the
+    last hundred batches (momentum .99, flax's own). By the running ones, each row is normalized whatever the others are.
+    """
+    # The fast variance, E[x^2] - E[x]^2, loses its digits on observations that are far from zero.
+    return nn.BatchNorm(use_running_average=not by_batch, use_fast_variance=False, name=name)(x)
+
+
 class Actor(nn.Module):
-    """mu(s): `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` gives the values before the tanh."""
+    """mu(s): `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` gives the values before the tanh.
+
+    With `batch_norm`, observations and all hidden layers are normalized (Lillicrap et al. 2015, section 3).
+    """
 
     action_dim: int
     hidden: tuple[int, ...] = (256, 256)
     activation: Callable[[Array], Array] = nn.relu
     layer_norm: bool = False
     final_bound: float | None = FINAL_BOUND
+    batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh) -> Array:
-        x = obs
+    def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh, by_batch: bool = False) -> Array:
+        x = normalized(obs, "norm_obs", by_batch) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = dense(x, features, f"hidden_{i}")
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
+            x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm else x
             x = self.activation(x)
         return squash(dense(x, self.action_dim, "action", self.final_bound))
 
 
 class Critic(nn.Module):
-    """Q(s, a): `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`, 0 being the first."""
+    """Q(s, a): `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`, 0 being the first.
+
+    With `batch_norm`, observations and the layers before the action joins are normalized (Lillicrap et al. 2015, section 3). To
+    normalize what the action is in would take from a batch of actions their mean, and the actor's gradient with it.
+    """
 
     hidden: tuple[int, ...] = (256, 256)
     activation: Callable[[Array], Array] = nn.relu
     layer_norm: bool = False
     action_layer: int = 0
     final_bound: float | None = FINAL_BOUND
+    batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, obs: Array, action: Array) -> Array:
-        x = obs
+    def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
+        x = normalized(obs, "norm_obs", by_batch) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = jnp.concatenate([x, action], axis=-1) if i == self.action_layer else x
             x = dense(x, features, f"hidden_{i}")
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
+            x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm and i < self.action_layer else x
             x = self.activation(x)
         x = jnp.concatenate([x, action], axis=-1) if self.action_layer == len(self.hidden) else x
         return dense(x, 1, "value", self.final_bound)[..., 0]
@@ -90,18 +116,13 @@ class Critics(nn.Module):
     layer_norm: bool = False
     action_layer: int = 0
     final_bound: float | None = FINAL_BOUND
+    batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, obs: Array, action: Array) -> Array:
+    def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
+        shape = (self.hidden, self.activation, self.layer_norm, self.action_layer, self.final_bound, self.batch_norm)
         # A loop, not a batched product: with one critic a batch dimension of 1 would only slow the products down.
-        return jnp.stack(
-            [
-                Critic(self.hidden, self.activation, self.layer_norm, self.action_layer, self.final_bound, name=f"critic_{e}")(
-                    obs, action
-                )
-                for e in range(self.num_critics)
-            ]
-        )
+        return jnp.stack([Critic(*shape, name=f"critic_{e}")(obs, action, by_batch) for e in range(self.num_critics)])
 
 
 def init_actor(key: Key, actor: nn.Module, obs_dim: int) -> Params:
@@ -112,7 +133,7 @@ def init_actor(key: Key, actor: nn.Module, obs_dim: int) -> Params:
     >>> params["hidden_0"]["kernel"].shape
     (3, 256)
     """
-    return actor.init(key, jnp.zeros((1, obs_dim)))["params"]
+    return _tree(actor.init(key, jnp.zeros((1, obs_dim))))
 
 
 def init_critic(key: Key, critic: nn.Module, obs_dim: int, action_dim: int) -> Params:
@@ -123,4 +144,36 @@ def init_critic(key: Key, critic: nn.Module, obs_dim: int, action_dim: int) -> P
     >>> params["value"]["kernel"].shape
     (256, 1)
     """
-    return critic.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, action_dim)))["params"]
+    return _tree(critic.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, action_dim))))
+
+
+def _tree(made: Any) -> Params:
+    """The inverse of `variables`: one tree of the layers, and of BatchNorm's statistics if there are any."""
+    return made["params"] | ({STATISTICS: made[STATISTICS]} if STATISTICS in made else {})
+
+
+def trainable(params: Params) -> Params:
+    """The tree without BatchNorm's statistics, which are not learned by gradients."""
+    return {name: layer for name, layer in params.items() if name != STATISTICS}
+
+
+def variables(params: Params) -> dict[str, Any]:
+    """A tree of parameters as flax wants it."""
+    return {"params": trainable(params)} | ({STATISTICS: params[STATISTICS]} if STATISTICS in params else {})
+
+
+def apply(net: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
+    """What a network gives, with BatchNorm by the running statistics: acting, evaluating, targets."""
+    return net.apply(variables(params), *inputs, **options)  # pyright: ignore[reportReturnType]
+
+
+def apply_by_batch(net: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
+    """What a network gives for a batch `[B, ...]`, with BatchNorm by the statistics of the batch: learning."""
+    return net.apply(variables(params), *inputs, by_batch=True, mutable=[STATISTICS], **options)[0]
+
+
+def moved_statistics(net: nn.Module, params: Params, *inputs: Array) -> Params:
+    """BatchNorm's running statistics, moved by a batch `[B, ...]`, as `{STATISTICS: ...}`; `{}` if there are none."""
+    if STATISTICS not in params:
+        return {}
+    return net.apply(variables(params), *inputs, by_batch=True, mutable=[STATISTICS])[1]  # pyright: ignore[reportReturnType]

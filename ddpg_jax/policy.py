@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.envs.spaces import join_goals, to_native
-from ddpg_jax.networks import ACTIVATIONS, Actor
+from ddpg_jax.networks import ACTIVATIONS, Actor, apply
 from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
 
 FORMAT = 1
@@ -34,6 +34,7 @@ class Policy:
     activation: str
     layer_norm: bool
     params: Params
+    batch_norm: bool = False
 
     def __call__(self, obs: Any) -> Any:
         """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
@@ -47,13 +48,17 @@ class Policy:
         if shape[len(batch) :] != self.spec.obs_shape:
             raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")
         flat = jnp.asarray(obs, jnp.float32).reshape(*batch, self.spec.obs_dim)
-        action = _native(self.spec, self.hidden, self.activation, self.layer_norm, self.params, flat)
+        action = _native(self.spec, self._actor(), self.params, flat)
         action = action.reshape(*batch, *self.spec.action_shape)
         return action if isinstance(obs, jax.Array) else np.asarray(action)
 
     def unit_action(self, params: Params, obs: Array) -> Array:
         """mu(s) in [-1, 1]: `[..., O] -> [..., A]`, for `training.rollout`."""
-        return _unit(self.spec, self.hidden, self.activation, self.layer_norm, params, obs)
+        return apply(self._actor(), params, obs)
+
+    def _actor(self) -> Actor:
+        activation = ACTIVATIONS[self.activation]
+        return Actor(self.spec.action_dim, self.hidden, activation, self.layer_norm, batch_norm=self.batch_norm)
 
     def save(self, folder: str | Path) -> None:
         """Writes `policy.json` and `actor.npz`, plain arrays, into a folder that is made if need be."""
@@ -66,6 +71,7 @@ class Policy:
             "hidden": self.hidden,
             "activation": self.activation,
             "layer_norm": self.layer_norm,
+            "batch_norm": self.batch_norm,
         }
         with open(folder / "actor.npz.tmp", "wb") as file:
             np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
@@ -74,15 +80,10 @@ class Policy:
         (folder / "policy.json.tmp").replace(folder / "policy.json")
 
 
-def _unit(spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array) -> Array:
-    actor = Actor(spec.action_dim, hidden, ACTIVATIONS[activation], layer_norm)
-    return actor.apply({"params": params}, obs)  # pyright: ignore[reportReturnType]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _native(spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _native(spec: EnvSpec, actor: Actor, params: Params, obs: Array) -> Array:
     """`[..., O] -> [..., A]` in the environment's units."""
-    action = _unit(spec, hidden, activation, layer_norm, params, obs)
+    action = apply(actor, params, obs)
     low, high = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (spec.action_low, spec.action_high))
     return to_native(action, low, high)
 
@@ -100,7 +101,8 @@ def load_policy(folder: str | Path) -> Policy:
         with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
             params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
         spec: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
-        return Policy(EnvSpec(**spec), tuple(about["hidden"]), about["activation"], about["layer_norm"], params)
+        batch_norm = about.get("batch_norm", False)  # policies of before it came do without
+        return Policy(EnvSpec(**spec), tuple(about["hidden"]), about["activation"], about["layer_norm"], params, batch_norm)
     except FileNotFoundError as error:
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
     except Exception as error:  # a truncated archive, a wrong type, a missing field

@@ -56,13 +56,15 @@ PRESETS: dict[str, Preset] = {
             "critic_l2": 1e-2,
             "hidden": (400, 300),
             "action_layer": 1,
+            "batch_norm": True,
             "replay_capacity": 1_000_000,
             "warmup_steps": 64,
             "steps": 1_000_000,
             "eval_every": 10_000,
         },
         (
-            "no BatchNorm, which the paper has on the observations and before the action joins",
+            "the paper does not say whether the actor's output is a layer with BatchNorm, here not, nor how fast the running "
+            "statistics move, here by .01, nor where they are used, here when acting and in the targets",
             "critic_l2 is a factor on the sum of squared weights; the paper does not say whether it halves it or counts biases",
             WARMUP.format("no warm-up is mentioned"),
             "the paper trains for up to 2.5e6 steps",

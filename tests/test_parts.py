@@ -53,6 +53,7 @@ STRUCTURES: list[dict[str, Any]] = [
     *({"replay": name} for name in REPLAYS if name != "uniform"),
     *({"init": name} for name in INITS if name != "fan_in"),
     {"layer_norm": True},
+    {"batch_norm": True},
     {"num_critics": 2},
     {"policy_delay": 2},
     {"n_step": 3},
@@ -191,7 +192,7 @@ OPTIONS: dict[str, list[Any]] = {
     "schedule": list(SCHEDULES),  # of noise and of learning rates: they do not meet
     "replay": list(REPLAYS),
     "init": list(INITS),
-    "layer_norm": [False, True],
+    "norm": ["none", "layer_norm", "batch_norm"],  # two fields, of which one can be on
     "num_critics": [1, 2],
     "policy_delay": [1, 2],
     "n_step": [1, 3],
@@ -240,7 +241,8 @@ def test_every_pair_is_in_some_row() -> None:
 @pytest.mark.parametrize("row", range(len(ROWS)))
 def test_every_pair_of_parts_trains(row: int) -> None:
     """300 steps on a probe: finite, not diverged, and everything that had to be learned and stored has been."""
-    fields = {name: value for name, value in ROWS[row].items() if name != "schedule"}
+    fields = {name: value for name, value in ROWS[row].items() if name not in ("schedule", "norm")}
+    fields |= {name: True for name in ("layer_norm", "batch_norm") if name == ROWS[row]["norm"]}
     schedule, num_envs = ROWS[row]["schedule"], fields["num_envs"]
     fields = {**FIELDS, **fields, "noise_schedule": schedule, "lr_schedule": schedule, "updates_per_step": 1.0 / num_envs}
     experiment, hyper = dj.configure({**fields, "replay_capacity": 1_000})

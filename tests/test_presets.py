@@ -41,6 +41,7 @@ def test_every_preset_has_the_values_of_its_source() -> None:
         assert hyper.gamma == 0.99
         assert hyper.ou_theta == 0.15
         assert x.action_layer == (1 if x.hidden == (400, 300) and name != "sb3" else 0)
+        assert x.batch_norm == (name == "lillicrap2015")
         assert x.steps > x.warmup_steps, f"{name} would never learn"
         assert x.parts == {
             "lillicrap2015": ("critic_l2",),
