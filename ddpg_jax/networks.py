@@ -33,7 +33,7 @@ def identity(x: Array) -> Array:
     return x
 
 
-def dense(x: Array, features: int, name: str, bound: float | None = None) -> Array:
+def dense(x: Array, features: int, name: str, bound: float | None = None, use_bias: bool = True) -> Array:
     """A fully connected layer, `[..., I] -> [..., features]`, inside a flax module.
 
     Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), the fan-in of the layer.
@@ -43,17 +43,20 @@ def dense(x: Array, features: int, name: str, bound: float | None = None) -> Arr
     def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    return nn.Dense(features, kernel_init=uniform, bias_init=uniform, name=name)(x)
+    return nn.Dense(features, use_bias=use_bias, kernel_init=uniform, bias_init=uniform, name=name)(x)
 
 
-def normalized(x: Array, name: str, by_batch: bool) -> Array:
+def normalized(x: Array, name: str, by_batch: bool, affine: bool = True) -> Array:
     """BatchNorm (Ioffe and Szegedy 2015), `[..., I] -> [..., I]`, inside a flax module.
 
     By the mean and variance of x itself, over all axes but the last, or else by the running ones, which are those of about the
     last hundred batches (momentum .99, flax's own). By the running ones, each row is normalized whatever the others are.
+
+    What a normalization takes away again, a bias before it or the shift of another one, must not be there (their section 3.2):
+    its gradient is nothing but rounding, of which Adam makes steps of full size, and the running means come too late for them.
     """
     # The fast variance, E[x^2] - E[x]^2, loses its digits on observations that are far from zero.
-    return nn.BatchNorm(use_running_average=not by_batch, use_fast_variance=False, name=name)(x)
+    return nn.BatchNorm(not by_batch, use_fast_variance=False, use_scale=affine, use_bias=affine, name=name)(x)
 
 
 class Actor(nn.Module):
@@ -71,9 +74,9 @@ class Actor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh, by_batch: bool = False) -> Array:
-        x = normalized(obs, "norm_obs", by_batch) if self.batch_norm else obs
+        x = normalized(obs, "norm_obs", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
-            x = dense(x, features, f"hidden_{i}")
+            x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm else x
             x = self.activation(x)
@@ -96,12 +99,13 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
-        x = normalized(obs, "norm_obs", by_batch) if self.batch_norm else obs
+        x = normalized(obs, "norm_obs", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = jnp.concatenate([x, action], axis=-1) if i == self.action_layer else x
-            x = dense(x, features, f"hidden_{i}")
+            norm = self.batch_norm and i < self.action_layer
+            x = dense(x, features, f"hidden_{i}", use_bias=not norm)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
-            x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm and i < self.action_layer else x
+            x = normalized(x, f"norm_{i}", by_batch) if norm else x
             x = self.activation(x)
         x = jnp.concatenate([x, action], axis=-1) if self.action_layer == len(self.hidden) else x
         return dense(x, 1, "value", self.final_bound)[..., 0]

@@ -51,16 +51,16 @@ def normalize(x: np.ndarray, layer: Any, running: Any, by_batch: bool) -> tuple[
     """Ioffe and Szegedy 2015, Algorithm 1 and 2, and the statistics of x."""
     seen = {"mean": x.mean(axis=0), "var": np.mean((x - x.mean(axis=0)) ** 2, axis=0)}
     used = seen if by_batch else running
-    return layer["scale"] * (x - used["mean"]) / np.sqrt(used["var"] + 1e-5) + layer["bias"], seen
+    return layer.get("scale", 1.0) * (x - used["mean"]) / np.sqrt(used["var"] + 1e-5) + layer.get("bias", 0.0), seen
 
 
 def forward(layers: Any, running: Any, obs: Any, action: Any, action_layer: int, by_batch: bool) -> tuple[np.ndarray, Any]:
     """Of the actor (action None) before its tanh, or of one critic, in float64; and what its BatchNorms have seen."""
-    x, seen = normalize(np.asarray(obs, np.float64), layers["norm_obs"], running["norm_obs"], by_batch)
+    x, seen = normalize(np.asarray(obs, np.float64), {}, running["norm_obs"], by_batch)
     found = {"norm_obs": seen}
     for i in range(len(HIDDEN)):
         x = np.concatenate([x, action], axis=-1) if action is not None and i == action_layer else x
-        x = x @ layers[f"hidden_{i}"]["kernel"] + layers[f"hidden_{i}"]["bias"]
+        x = x @ layers[f"hidden_{i}"]["kernel"] + layers[f"hidden_{i}"].get("bias", 0.0)
         if action is None or i < action_layer:
             x, found[f"norm_{i}"] = normalize(x, layers[f"norm_{i}"], running[f"norm_{i}"], by_batch)
         x = np.maximum(x, 0.0)
@@ -114,6 +114,11 @@ def float64(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
 
+def assert_close(found: Any, expected: Any) -> None:
+    """To what float32 makes of networks of this size."""
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("action_layer", [0, 1, 2])
 def test_values_are_those_of_numpy_by_running_statistics_and_by_the_batch(action_layer: int) -> None:
     """Observations, all layers of the actor, those of the critics before the action joins; acting is by the running ones."""
@@ -122,18 +127,19 @@ def test_values_are_those_of_numpy_by_running_statistics_and_by_the_batch(action
     assert set(params.actor["batch_stats"]) == set(LAYERS)
     for e in ("critic_0", "critic_1"):
         assert set(params.critic["batch_stats"][e]) == set(LAYERS[: action_layer + 1])
-        assert {name for name in params.critic[e] if "norm" in name} == set(LAYERS[: action_layer + 1])
+        assert {name for name in params.critic[e] if "norm" in name} == set(LAYERS[1 : action_layer + 1])
+        biased = {name for name in params.critic[e] if "hidden" in name and "bias" in params.critic[e][name]}
+        assert biased == {"hidden_0", "hidden_1"} - {f"hidden_{i}" for i in range(action_layer)}
     exact = float64(params)
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    np.testing.assert_allclose(agent.act(params.actor, batch.obs), mu(exact.actor, batch.obs, False), **close)
+    assert_close(agent.act(params.actor, batch.obs), mu(exact.actor, batch.obs, False))
     values = agent.q_values(params.critic, batch.obs, batch.action)
-    np.testing.assert_allclose(values, q(exact.critic, batch.obs, batch.action, action_layer, False), **close)
+    assert_close(values, q(exact.critic, batch.obs, batch.action, action_layer, False))
 
     actor = dj.Actor(ACTION, HIDDEN, batch_norm=True)
     critic = dj.Critics(2, HIDDEN, action_layer=action_layer, batch_norm=True)
     found = apply_by_batch(actor, params.actor, batch.obs), apply_by_batch(critic, params.critic, batch.obs, batch.action)
-    np.testing.assert_allclose(found[0], mu(exact.actor, batch.obs, True), **close)
-    np.testing.assert_allclose(found[1], q(exact.critic, batch.obs, batch.action, action_layer, True), **close)
+    assert_close(found[0], mu(exact.actor, batch.obs, True))
+    assert_close(found[1], q(exact.critic, batch.obs, batch.action, action_layer, True))
     assert np.abs(found[1] - values).max() > 0.05, "the two are so close that agreement says nothing"
 
 
@@ -144,10 +150,10 @@ def test_an_observation_gets_the_same_action_alone_and_among_others() -> None:
     many, q_many = agent.act(params.actor, batch.obs), agent.q_values(params.critic, batch.obs, batch.action)
     for b in range(BATCH):
         alone = agent.act(params.actor, batch.obs[b : b + 1])[0]
-        np.testing.assert_allclose(alone, many[b], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(agent.act(params.actor, batch.obs[b]), many[b], rtol=1e-4, atol=1e-6)
+        assert_close(alone, many[b])
+        assert_close(agent.act(params.actor, batch.obs[b]), many[b])
         q_alone = agent.q_values(params.critic, batch.obs[b], batch.action[b])
-        np.testing.assert_allclose(q_alone, q_many[:, b], rtol=1e-4, atol=1e-6)
+        assert_close(q_alone, q_many[:, b])
 
 
 def test_large_offsets_do_not_cost_digits() -> None:
@@ -196,7 +202,7 @@ def test_what_an_update_reports_and_how_it_moves_statistics(part: str) -> None:
     expected = jax.tree.map(lambda running, batch: 0.99 * running + 0.01 * batch, held(old), seen)
     followed = jax.tree.map(lambda online, running: 0.25 * online + 0.75 * running, expected, held(target))
     for found, exact in ((held(new), expected), (held(float64(after.target)), followed)):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), found, exact)
+        jax.tree.map(assert_close, found, exact)
     for x, y in zip(jax.tree.leaves(expected), jax.tree.leaves(held(old)), strict=True):
         assert np.abs(x - y).max() > 1e-3, "they have not moved, so agreement says nothing"
 
@@ -253,8 +259,9 @@ def test_noise_on_parameters_leaves_it_alone() -> None:
     agent = dj.make_agent(OBS, ACTION, HIDDEN, batch_norm=True)
     drawn = draw_directions(KEY, agent.init(KEY, HYPER).params.actor)
     left_alone = {jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(drawn) if not np.any(leaf)}
-    names = ("['batch_stats']['{}']['mean']", "['batch_stats']['{}']['var']", "['{}']['scale']", "['{}']['bias']")
-    assert left_alone == {name.format(layer) for layer in LAYERS for name in names}
+    held = {f"['batch_stats']['{layer}']['{name}']" for layer in LAYERS for name in ("mean", "var")}
+    learned = {f"['{layer}']['{name}']" for layer in LAYERS[1:] for name in ("scale", "bias")}
+    assert left_alone == held | learned
 
 
 def test_without_it_nothing_of_it_is_there() -> None:
@@ -303,9 +310,9 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
 
 @pytest.mark.parametrize("backend", ["device", "host"])
 def test_members_of_a_sweep_learn_as_they_do_alone(backend: str) -> None:
-    fields = {name: value for name, value in FIELDS.items() if name != "env"} | {"backend": backend}
-    sweep = dj.sweep("Pendulum-v1", seeds=2, **fields)
-    alone = dj.train("Pendulum-v1", **{**fields, "seed": 1})
+    fields: Any = {**FIELDS, "backend": backend}
+    sweep = dj.sweep(seeds=2, **fields)
+    alone = dj.train(**{**fields, "seed": 1})
     np.testing.assert_allclose(sweep.returns[0, 1], alone.returns, rtol=1e-3)
     obs = np.random.default_rng(0).normal(size=(9, 3))
     np.testing.assert_allclose(sweep.policies[1](obs), alone.policy(obs), rtol=1e-3, atol=1e-4)
@@ -327,9 +334,9 @@ def test_a_saved_policy_acts_as_the_actor_did(tmp_path: Path) -> None:
     obs = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     expected = 2.0 * mu(float64(params), obs, False)
     for one in (policy, loaded):
-        np.testing.assert_allclose(one(obs), expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(one(obs[0]), expected[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(one.unit_action(one.params, jnp.asarray(obs)), expected / 2.0, rtol=1e-4, atol=1e-5)
+        assert_close(one(obs), expected)
+        assert_close(one(obs[0]), expected[0])
+        assert_close(one.unit_action(one.params, jnp.asarray(obs)), expected / 2.0)
     np.testing.assert_array_equal(policy(obs), loaded(obs))
 
     plain, _ = dj.configure({"hidden": HIDDEN})
@@ -342,21 +349,17 @@ def test_a_saved_policy_acts_as_the_actor_did(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dj.load_policy(tmp_path)(obs), make_policy(plain, spec, params)(obs))
 
 
-@pytest.mark.parametrize("action_layer", [0, 1])
-def test_it_learns(action_layer: int) -> None:
-    """The best action equals the observation; the actor gets there through normalized layers."""
-    fields = {"hidden": (64,), "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.05, "eval_episodes": 1, "activation": "tanh"}
-    run = dj.train(
-        "probe/observation",
-        batch_norm=True,
-        action_layer=action_layer,
-        steps=3_500,
-        warmup_steps=500,
-        eval_every=3_500,
-        **fields,
-    )
+@pytest.mark.parametrize("fields", [{"hidden": (64,)}, {"hidden": (64, 64), "action_layer": 1}], ids=["first", "second"])
+def test_it_learns(fields: dict[str, Any]) -> None:
+    """The best action equals the observation, and what acts, by running statistics, has learned it by those of batches.
+
+    With biases before the normalizations, whose gradients are rounding errors, the two drift apart and it has not.
+    """
+    rates = {"actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.05, "gamma": 0.9}
+    length = {"steps": 3_500, "warmup_steps": 500, "eval_every": 3_500, "eval_episodes": 1}
+    run = dj.train("probe/observation", batch_norm=True, activation="tanh", **rates, **length, **fields)
     obs = np.linspace(-0.7, 0.7, 8)[:, None]
-    np.testing.assert_allclose(run.policy(obs), obs, atol=0.1)
+    np.testing.assert_allclose(run.policy(obs), obs, atol=0.15)
 
 
 def test_what_does_not_go_with_it_is_refused() -> None:
