@@ -177,7 +177,7 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     assert distance(same, member) == 0.0
     assert distance(other.train, member.train) > DIFFERENT
     assert distance(other.actions, member.actions) > DIFFERENT
-    acts = set(fields) & {"exploration", "noise_schedule", "init", "layer_norm"}
+    acts = set(fields) & {"exploration", "noise_schedule", "init", "layer_norm", "batch_norm"}
     learns = set(fields) - {"exploration", "noise_schedule"}
     assert (distance(member.actions, plain().actions) > DIFFERENT) == bool(acts), "exploration"
     if jax.tree.structure(member.train) == jax.tree.structure(plain().train):  # else it is another network altogether
