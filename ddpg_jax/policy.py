@@ -14,6 +14,7 @@ import numpy as np
 
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.networks import ACTIVATIONS, Actor
+from ddpg_jax.normalization import read
 from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
 
 FORMAT = 1
@@ -75,6 +76,7 @@ class Policy:
 
 
 def _unit(spec: EnvSpec, hidden: tuple[int, ...], activation: str, layer_norm: bool, params: Params, obs: Array) -> Array:
+    params, obs = read(params, obs)
     actor = Actor(spec.action_dim, hidden, ACTIVATIONS[activation], layer_norm)
     return actor.apply({"params": params}, obs)  # pyright: ignore[reportReturnType]
 
