@@ -1,6 +1,6 @@
 """DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
 
-from ddpg_jax import diagnostics, envs, exploration, hindsight, losses, optimization, replay, schedules
+from ddpg_jax import diagnostics, envs, exploration, hindsight, losses, normalization, optimization, replay, schedules
 from ddpg_jax.agent import make_agent
 from ddpg_jax.api import Run, make_program, sweep, train
 from ddpg_jax.driving import drive
@@ -73,6 +73,7 @@ __all__ = [
     "make_program",
     "make_training",
     "n_step_return",
+    "normalization",
     "optimization",
     "random_points",
     "replay",

@@ -50,6 +50,12 @@ def unchanged(key: Key, action: Array, hyper: Hyperparams) -> Array:
     return action
 
 
+def unmoved(state: TrainState, transition: Transition, valid: Array) -> TrainState:
+    """An agent that takes no note of what is collected."""
+    del transition, valid
+    return state
+
+
 def smoothed(key: Key, action: Array, hyper: Hyperparams) -> Array:
     """Target policy smoothing: clipped Gaussian noise on the target's actions (Fujimoto et al. 2018, section 5.3)."""
     bound = hyper.target_noise_clip
@@ -175,7 +181,7 @@ def make_agent(
         target = soft_update(params, state.target, sync(hyper, t))
         return TrainState(params, target, Nets(actor_opt, critic_opt)), {**critic_info, **actor_info, "td": td}
 
-    return Agent(start, act, q_values, update)
+    return Agent(start, act, q_values, update, observe=unmoved)
 
 
 def learn(tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params, moved: Params) -> tuple[Params, Params]:

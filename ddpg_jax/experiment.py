@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ddpg_jax import diagnostics, exploration, hindsight, losses, networks, replay
 from ddpg_jax.agent import always, make_agent, now_and_then, smoothed, unchanged
+from ddpg_jax.normalization import normalize_observations, normalize_rewards
 from ddpg_jax.optimization import Optimizer, adam, adamw, clipped
 from ddpg_jax.placement import PLACEMENTS
 from ddpg_jax.presets import PRESETS
@@ -72,6 +73,10 @@ class Experiment:
     """Normalize every hidden layer before its activation."""
     batch_norm: bool = False
     """Normalize by the batch: observations, hidden layers of the actor and those of the critic before the action joins."""
+    normalize_obs: bool = False
+    """Observations less their running mean and divided by their running deviation."""
+    normalize_reward: bool = False
+    """Rewards divided by their running deviation."""
     action_layer: int = 0
     """The layer of the critic at whose input the action joins; 0 is the first."""
     num_critics: int = 1
@@ -351,6 +356,8 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         sync=now_and_then if "sync_period" in x.parts else always,
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
+    agent = normalize_observations(agent, obs_dim) if x.normalize_obs else agent
+    agent = normalize_rewards(agent) if x.normalize_reward else agent
     ring = (
         replay.make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
     )

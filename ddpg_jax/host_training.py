@@ -115,6 +115,6 @@ def make_host_training(
         sizes = [4, 4 + obs_dim, 4 + obs_dim + action_dim]
         scalars, obs, action, next_obs = jnp.split(packet, sizes, axis=-1)
         reward, terminated, last, valid = jnp.moveaxis(scalars, -1, 0)
-        return store(replay, state, Transition(obs, action, reward, 1.0 - terminated, last > 0, next_obs), valid > 0)
+        return store(agent, replay, state, Transition(obs, action, reward, 1.0 - terminated, last > 0, next_obs), valid > 0)
 
     return HostTraining(init, warm, explore, fill, learn, agent.act)

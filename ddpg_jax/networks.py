@@ -74,7 +74,7 @@ class Actor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh, by_batch: bool = False) -> Array:
-        x = normalized(obs, "norm_obs", by_batch, affine=False) if self.batch_norm else obs
+        x = normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
@@ -99,7 +99,7 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
-        x = normalized(obs, "norm_obs", by_batch, affine=False) if self.batch_norm else obs
+        x = normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = jnp.concatenate([x, action], axis=-1) if i == self.action_layer else x
             norm = self.batch_norm and i < self.action_layer

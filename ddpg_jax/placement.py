@@ -174,7 +174,7 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
         return locally(agent.update, placement, shared=1)(key, state, batch, weight, hyper, t)
 
     return (
-        agent._replace(act=jax.vmap(agent.act), update=update),
+        agent._replace(act=jax.vmap(agent.act), update=update, observe=jax.vmap(agent.observe)),
         replay._replace(
             add=jax.vmap(replay.add),
             sample=jax.vmap(replay.sample, in_axes=(0, 0, 0, None)),

@@ -14,6 +14,7 @@ import numpy as np
 
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.networks import ACTIVATIONS, Actor, apply
+from ddpg_jax.normalization import read
 from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
 
 FORMAT = 1
@@ -54,7 +55,7 @@ class Policy:
 
     def unit_action(self, params: Params, obs: Array) -> Array:
         """mu(s) in [-1, 1]: `[..., O] -> [..., A]`, for `training.rollout`."""
-        return apply(self._actor(), params, obs)
+        return _unit(self._actor(), params, obs)
 
     def _actor(self) -> Actor:
         activation = ACTIVATIONS[self.activation]
@@ -80,10 +81,15 @@ class Policy:
         (folder / "policy.json.tmp").replace(folder / "policy.json")
 
 
+def _unit(actor: Actor, params: Params, obs: Array) -> Array:
+    params, obs = read(params, obs)
+    return apply(actor, params, obs)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _native(spec: EnvSpec, actor: Actor, params: Params, obs: Array) -> Array:
     """`[..., O] -> [..., A]` in the environment's units."""
-    action = apply(actor, params, obs)
+    action = _unit(actor, params, obs)
     low, high = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (spec.action_low, spec.action_high))
     return to_native(action, low, high)
 

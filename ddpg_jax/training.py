@@ -123,11 +123,16 @@ def gradient_steps(
     return replace(state, train=train, replay=replay_state), info
 
 
-def store(replay: Replay, state: RunState, transition: Transition, valid: Array) -> tuple[RunState, Array]:
+def store(agent: Agent, replay: Replay, state: RunState, transition: Transition, valid: Array) -> tuple[RunState, Array]:
     """Takes in what the environments did, `[N]`; also gives the returns of the episodes that ended, else NaN, `[N]`."""
     returns = state.returns + transition.reward * valid
     ended = transition.last & valid
-    state = replace(state, replay=replay.add(state.replay, transition, valid), returns=jnp.where(ended, 0.0, returns))
+    state = replace(
+        state,
+        train=agent.observe(state.train, transition, valid),
+        replay=replay.add(state.replay, transition, valid),
+        returns=jnp.where(ended, 0.0, returns),
+    )
     return state, jnp.where(ended, returns, jnp.nan)
 
 
@@ -169,7 +174,7 @@ def make_training(
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, transition = jax.vmap(env.step)(keys, state.env, state.obs, action)
         state = replace(state, noise=explorer.reset(noise, transition.last), env=env_state, obs=obs)
-        state, ended = store(replay, state, transition, everywhere)
+        state, ended = store(agent, replay, state, transition, everywhere)
         # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
         return state, ended, is_finite(transition) | ~jnp.isfinite(action).all()
 

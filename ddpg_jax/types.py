@@ -140,7 +140,7 @@ class ReplayState:
 
 
 class Agent(NamedTuple):
-    """The algorithm, as three pure functions."""
+    """The algorithm, as pure functions."""
 
     init: Callable[[Key, Hyperparams], TrainState]
     """`(key, hyper) -> state`; consumes the key."""
@@ -150,6 +150,9 @@ class Agent(NamedTuple):
     """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
     update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, dict[str, Array]]]
     """`(key, state, batch [B], weight [B], hyper, t) -> (state, info)`; `info["td"]` is `[B]`; `t` counts updates."""
+    observe: Callable[[TrainState, Transition, Array], TrainState]
+    """`(state, transition [N], valid [N] bool) -> state`: takes note of what was collected; the identity unless something is
+    normalized."""
 
 
 class Replay(NamedTuple):

@@ -30,7 +30,7 @@ from tests.runs import assert_same_arrays
 OBS, ACTION, HIDDEN, BATCH = 3, 2, (6, 5), 16
 KEY = jax.random.key(0)
 HYPER = dj.Hyperparams(tau=0.25, actor_lr=1e-2, critic_lr=1e-2)
-LAYERS = ("norm_obs", "norm_0", "norm_1")
+LAYERS = ("norm_input", "norm_0", "norm_1")
 FIELDS: dict[str, Any] = {
     "env": "Pendulum-v1",
     "batch_norm": True,
@@ -56,8 +56,8 @@ def normalize(x: np.ndarray, layer: Any, running: Any, by_batch: bool) -> tuple[
 
 def forward(layers: Any, running: Any, obs: Any, action: Any, action_layer: int, by_batch: bool) -> tuple[np.ndarray, Any]:
     """Of the actor (action None) before its tanh, or of one critic, in float64; and what its BatchNorms have seen."""
-    x, seen = normalize(np.asarray(obs, np.float64), {}, running["norm_obs"], by_batch)
-    found = {"norm_obs": seen}
+    x, seen = normalize(np.asarray(obs, np.float64), {}, running["norm_input"], by_batch)
+    found = {"norm_input": seen}
     for i in range(len(HIDDEN)):
         x = np.concatenate([x, action], axis=-1) if action is not None and i == action_layer else x
         x = x @ layers[f"hidden_{i}"]["kernel"] + layers[f"hidden_{i}"].get("bias", 0.0)

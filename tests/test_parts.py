@@ -54,6 +54,8 @@ STRUCTURES: list[dict[str, Any]] = [
     *({"init": name} for name in INITS if name != "fan_in"),
     {"layer_norm": True},
     {"batch_norm": True},
+    {"normalize_obs": True},
+    {"normalize_reward": True},
     {"num_critics": 2},
     {"policy_delay": 2},
     {"n_step": 3},
@@ -193,6 +195,8 @@ OPTIONS: dict[str, list[Any]] = {
     "replay": list(REPLAYS),
     "init": list(INITS),
     "norm": ["none", "layer_norm", "batch_norm"],  # two fields, of which one can be on
+    "normalize_obs": [False, True],
+    "normalize_reward": [False, True],
     "num_critics": [1, 2],
     "policy_delay": [1, 2],
     "n_step": [1, 3],
@@ -255,7 +259,7 @@ def test_every_pair_of_parts_trains(row: int) -> None:
     after, metrics = learn(jax.random.key(0), before, numbers, jnp.arange(300 // num_envs))
     assert metrics.bad_step == metrics.diverged_step == -1
     assert_finite(jax.tree.map(np.asarray, (after.train.params, after.train.target, after.noise, metrics)))
-    assert np.asarray(after.replay.size).tolist() == [16 + 300 // num_envs] * num_envs
+    assert np.asarray(dj.replay.bare(after.replay).size).tolist() == [16 + 300 // num_envs] * num_envs
     for net in ("actor", "critic"):
         assert distance(*(jax.tree.map(np.asarray, getattr(x.train.params, net)) for x in (before, after))) > DIFFERENT
 

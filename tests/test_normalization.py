@@ -1,0 +1,103 @@
+"""Running moments against NumPy, and that they are applied wherever something is read and learned by nobody."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ddpg_jax as dj
+from ddpg_jax.normalization import NET, OBS, REWARD, measure, standardized, start, variance
+
+TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_every": 60, "eval_episodes": 1}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=3, max_size=3), min_size=2, max_size=8))
+def test_moments_are_those_of_all_valid_values_whatever_the_portions(portions: list[list[tuple[float, bool]]]) -> None:
+    moments, seen = start(1), []
+    for portion in portions:
+        values, valid = (np.array(column) for column in zip(*portion, strict=True))
+        moments = measure(moments, jnp.asarray(values[:, None], jnp.float32), jnp.asarray(valid))
+        seen += list(values[valid])
+    if len(seen) > 1:  # the little weight of the start does not matter then
+        np.testing.assert_allclose(moments["mean"], np.mean(seen), rtol=1e-3, atol=0.02)
+        np.testing.assert_allclose(variance(moments), np.var(seen), rtol=1e-2, atol=0.2)
+    else:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moments))
+
+
+def test_nothing_seen_changes_next_to_nothing() -> None:
+    """A run without a warm-up acts before anything was measured."""
+    np.testing.assert_allclose(standardized(start(2), jnp.array([0.5, -2.0])), [0.5, -2.0], rtol=1e-3)
+
+
+def test_moments_are_of_what_was_collected_and_learned_by_nobody() -> None:
+    """They equal those of the replay's rows, in actor and critic, however large the steps of the optimizers are."""
+    fields = {**TINY, "normalize_obs": True, "normalize_reward": True, "actor_lr": 0.1, "critic_lr": 0.1, "num_envs": 2}
+    experiment, hyper = dj.configure({**fields, "env": "Pendulum-v1", "actor_decay": 0.1, "critic_decay": 0.1})
+    program = dj.make_program(experiment, [dj.Member(0, hyper)])
+    state = program.start()
+    for tick in dj.drive(program, experiment, state):
+        state = tick.state
+    rows = dj.replay.unpack(state.replay.rows[:60], 3, 1)
+    params = state.train.params
+    for moments, values in (
+        (params.actor[OBS], rows.obs),
+        (params.critic[NET][OBS], rows.obs),
+        (params.critic[REWARD], rows.reward),
+    ):
+        np.testing.assert_allclose(moments["mean"], np.mean(values, axis=0), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(variance(moments), np.var(values, axis=0), rtol=1e-3)
+
+
+def test_what_is_learned_is_the_plain_update_of_what_is_normalized() -> None:
+    """By hand: normalize the batch, update the plain agent, put the moments back."""
+    obs_dim, numbers = 2, dj.Hyperparams(actor_lr=1e-2, critic_lr=1e-2)
+    plain = dj.make_agent(obs_dim, 1, hidden=(4,))
+    agent = dj.normalization.normalize_rewards(dj.normalization.normalize_observations(plain, obs_dim))
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(3.0, 5.0, shape), jnp.float32)  # noqa: E731
+    batch = dj.Transition(draw(16, 2), jnp.tanh(draw(16, 1)), draw(16), jnp.full(16, 0.9), jnp.zeros(16, bool), draw(16, 2))
+    state = agent.observe(agent.init(jax.random.key(0), numbers), batch, jnp.ones(16, bool))
+    after, _ = agent.update(jax.random.key(1), state, batch, jnp.ones(16), numbers, jnp.int32(0))
+
+    obs, next_obs = np.asarray(batch.obs), np.asarray(batch.next_obs)
+    mean, deviation = obs.mean(axis=0), obs.std(axis=0)
+    by_hand = batch._replace(
+        obs=jnp.asarray((obs - mean) / deviation),
+        next_obs=jnp.asarray(np.clip((next_obs - mean) / deviation, -10, 10)),
+        reward=batch.reward / np.std(batch.reward),
+    )
+    expected, _ = plain.update(
+        jax.random.key(1), plain.init(jax.random.key(0), numbers), by_hand, jnp.ones(16), numbers, jnp.int32(0)
+    )
+    for found, wanted in ((after.params.actor[NET], expected.params.actor), (after.target, expected.target)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), found, wanted)
+    np.testing.assert_allclose(
+        agent.act(state.params.actor, batch.obs), plain.act(state.params.actor[NET], by_hand.obs), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("fields", [{"backend": "device"}, {"backend": "host"}, {"exploration": "parameter"}])
+def test_a_saved_policy_normalizes_as_the_run_did(fields: dict[str, Any], tmp_path: Path) -> None:
+    run = dj.train("Pendulum-v1", normalize_obs=True, **TINY, **fields)
+    run.policy.save(tmp_path)
+    obs = np.array([[0.3, -0.9, 4.0], [1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(dj.load_policy(tmp_path)(obs), run.policy(obs))
+    moved = run.policy.params[OBS]
+    assert float(moved["count"]) == pytest.approx(60.0, abs=0.01)
+    net = run.policy.params[NET]
+    seen = np.asarray(standardized(moved, jnp.asarray(obs, jnp.float32)))
+    again = dj.Policy(run.policy.spec, run.policy.hidden, run.policy.activation, run.policy.layer_norm, net)
+    np.testing.assert_allclose(again(seen), run.policy(obs), rtol=1e-5)
+
+
+def test_in_a_sweep_every_member_has_its_own() -> None:
+    sweep = dj.sweep("Pendulum-v1", seeds=2, normalize_obs=True, backend="host", **TINY)
+    first, second = (policy.params[OBS]["mean"] for policy in sweep.policies)
+    assert not np.allclose(first, second)
