@@ -131,7 +131,8 @@ def main() -> None:
             rows = measure(options.seeds, steps)
             for name, row in rows.items():
                 print(f"{kind:10s} {name:24s} {row['iqm']:9.2f} [{row['low']:.2f}, {row['high']:.2f}]", flush=True)
-            about = {"command": f"python -m benchmarks.parts --only {kind}", "steps": steps, **machine()}
+            command = f"python -m benchmarks.parts --only {kind} --seeds {options.seeds} --steps {steps}"
+            about = {"command": command, "steps": steps, **machine()}
             (RESULTS / f"parts_{kind}.json").write_text(as_json({"rows": rows, **about}))
 
 

@@ -85,7 +85,8 @@ def steps_kept(folder: Path) -> list[int]:
 def shapes_of(folder: Path) -> Any:
     """The shapes of the state of a run of one member."""
     about = manifest(folder)
-    return _shapes(configure({**about["experiment"], **{name: about["members"][0][name] for name in HYPERPARAMS}}))
+    given = {name: value for name, value in about["experiment"].items() if name != "parts"}  # these are found, not given
+    return _shapes(configure({**given, **{name: about["members"][0][name] for name in HYPERPARAMS}}))
 
 
 @functools.cache
