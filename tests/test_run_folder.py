@@ -318,7 +318,9 @@ def another(name: str, value: Any) -> Any:
         return next((choice for choice in CHOICES[name] if choice != value), None)
     if isinstance(value, bool):
         return not value
-    return {int: lambda: value + 1, float: lambda: 0.75 * value + 0.07, str: lambda: "probe/lqr", tuple: lambda: (1,)}[type(value)]()
+    if isinstance(value, int):
+        return value + 1
+    return {float: lambda: 0.75 * value + 0.07, str: lambda: "probe/lqr", tuple: lambda: (1,)}[type(value)]()
 
 
 def test_the_digest_differs_with_any_field_but_steps() -> None:
