@@ -3,8 +3,9 @@
 from ddpg_jax import diagnostics, envs, exploration, hindsight, losses, normalization, optimization, replay, schedules
 from ddpg_jax.agent import make_agent
 from ddpg_jax.api import Run, make_program, sweep, train
+from ddpg_jax.building import build
 from ddpg_jax.driving import drive
-from ddpg_jax.experiment import Experiment, build, configure
+from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.host_training import make_host_training
 from ddpg_jax.losses import actor_loss, critic_loss, n_step_return, soft_update, td_target
 from ddpg_jax.networks import Actor, Critic, Critics, init_actor, init_critic

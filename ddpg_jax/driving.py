@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpg_jax.experiment import Experiment, reported
+from ddpg_jax.building import reported
+from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Program, warmup_iterations
 
 BLOCK_UPDATES = 1_000  # of each member: about a second of work between two looks at the world outside

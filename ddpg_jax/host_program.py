@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.building import build, reported
 from ddpg_jax.envs.host import HostEnv, HostStep, make_host
-from ddpg_jax.experiment import Experiment, build, reported
+from ddpg_jax.experiment import Experiment
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, lift, on_devices, over_members, place

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.experiment import Experiment, build
+from ddpg_jax.building import build
+from ddpg_jax.experiment import Experiment
 from ddpg_jax.placement import Placement, advance_members, over_members, place
 from ddpg_jax.training import Metrics, make_training
 from ddpg_jax.types import Array, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params

@@ -19,7 +19,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.agent import now_and_then
 from ddpg_jax.api import make_policy
-from ddpg_jax.experiment import optimizer
+from ddpg_jax.building import optimizer
 from ddpg_jax.exploration import draw_directions
 from ddpg_jax.losses import pre_tanh_l2, weight_l2
 from ddpg_jax.networks import apply_by_batch

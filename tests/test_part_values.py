@@ -14,7 +14,7 @@ import scipy.stats
 
 import ddpg_jax as dj
 from ddpg_jax.agent import now_and_then, smoothed
-from ddpg_jax.experiment import optimizer
+from ddpg_jax.building import optimizer
 from ddpg_jax.exploration import gaussian, mixed, none, smooth
 from ddpg_jax.losses import huber, pre_tanh_l2, squared, value_l2, weight_l2
 from ddpg_jax.optimization import clipped, descend
