@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,9 +14,21 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 
+from ddpg_jax import host_program, program
+
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is a bug, not a convenience
 
 pytest.register_assert_rewrite("tests.runs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_more_programs_than_a_file_needs() -> Iterator[None]:
+    """Lets go of compiled programs: each takes memory maps, of which Linux grants a process 65,530, and XLA crashes without."""
+    yield
+    for functions in (program._device_functions, host_program._host_functions):
+        functions.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

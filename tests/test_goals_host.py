@@ -115,9 +115,6 @@ def test_the_compiled_program_asks_the_environment(shape: tuple[int, ...]) -> No
         assert np.ravel(discount).tolist() == [1.0 - env.compute_terminated(a, b, {}) for a, b in pairs_of]
 
 
-@pytest.mark.skip(
-    reason="ended a whole run of the tests once with a segmentation fault inside XLA; passes alone; to be found out"
-)
 def test_members_of_a_sweep_learn_in_hindsight_as_alone() -> None:
     """Prioritized, in n-step windows, several environments at once; k is swept. No hang, no neighbour, to the bit."""
     fields = {**FIELDS, "replay": "prioritized", "n_step": 2, "num_envs": 2, "updates_per_step": 0.5}
