@@ -18,7 +18,7 @@ are the same for all variants, so that comparisons are paired.
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -65,54 +65,53 @@ def score(values: Any) -> dict[str, Any]:
 
 def final_returns(env: str, seeds: int, fields: dict[str, Any]) -> dict[str, Any]:
     """The last evaluation of a sweep over seeds."""
-    since = time.perf_counter()
     sweep = dj.sweep(env, seeds=seeds, eval_episodes=20, **fields)
-    return {**score(sweep.final[0]), "curves": sweep.returns[0].tolist(), "seconds": time.perf_counter() - since}
+    return {**score(sweep.final[0]), "curves": sweep.returns[0].tolist()}
 
 
-def presets(seeds: int, steps: int) -> dict[str, Any]:
-    """Every preset."""
+def preset(name: str, seeds: int, steps: int) -> dict[str, Any]:
+    """A preset, with a warm-up of the same length for all."""
     length = {"steps": steps, "warmup_steps": 1_000, "eval_every": steps // 5}
-    return {name: final_returns("Pendulum-v1", seeds, {"preset": name, **length}) for name in dj.PRESETS}
+    return final_returns("Pendulum-v1", seeds, {"preset": name, **length})
 
 
-def parts(seeds: int, steps: int) -> dict[str, Any]:
+def part(name: str, seeds: int, steps: int) -> dict[str, Any]:
     """One thing changed."""
-    length = {"steps": steps, "eval_every": steps // 5}
-    return {name: final_returns("Pendulum-v1", seeds, {**change, **length}) for name, change in PARTS.items()}
+    return final_returns("Pendulum-v1", seeds, {**PARTS[name], "steps": steps, "eval_every": steps // 5})
 
 
-def bias(seeds: int, steps: int) -> dict[str, Any]:
-    """Overestimation of both algorithms at the end of training."""
-    env, found = dj.envs.make_device("Pendulum-v1"), {}
-    for name in ("defaults", "two critics", "TD3"):
-        fields = {"env": "Pendulum-v1", "gamma": 0.95, "steps": steps, "eval_every": steps, **PARTS[name]}
-        experiment, hyper = dj.configure(fields)
-        agent = dj.build(experiment, env.spec).agent
-        program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(seeds)])
-        state = program.start()
-        for tick in dj.drive(program, experiment, state):
-            state = tick.state
-        trained = jax.tree.map(np.asarray, program.save(state)[0].train)
-        gaps = []
-        for seed in range(seeds):
-            one = jax.tree.map(lambda x, seed=seed: x[seed], trained)
-            values, returns, left = dj.diagnostics.overestimation(env, agent, one, jax.random.key(1_000 + seed), 0.95)
-            gaps.append(float((values - returns)[np.asarray(left) >= 100].mean()))
-        found[name] = score(gaps)
-    return found
+def bias(name: str, seeds: int, steps: int) -> dict[str, Any]:
+    """Overestimation at the end of training."""
+    env = dj.envs.make_device("Pendulum-v1")
+    fields = {"env": "Pendulum-v1", "gamma": 0.95, "steps": steps, "eval_every": steps, **PARTS[name]}
+    experiment, hyper = dj.configure(fields)
+    agent = dj.build(experiment, env.spec).agent
+    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(seeds)])
+    state = program.start()
+    for tick in dj.drive(program, experiment, state):
+        state = tick.state
+    trained = jax.tree.map(np.asarray, program.save(state)[0].train)
+    gaps = []
+    for seed in range(seeds):
+        one = jax.tree.map(lambda x, seed=seed: x[seed], trained)
+        values, returns, left = dj.diagnostics.overestimation(env, agent, one, jax.random.key(1_000 + seed), 0.95)
+        gaps.append(float((values - returns)[np.asarray(left) >= 100].mean()))
+    return score(gaps)
 
 
-def hindsight(seeds: int, steps: int) -> dict[str, Any]:
+def hindsight(name: str, seeds: int, steps: int) -> dict[str, Any]:
     """Success rates, from the returns: -1 for each step outside the goal."""
-    found = {}
-    for name in ("none", "future", "final", "episode"):
-        fields = {"hindsight": name, "steps": steps, "eval_every": steps // 5, "gamma": 0.95, "exploration": "gaussian"}
-        found[name] = final_returns("point-reach", seeds, {**fields, "epsilon_uniform": 0.2})
-    return found
+    fields = {"hindsight": name, "steps": steps, "eval_every": steps // 5, "gamma": 0.95, "exploration": "gaussian"}
+    return final_returns("point-reach", seeds, {**fields, "epsilon_uniform": 0.2})
 
 
-KINDS = {"presets": (presets, 10_000), "parts": (parts, 10_000), "bias": (bias, 20_000), "hindsight": (hindsight, 20_000)}
+KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str], int]] = {
+    "presets": (preset, dj.PRESETS, 10_000),
+    "parts": (part, PARTS, 10_000),
+    "bias": (bias, ("defaults", "two critics", "TD3"), 20_000),
+    "hindsight": (hindsight, ("none", "future", "final", "episode"), 20_000),
+}
+"""What is measured, of which names, and how long the training is."""
 
 
 def main() -> None:
@@ -125,15 +124,15 @@ def main() -> None:
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json
 
-    for kind, (measure, steps) in KINDS.items():
+    for kind, (measure, names, steps) in KINDS.items():
         if options.only in (None, kind):
-            steps = options.steps or steps
-            rows = measure(options.seeds, steps)
-            for name, row in rows.items():
+            steps, rows = options.steps or steps, {}
+            for name in names:
+                row = rows[name] = measure(name, options.seeds, steps)
                 print(f"{kind:10s} {name:24s} {row['iqm']:9.2f} [{row['low']:.2f}, {row['high']:.2f}]", flush=True)
-            command = f"python -m benchmarks.parts --only {kind} --seeds {options.seeds} --steps {steps}"
-            about = {"command": command, "steps": steps, **machine()}
-            (RESULTS / f"parts_{kind}.json").write_text(as_json({"rows": rows, **about}))
+                command = f"python -m benchmarks.parts --only {kind} --seeds {options.seeds} --steps {steps}"
+                about = {"command": command, "steps": steps, **machine()}
+                (RESULTS / f"parts_{kind}.json").write_text(as_json({"rows": rows, **about}))
 
 
 if __name__ == "__main__":
