@@ -61,6 +61,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     )
     buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step, ring)
     buffer = replay.scaled(buffer) if "reward_scale" in x.parts else buffer
+    buffer = replay.aged(buffer) if x.diagnostics else buffer
     explorer = exploration.EXPLORERS[x.exploration](action_dim, SCHEDULES[x.noise_schedule])
     explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
     explorer = exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer

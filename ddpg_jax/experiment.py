@@ -90,7 +90,8 @@ class Experiment:
     eval_episodes: int = 10
     """Episodes of one evaluation, without noise."""
     diagnostics: bool = False
-    """Also report gradient norms, the share of saturated actions and quantiles of the TD errors, as columns of metrics.csv."""
+    """Also report gradient norms, the share of saturated actions, quantiles of the TD errors and the mean age of what is
+    learned from, as columns of metrics.csv."""
     parts: tuple[str, ...] = ()
     """The optional parts in use, named after their number in `Hyperparams`. Not set but found: see `SWITCHES`."""
 
