@@ -46,6 +46,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         x.policy_delay,
         x.init,
         x.batch_norm,
+        x.precision,
         td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
         target_action=smoothed if "target_noise" in x.parts else unchanged,
         critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),
