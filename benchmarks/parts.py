@@ -40,6 +40,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "action smoothing .1": {"action_smoothing": 0.1},
     "linear noise schedule": {"noise_schedule": "linear", "noise_decay_steps": 10_000},
     "layer norm": {"layer_norm": True},
+    "bfloat16": {"precision": "bfloat16"},
     "n-step 3": {"n_step": 3},
     "prioritized": {"replay": "prioritized"},
     "huber 1": {"huber_delta": 1.0},

@@ -15,6 +15,7 @@ from ddpg_jax.losses import actor_loss, critic_loss, soft_update, squared, td_ta
 from ddpg_jax.networks import (
     ACTIVATIONS,
     INITS,
+    PRECISIONS,
     Actor,
     Critics,
     apply,
@@ -85,6 +86,7 @@ def make_agent(
     policy_delay: int = 1,
     init: str = "paper",
     batch_norm: bool = False,
+    precision: str = "float32",
     td_loss: TdLoss = squared,
     target_action: TargetAction = unchanged,
     critic_penalties: tuple[CriticPenalty, ...] = (),
@@ -107,6 +109,8 @@ def make_agent(
         init: a name in `networks.INITS`.
         batch_norm: normalize observations, hidden layers of the actor and those of the critic before the action joins. What
             learns is normalized by its batch, all else by running statistics, which are part of the parameters.
+        precision: a name in `networks.PRECISIONS`, of the hidden layers. Parameters, optimizers, actions, values, targets and
+            losses are float32 with all of them.
         td_loss: of the TD errors.
         target_action: what becomes of the target actor's actions.
         critic_penalties: added to the loss of the critic.
@@ -121,8 +125,9 @@ def make_agent(
     >>> agent.act(state.params.actor, jnp.ones((5, 3))).shape
     (5, 1)
     """
-    actor = Actor(action_dim, hidden, ACTIVATIONS[activation], layer_norm, INITS[init], batch_norm)
-    critic = Critics(num_critics, hidden, ACTIVATIONS[activation], layer_norm, action_layer, INITS[init], batch_norm)
+    function, bound, dtype = ACTIVATIONS[activation], INITS[init], PRECISIONS[precision]
+    actor = Actor(action_dim, hidden, function, layer_norm, bound, batch_norm, dtype)
+    critic = Critics(num_critics, hidden, function, layer_norm, action_layer, bound, batch_norm, dtype)
 
     actor_tx: Optimizer = optimizers.actor
     critic_tx: Optimizer = optimizers.critic

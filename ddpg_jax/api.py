@@ -140,7 +140,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
     """The policy that these parameters are."""
     x = experiment
-    return Policy(spec, x.hidden, x.activation, x.layer_norm, actor_params, x.batch_norm)
+    return Policy(spec, x.hidden, x.activation, x.layer_norm, actor_params, x.batch_norm, x.precision)
 
 
 def _name(env: Any) -> str:

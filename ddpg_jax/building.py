@@ -46,6 +46,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         x.policy_delay,
         x.init,
         x.batch_norm,
+        x.precision,
         td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
         target_action=smoothed if "target_noise" in x.parts else unchanged,
         critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),
@@ -61,6 +62,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     )
     buffer = replay.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step, ring)
     buffer = replay.scaled(buffer) if "reward_scale" in x.parts else buffer
+    buffer = replay.aged(buffer) if x.diagnostics else buffer
     explorer = exploration.EXPLORERS[x.exploration](action_dim, SCHEDULES[x.noise_schedule])
     explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
     explorer = exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer

@@ -32,6 +32,7 @@ CHOSEN: dict[tuple[str, str], str] = {
     ("replay", "hindsight"): "andrychowicz2017",
     ("noise_schedule", "cosine"): "loshchilov2017",
     ("lr_schedule", "cosine"): "loshchilov2017",
+    ("precision", "bfloat16"): "kalamkar2019",
     ("activation", "elu"): "clevert2016",
     ("activation", "gelu"): "hendrycks2016",
     ("activation", "silu"): "elfwing2018",
@@ -256,6 +257,15 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "author": "Ioffe, Sergey and Szegedy, Christian",
             "booktitle": "International Conference on Machine Learning",
             "year": "2015",
+        },
+    ),
+    "kalamkar2019": (
+        "misc",
+        {
+            "title": "A Study of {BFLOAT16} for Deep Learning Training",
+            "author": "Kalamkar, Dhiraj and Mudigere, Dheevatsa and Mellempudi, Naveen and Das, Dipankar and others",
+            "note": "arXiv:1905.12322",
+            "year": "2019",
         },
     ),
     "clevert2016": (

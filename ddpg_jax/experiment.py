@@ -69,6 +69,8 @@ class Experiment:
     """Normalize every hidden layer before its activation."""
     batch_norm: bool = False
     """Normalize by the batch: observations, hidden layers of the actor and those of the critic before the action joins."""
+    precision: str = "float32"
+    """Of the products in the hidden layers: float32 or bfloat16. What is kept, and what the last layer gives, is float32."""
     normalize_obs: bool = False
     """Observations less their running mean and divided by their running deviation."""
     normalize_reward: bool = False
@@ -90,7 +92,8 @@ class Experiment:
     eval_episodes: int = 10
     """Episodes of one evaluation, without noise."""
     diagnostics: bool = False
-    """Also report gradient norms, the share of saturated actions and quantiles of the TD errors, as columns of metrics.csv."""
+    """Also report gradient norms, the share of saturated actions, quantiles of the TD errors and the mean age of what is
+    learned from, as columns of metrics.csv."""
     parts: tuple[str, ...] = ()
     """The optional parts in use, named after their number in `Hyperparams`. Not set but found: see `SWITCHES`."""
 
@@ -128,6 +131,7 @@ CHOICES: dict[str, Collection[str]] = {
     "noise_schedule": tuple(SCHEDULES),
     "lr_schedule": tuple(SCHEDULES),
     "activation": tuple(networks.ACTIVATIONS),
+    "precision": tuple(networks.PRECISIONS),
 }
 AT_LEAST = {
     "steps": 1,

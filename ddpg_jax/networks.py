@@ -22,6 +22,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,
     "silu": nn.silu,
 }
+PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
+"""What hidden layers are computed in, from parameters that are float32 either way; None is the type of their inputs. The last
+layer is left as it is: bfloat16 has 8 bits, in which a value of 200 goes in steps of 1."""
 
 
 STATISTICS = "batch_stats"
@@ -33,17 +36,18 @@ def identity(x: Array) -> Array:
     return x
 
 
-def dense(x: Array, features: int, name: str, bound: float | None = None, use_bias: bool = True) -> Array:
+def dense(x: Array, features: int, name: str, bound: float | None = None, use_bias: bool = True, dtype: Any = None) -> Array:
     """A fully connected layer, `[..., I] -> [..., features]`, inside a flax module.
 
-    Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), the fan-in of the layer.
+    Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), the fan-in of the layer. They are
+    float32; with a `dtype` they and x are rounded to it before the product, which has it too.
     """
     limit = x.shape[-1] ** -0.5 if bound is None else bound
 
     def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    return nn.Dense(features, use_bias=use_bias, kernel_init=uniform, bias_init=uniform, name=name)(x)
+    return nn.Dense(features, use_bias, dtype, kernel_init=uniform, bias_init=uniform, name=name)(x)
 
 
 def normalized(x: Array, name: str, by_batch: bool, affine: bool = True) -> Array:
@@ -71,12 +75,13 @@ class Actor(nn.Module):
     layer_norm: bool = False
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh, by_batch: bool = False) -> Array:
         x = normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
-            x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm)
+            x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm, dtype=self.dtype)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm else x
             x = self.activation(x)
@@ -96,6 +101,7 @@ class Critic(nn.Module):
     action_layer: int = 0
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
@@ -103,7 +109,7 @@ class Critic(nn.Module):
         for i, features in enumerate(self.hidden):
             x = jnp.concatenate([x, action], axis=-1) if i == self.action_layer else x
             norm = self.batch_norm and i < self.action_layer
-            x = dense(x, features, f"hidden_{i}", use_bias=not norm)
+            x = dense(x, features, f"hidden_{i}", use_bias=not norm, dtype=self.dtype)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = normalized(x, f"norm_{i}", by_batch) if norm else x
             x = self.activation(x)
@@ -121,12 +127,14 @@ class Critics(nn.Module):
     action_layer: int = 0
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
-        shape = (self.hidden, self.activation, self.layer_norm, self.action_layer, self.final_bound, self.batch_norm)
+        shape = (self.hidden, self.activation, self.layer_norm, self.action_layer)
+        rest = (self.final_bound, self.batch_norm, self.dtype)
         # A loop, not a batched product: with one critic a batch dimension of 1 would only slow the products down.
-        return jnp.stack([Critic(*shape, name=f"critic_{e}")(obs, action, by_batch) for e in range(self.num_critics)])
+        return jnp.stack([Critic(*shape, *rest, name=f"critic_{e}")(obs, action, by_batch) for e in range(self.num_critics)])
 
 
 def init_actor(key: Key, actor: nn.Module, obs_dim: int) -> Params:

@@ -179,6 +179,7 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
             add=jax.vmap(replay.add),
             sample=jax.vmap(replay.sample, in_axes=(0, 0, 0, None)),
             feedback=jax.vmap(replay.feedback),
+            measure=jax.vmap(replay.measure),
         ),
         explorer._replace(explore=explore, reset=jax.vmap(explorer.reset)),
     )

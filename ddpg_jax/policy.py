@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.envs.spaces import join_goals, to_native
-from ddpg_jax.networks import ACTIVATIONS, Actor, apply
+from ddpg_jax.networks import ACTIVATIONS, PRECISIONS, Actor, apply
 from ddpg_jax.normalization import read
 from ddpg_jax.types import Array, ConfigError, EnvSpec, Params
 
@@ -36,6 +36,7 @@ class Policy:
     layer_norm: bool
     params: Params
     batch_norm: bool = False
+    precision: str = "float32"
 
     def __call__(self, obs: Any) -> Any:
         """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
@@ -58,8 +59,8 @@ class Policy:
         return _unit(self._actor(), params, obs)
 
     def _actor(self) -> Actor:
-        activation = ACTIVATIONS[self.activation]
-        return Actor(self.spec.action_dim, self.hidden, activation, self.layer_norm, batch_norm=self.batch_norm)
+        options = {"batch_norm": self.batch_norm, "dtype": PRECISIONS[self.precision]}
+        return Actor(self.spec.action_dim, self.hidden, ACTIVATIONS[self.activation], self.layer_norm, **options)
 
     def save(self, folder: str | Path) -> None:
         """Writes `policy.json` and `actor.npz`, plain arrays, into a folder that is made if need be."""
@@ -73,6 +74,7 @@ class Policy:
             "activation": self.activation,
             "layer_norm": self.layer_norm,
             "batch_norm": self.batch_norm,
+            "precision": self.precision,
         }
         with open(folder / "actor.npz.tmp", "wb") as file:
             np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
@@ -107,8 +109,9 @@ def load_policy(folder: str | Path) -> Policy:
         with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
             params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
         spec: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
-        batch_norm = about.get("batch_norm", False)  # policies of before it came do without
-        return Policy(EnvSpec(**spec), tuple(about["hidden"]), about["activation"], about["layer_norm"], params, batch_norm)
+        layers = (tuple(about["hidden"]), about["activation"], about["layer_norm"])
+        options = {name: about[name] for name in ("batch_norm", "precision") if name in about}  # older policies lack some
+        return Policy(EnvSpec(**spec), *layers, params, **options)
     except FileNotFoundError as error:
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
     except Exception as error:  # a truncated archive, a wrong type, a missing field

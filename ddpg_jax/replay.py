@@ -200,6 +200,21 @@ def scaled(replay: Replay) -> Replay:
     return replay._replace(sample=sample)
 
 
+def aged(replay: Replay) -> Replay:
+    """The replay, which also measures `replay_age`: how old the rows that it gives are on average, in environment steps.
+
+    A transition's age is how many its environment has stored since, times the number of environments: 0 for the newest. Of an
+    n-step window that of its first row counts. Importance weights do not.
+    """
+
+    def measure(state: Any, index: Array) -> dict[str, Array]:
+        ring = bare(state)
+        _, num_envs = lanes(ring)
+        return {**replay.measure(state, index), "replay_age": num_envs * jnp.mean(age_of(ring, index).astype(jnp.float32))}
+
+    return replay._replace(measure=measure)
+
+
 def interrupt(state: Any) -> Any:
     """Marks the newest row of every lane as the last of its episode: what is written next is another episode.
 

@@ -93,7 +93,8 @@ def train_step(
         t: the clock of the updates, one more at every call; where it starts does not matter.
 
     Returns:
-        The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean` and `td` `[B]`.
+        The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean`, what else agent and replay measure, and
+        `td` `[B]`.
 
     >>> import functools, jax, ddpg_jax as dj
     >>> agent, hyper = dj.make_agent(obs_dim=3, action_dim=1), dj.Hyperparams()
@@ -102,6 +103,7 @@ def train_step(
     """
     batch, weight, index = replay.sample(stream(key, "sample", t), replay_state, hyper, t)
     train, info = agent.update(stream(key, "update", t), train, batch, weight, hyper, t)
+    info = {**info, **replay.measure(replay_state, index)}
     return train, replay.feedback(replay_state, index, info["td"], hyper), info
 
 

@@ -155,8 +155,13 @@ class Agent(NamedTuple):
     normalized."""
 
 
+def _nothing(state: Any, index: Array) -> dict[str, Array]:
+    del state, index
+    return {}
+
+
 class Replay(NamedTuple):
-    """Where transitions are kept, as four pure functions."""
+    """Where transitions are kept, as four pure functions and one that looks on."""
 
     init: Callable[[], Any]
     """`() -> state`, empty: a `ReplayState`, or what has one inside."""
@@ -166,6 +171,8 @@ class Replay(NamedTuple):
     """`(key, state, hyper, t) -> (batch [B], weight [B], index [B])`; consumes the key; `t` counts updates."""
     feedback: Callable[[Any, Array, Array, Hyperparams], Any]
     """`(state, index [B], td [B], hyper) -> state`; the identity unless priorities are kept."""
+    measure: Callable[[Any, Array], dict[str, Array]] = _nothing
+    """`(state, index [B]) -> {name: []}`: what is reported of a batch that was sampled; nothing unless asked for."""
 
 
 class Explorer(NamedTuple):

@@ -67,6 +67,7 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
         ({"env": "probe/lqr", "exploration": "none", "lr_schedule": "cosine"}, {"loshchilov2017"}),
         ({"env": "probe/lqr", "exploration": "none", "layer_norm": True, "n_step": 3}, {"ba2016", "sutton2018"}),
         ({"env": "probe/lqr", "exploration": "none", "batch_norm": True}, {"ioffe2015"}),
+        ({"env": "probe/lqr", "exploration": "none", "precision": "bfloat16"}, {"kalamkar2019"}),
         ({"env": "probe/lqr", "exploration": "none", "num_critics": 2}, {"fujimoto2018"}),
         ({"env": "probe/lqr", "exploration": "none", "policy_delay": 2}, {"fujimoto2018"}),
         ({"env": "probe/lqr", "exploration": "none", "target_noise": 0.2}, {"fujimoto2018"}),

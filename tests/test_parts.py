@@ -21,7 +21,7 @@ import ddpg_jax as dj
 from ddpg_jax.envs import DEVICE
 from ddpg_jax.experiment import SWITCHES
 from ddpg_jax.exploration import EXPLORERS
-from ddpg_jax.networks import INITS
+from ddpg_jax.networks import INITS, PRECISIONS
 from ddpg_jax.replay import REPLAYS
 from ddpg_jax.schedules import SCHEDULES
 from ddpg_jax.training import train_step
@@ -54,6 +54,7 @@ STRUCTURES: list[dict[str, Any]] = [
     *({"init": name} for name in INITS if name != "fan_in"),
     {"layer_norm": True},
     {"batch_norm": True},
+    {"precision": "bfloat16"},
     {"normalize_obs": True},
     {"normalize_reward": True},
     {"num_critics": 2},
@@ -142,6 +143,7 @@ def assert_finite(outcome: Any) -> None:
 
 
 SAME, DIFFERENT = 2e-5, 1e-3  # what rounding makes of six updates, and what a part makes of them
+ROUNDED = 1e-4  # and what a part makes of them that only rounds, as `precision` does
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -179,11 +181,12 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     assert distance(same, member) == 0.0
     assert distance(other.train, member.train) > DIFFERENT
     assert distance(other.actions, member.actions) > DIFFERENT
-    acts = set(fields) & {"exploration", "noise_schedule", "init", "layer_norm", "batch_norm"}
+    acts = set(fields) & {"exploration", "noise_schedule", "init", "layer_norm", "batch_norm", "precision"}
     learns = set(fields) - {"exploration", "noise_schedule"}
-    assert (distance(member.actions, plain().actions) > DIFFERENT) == bool(acts), "exploration"
+    little = ROUNDED if "precision" in fields else DIFFERENT
+    assert (distance(member.actions, plain().actions) > little) == bool(acts), "exploration"
     if jax.tree.structure(member.train) == jax.tree.structure(plain().train):  # else it is another network altogether
-        assert (distance(member.train, plain().train) > DIFFERENT) == bool(learns), "learning"
+        assert (distance(member.train, plain().train) > little) == bool(learns), "learning"
     call(experiment, [dj.Hyperparams(*(0.9 * x for x in hyper))] * 3, (5, 6, 7))
     assert program(experiment)._cache_size() == 1
 
@@ -195,6 +198,7 @@ OPTIONS: dict[str, list[Any]] = {
     "replay": list(REPLAYS),
     "init": list(INITS),
     "norm": ["none", "layer_norm", "batch_norm"],  # two fields, of which one can be on
+    "precision": list(PRECISIONS),
     "normalize_obs": [False, True],
     "normalize_reward": [False, True],
     "num_critics": [1, 2],

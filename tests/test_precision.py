@@ -1,0 +1,103 @@
+"""Mixed precision: which products are in bfloat16, that nothing else is, and that a saved policy knows."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddpg_jax as dj
+from ddpg_jax.networks import PRECISIONS
+from tests.test_parts import distance
+
+OBS, ACTION, BATCH, HIDDEN = 3, 2, 8, (16, 12)
+KEY, HYPER = jax.random.key(0), dj.Hyperparams()
+
+
+def batch() -> dj.Transition:
+    rng = np.random.default_rng(0)
+    shapes = ((BATCH, OBS), (BATCH, ACTION), (BATCH,), (BATCH, OBS))
+    obs, action, reward, next_obs = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return dj.Transition(obs, action, reward, jnp.ones(BATCH), jnp.zeros(BATCH, bool), next_obs)
+
+
+def update(agent: dj.Agent, state: Any) -> Any:
+    return agent.update(KEY, state, batch(), jnp.ones(BATCH), HYPER, jnp.int32(0))
+
+
+def products(jaxpr: Any) -> list[tuple[set[str], set[int]]]:
+    """Types and lengths of what enters each product of a program, those of its inner programs too."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            inputs = [variable.aval for variable in equation.invars]
+            found.append(({str(x.dtype) for x in inputs}, {length for x in inputs for length in x.shape}))
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            found += products(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"batch_norm": True}, {"action_layer": 2}])
+def test_hidden_layers_alone_are_in_bfloat16_forward_and_backward(options: dict[str, Any]) -> None:
+    """As many products as with float32, and those without a last layer (whose width is A or 1) have both inputs in bfloat16."""
+    counts = {}
+    for precision in PRECISIONS:
+        agent = dj.make_agent(OBS, ACTION, HIDDEN, precision=precision, init="fan_in", **options)
+        made = products(jax.make_jaxpr(functools.partial(update, agent))(agent.init(KEY, HYPER)).jaxpr)
+        counts[precision] = Counter((*sorted(types), bool(lengths & {1, ACTION})) for types, lengths in made)
+    full, mixed = counts["float32"], counts["bfloat16"]
+    assert set(full) == {("float32", False), ("float32", True)}
+    assert mixed == {("bfloat16", False): full["float32", False], ("float32", True): full["float32", True]}
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"batch_norm": True}])
+def test_what_is_kept_and_what_is_given_is_float32(options: dict[str, Any]) -> None:
+    """Starts are the same to the bit, and an update goes where that of float32 goes, but for rounding."""
+    plain, mixed = (dj.make_agent(OBS, ACTION, HIDDEN, init="fan_in", precision=name, **options) for name in PRECISIONS)
+    start = plain.init(KEY, HYPER)
+    assert distance(start, mixed.init(KEY, HYPER)) == 0.0
+    (_, expected), (after, info) = update(plain, start), update(mixed, start)
+    assert {str(x.dtype) for x in jax.tree.leaves((after, info))} <= {"float32", "int32"}
+    assert mixed.act(start.params.actor, batch().obs).dtype == jnp.float32
+    np.testing.assert_allclose(info["td"], expected["td"], atol=0.03)
+    assert not np.allclose(info["td"], expected["td"], atol=1e-5), "nothing was rounded"
+    moment, other = (np.asarray(x.opt.critic[0].mu["critic_0"]["hidden_1"]["kernel"]) for x in (update(plain, start)[0], after))
+    assert np.linalg.norm(moment - other) < 0.05 * np.linalg.norm(moment), "the gradient is another one"
+
+
+def test_large_values_are_not_rounded() -> None:
+    """A last layer in bfloat16 would tell values around 200 apart in steps of 1, and TD errors with them."""
+    agent = dj.make_agent(OBS, ACTION, HIDDEN, precision="bfloat16")
+    critic = agent.init(KEY, HYPER).params.critic
+    critic["critic_0"]["value"]["bias"] += 200.0
+    q = np.asarray(agent.q_values(critic, batch().obs, batch().action))
+    assert len(np.unique(q)) == BATCH
+    assert np.ptp(q) < 0.1
+
+
+def test_a_saved_policy_acts_in_its_own_precision(tmp_path: Path) -> None:
+    """To the bit; and one that was written without the field is float32."""
+    fields = {"hidden": (8,), "steps": 40, "warmup_steps": 20, "batch_size": 8, "eval_every": 40, "eval_episodes": 1}
+    run = dj.train("probe/lqr", precision="bfloat16", init="fan_in", **fields)
+    run.policy.save(tmp_path)
+    obs = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    assert np.array_equal(dj.load_policy(tmp_path)(obs), run.policy(obs))
+
+    about = json.loads((tmp_path / "policy.json").read_text())
+    assert about.pop("precision") == "bfloat16"
+    (tmp_path / "policy.json").write_text(json.dumps(about))
+    assert dj.load_policy(tmp_path).precision == "float32"
+    assert not np.array_equal(dj.load_policy(tmp_path)(obs), run.policy(obs))
+
+
+def test_other_precisions_are_refused() -> None:
+    with pytest.raises(dj.ConfigError, match="precision=float16 is not allowed; allowed are float32, bfloat16"):
+        dj.configure({"precision": "float16"})
