@@ -300,8 +300,9 @@ def _keywords(name: str, value: Any) -> str:
             raise ValueError
         return json.dumps(keywords, sort_keys=True, allow_nan=False, default=lambda array: array.tolist())
     except (TypeError, ValueError, AttributeError) as error:
+        shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         raise ConfigError(
-            f'{name}={value} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, with values '
+            f'{name}={shown} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, with values '
             "that JSON has"
         ) from error
 

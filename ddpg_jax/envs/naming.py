@@ -195,7 +195,9 @@ def _wrap(name: str, word: str, wrapper: Callable[[Any], Any], env: Any) -> Any:
             "environment alone (for others register the environment with additional_wrappers, or pass a function that makes it)"
         ) from error
     if not isinstance(wrapped, gymnasium.Env):
-        raise ConfigError(f"wrappers={word} makes a {type(wrapped).__name__} of env={name}; it must make a gymnasium.Env")
+        raise ConfigError(
+            f"wrappers={word} gives {type(wrapped).__name__} in place of env={name}; it must give a gymnasium.Env"
+        )
     return wrapped
 
 
