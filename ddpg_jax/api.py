@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.driving import drive
-from ddpg_jax.envs import make_device, on_device
+from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import vectorize
-from ddpg_jax.experiment import Experiment, configure
+from ddpg_jax.experiment import STRUCTURE, Experiment, configure, env_options
 from ddpg_jax.host_program import host_program
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
 from ddpg_jax.program import Member, Program, device_program
-from ddpg_jax.sweeping import Point, Sweep, grid_points, in_memory, make_legs
+from ddpg_jax.sweeping import Point, Sweep, grid_points, in_memory, make_legs, plain
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
 
 
@@ -123,6 +123,8 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
     Raises:
         ConfigError: an unknown environment, or one that DDPG cannot work with.
     """
+    if env is not None:
+        _check_no_options(experiment)
     if isinstance(env, Env):
         return device_program(experiment, env, members)
     if env is not None:
@@ -132,8 +134,9 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
             vectorize(env, experiment.env, len(members) * experiment.num_envs),
             vectorize(env, experiment.env, len(members) * experiment.eval_episodes),
         )
-    if on_device(experiment.backend, experiment.env):
-        return device_program(experiment, make_device(experiment.env), members)
+    chosen = device_env(experiment.backend, experiment.env, env_options(experiment))
+    if chosen is not None:
+        return device_program(experiment, chosen, members)
     return host_program(experiment, members)
 
 
@@ -141,6 +144,16 @@ def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> 
     """The policy that these parameters are."""
     x = experiment
     return Policy(spec, x.hidden, x.activation, x.layer_norm, actor_params, x.batch_norm, x.precision)
+
+
+def _check_no_options(experiment: Experiment) -> None:
+    """What is done to an environment that is made by name is no business of one that is given as it is."""
+    for name, value in env_options(experiment)._asdict().items():
+        if value != STRUCTURE[name]:
+            raise ConfigError(
+                f"{name}={plain(value)} is not allowed with an environment that is given as an object; it must be "
+                f"{plain(STRUCTURE[name]) or 'empty'}, or the environment a name"
+            )
 
 
 def _name(env: Any) -> str:

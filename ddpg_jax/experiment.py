@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ddpg_jax import exploration, hindsight, networks, replay
 from ddpg_jax.placement import PLACEMENTS
 from ddpg_jax.presets import PRESETS
 from ddpg_jax.schedules import SCHEDULES
-from ddpg_jax.types import ConfigError, Hyperparams
+from ddpg_jax.types import ConfigError, EnvOptions, Hyperparams
 
 BACKENDS = ("auto", "device", "host")
 ORDERS = ("overlapped", "textbook")
@@ -29,6 +30,14 @@ class Experiment:
 
     env: str = "Pendulum-v1"
     """A Gymnasium id, or the name of an environment written in JAX."""
+    imports: tuple[str, ...] = ()
+    """Modules that register environments, joined by commas; they are imported first, from the current folder too."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, name=value joined by commas, or JSON; `max_episode_steps` sets the time limit.
+    Where the twin on the device does not take them, backend=auto takes the host."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first; called with the environment
+    alone. With any, backend=auto takes the host."""
     backend: str = "auto"
     """Where the environment runs: device, host, or auto, which takes the device where the environment is written in JAX."""
     host_order: str = "overlapped"
@@ -209,6 +218,8 @@ def coerce(name: str, value: Any) -> Any:
         close = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
         raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or fields)}")
     default = fields[name]
+    if name in TEXTS:
+        return TEXTS[name](name, value)
     if name in CHOICES:
         if not isinstance(value, str) or value not in CHOICES[name]:
             close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
@@ -270,6 +281,61 @@ def _sizes(name: str, value: Any) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1 joined by -, such as 256-256")
     return sizes
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
+    return tuple(word for text in texts for word in re.split(r"[, ]+", text) if word)
+
+
+def _keywords(name: str, value: Any) -> str:
+    """`name=value` texts, JSON or a mapping, as JSON that is equal where they are.
+
+    >>> _keywords("env_kwargs", "g=9.0,wind=true"), _keywords("env_kwargs", {"wind": True, "g": 9.0})
+    ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
+    """
+    keywords: dict[str, Any] = {}
+    try:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            keywords |= text if isinstance(text, Mapping) else _read_keywords(text)
+        if not all(isinstance(word, str) and word.isidentifier() for word in keywords):
+            raise ValueError
+        return json.dumps(keywords, sort_keys=True, allow_nan=False, default=lambda array: array.tolist())
+    except (TypeError, ValueError, AttributeError) as error:
+        shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        raise ConfigError(
+            f'{name}={shown} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, with values '
+            "that JSON has"
+        ) from error
+
+
+def _read_keywords(text: str) -> dict[str, Any]:
+    if text.lstrip().startswith("{"):
+        return json.loads(text)
+    pairs = [pair.partition("=") for pair in re.split(r",\s*(?=[^\W\d]\w*=)", text) if pair.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError("a word without a value")
+    return {word.strip(): _read_value(value.strip()) for word, _, value in pairs}
+
+
+def _read_value(text: str) -> Any:
+    """JSON, a word of Python's for what JSON spells otherwise, or else the text itself."""
+    words = {"True": True, "False": False, "None": None}
+    try:
+        return words[text] if text in words else json.loads(text)
+    except ValueError:
+        return text
+
+
+TEXTS: dict[str, Callable[[str, Any], Any]] = {"imports": _names, "env_kwargs": _keywords, "wrappers": _names}
+"""Fields that are not of a number's or a choice's form -> what reads them."""
+
+
+def env_options(experiment: Experiment) -> EnvOptions:
+    """What an experiment does to the environment that it names."""
+    return EnvOptions(experiment.imports, experiment.env_kwargs, experiment.wrappers)
 
 
 def validate(experiment: Experiment, hyper: Hyperparams) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ddpg_jax.building import build, reported
 from ddpg_jax.envs.host import HostEnv, HostStep, make_host
-from ddpg_jax.experiment import Experiment
+from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
@@ -143,7 +143,7 @@ def host_program(
     """
     placement = placement or place(len(members), experiment.placement)
     count, num_envs, episodes = len(members), experiment.num_envs, experiment.eval_episodes
-    env = make_host(experiment.env, count * num_envs) if env is None else env
+    env = make_host(experiment.env, count * num_envs, env_options(experiment)) if env is None else env
     spec = env.spec
     evaluators: list[HostEnv] = [] if eval_env is None else [eval_env]
     warmup, names = warmup_iterations(experiment), reported(experiment)
@@ -235,7 +235,7 @@ def host_program(
 
     def evaluate(state: HostState, i: int) -> tuple[np.ndarray, np.ndarray]:
         if not evaluators:
-            evaluators.append(make_host(experiment.env, count * episodes))
+            evaluators.append(make_host(experiment.env, count * episodes, env_options(experiment)))
         with at_step(i * num_envs, "in the evaluation "):
             returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: policy(state, obs))
         return returns.reshape(count, episodes), lengths.reshape(count, episodes)

@@ -131,8 +131,10 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
 
 
 def plain(value: Any) -> Any:
-    """A field's value as it stands in a table: sizes as 256-256."""
-    return "-".join(map(str, value)) if isinstance(value, tuple) else value
+    """A field's value as it stands in a table: sizes as 256-256, names with commas."""
+    if not isinstance(value, tuple):
+        return value
+    return ",".join(value) if all(isinstance(part, str) for part in value) else "-".join(map(str, value))
 
 
 def in_memory(

@@ -196,6 +196,21 @@ class Goal(NamedTuple):
     was desired; the discount is 0 where that terminates."""
 
 
+class EnvOptions(NamedTuple):
+    """What is done to an environment that is made by its name; plain data, the fields of `Experiment` of these names."""
+
+    imports: tuple[str, ...] = ()
+    """Modules that register environments; they are imported first."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as JSON."""
+    wrappers: tuple[str, ...] = ()
+    """Gymnasium wrappers, each a name in `gymnasium.wrappers` or `module:Wrapper`, the innermost first."""
+
+
+NO_OPTIONS = EnvOptions()
+"""An environment as it is registered."""
+
+
 class EnvSpec(NamedTuple):
     """What is known of an environment before it runs; plain data."""
 

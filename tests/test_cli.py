@@ -135,7 +135,7 @@ def test_an_environment_that_needs_mujoco_names_the_extra(one_line: Any, tmp_pat
     line = one_line("train", "HalfCheetah-v5", *TINY, "--out", str(tmp_path / "out"))
     assert "env=HalfCheetah-v5" in line
     assert "extra mujoco" in line
-    assert "gymnasium[mujoco]" in line
+    assert 'pip install "ddpg_jax[mujoco]"' in line
     assert not (tmp_path / "out").exists()
 
 

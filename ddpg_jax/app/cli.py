@@ -7,12 +7,12 @@ what a field allows: the same words then serve the command line, grids and Pytho
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
 import errno
 import functools
 import inspect
+import json
 import os
 import re
 import shlex
@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment, coerce, configure
 from ddpg_jax.presets import PRESETS, read_preset
-from ddpg_jax.types import ConfigError, EnvironmentFailure, Hyperparams
+from ddpg_jax.sweeping import plain
+from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvOptions, Hyperparams
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a disk without space."""
@@ -76,11 +77,13 @@ def _main(arguments: list[str]) -> int:
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """`--field -1e-3` as `--field=-1e-3`: argparse would take such a number for an option."""
+    """`--field -1e-3` as `--field=-1e-3`, which argparse would take for an option, and `--env-kwargs a=1 b=2` as `a=1,b=2`."""
     joined: list[str] = []
     for word in arguments:
         if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.]", word):
             joined[-1] += f"={word}"
+        elif len(joined) > 1 and joined[-2] == "--env-kwargs" and re.match(r"[^\W\d]\w*=", word):
+            joined[-1] += f",{word}"
         else:
             joined.append(word)
     return joined
@@ -146,19 +149,30 @@ def _parser() -> Parser:
     cite.set_defaults(run=_cite)
 
     commands.add_parser("presets", help="named settings").set_defaults(run=_presets)
-    commands.add_parser("envs", help="environments that can be named").set_defaults(run=_envs)
+
+    envs = commands.add_parser("envs", help="environments that can be named", allow_abbrev=False)
+    envs.add_argument("name", nargs="?", metavar="NAME", help="all about this one, or all whose names begin so")
+    for name in EnvOptions._fields:
+        _field(envs, name, STRUCTURE[name])
+    envs.set_defaults(run=_envs)
     return parser
 
 
 def _fields(parser: Parser) -> None:
     fields = parser.add_argument_group("fields of the experiment and its numbers")
     for name, default in {**STRUCTURE, **NUMBERS}.items():
-        if name == "env":
-            continue
-        about = _documentation()[name].rstrip(".").split(". ")[0].replace("%", "%%")
-        allowed = f" [{', '.join(CHOICES[name])}]" if name in CHOICES else ""
-        shown = "-".join(map(str, default)) if isinstance(default, tuple) else default
-        fields.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=f"{about}{allowed} ({shown})")
+        if name != "env":
+            _field(fields, name, default)
+
+
+def _field(parser: Any, name: str, default: Any) -> None:
+    """An option for a field; those of the environment may be given several times."""
+    about = _documentation()[name].rstrip(".").split(". ")[0].replace("%", "%%")
+    allowed = f" [{', '.join(CHOICES[name])}]" if name in CHOICES else ""
+    shown = f" ({plain(default)})" if default != () else ""
+    names = [f"--{name.replace('_', '-')}", *(["--import"] if name == "imports" else [])]
+    action = "append" if name in EnvOptions._fields else "store"
+    parser.add_argument(*names, dest=name, action=action, metavar="VALUE", help=f"{about}{allowed}{shown}")
 
 
 def _job(parser: Parser) -> None:
@@ -323,7 +337,7 @@ def _names(settings: list[dict[str, Any]]) -> list[str]:
     names = []
     for one in settings:
         base, hyper = configure({"preset": one["preset"]})
-        usual = {**dataclasses.asdict(base), "hidden": list(base.hidden), **hyper._asdict(), "env": None}
+        usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None}
         different = [f"{name}={one[name]}" for name in varying if name in one and one[name] != usual.get(name)]
         names.append(", ".join([one["preset"], *different]))
     return names
@@ -344,8 +358,6 @@ def _cite(options: argparse.Namespace) -> int:
 
 
 def _presets(options: argparse.Namespace) -> int:
-    from ddpg_jax.sweeping import plain
-
     del options
     for name, preset in PRESETS.items():
         print(f"{name:18s} {preset.source}")
@@ -357,23 +369,11 @@ def _presets(options: argparse.Namespace) -> int:
 
 
 def _envs(options: argparse.Namespace) -> int:
-    del options
-    import gymnasium
+    from ddpg_jax.app.environments import about, overview
 
-    from ddpg_jax.envs import DEVICE
-
-    for name, make in DEVICE.items():
-        spec = make().spec
-        print(f"{name:34s} device  obs {spec.obs_shape}  actions {spec.action_shape}  limit {spec.max_steps}")
-    for name, spec in gymnasium.registry.items():
-        with contextlib.suppress(Exception):  # a missing extra, an old version
-            if any(f"{spec.name}-v{v}" in gymnasium.registry for v in range((spec.version or 0) + 1, 9)):
-                continue
-            env = gymnasium.make(name)
-            observation, action = env.observation_space, env.action_space
-            if type(observation).__name__ == "Box" and type(action).__name__ == "Box" and observation.shape is not None:
-                print(f"{name:34s} host    obs {observation.shape}  actions {action.shape}  limit {spec.max_episode_steps}")
-            env.close()
+    given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in EnvOptions._fields}
+    asked = EnvOptions(**given)
+    print(about(options.name, asked) if options.name else overview(asked))
     return 0
 
 

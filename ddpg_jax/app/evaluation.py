@@ -12,8 +12,11 @@ import jax
 import numpy as np
 
 from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.envs import make_device, on_device
+from ddpg_jax.envs import DEVICE
+from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
+from ddpg_jax.envs.naming import maker
+from ddpg_jax.experiment import Experiment, coerce, env_options
 from ddpg_jax.host_program import host_rollout
 from ddpg_jax.policy import Policy, load_policy
 from ddpg_jax.training import rollout
@@ -28,18 +31,29 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     Raises:
         ConfigError: no whole run is in the folder.
     """
-    about = RunFolder(folder).manifest()["experiment"]
+    x = recorded(folder)
     policy = load_policy(policy_at)
-    if on_device(about["backend"], about["env"]):
-        env = make_device(about["env"])
+    env = device_env(x.backend, x.env, env_options(x))
+    if env is not None:
         run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
         returns, lengths = run(jax.random.key(seed), policy.params)
         return np.asarray(returns), np.asarray(lengths)
-    host = make_host(about["env"], episodes)
+    host = make_host(x.env, episodes, env_options(x))
     act = jax.jit(policy.unit_action)
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
     with contextlib.closing(host):
         return host_rollout(host, seeds, lambda obs: np.asarray(act(policy.params, obs)))
+
+
+def recorded(folder: Path) -> Experiment:
+    """The experiment of a run, as far as it concerns the environment.
+
+    Raises:
+        ConfigError: no whole run is in the folder.
+    """
+    about = RunFolder(folder).manifest()["experiment"]
+    fields = ("env", "backend", *env_options(Experiment())._fields)
+    return Experiment(**{name: coerce(name, about[name]) for name in fields if name in about})
 
 
 def policy_folder(folder: Path, member: str | None = None) -> Path:
@@ -73,13 +87,14 @@ def check_film(folder: Path, path: Path) -> None:
         raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
     if not path.parent.is_dir():
         raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
-    name = RunFolder(folder).manifest()["experiment"]["env"]
-    if name not in gymnasium.registry and ":" not in name:
+    x = recorded(folder)
+    name, only_in_jax = x.env, x.env in DEVICE and x.env not in gymnasium.registry
+    if only_in_jax:
         raise ConfigError(f"video={path} cannot be made; env={name} does not render")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it does not render is said below
-            env = gymnasium.make(name, render_mode="rgb_array")
+            env = maker(name, env_options(x), render_mode="rgb_array")()
             env.reset(seed=0)
             if env.render() is None:
                 raise ValueError("it gives no picture")
@@ -94,13 +109,12 @@ def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
     Raises:
         ConfigError: the ending of the name, or the environment does not render.
     """
-    import gymnasium
     from PIL import Image
 
     check_film(folder, path)
-    about = RunFolder(folder).manifest()["experiment"]
+    x = recorded(folder)
     policy: Policy = load_policy(policy_at)
-    env = gymnasium.make(about["env"], render_mode="rgb_array")
+    env = maker(x.env, env_options(x), render_mode="rgb_array")()
     obs, _ = env.reset(seed=seed)
     frames: list[Any] = [env.render()]
     done = False

@@ -25,8 +25,8 @@ from ddpg_jax.app.processes import ALONE, Ended, Processes, idle_program
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
-from ddpg_jax.envs import on_device
-from ddpg_jax.experiment import Experiment
+from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.program import Member, Program
 from ddpg_jax.sweeping import Leg, describe, in_memory
 from ddpg_jax.types import ConfigError, EnvironmentFailure
@@ -264,7 +264,7 @@ class Job:
             reached = {**dict.fromkeys(before, math.inf), **{member.number: step for member in now}}
             over = self._over(kept)
             say(f"{self.place.path} {'was finished at' if over else 'goes on from'} step {step:,}")
-            if kept.text is None and not on_device(experiment.backend, experiment.env):
+            if kept.text is None and device_env(experiment.backend, experiment.env, env_options(experiment)) is None:
                 say("the environments could not be kept: their episodes start anew")
         self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
         self.earlier = self.place.manifest().get("seconds", 0.0) if self.rows else 0.0

@@ -10,13 +10,19 @@ from ddpg_jax.envs import functional
 from ddpg_jax.envs.device import make_env
 from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.goals import point_reach
+from ddpg_jax.envs.mountain_car import mountain_car
 from ddpg_jax.envs.probes import PROBES
 from ddpg_jax.types import ConfigError, Env
 
 __all__ = ["DEVICE", "from_functional", "make_device", "make_env", "nearest", "on_device"]
 
-DEVICE: dict[str, Callable[[], Env]] = {"Pendulum-v1": functional.pendulum, "point-reach": point_reach, **PROBES}
-"""Environments written in JAX, by name."""
+DEVICE: dict[str, Callable[..., Env]] = {
+    "Pendulum-v1": functional.pendulum,
+    "MountainCarContinuous-v0": mountain_car,
+    "point-reach": point_reach,
+    **PROBES,
+}
+"""Environments written in JAX, by name; the parameters of the functions are the keyword arguments that they take."""
 
 
 def on_device(backend: str, name: str) -> bool:

@@ -7,20 +7,16 @@ episode as the successor of its last step, and apart from them the observations 
 from __future__ import annotations
 
 import base64
-import importlib
 import pickle
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpg_jax.envs.goals import goal_on_host
+from ddpg_jax.envs.naming import maker
 from ddpg_jax.envs.spaces import flatten_goals, has_goals, join_goals, spec_of, to_native
-from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvSpec
-
-ROBOTICS = ("AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
-"""How the names of gymnasium-robotics' environments with goals begin."""
+from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvironmentFailure, EnvOptions, EnvSpec
 
 
 class HostStep(NamedTuple):
@@ -165,54 +161,17 @@ def vectorize(make: Any, name: str, count: int, reward_threshold: float | None =
     return HostEnv(SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP), name, reward_threshold)  # pyright: ignore
 
 
-def make_host(name: str, num_envs: int) -> HostEnv:
+def make_host(name: str, num_envs: int, options: EnvOptions = NO_OPTIONS) -> HostEnv:
     """`num_envs` copies of a registered Gymnasium environment, stepped one after the other in this process.
 
     Raises:
-        ConfigError: no environment of that name, a missing extra, or spaces that DDPG cannot work with.
+        ConfigError: no environment of that name, a missing extra, options that it does not take, or spaces that DDPG cannot
+            work with.
     """
     import gymnasium
 
-    from ddpg_jax.envs import DEVICE, nearest
-
-    module, _, known = name.rpartition(":")
-    if module:
-        _import(name, module)
-    elif known.startswith(ROBOTICS):
-        _register_robotics(name)
-    if known not in gymnasium.registry:
-        names = [*gymnasium.registry, *DEVICE]
-        raise ConfigError(f"env={name} is not known; {nearest(known, names)}")
-    try:
-        threshold = gymnasium.spec(known).reward_threshold
-        return vectorize(lambda: gymnasium.make(known), name, num_envs, threshold)
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        where = f"{gymnasium.registry[known].entry_point} {error}".lower()
-        extra = next((extra for extra in ("mujoco", "box2d") if extra in where), None)
-        cure = f'extra {extra}, or pip install "gymnasium[{extra}]"' if extra else " ".join(str(error).split())
-        raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
-    except ConfigError:
-        raise
-    except (gymnasium.error.Error, ValueError) as error:
-        raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-
-
-def _import(name: str, module: str) -> None:
-    """Imports the module that registers an environment, from the current folder too, as Python itself would."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"env={name} needs the module {module}, which cannot be imported: {error}") from error
-
-
-def _register_robotics(name: str) -> None:
-    try:
-        import gymnasium_robotics  # noqa: F401
-    except ImportError as error:
-        cure = 'extra goals, or pip install "gymnasium-robotics"'
-        raise ConfigError(f"env={name} needs a package that is not installed: {cure}") from error
+    make = maker(name, options)
+    return vectorize(make, name, num_envs, gymnasium.spec(name.rpartition(":")[2]).reward_threshold)
 
 
 def _alone(obs: Any) -> Any:

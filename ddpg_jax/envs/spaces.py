@@ -45,8 +45,8 @@ def spec_of(
     for role, space in (("observations", observation_space), ("actions", action_space)):
         if type(space).__name__ != "Box":
             raise ConfigError(
-                f"env={name} has {type(space).__name__} {role}; supported are Box {role} (Dict observations: wrap the "
-                "environment in gymnasium.wrappers.FlattenObservation)"
+                f"env={name} has {type(space).__name__} {role}; supported are Box {role} (Dict and Discrete observations: with "
+                "wrappers=FlattenObservation)"
                 if role == "observations"
                 else f"env={name} has {type(space).__name__} {role}; supported are Box {role} with finite bounds"
             )
@@ -60,8 +60,7 @@ def spec_of(
         raise ConfigError(f"env={name} has actions of type {action_space.dtype}; supported are floating types")
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise ConfigError(
-            f"env={name} has actions bounded by {_short(low)} and {_short(high)}; supported are finite bounds, low < high "
-            "(wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction)"
+            f"env={name} has actions bounded by {_short(low)} and {_short(high)}; supported are finite bounds, low < high"
         )
     return EnvSpec(
         name,

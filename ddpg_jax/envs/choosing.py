@@ -1,0 +1,60 @@
+"""Whether a run takes the environment that is written in JAX, given what is to be done to it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+
+from ddpg_jax.envs import DEVICE, make_device, on_device
+from ddpg_jax.envs.naming import check_time_limit, import_module
+from ddpg_jax.types import NO_OPTIONS, ConfigError, Env, EnvOptions
+
+
+def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env | None:
+    """The environment that is compiled into the program, or None where the run is to step Gymnasium's on the host.
+
+    With `backend=auto` it is None, too, where Gymnasium has an environment of this name and the one written in JAX does not
+    take its wrappers or all of its keyword arguments.
+
+    Raises:
+        ConfigError: a module that cannot be imported, no environment of that name, or options that it does not take.
+
+    >>> from ddpg_jax.types import EnvOptions
+    >>> device_env("auto", "Pendulum-v1", EnvOptions(env_kwargs='{"g": 9.0}')) is None
+    True
+    """
+    for module in options.imports:
+        import_module(f"imports={module}", module)
+    if not on_device(backend, name):
+        return None
+    keywords = json.loads(options.env_kwargs)
+    taken = list(inspect.signature(DEVICE[name]).parameters) if name in DEVICE else []
+    fits = keywords.keys() <= set(taken) and not options.wrappers
+    if not fits and backend == "auto" and _gymnasium_has(name):
+        return None
+    env = make_device(name)
+    if options.wrappers:
+        raise ConfigError(
+            f"wrappers={','.join(options.wrappers)} is not allowed with env={name} on the device; it must be empty, as "
+            "wrappers are for environments on the host"
+        )
+    if not fits:
+        allowed = f"of {', '.join(taken)}" if taken else "empty"
+        raise ConfigError(f"env_kwargs={options.env_kwargs} is not allowed with env={name} on the device; it must be {allowed}")
+    check_time_limit(name, keywords)
+    return _with_keywords(name, options.env_kwargs) if keywords else env
+
+
+@functools.cache  # the same object for the same words, so that its programs are found again
+def _with_keywords(name: str, env_kwargs: str) -> Env:
+    try:
+        return DEVICE[name](**json.loads(env_kwargs))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"env_kwargs={env_kwargs} is not allowed with env={name}: {error}") from error
+
+
+def _gymnasium_has(name: str) -> bool:
+    import gymnasium
+
+    return name in gymnasium.registry

@@ -1,0 +1,233 @@
+"""From the name of a Gymnasium environment to a function that makes it: modules, keyword arguments, wrappers, extras.
+
+Whatever is wrong with a name or with what is to be done to the environment is one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ddpg_jax.envs import DEVICE, nearest
+from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions
+
+EXTRAS = {"mujoco": "mujoco", "box2d": "Box2D", "goals": "gymnasium_robotics"}
+"""Extra of this package -> the module that it brings, which environments need or which registers them."""
+
+ROBOTICS = ("AdroitHand", "AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
+"""How the names of gymnasium-robotics' environments begin, whose module is imported without being asked for."""
+
+LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
+"""Wrappers that learn -> the field that does the same for training and evaluation alike."""
+
+
+def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[[], Any]:
+    """A function that makes the Gymnasium environment of this name.
+
+    Args:
+        name: a registered id, or `module:id`, which imports the module first.
+        options: modules, keyword arguments and wrappers.
+        **more: further keyword arguments, such as `render_mode`.
+
+    Raises:
+        ConfigError: no environment of that name, keyword arguments that it does not take, or wrappers that do not exist. The
+            function raises it for a missing extra, and where an environment or a wrapper cannot be made.
+
+    >>> maker("Pendulum-v1", EnvOptions(env_kwargs='{"max_episode_steps": 50}'))().spec.max_episode_steps
+    50
+    """
+    known = register(name, options.imports)
+    check_keywords(name, known, json.loads(options.env_kwargs))
+    wrappers = {word: find_wrapper(word) for word in options.wrappers}
+
+    def make() -> Any:
+        env = _make(name, known, {**json.loads(options.env_kwargs), **more})
+        for word, wrapper in wrappers.items():
+            env = _wrap(name, word, wrapper, env)
+        return env
+
+    return make
+
+
+def register(name: str, imports: tuple[str, ...] = ()) -> str:
+    """Imports what registers an environment, from the current folder too; gives its name without the module.
+
+    Raises:
+        ConfigError: a module cannot be imported, or no environment of that name is registered then.
+    """
+    import gymnasium
+
+    module, _, known = name.rpartition(":")
+    for word in imports:
+        import_module(f"imports={word}", word)
+    if module:
+        import_module(f"env={name}", module)
+    if known.startswith(ROBOTICS):
+        import_module(f"env={name}", "gymnasium_robotics")
+    if known not in gymnasium.registry:
+        raise ConfigError(f"env={name} is not known; {nearest(known, [*gymnasium.registry, *DEVICE])}")
+    return known
+
+
+def import_module(asked: str, module: str) -> Any:
+    """A module from the current folder, too, as Python itself would find it.
+
+    Raises:
+        ConfigError: it cannot be imported; the sentence begins with what `asked` for it and names the extra that brings it.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever a module does when it is imported
+        extra = next((extra for extra, brings in EXTRAS.items() if brings == module), None)
+        if extra and not installed(module):
+            raise ConfigError(missing(asked, extra)) from error
+        raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {_said(error)}") from error
+
+
+def installed(module: str) -> bool:
+    """Whether a module could be imported, without doing so."""
+    with contextlib.suppress(ValueError):  # hidden: None in its place
+        return importlib.util.find_spec(module) is not None
+    return False
+
+
+def missing(asked: str, extra: str) -> str:
+    """The sentence for an environment whose extra is not installed."""
+    return f'{asked} needs a package that is not installed: extra {extra}, or pip install "ddpg_jax[{extra}]"'
+
+
+def extra_of(entry_point: Any) -> str | None:
+    """The extra that an environment of Gymnasium's own needs, by where its class is; None if it needs none."""
+    return next((extra for extra in EXTRAS if str(entry_point).startswith(f"gymnasium.envs.{extra}")), None)
+
+
+def check_time_limit(name: str, keywords: dict[str, Any]) -> None:
+    """Refuses a `max_episode_steps` that is no time limit.
+
+    Raises:
+        ConfigError: it is not a whole number of at least 1.
+    """
+    limit = keywords.get("max_episode_steps", 1)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(
+            f"env_kwargs=max_episode_steps={limit} is not allowed with env={name}; it must be a whole number of at least 1"
+        )
+
+
+def check_keywords(name: str, known: str, keywords: dict[str, Any]) -> None:
+    """Compares keyword arguments with the signature of what makes the environment, as far as it says.
+
+    Raises:
+        ConfigError: one that it does not take.
+    """
+    check_time_limit(name, keywords)
+    allowed, others = keywords_of(known)
+    wrong = [word for word in keywords if word not in allowed]
+    if wrong and not others:
+        near = difflib.get_close_matches(wrong[0], allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}; it must be of {', '.join(allowed)}{hint}"
+        )
+
+
+def keywords_of(known: str) -> tuple[dict[str, Any], bool]:
+    """The keyword arguments of a registered environment with their defaults, and whether it passes others on."""
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    spec = gymnasium.registry[known]
+    try:
+        creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        parameters = inspect.signature(creator).parameters.values()
+    except Exception:  # a package that is not installed, of which `_make` will speak; a creator without signature
+        return {}, True
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    own = {p.name: spec.kwargs.get(p.name, p.default) for p in named}
+    return {**own, "max_episode_steps": spec.max_episode_steps}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def find_wrapper(word: str) -> Callable[[Any], Any]:
+    """The wrapper of a name in `gymnasium.wrappers`, or of `module:Wrapper`.
+
+    Raises:
+        ConfigError: there is none, or it is one that learns and would do so apart in training and in evaluation.
+    """
+    import gymnasium
+
+    if word in LEARNING:
+        raise ConfigError(
+            f"wrappers={word} is not allowed, as evaluation would not have what training has learned; it must be "
+            f"{LEARNING[word]}=true in its place"
+        )
+    place, _, short = word.rpartition(":")
+    module = import_module(f"wrappers={word}", place) if place else gymnasium.wrappers
+    try:
+        found = getattr(module, short, None)
+    except Exception as error:  # Gymnasium loads its own when they are asked for
+        raise ConfigError(f"wrappers={word} cannot be loaded: {_said(error)}") from error
+    if found is None or not callable(found):
+        there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper()]
+        raise ConfigError(f"wrappers={word} is not in {module.__name__}; {nearest(short, there)}")
+    return found
+
+
+def _wrap(name: str, word: str, wrapper: Callable[[Any], Any], env: Any) -> Any:
+    import gymnasium
+
+    try:
+        wrapped = wrapper(env)
+    except Exception as error:
+        needs = [p.name for p in _required(wrapper)][1:]
+        what = f"it needs {', '.join(needs)} besides the environment" if needs else _said(error)
+        raise ConfigError(
+            f"wrappers={word} cannot be applied to env={name}: {what}; it must be one that is called with the "
+            "environment alone (for others register the environment with additional_wrappers, or pass a function that makes it)"
+        ) from error
+    if not isinstance(wrapped, gymnasium.Env):
+        raise ConfigError(
+            f"wrappers={word} gives {type(wrapped).__name__} in place of env={name}; it must give a gymnasium.Env"
+        )
+    return wrapped
+
+
+def _required(call: Callable[..., Any]) -> list[inspect.Parameter]:
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    try:
+        return [p for p in inspect.signature(call).parameters.values() if p.default is p.empty and p.kind not in several]
+    except (TypeError, ValueError):
+        return []
+
+
+def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
+    import gymnasium
+
+    spec = gymnasium.registry[known]
+    try:
+        return gymnasium.make(known, **keywords)
+    except Exception as error:
+        extra = extra_of(spec.entry_point)
+        if extra and not installed(EXTRAS[extra]):
+            raise ConfigError(missing(f"env={name}", extra)) from error
+        if isinstance(error, TypeError) and keywords.keys() - {"render_mode"}:
+            raise ConfigError(
+                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {_said(error)}; it must be of "
+                f"{', '.join(keywords_of(known)[0])}"
+            ) from error
+        raise ConfigError(f"env={name} cannot be made: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An error in one line; where it says nothing, the line of the source that raised it."""
+    words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or "without a word"
+    return f"{type(error).__name__}: {' '.join(words.split())}"
