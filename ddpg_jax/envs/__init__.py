@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ddpg_jax.envs import brax, functional, gymnax, playground
-from ddpg_jax.envs.device import make_env
+from ddpg_jax.envs.checking import check
+from ddpg_jax.envs.device import make_env, renew_always, renew_at_ends
 from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.goals import point_reach
 from ddpg_jax.envs.probes import PROBES
@@ -19,6 +20,7 @@ __all__ = [
     "DEVICE",
     "FAMILIES",
     "Family",
+    "check",
     "family_of",
     "from_functional",
     "is_installed",
@@ -26,6 +28,8 @@ __all__ = [
     "make_env",
     "nearest",
     "on_device",
+    "renew_always",
+    "renew_at_ends",
 ]
 
 DEVICE: dict[str, Callable[[], Env]] = {"Pendulum-v1": functional.pendulum, "point-reach": point_reach, **PROBES}

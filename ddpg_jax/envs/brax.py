@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from ddpg_jax.envs.device import make_env
-from ddpg_jax.envs.spaces import unit_spec
-from ddpg_jax.types import Array, ConfigError, Env, Key
+from ddpg_jax.envs.physics import physics_env
+from ddpg_jax.types import ConfigError, Env
 
 PREFIX = "brax/"
 BACKENDS = ("generalized", "positional", "spring", "mjx")
@@ -41,20 +35,5 @@ def make(name: str) -> Env:
         raise KeyError(name)
     if at and backend not in BACKENDS:
         raise ConfigError(f"env={name} is not known; it must end in @{', @'.join(BACKENDS)} or be {PREFIX}{own}")
-    try:
-        env = envs.get_environment(own, **({"backend": backend} if at else {}))
-        state = jax.eval_shape(env.reset, jax.random.PRNGKey(0))
-        jax.eval_shape(env.step, state, jnp.zeros(env.action_size))
-    except Exception as error:  # a backend that it does not have, a version of JAX that brax does not know
-        raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-    spec = unit_spec(name, state.obs.shape, env.action_size, MAX_STEPS)
-
-    def start(key: Key) -> Any:
-        return env.reset(jax.random.key_data(key))  # brax knows keys of the old type only
-
-    def advance(key: Key, state: Any, action: Array) -> tuple[Any, Array, Array]:
-        del key
-        after = env.step(state, action)
-        return after, after.reward, after.done > 0
-
-    return make_env(spec, start, advance, lambda state: state.obs)
+    physics = {"backend": backend} if at else {}
+    return physics_env(name, lambda: envs.get_environment(own, **physics), MAX_STEPS, lambda state: state.obs)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
-from ddpg_jax.envs.device import make_env
-from ddpg_jax.envs.spaces import unit_spec
-from ddpg_jax.types import Array, ConfigError, Env, Key
+from ddpg_jax.envs.physics import physics_env
+from ddpg_jax.types import Array, ConfigError, Env
 
 PREFIX = "playground/"
 
@@ -40,24 +37,12 @@ def make(name: str) -> Env:
                 f"env={name} is not of the dm_control suite; it must be, since other tasks download assets when they are made"
             )
         raise KeyError(name)
-    try:
-        limit = dm_control_suite.get_default_config(own).episode_length
-        env = dm_control_suite.load(own, config_overrides={"impl": "jax"})  # its default, warp, is slow on a CPU
-        shape = jax.eval_shape(lambda key: _vector(env.reset(key).obs), jax.random.PRNGKey(0)).shape
-    except Exception as error:  # a version of MuJoCo that it does not know
-        raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-    spec = unit_spec(name, shape, env.action_size, limit)
 
-    def start(key: Key) -> Any:
-        return env.reset(jax.random.key_data(key))  # of the old type: tasks keep it in their state
+    def load() -> Any:
+        return dm_control_suite.load(own, config_overrides={"impl": "jax"})  # its default, warp, is slow on a CPU
 
-    def advance(key: Key, state: Any, action: Array) -> tuple[Any, Array, Array]:
-        del key
-        after = env.step(state, action)
-        return after, after.reward, after.done > 0
-
-    return make_env(spec, start, advance, lambda state: _vector(state.obs))
+    return physics_env(name, load, dm_control_suite.get_default_config(own).episode_length, _vector)
 
 
-def _vector(obs: Array | Mapping[str, Array]) -> Array:
-    return obs["state"] if isinstance(obs, Mapping) else obs
+def _vector(state: Any) -> Array:
+    return state.obs["state"] if isinstance(state.obs, Mapping) else state.obs

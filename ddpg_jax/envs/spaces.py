@@ -74,11 +74,6 @@ def spec_of(
     )
 
 
-def unit_spec(name: str, obs_shape: tuple[int, ...], action_dim: int, max_steps: int) -> EnvSpec:
-    """The spec of an environment whose actions are in [-1, 1]."""
-    return EnvSpec(name, tuple(obs_shape), (action_dim,), (-1.0,) * action_dim, (1.0,) * action_dim, max_steps)
-
-
 def to_native(action: Any, low: Any, high: Any) -> Any:
     """Actions in [-1, 1] in the environment's units; NumPy or JAX arrays, all of one shape.
 
