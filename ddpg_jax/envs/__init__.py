@@ -65,10 +65,7 @@ def family_of(name: str) -> Family | None:
 
 def is_installed(family: Family) -> bool:
     """Whether its library is there; it is not imported."""
-    try:
-        return importlib.util.find_spec(family.library) is not None
-    except ValueError:  # a module that was put aside: None in sys.modules
-        return False
+    return importlib.util.find_spec(family.library) is not None
 
 
 def on_device(backend: str, name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ddpg_jax.envs.physics import physics_env
 from ddpg_jax.types import ConfigError, Env
 
@@ -13,9 +15,7 @@ MAX_STEPS = 1_000
 
 def names() -> list[str]:
     """The environments, with the physics that brax takes by default (generalized); `@BACKEND` behind a name takes another."""
-    from brax import envs
-
-    return [PREFIX + name for name in envs._envs if name != "fast"]  # which only tests brax itself
+    return [PREFIX + name for name in _library()._envs if name != "fast"]  # which only tests brax itself
 
 
 def make(name: str) -> Env:
@@ -28,8 +28,7 @@ def make(name: str) -> Env:
         KeyError: there is none of this name.
         ConfigError: a backend that is not known, or that this environment does not run on.
     """
-    from brax import envs
-
+    envs = _library()
     own, at, backend = name.removeprefix(PREFIX).partition("@")
     if own not in envs._envs:
         raise KeyError(name)
@@ -37,3 +36,9 @@ def make(name: str) -> Env:
         raise ConfigError(f"env={name} is not known; it must end in @{', @'.join(BACKENDS)} or be {PREFIX}{own}")
     physics = {"backend": backend} if at else {}
     return physics_env(name, lambda: envs.get_environment(own, **physics), MAX_STEPS, lambda state: state.obs)
+
+
+def _library() -> Any:
+    import brax.envs
+
+    return brax.envs

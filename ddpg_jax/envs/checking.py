@@ -116,7 +116,7 @@ def _check_shapes(env: Env) -> None:
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
         agree(f"env_state{jax.tree_util.keystr(path)} from step", new, old.shape, old.dtype)
     agree("obs from step", next_obs, obs_shape, jnp.float32)
-    shapes = Transition(obs_shape, action_shape, (), (), (), obs_shape)
+    shapes = (obs_shape, action_shape, (), (), (), obs_shape)
     for name, found, shape in zip(Transition._fields, transition, shapes, strict=True):
         agree(f"transition.{name}", found, shape, jnp.bool_ if name == "last" else jnp.float32)
 
@@ -135,16 +135,15 @@ def _first_step(env: Env) -> Callable[[Key], Any]:
 
 def _check_functions(env: Env, key: Key) -> None:
     """Results hang on arguments alone, and not on who else is being stepped."""
-    once, again = jax.jit(_first_step(env)), jax.jit(_first_step(env))
     keys = jax.random.split(key, LANES)
+    once = jax.jit(_first_step(env))
     one = [once(k) for k in keys]
-    if not _close(one[0], again(keys[0]), 0.0):
-        _refuse(
-            env.spec, "gives something else when it is called again with the same key", "draw all that is random from its key"
-        )
-    together = jax.vmap(_first_step(env))
-    if not _close(jax.tree.map(lambda *column: jnp.stack(column), *one), jax.jit(together)(keys), 1e-3):
-        _refuse(env.spec, "gives something else under vmap than one by one", "step every environment by itself")
+    together = jax.jit(jax.vmap(_first_step(env)))(keys)
+    if _close(jax.tree.map(lambda *column: jnp.stack(column), *one), together, 1e-3):
+        return
+    if not _close(one[0], jax.jit(_first_step(env))(keys[0]), 0.0):
+        _refuse(env.spec, "gives something else when it is called again with the same key", "draw all randomness from its key")
+    _refuse(env.spec, "gives something else under vmap than one by one", "step every environment by itself")
 
 
 def _close(one: Any, other: Any, tolerance: float) -> bool:
@@ -187,9 +186,6 @@ def _check_numbers(spec: EnvSpec, course: Course) -> None:
         _refuse(
             spec, "gives another transition.action than step was called with", "be that action, in [-1, 1], not in other units"
         )
-    going = ~np.asarray(transition.last)
-    if not np.allclose(course.obs[going], np.asarray(transition.next_obs)[going], rtol=1e-4, atol=1e-4):
-        _refuse(spec, "gives another obs than transition.next_obs inside an episode", "be the same where last is False")
 
 
 def _check_ends(spec: EnvSpec, course: Course) -> None:
@@ -201,7 +197,7 @@ def _check_ends(spec: EnvSpec, course: Course) -> None:
     if not last[discount == 0.0].all():
         _refuse(spec, "gives discount=0 where last is False", "be last too where it terminated")
     lengths = [np.diff(np.flatnonzero(lane), prepend=-1) for lane in last.T]
-    ends = np.concatenate([discount[lane, n][:] for n, lane in enumerate(last.T)])
+    ends = np.concatenate([discount[lane, n] for n, lane in enumerate(last.T)])
     length = np.concatenate(lengths)
     if (length > limit).any() or (len(last) > limit and not last[:limit].any(axis=0).all()):
         _refuse(spec, f"goes on after max_steps={limit}", f"set last at step {limit} of an episode, with discount 1")
@@ -217,8 +213,10 @@ def _check_ends(spec: EnvSpec, course: Course) -> None:
 
 
 def _check_starts(spec: EnvSpec, course: Course) -> None:
-    """Ended episodes start anew, each by a draw of its own, and their last successor is not lost."""
+    """What to act on is what came of the step, but that ended episodes start anew, each by a draw of its own."""
     last = np.asarray(course.transition.last)
+    if not np.allclose(course.obs[~last], np.asarray(course.transition.next_obs)[~last], rtol=1e-4, atol=1e-4):
+        _refuse(spec, "gives another obs than transition.next_obs inside an episode", "be the same where last is False")
     if not last.any():
         return
     starts, after, successor = course.starts, course.obs[last], np.asarray(course.transition.next_obs)[last]

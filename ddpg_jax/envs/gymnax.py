@@ -21,9 +21,7 @@ CONTINUOUS = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Rea
 
 def names() -> list[str]:
     """The environments that DDPG can work with."""
-    import gymnax
-
-    return [PREFIX + name for name in CONTINUOUS if name in gymnax.registered_envs]
+    return [PREFIX + name for name in CONTINUOUS if name in _library().registered_envs]
 
 
 def make(name: str) -> Env:
@@ -35,9 +33,7 @@ def make(name: str) -> Env:
         KeyError: there is none of this name.
         ConfigError: its actions are discrete.
     """
-    import gymnax
-
-    own = name.removeprefix(PREFIX)
+    gymnax, own = _library(), name.removeprefix(PREFIX)
     if own not in gymnax.registered_envs:
         raise KeyError(name)
     env, params = gymnax.make(own)
@@ -56,6 +52,12 @@ def make(name: str) -> Env:
         return (after, obs), jnp.reshape(reward, ()), jnp.reshape(terminated, ())
 
     return make_env(spec, start, advance, lambda state: state[1])
+
+
+def _library() -> Any:
+    import gymnax
+
+    return gymnax
 
 
 def _plain(space: Any) -> Any:

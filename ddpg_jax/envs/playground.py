@@ -13,9 +13,7 @@ PREFIX = "playground/"
 
 def names() -> list[str]:
     """The tasks of the dm_control suite."""
-    from mujoco_playground import dm_control_suite
-
-    return [PREFIX + name for name in dm_control_suite.ALL_ENVS]
+    return [PREFIX + name for name in _library().dm_control_suite.ALL_ENVS]
 
 
 def make(name: str) -> Env:
@@ -28,20 +26,25 @@ def make(name: str) -> Env:
         KeyError: there is none of this name.
         ConfigError: a task that is not of the dm_control suite, or one that cannot be made.
     """
-    from mujoco_playground import dm_control_suite, registry
-
-    own = name.removeprefix(PREFIX)
-    if own not in dm_control_suite.ALL_ENVS:
-        if own in registry.ALL_ENVS:  # asked of the list alone: to load it would download its robot
+    library, own = _library(), name.removeprefix(PREFIX)
+    suite = library.dm_control_suite
+    if own not in suite.ALL_ENVS:
+        if own in library.registry.ALL_ENVS:  # asked of the list alone: to load it would download its robot
             raise ConfigError(
                 f"env={name} is not of the dm_control suite; it must be, since other tasks download assets when they are made"
             )
         raise KeyError(name)
 
     def load() -> Any:
-        return dm_control_suite.load(own, config_overrides={"impl": "jax"})  # its default, warp, is slow on a CPU
+        return suite.load(own, config_overrides={"impl": "jax"})  # its default, warp, is slow on a CPU
 
-    return physics_env(name, load, dm_control_suite.get_default_config(own).episode_length, _vector)
+    return physics_env(name, load, suite.get_default_config(own).episode_length, _vector)
+
+
+def _library() -> Any:
+    import mujoco_playground
+
+    return mujoco_playground
 
 
 def _vector(state: Any) -> Array:
