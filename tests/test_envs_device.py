@@ -1,5 +1,6 @@
-"""Environments written in JAX: the Pendulum is Gymnasium's, and all of them keep one contract."""
+"""Environments written in JAX: the Pendulum is Gymnasium's, and all, those of other libraries too, keep one contract."""
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -12,27 +13,33 @@ from gymnasium.spaces import Box, Dict, Discrete
 import ddpg_jax as dj
 from ddpg_jax.envs import DEVICE, make_device
 from ddpg_jax.envs.spaces import spec_of
+from tests.families import GYMNAX, PHYSICS, family_env
 
 LANES = 2
 
 
 def roll(env: dj.Env, seed: int, steps: int) -> tuple[jax.Array, dj.Transition, jax.Array]:
     """`LANES` environments under random actions: first observations `[N, O]`, transitions `[T, N]`, observations to act on."""
-    start_key, action_key, step_key = jax.random.split(jax.random.key(seed), 3)
+    return compiled_roll(env, steps)(jax.random.split(jax.random.key(seed), 3))
 
-    def step(carry: Any, t: jax.Array) -> Any:
+
+@functools.lru_cache(maxsize=1)
+def compiled_roll(env: dj.Env, steps: int) -> Any:
+    """`(keys) -> what roll gives`, compiled at the first call."""
+
+    def step(keys: jax.Array, carry: Any, t: jax.Array) -> Any:
         env_state, obs = carry
-        action = jax.random.uniform(jax.random.fold_in(action_key, t), (LANES, env.spec.action_dim), minval=-1.0, maxval=1.0)
-        keys = jax.random.split(jax.random.fold_in(step_key, t), LANES)
-        env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, action)
+        action = jax.random.uniform(jax.random.fold_in(keys[1], t), (LANES, env.spec.action_dim), minval=-1.0, maxval=1.0)
+        lanes = jax.random.split(jax.random.fold_in(keys[2], t), LANES)
+        env_state, obs, transition = jax.vmap(env.step)(lanes, env_state, obs, action)
         return (env_state, obs), (transition, obs)
 
     @jax.jit
-    def whole() -> Any:
-        env_state, first = jax.vmap(env.reset)(jax.random.split(start_key, LANES))
-        return first, *jax.lax.scan(step, (env_state, first), jnp.arange(steps))[1]
+    def whole(keys: jax.Array) -> Any:
+        env_state, first = jax.vmap(env.reset)(jax.random.split(keys[0], LANES))
+        return first, *jax.lax.scan(functools.partial(step, keys), (env_state, first), jnp.arange(steps))[1]
 
-    return whole()
+    return whole
 
 
 def episode_lengths(last: np.ndarray) -> np.ndarray:
@@ -74,9 +81,14 @@ def test_pendulum_is_truncated_at_200_and_starts_anew() -> None:
     assert (jump[:, 2] <= (15.0 + 6.0) * 0.05 + 1e-5).all()  # what gravity and torque 2 do
 
 
-@pytest.mark.parametrize("name", DEVICE)
+@pytest.mark.parametrize("name", [*DEVICE, *GYMNAX, *PHYSICS])
 def test_every_device_environment_keeps_the_contract(name: str) -> None:
-    env = make_device(name)
+    with family_env(name) as env:
+        keeps_the_contract(env, name)
+        dj.envs.check(env)
+
+
+def keeps_the_contract(env: dj.Env, name: str) -> None:
     spec = env.spec
     assert spec.name == name
     assert spec.max_steps is not None
@@ -107,9 +119,13 @@ def test_every_device_environment_keeps_the_contract(name: str) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", DEVICE)
+@pytest.mark.parametrize("name", [*DEVICE, *GYMNAX])
 def test_a_step_by_hand_is_the_compiled_step(name: str) -> None:
-    env = make_device(name)
+    with family_env(name) as env:
+        steps_as_compiled(env)
+
+
+def steps_as_compiled(env: dj.Env) -> None:
     key, action = jax.random.key(3), jnp.full(env.spec.action_dim, 0.3)
     env_state, obs = env.reset(key)
     plain, compiled = env.step(key, env_state, obs, action), jax.jit(env.step)(key, env_state, obs, action)

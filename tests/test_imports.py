@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Module -> modules of this package that it may import. `envs` may import types and itself; `app` anything."""
 
-THIRD_PARTIES = {"envs": {"gymnasium", "gymnasium_robotics"}}
+THIRD_PARTIES = {"envs": {"gymnasium", "gymnasium_robotics", "gymnax", "brax", "mujoco_playground"}}
 """What adapters may import besides, inside functions only."""
 
 
@@ -120,6 +120,9 @@ def test_importing_the_core_loads_no_environment_plotting_or_logging_package() -
     heavy = (
         "gymnasium",
         "gymnasium_robotics",
+        "gymnax",
+        "brax",
+        "mujoco_playground",
         "matplotlib",
         "orbax.checkpoint",
         "scipy.stats",

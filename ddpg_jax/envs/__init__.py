@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.util
 from collections.abc import Callable
+from typing import NamedTuple
 
-from ddpg_jax.envs import functional
-from ddpg_jax.envs.device import make_env
+from ddpg_jax.envs import brax, functional, gymnax, playground
+from ddpg_jax.envs.checking import check
+from ddpg_jax.envs.device import make_env, renew_always, renew_at_ends
 from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.goals import point_reach
 from ddpg_jax.envs.mountain_car import mountain_car
 from ddpg_jax.envs.probes import PROBES
 from ddpg_jax.types import ConfigError, Env
 
-__all__ = ["DEVICE", "from_functional", "make_device", "make_env", "nearest", "on_device"]
+__all__ = [
+    "DEVICE",
+    "FAMILIES",
+    "Family",
+    "check",
+    "family_of",
+    "from_functional",
+    "is_installed",
+    "make_device",
+    "make_env",
+    "nearest",
+    "on_device",
+    "renew_always",
+    "renew_at_ends",
+]
 
 DEVICE: dict[str, Callable[..., Env]] = {
     "Pendulum-v1": functional.pendulum,
@@ -25,9 +42,48 @@ DEVICE: dict[str, Callable[..., Env]] = {
 """Environments written in JAX, by name; the parameters of the functions are the keyword arguments that they take."""
 
 
+class Family(NamedTuple):
+    """The environments of another library that are written in JAX; their names begin with `PREFIX/`."""
+
+    names: Callable[[], list[str]]
+    """`() -> names`, prefix and all; imports the library, and builds no environment."""
+    make: Callable[[str], Env]
+    """`(name) -> env`; raises KeyError where there is none, and ConfigError."""
+    library: str
+    """What the library is imported as."""
+    extra: str
+    """The extra of this package that installs it."""
+
+
+FAMILIES: dict[str, Family] = {
+    "gymnax": Family(gymnax.names, gymnax.make, "gymnax", "gymnax"),
+    "brax": Family(brax.names, brax.make, "brax", "brax"),
+    "playground": Family(playground.names, playground.make, "mujoco_playground", "playground"),
+}
+"""By the prefix of their names."""
+
+
+def family_of(name: str) -> Family | None:
+    """The family that an environment of this name belongs to, if any."""
+    prefix, slash, _ = name.partition("/")
+    return FAMILIES.get(prefix) if slash else None
+
+
+def is_installed(family: Family) -> bool:
+    """Whether its library is there; it is not imported."""
+    return importlib.util.find_spec(family.library) is not None
+
+
 def on_device(backend: str, name: str) -> bool:
-    """Whether an environment of this name is compiled into the program, for a backend of device, host or auto."""
-    return backend == "device" or (backend == "auto" and name in DEVICE)
+    """Whether an environment of this name is compiled into the program, for a backend of device, host or auto.
+
+    Raises:
+        ConfigError: the host is asked for, and environments of this family run on the device only.
+    """
+    in_family = family_of(name) is not None
+    if backend == "host" and in_family:
+        raise ConfigError(f"backend=host is not allowed with env={name}; it must be device or auto")
+    return backend == "device" or (backend == "auto" and (name in DEVICE or in_family))
 
 
 @functools.cache
@@ -35,11 +91,24 @@ def make_device(name: str) -> Env:
     """The environment of this name written in JAX.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, a missing extra, or an environment that DDPG cannot work with.
     """
+    family = family_of(name)
+    if family is not None:
+        return _make_of(family, name)
     if name not in DEVICE:
         raise ConfigError(f"env={name} is not written in JAX; with backend=device there are {', '.join(DEVICE)}")
     return DEVICE[name]()
+
+
+def _make_of(family: Family, name: str) -> Env:
+    if not is_installed(family):
+        cure = f'extra {family.extra}, or pip install "ddpg_jax[{family.extra}]"'
+        raise ConfigError(f"env={name} needs a package that is not installed: {cure}")
+    try:
+        return family.make(name)
+    except KeyError as error:
+        raise ConfigError(f"env={name} is not known; {nearest(name, family.names())}") from error
 
 
 def nearest(word: str, words: list[str]) -> str:

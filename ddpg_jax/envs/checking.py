@@ -1,0 +1,235 @@
+"""Does an environment written in JAX keep the contract of `Env`? One sentence says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpg_jax.types import ConfigError, Env, EnvSpec, Key, Transition
+
+LANES = 4
+"""Environments that are stepped side by side."""
+MOST_STEPS = 2_000
+"""Steps that are looked at, if the time limit does not come sooner."""
+SAMPLED_STARTS = 256
+
+
+class Course(NamedTuple):
+    """What `LANES` environments did under random actions; NumPy arrays."""
+
+    starts: np.ndarray
+    """`[K, O]`, first observations under keys of their own."""
+    acted_on: np.ndarray
+    """`[T, N, O]`, the observations that the steps were given."""
+    action: np.ndarray
+    """`[T, N, A]`, the actions that they were given: -1 in the first step, 1 in the second, then uniform."""
+    transition: Transition
+    """`[T, N]`"""
+    obs: np.ndarray
+    """`[T, N, O]`, the observations to act on next that they gave."""
+
+
+def check(env: Env, seed: int = 0) -> None:
+    """Tries an environment out, and says what is wrong with it in one sentence.
+
+    It looks at the spec; shapes and dtypes; that `reset` and `step` can be compiled, are functions of their arguments alone and
+    give under `vmap` what they give one by one; then, over an episode of random actions, at finite numbers, action units, true
+    successors, resets to new starts, termination and the time limit. An environment that needs none of a time limit of 2,000
+    steps or less is not seen to reach it.
+
+    Args:
+        env: what `make_env` gives, or any `Env` of your own.
+        seed: of the actions and resets.
+
+    Raises:
+        ConfigError: the first fault that it finds.
+
+    >>> import jax, jax.numpy as jnp, ddpg_jax as dj
+    >>> dj.envs.check(dj.envs.make_device("probe/lqr"))
+    >>> walk = dj.EnvSpec("Walk", (1,), (1,), action_low=(-1.0,), action_high=(1.0,), max_steps=10)
+    >>> def advance(key, x, action):
+    ...     return x + action, -(x**2), False  # the reward is [1], and must be []
+    >>> dj.envs.check(dj.envs.make_env(walk, lambda key: jax.random.normal(key, (1,)), advance, lambda x: x))
+    Traceback (most recent call last):
+        ...
+    ddpg_jax.types.ConfigError: env=Walk gives transition.reward of shape (1,) and type float32; it must be () and float32
+    """
+    _check_spec(env)
+    _check_shapes(env)
+    key = jax.random.key(seed)
+    _check_functions(env, key)
+    course = _run(env, key)
+    _check_numbers(env.spec, course)
+    _check_ends(env.spec, course)
+    _check_starts(env.spec, course)
+
+
+def _refuse(spec: EnvSpec, fault: str, rule: str) -> NoReturn:
+    raise ConfigError(f"env={spec.name} {fault}; it must {rule}")
+
+
+def _check_spec(env: Env) -> None:
+    if not isinstance(env, Env):
+        raise ConfigError(f"env={env!r:.60} is a {type(env).__name__}; it must be an Env, such as make_env gives")
+    spec = env.spec
+    for field in ("action_low", "action_high"):
+        if len(getattr(spec, field)) != spec.action_dim:
+            fault = f"has {field} of {len(getattr(spec, field))} numbers"
+            _refuse(spec, fault, f"have {spec.action_dim}, one for each number of an action of shape {spec.action_shape}")
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        _refuse(spec, f"has actions bounded by {low.tolist()} and {high.tolist()}", "have finite bounds, low < high")
+    if spec.max_steps is None or spec.max_steps < 1:
+        _refuse(spec, f"has max_steps={spec.max_steps}", "have a time limit of at least 1 step")
+
+
+def _traced(spec: EnvSpec, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Shapes and types of what a function gives, as the compiler sees them."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:  # whatever the code of a user raises
+        fault = f"cannot be compiled, as {what} raises {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        _refuse(spec, fault.rstrip(" .:;"), "use jax.numpy, and jnp.where or jax.lax.cond in place of if")
+
+
+def _check_shapes(env: Env) -> None:
+    spec, key = env.spec, jax.random.key(0)
+    obs_shape, action_shape = (spec.obs_dim,), (spec.action_dim,)
+
+    def agree(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+        if (found.shape, found.dtype) != (shape, dtype):
+            fault = f"gives {name} of shape {found.shape} and type {found.dtype}"
+            _refuse(spec, fault, f"be {shape} and {jnp.dtype(dtype).name}")
+
+    state, obs = _traced(spec, "reset", env.reset, key)
+    agree("obs from reset", obs, obs_shape, jnp.float32)
+    stepped = _traced(spec, "step", env.step, key, state, obs, jax.ShapeDtypeStruct(action_shape, jnp.float32))
+    if not (isinstance(stepped, tuple) and len(stepped) == 3 and isinstance(stepped[2], Transition)):
+        _refuse(spec, "gives something else from step", "give (env_state, obs, Transition)")
+    after, next_obs, transition = stepped
+    if jax.tree.structure(after) != jax.tree.structure(state):
+        _refuse(spec, "has a state of another structure after step than after reset", "keep the same pytree")
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
+        agree(f"env_state{jax.tree_util.keystr(path)} from step", new, old.shape, old.dtype)
+    agree("obs from step", next_obs, obs_shape, jnp.float32)
+    shapes = (obs_shape, action_shape, (), (), (), obs_shape)
+    for name, found, shape in zip(Transition._fields, transition, shapes, strict=True):
+        agree(f"transition.{name}", found, shape, jnp.bool_ if name == "last" else jnp.float32)
+
+
+def _first_step(env: Env) -> Callable[[Key], Any]:
+    """`(key) -> (first obs, what the first step gives)`, another function at every call, so that it is traced again."""
+
+    def first_step(key: Key) -> Any:
+        reset_key, action_key, step_key = jax.random.split(key, 3)
+        state, obs = env.reset(reset_key)
+        action = jax.random.uniform(action_key, (env.spec.action_dim,), minval=-1.0, maxval=1.0)
+        return obs, env.step(step_key, state, obs, action)[1:]
+
+    return first_step
+
+
+def _check_functions(env: Env, key: Key) -> None:
+    """Results hang on arguments alone, and not on who else is being stepped."""
+    keys = jax.random.split(key, LANES)
+    once = jax.jit(_first_step(env))
+    one = [once(k) for k in keys]
+    together = jax.jit(jax.vmap(_first_step(env)))(keys)
+    if _close(jax.tree.map(lambda *column: jnp.stack(column), *one), together, 1e-3):
+        return
+    if not _close(one[0], jax.jit(_first_step(env))(keys[0]), 0.0):
+        _refuse(env.spec, "gives something else when it is called again with the same key", "draw all randomness from its key")
+    _refuse(env.spec, "gives something else under vmap than one by one", "step every environment by itself")
+
+
+def _close(one: Any, other: Any, tolerance: float) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) for a, b in pairs)
+
+
+def _run(env: Env, key: Key) -> Course:
+    steps = min(env.spec.max_steps or MOST_STEPS, MOST_STEPS) + 2
+    start_key, action_key, step_key = jax.random.split(key, 3)
+
+    def step(carry: Any, t: Any) -> Any:
+        state, obs = carry
+        action = jax.random.uniform(jax.random.fold_in(action_key, t), (LANES, env.spec.action_dim), minval=-1.0, maxval=1.0)
+        action = jnp.where(t < 2, jnp.where(t == 0, -1.0, 1.0), action)
+        keys = jax.random.split(jax.random.fold_in(step_key, t), LANES)
+        state, next_obs, transition = jax.vmap(env.step)(keys, state, obs, action)
+        return (state, next_obs), (obs, action, transition, next_obs)
+
+    @jax.jit
+    def whole() -> Any:
+        keys = jax.random.split(start_key, SAMPLED_STARTS)
+        start = jax.vmap(env.reset)(keys[:LANES])
+        return jax.vmap(lambda k: env.reset(k)[1])(keys), *jax.lax.scan(step, start, jnp.arange(steps))[1]
+
+    return Course(*jax.tree.map(np.asarray, whole()))
+
+
+def _check_numbers(spec: EnvSpec, course: Course) -> None:
+    """Finite, and about the step that was taken."""
+    transition = course.transition
+    for name, values in (("obs", course.starts), ("reward", transition.reward), ("next_obs", transition.next_obs)):
+        if not np.isfinite(values).all():
+            _refuse(
+                spec, f"gives {values[~np.isfinite(values)][0]} as {name}", "give finite numbers for all actions in [-1, 1]"
+            )
+    if not np.array_equal(transition.obs, course.acted_on):
+        _refuse(spec, "gives another transition.obs than step was called with", "be the observation that was acted on")
+    if not np.allclose(transition.action, course.action, atol=1e-6):
+        _refuse(
+            spec, "gives another transition.action than step was called with", "be that action, in [-1, 1], not in other units"
+        )
+
+
+def _check_ends(spec: EnvSpec, course: Course) -> None:
+    """Termination has discount 0, and the time limit has not."""
+    last, discount = np.asarray(course.transition.last), np.asarray(course.transition.discount)
+    limit = spec.max_steps or MOST_STEPS
+    if not np.isin(discount, (0.0, 1.0)).all():
+        _refuse(spec, f"gives discount={discount[(discount != 0) & (discount != 1)][0]:g}", "be 0 where it terminated, else 1")
+    if not last[discount == 0.0].all():
+        _refuse(spec, "gives discount=0 where last is False", "be last too where it terminated")
+    lengths = [np.diff(np.flatnonzero(lane), prepend=-1) for lane in last.T]
+    ends = np.concatenate([discount[lane, n] for n, lane in enumerate(last.T)])
+    length = np.concatenate(lengths)
+    if (length > limit).any() or (len(last) > limit and not last[:limit].any(axis=0).all()):
+        _refuse(spec, f"goes on after max_steps={limit}", f"set last at step {limit} of an episode, with discount 1")
+    early = length[(ends == 1.0) & (length < limit)]
+    if early.size:
+        fault = f"is truncated after {early[0]} steps, last with discount 1, and has max_steps={limit}"
+        _refuse(spec, fault, "have discount 0 if that is a termination, or name the limit")
+    at_limit = ends[length == limit]
+    if limit > 1 and at_limit.size > 1 and not at_limit.any():
+        _refuse(
+            spec, f"gives discount=0 whenever an episode reaches max_steps={limit}", "be 1 there, as a time limit truncates"
+        )
+
+
+def _check_starts(spec: EnvSpec, course: Course) -> None:
+    """What to act on is what came of the step, but that ended episodes start anew, each by a draw of its own."""
+    last = np.asarray(course.transition.last)
+    if not np.allclose(course.obs[~last], np.asarray(course.transition.next_obs)[~last], rtol=1e-4, atol=1e-4):
+        _refuse(spec, "gives another obs than transition.next_obs inside an episode", "be the same where last is False")
+    if not last.any():
+        return
+    starts, after, successor = course.starts, course.obs[last], np.asarray(course.transition.next_obs)[last]
+    low, high = starts.min(axis=0), starts.max(axis=0)
+    slack = (high - low) + 1e-3 + 1e-3 * np.abs(high)  # 256 draws do not show the whole range
+    if not ((after >= low - slack) & (after <= high + slack)).all():
+        _refuse(spec, "gives an obs that is no start after the end of an episode", "reset itself where last is True")
+    if len(np.unique(starts, axis=0)) < SAMPLED_STARTS // 2:
+        return  # few starts or one: that two are alike says nothing
+    if np.array_equal(after, successor):
+        _refuse(
+            spec, "gives the obs after the reset as transition.next_obs", "be the true successor, the last obs of the episode"
+        )
+    known = {row.tobytes() for row in course.acted_on[0]}
+    if len(after) > 1 and (len(np.unique(after, axis=0)) == 1 or all(row.tobytes() in known for row in after)):
+        _refuse(spec, "goes back to a start that was there before", "draw a new start from its key after every episode")
