@@ -7,7 +7,8 @@ import jax
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.envs import family_of, is_installed, make_device
+from ddpg_jax.envs import family_of, make_device
+from ddpg_jax.envs.extras import EXTRAS, installed
 
 GYMNAX = tuple(
     f"gymnax/{name}" for name in ("Pendulum-v1", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
@@ -23,7 +24,7 @@ def family_env(name: str) -> Iterator[dj.Env]:
     if family is None:
         yield make_device(name)
         return
-    if not is_installed(family):
-        pytest.skip(f"{family.library} is not installed")
+    if not installed(EXTRAS[family.extra]):
+        pytest.skip(f"{family.extra} is not installed")
     with jax.numpy_rank_promotion("allow"):
         yield make_device(name)

@@ -19,8 +19,9 @@ import ddpg_jax as dj
 from ddpg_jax.app.cli import _names
 from ddpg_jax.app.environments import about, overview
 from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.envs.extras import installed
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import installed, maker
+from ddpg_jax.envs.naming import maker
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid
 from ddpg_jax.types import EnvOptions
 from tests.runs import TINY, manifest, run

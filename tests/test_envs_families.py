@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.envs import FAMILIES, is_installed, make_device, on_device
+from ddpg_jax.envs import FAMILIES, make_device, on_device
+from ddpg_jax.envs.extras import EXTRAS, installed
 from ddpg_jax.envs.physics import packing
 from tests.families import GYMNAX, PHYSICS, family_env
 from tests.runs import run
@@ -86,8 +87,9 @@ def test_the_limit_of_gymnax_truncates_and_its_goal_terminates(name: str) -> Non
         assert limit is not None
 
         def body(carry: Any, t: jax.Array) -> Any:
-            action = jnp.ones(env.spec.action_dim) * jnp.sign(carry[1][1])  # rocks the car up the mountain
-            env_state, obs, transition = env.step(jax.random.fold_in(jax.random.key(1), t), *carry, action)
+            env_state, obs = carry
+            action = jnp.ones(env.spec.action_dim) * jnp.sign(obs[1])  # rocks the car up the mountain
+            env_state, obs, transition = env.step(jax.random.fold_in(jax.random.key(1), t), env_state, obs, action)
             return (env_state, obs), transition
 
         _, transition = jax.jit(lambda: jax.lax.scan(body, env.reset(jax.random.key(0)), jnp.arange(2 * limit)))()
@@ -104,7 +106,7 @@ def test_the_limit_of_gymnax_truncates_and_its_goal_terminates(name: str) -> Non
 
 def test_the_names_of_a_family_are_complete_names_that_can_be_made() -> None:
     for prefix, family in FAMILIES.items():
-        if is_installed(family):
+        if installed(EXTRAS[family.extra]):
             names = family.names()
             assert names
             assert all(name.startswith(f"{prefix}/") for name in names)
@@ -116,7 +118,7 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_adds_it(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], command_line: None
 ) -> None:
     extra = name.partition("/")[0]
-    monkeypatch.setitem(sys.modules, FAMILIES[extra].library, None)
+    monkeypatch.setitem(sys.modules, EXTRAS[extra], None)
     make_device.cache_clear()
     assert run("train", name, "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err.strip().splitlines()
@@ -141,7 +143,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_made_is_refused_in_one_sentence(name: str) -> None:
     prefix = name.partition("/")[0]
-    if not is_installed(FAMILIES[prefix]):
+    if not installed(EXTRAS[prefix]):
         pytest.skip(f"{prefix} is not installed")
     with pytest.raises(dj.ConfigError, match=REFUSED[name]) as refusal:
         dj.train(name, steps=10)

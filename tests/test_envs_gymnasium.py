@@ -11,8 +11,8 @@ import pytest
 
 import ddpg_jax as dj
 from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.envs.extras import EXTRAS
 from ddpg_jax.envs.host import HostEnv, make_host
-from ddpg_jax.envs.naming import EXTRAS
 from ddpg_jax.types import EnvOptions
 
 MUJOCO = (

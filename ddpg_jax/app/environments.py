@@ -9,16 +9,20 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ddpg_jax.envs import DEVICE
+from ddpg_jax.envs import DEVICE, FAMILIES, family_of
 from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.envs.extras import EXTRAS, installed, missing
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import EXTRAS, ROBOTICS, extra_of, import_module, installed, keywords_of, register
+from ddpg_jax.envs.naming import ROBOTICS, extra_of, import_module, keywords_of, register
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec
 
 ADDS = {
     "mujoco": "HalfCheetah-v5 Hopper-v5 Walker2d-v5 Ant-v5 Humanoid-v5 Reacher-v5 Pusher-v5 Swimmer-v5 InvertedPendulum-v5 ...",
     "box2d": "LunarLanderContinuous-v3 BipedalWalker-v3 BipedalWalkerHardcore-v3",
     "goals": "PointMaze AntMaze Fetch HandReach HandManipulate AdroitHand (gymnasium-robotics)",
+    "gymnax": "gymnax/Pendulum-v1 gymnax/Reacher-misc gymnax/Swimmer-misc ...",
+    "brax": "brax/ant brax/halfcheetah brax/hopper brax/humanoid brax/walker2d ...",
+    "playground": "playground/CheetahRun playground/WalkerWalk playground/HumanoidStand ... (the dm_control suite)",
 }
 """Extra -> the environments that it brings, to be named where it is not installed."""
 
@@ -45,6 +49,10 @@ def overview(options: EnvOptions) -> str:
             for family in ROBOTICS:
                 found = [name for name in host_names() if name.startswith(family)]
                 lines.append(f"{family:16s} {len(found)} names, such as {found[0]}: see ddpg-jax envs {family}")
+        for prefix, family in FAMILIES.items():
+            if installed(EXTRAS[family.extra]):
+                found = family.names()
+                lines.append(f"{prefix + '/':16s} {len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/")
     absent = [extra for extra, module in EXTRAS.items() if not installed(module)]
     lines += [f'extra {extra} adds {ADDS[extra]}: pip install "ddpg_jax[{extra}]"' for extra in absent]
     return "\n".join(lines).rstrip()
@@ -58,6 +66,9 @@ def about(name: str, options: EnvOptions) -> str:
     """
     import gymnasium
 
+    prefix, slash, own = name.partition("/")
+    if slash and not own and prefix in FAMILIES:
+        return _family(prefix)
     with _silence():
         _import(options)
         if any(family.startswith(name) or name.startswith(family) for family in ROBOTICS):
@@ -66,6 +77,15 @@ def about(name: str, options: EnvOptions) -> str:
         some = [] if known else [each for each in (*DEVICE, *host_names()) if each.startswith(name)]
         rows = [*device_rows(each for each in some if each in DEVICE), *host_rows(each for each in some if each not in DEVICE)]
         return table(rows) if rows else details(some[0] if some else name, options)  # which says what is the matter with it
+
+
+def _family(prefix: str) -> str:
+    """The names of a family; to show more would build them all."""
+    family = FAMILIES[prefix]
+    if not installed(EXTRAS[family.extra]):
+        raise ConfigError(missing(f"env={prefix}/", family.extra))
+    with _silence():
+        return "\n".join(family.names())
 
 
 def details(name: str, options: EnvOptions) -> str:
@@ -95,6 +115,9 @@ def details(name: str, options: EnvOptions) -> str:
         lines["env_kwargs"] = ", ".join([*shown, "..."] if others else shown)
         extra = extra_of(gymnasium.registry[id].entry_point) or ("goals" if id.startswith(ROBOTICS) else None)
         lines["extra"] = extra or ""
+    family = family_of(name)
+    if family:
+        lines["extra"] = family.extra
     return "\n".join([name, *(f"  {what:14s} {text}" for what, text in lines.items() if text)])
 
 
@@ -155,6 +178,8 @@ def _numbers(bound: tuple[float, ...]) -> str:
 def _places(name: str) -> str:
     import gymnasium
 
+    if family_of(name):
+        return "device"
     found = [place for place, names in (("device", DEVICE), ("host", gymnasium.registry)) if name.rpartition(":")[2] in names]
     return ", ".join(found)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ddpg_jax.envs import brax, functional, gymnax, playground
 from ddpg_jax.envs.checking import check
 from ddpg_jax.envs.device import make_env, renew_always, renew_at_ends
+from ddpg_jax.envs.extras import EXTRAS, installed, missing
 from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.goals import point_reach
 from ddpg_jax.envs.mountain_car import mountain_car
@@ -24,7 +24,6 @@ __all__ = [
     "check",
     "family_of",
     "from_functional",
-    "is_installed",
     "make_device",
     "make_env",
     "nearest",
@@ -49,16 +48,14 @@ class Family(NamedTuple):
     """`() -> names`, prefix and all; imports the library, and builds no environment."""
     make: Callable[[str], Env]
     """`(name) -> env`; raises KeyError where there is none, and ConfigError."""
-    library: str
-    """What the library is imported as."""
     extra: str
-    """The extra of this package that installs it."""
+    """The extra of this package that installs the library."""
 
 
 FAMILIES: dict[str, Family] = {
-    "gymnax": Family(gymnax.names, gymnax.make, "gymnax", "gymnax"),
-    "brax": Family(brax.names, brax.make, "brax", "brax"),
-    "playground": Family(playground.names, playground.make, "mujoco_playground", "playground"),
+    "gymnax": Family(gymnax.names, gymnax.make, "gymnax"),
+    "brax": Family(brax.names, brax.make, "brax"),
+    "playground": Family(playground.names, playground.make, "playground"),
 }
 """By the prefix of their names."""
 
@@ -67,11 +64,6 @@ def family_of(name: str) -> Family | None:
     """The family that an environment of this name belongs to, if any."""
     prefix, slash, _ = name.partition("/")
     return FAMILIES.get(prefix) if slash else None
-
-
-def is_installed(family: Family) -> bool:
-    """Whether its library is there; it is not imported."""
-    return importlib.util.find_spec(family.library) is not None
 
 
 def on_device(backend: str, name: str) -> bool:
@@ -102,9 +94,8 @@ def make_device(name: str) -> Env:
 
 
 def _make_of(family: Family, name: str) -> Env:
-    if not is_installed(family):
-        cure = f'extra {family.extra}, or pip install "ddpg_jax[{family.extra}]"'
-        raise ConfigError(f"env={name} needs a package that is not installed: {cure}")
+    if not installed(EXTRAS[family.extra]):
+        raise ConfigError(missing(f"env={name}", family.extra))
     try:
         return family.make(name)
     except KeyError as error:

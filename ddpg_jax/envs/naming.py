@@ -5,10 +5,8 @@ Whatever is wrong with a name or with what is to be done to the environment is o
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
-import importlib.util
 import inspect
 import json
 import sys
@@ -17,10 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.envs import DEVICE, nearest
+from ddpg_jax.envs.extras import EXTRAS, installed, missing
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions
-
-EXTRAS = {"mujoco": "mujoco", "box2d": "Box2D", "goals": "gymnasium_robotics"}
-"""Extra of this package -> the module that it brings, which environments need or which registers them."""
 
 ROBOTICS = ("AdroitHand", "AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
 """How the names of gymnasium-robotics' environments begin, whose module is imported without being asked for."""
@@ -92,18 +88,6 @@ def import_module(asked: str, module: str) -> Any:
         if extra and not installed(module):
             raise ConfigError(missing(asked, extra)) from error
         raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {_said(error)}") from error
-
-
-def installed(module: str) -> bool:
-    """Whether a module could be imported, without doing so."""
-    with contextlib.suppress(ValueError):  # hidden: None in its place
-        return importlib.util.find_spec(module) is not None
-    return False
-
-
-def missing(asked: str, extra: str) -> str:
-    """The sentence for an environment whose extra is not installed."""
-    return f'{asked} needs a package that is not installed: extra {extra}, or pip install "ddpg_jax[{extra}]"'
 
 
 def extra_of(entry_point: Any) -> str | None:
