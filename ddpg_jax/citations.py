@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ddpg_jax.envs.extras import ROBOTICS
 from ddpg_jax.experiment import Experiment
 
 MUJOCO = (
     "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer Walker2d"
 ).split()
 """Environments of Gymnasium that MuJoCo simulates, without their versions."""
+
+FAMILIES = {
+    "gymnax": ["lange2022"],
+    "brax": ["freeman2021"],
+    "playground": ["zakka2025", "tassa2018", "todorov2012"],
+}
+"""Prefix of the names of environments -> keys."""
 
 ALWAYS = ("ddpg_jax", "lillicrap2015", "silver2014", "kingma2015", "jax2018")
 
@@ -29,7 +37,6 @@ CHOSEN: dict[tuple[str, str], str] = {
     ("exploration", "ou"): "uhlenbeck1930",
     ("exploration", "parameter"): "plappert2018",
     ("replay", "prioritized"): "schaul2016",
-    ("replay", "hindsight"): "andrychowicz2017",
     ("noise_schedule", "cosine"): "loshchilov2017",
     ("lr_schedule", "cosine"): "loshchilov2017",
     ("precision", "bfloat16"): "kalamkar2019",
@@ -60,6 +67,7 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
         ("ba2016", x.layer_norm),
         ("ioffe2015", x.batch_norm),
         ("sutton2018", x.n_step > 1),
+        ("andrychowicz2017", x.hindsight != "none"),
         ("agarwal2021", members > 1),
     ):
         used |= {key} if is_used else set()
@@ -69,9 +77,14 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
 def environment(name: str) -> list[str]:
     """The keys of what an environment comes from, where its name tells.
 
-    >>> environment("HalfCheetah-v5"), environment("Pendulum-v1"), environment("probe/lqr")
-    (['towers2024', 'todorov2012'], ['towers2024'], [])
+    >>> environment("HalfCheetah-v5"), environment("brax/ant"), environment("probe/lqr")
+    (['towers2024', 'todorov2012'], ['freeman2021'], [])
     """
+    family = name.partition("/")[0]
+    if family in FAMILIES:
+        return FAMILIES[family]
+    if name.rpartition(":")[2].startswith(ROBOTICS):
+        return ["towers2024", "delazcano2024", "todorov2012"]
     versioned = re.fullmatch(r"(?:.*[/:])?(\w+)-v\d+", name)
     if not versioned:
         return []
@@ -314,6 +327,52 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "author": "Towers, Mark and Kwiatkowski, Ariel and Terry, Jordan and others",
             "note": "arXiv:2407.17032",
             "year": "2024",
+        },
+    ),
+    "delazcano2024": (
+        "software",
+        {
+            "title": "Gymnasium Robotics",
+            "author": "de Lazcano, Rodrigo and Andreas, Kallinteris and Tai, Jun Jet and Lee, Seungjae Ryan and Terry, Jordan",
+            "url": "https://github.com/Farama-Foundation/Gymnasium-Robotics",
+            "year": "2024",
+        },
+    ),
+    "lange2022": (
+        "software",
+        {
+            "title": "gymnax: A {JAX}-based Reinforcement Learning Environment Library",
+            "author": "Lange, Robert Tjarko",
+            "url": "https://github.com/RobertTLange/gymnax",
+            "year": "2022",
+        },
+    ),
+    "freeman2021": (
+        "inproceedings",
+        {
+            "title": "{Brax} -- A Differentiable Physics Engine for Large Scale Rigid Body Simulation",
+            "author": "Freeman, C. Daniel and Frey, Erik and Raichuk, Anton and Girgin, Sertan and Mordatch, Igor "
+            "and Bachem, Olivier",
+            "booktitle": "NeurIPS Datasets and Benchmarks",
+            "year": "2021",
+        },
+    ),
+    "zakka2025": (
+        "misc",
+        {
+            "title": "{MuJoCo Playground}",
+            "author": "Zakka, Kevin and Tabanpour, Baruch and Liao, Qiayuan and others",
+            "note": "arXiv:2502.08844",
+            "year": "2025",
+        },
+    ),
+    "tassa2018": (
+        "misc",
+        {
+            "title": "{DeepMind} Control Suite",
+            "author": "Tassa, Yuval and Doron, Yotam and Muldal, Alistair and others",
+            "note": "arXiv:1801.00690",
+            "year": "2018",
         },
     ),
     "todorov2012": (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.citations import ALWAYS, BIBLIOGRAPHY, CHOSEN, PARTS, bibtex, references
+from ddpg_jax.citations import ALWAYS, BIBLIOGRAPHY, CHOSEN, FAMILIES, PARTS, bibtex, references
 from ddpg_jax.experiment import SWITCHES
 from tests.runs import TINY, run
 
@@ -51,7 +51,8 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
     entries = parsed(bibtex(BIBLIOGRAPHY, "1.2.3"))
     assert list(entries) == list(BIBLIOGRAPHY)
     assert entries["ddpg_jax"]["version"] == "1.2.3"
-    assert {*ALWAYS, *PARTS.values(), *CHOSEN.values()} <= set(entries)
+    used = {*ALWAYS, *PARTS.values(), *CHOSEN.values(), *(key for keys in FAMILIES.values() for key in keys)}
+    assert used <= set(entries)
     assert set(PARTS) <= set(SWITCHES)
 
 
@@ -66,6 +67,8 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
         ({"env": "probe/lqr", "exploration": "none", "noise_schedule": "cosine"}, {"loshchilov2017"}),
         ({"env": "probe/lqr", "exploration": "none", "lr_schedule": "cosine"}, {"loshchilov2017"}),
         ({"env": "probe/lqr", "exploration": "none", "layer_norm": True, "n_step": 3}, {"ba2016", "sutton2018"}),
+        ({"env": "probe/lqr", "exploration": "none", "replay": "prioritized"}, {"schaul2016"}),
+        ({"env": "probe/lqr", "exploration": "none", "hindsight": "final"}, {"andrychowicz2017"}),
         ({"env": "probe/lqr", "exploration": "none", "batch_norm": True}, {"ioffe2015"}),
         ({"env": "probe/lqr", "exploration": "none", "precision": "bfloat16"}, {"kalamkar2019"}),
         ({"env": "probe/lqr", "exploration": "none", "num_critics": 2}, {"fujimoto2018"}),
@@ -79,10 +82,17 @@ def test_what_is_used_is_cited_and_nothing_else(fields: dict[str, Any], added: s
     assert set(references(dj.configure(fields)[0])) == {*ALWAYS, *added}
 
 
-def test_kinds_of_replay_are_cited_by_their_names() -> None:
-    """Whichever of them this version has."""
-    for name, key in (("prioritized", "schaul2016"), ("hindsight", "andrychowicz2017")):
-        assert key in references(dj.Experiment(replay=name))
+@pytest.mark.parametrize(
+    ("env", "keys"),
+    [
+        ("gymnax/Pendulum-v1", {"lange2022"}),
+        ("brax/ant@spring", {"freeman2021"}),
+        ("playground/CheetahRun", {"zakka2025", "tassa2018", "todorov2012"}),
+        ("PointMaze_UMaze-v3", {"towers2024", "delazcano2024", "todorov2012"}),
+    ],
+)
+def test_environments_are_cited_by_where_they_come_from(env: str, keys: set[str]) -> None:
+    assert set(references(dj.configure({"env": env, "exploration": "none"})[0])) == {*ALWAYS, *keys}
 
 
 def test_the_software_is_cited_as_citation_cff_says() -> None:

@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "normalization",
         "experiment",
     },
-    "citations": {"experiment"},
+    "citations": {"experiment", "envs"},
     "packing": {"types"},
     "program": {"types", "training", "experiment", "building", "placement"},
     "host_program": {

@@ -351,6 +351,20 @@ def test_a_sweep_of_many_programs_is_not_made_longer(tmp_path: Path) -> None:
         folders.RunFolder(tmp_path / "a").claim(longer, members, resume=True, overwrite=False)
 
 
+def test_a_run_of_an_older_version_goes_on_if_newer_fields_are_at_their_defaults(tmp_path: Path) -> None:
+    fake_run(tmp_path / "a", [1.0])
+    place = folders.RunFolder(tmp_path / "a")
+    identity = place.manifest()["identity"]
+    del identity["precision"], identity["wrappers"], identity["members"][0]["reward_scale"]
+    place.write_manifest(identity=identity)
+    members = [Member(0, dj.Hyperparams())]
+    place.claim(dj.Experiment(), members, resume=True, overwrite=False)
+    with pytest.raises(dj.ConfigError, match=r"differs in precision=bfloat16 \(there float32\)$"):
+        place.claim(dj.Experiment(precision="bfloat16"), members, resume=True, overwrite=False)
+    with pytest.raises(dj.ConfigError, match=r"differs in reward_scale=0.5 \(there 1.0\)$"):
+        place.claim(dj.Experiment(), [Member(0, dj.Hyperparams(reward_scale=0.5))], resume=True, overwrite=False)
+
+
 def test_names_of_folders_have_no_slashes() -> None:
     for env in ("probe/lqr", "module:Env-v0"):
         path = folders.default_folder(dj.Experiment(env=env), [Member(0, dj.Hyperparams())])

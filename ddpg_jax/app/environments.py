@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.envs import DEVICE, FAMILIES, family_of
 from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.extras import EXTRAS, installed, missing
+from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import ROBOTICS, extra_of, import_module, keywords_of, register
+from ddpg_jax.envs.naming import extra_of, import_module, keywords_of, register
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec
 
 ADDS = {

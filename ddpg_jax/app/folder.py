@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from ddpg_jax.app.processes import ALONE, Processes
-from ddpg_jax.experiment import Experiment
+from ddpg_jax.experiment import NUMBERS, STRUCTURE, Experiment
 from ddpg_jax.program import Member
 from ddpg_jax.types import ConfigError
 
@@ -159,11 +159,8 @@ class RunFolder:
                 f"out={self.path} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
                 "with the settings it was started with"
             )
-        differences = [
-            f"{name}={now[name]} (there {then.get(name)})" for name in now if name != "members" and now[name] != then.get(name)
-        ]
-        for old, new in zip(then["members"], now["members"], strict=True):
-            differences += [f"{name}={new[name]} (there {old.get(name)})" for name in new if new[name] != old.get(name)]
+        pairs = [(then, now), *zip(then["members"], now["members"], strict=True)]
+        differences = [line for old, new in pairs for line in _differences(old, new)]
         if manifest["experiment"]["steps"] > experiment.steps:
             differences.append(
                 f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)"
@@ -253,6 +250,16 @@ def about(experiment: Experiment, members: list[Member], processes: int = 1) -> 
         "end": None,
         "status": "running",
     }
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Fields in which two experiments, or two members, differ. What an older version did not write is at its default."""
+    defaults = {**json.loads(json.dumps(STRUCTURE)), **NUMBERS}
+    return [
+        f"{name}={value} (there {old.get(name, defaults.get(name))})"
+        for name, value in new.items()
+        if name != "members" and value != old.get(name, defaults.get(name))
+    ]
 
 
 def now() -> str:

@@ -15,6 +15,9 @@ EXTRAS = {
 }
 """Extra -> the module that it brings, which environments need or which registers them."""
 
+ROBOTICS = ("AdroitHand", "AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
+"""How the names of gymnasium-robotics' environments begin, whose module is imported without being asked for."""
+
 
 def installed(module: str) -> bool:
     """Whether a module could be imported, without doing so."""

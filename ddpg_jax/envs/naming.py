@@ -15,11 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.envs import DEVICE, nearest
-from ddpg_jax.envs.extras import EXTRAS, installed, missing
+from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions
-
-ROBOTICS = ("AdroitHand", "AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
-"""How the names of gymnasium-robotics' environments begin, whose module is imported without being asked for."""
 
 LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
 """Wrappers that learn -> the field that does the same for training and evaluation alike."""
