@@ -234,7 +234,7 @@ def test_hindsight_reaches_goals_that_are_not_found_by_chance() -> None:
     alone = dj.train("point-reach", **fields)
     hindsight = dj.train("point-reach", replay="prioritized", hindsight="future", **fields)
     assert alone.returns[-1] < -40
-    assert hindsight.returns[-1] > -12  # the best possible is about -8
+    assert hindsight.returns[-1] > -20  # the best possible is about -8
 
 
 def test_point_reach_tells_of_its_goals() -> None:

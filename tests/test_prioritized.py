@@ -174,7 +174,11 @@ def test_members_side_by_side_draw_and_learn_as_alone() -> None:
 
 @pytest.mark.parametrize("backend", ["device", "host"])
 def test_prioritized_members_of_a_sweep_are_the_runs_alone(backend: str) -> None:
-    """All numbers of the part can be swept in one program; an alpha of 0 and one of 1 learn something else."""
+    """All numbers of the part can be swept in one program; an alpha of 0 and one of 1 learn something else.
+
+    To the bit on the device; on the host members side by side are another program, which may round otherwise.
+    """
+    tolerance = {"device": 0.0, "host": 1e-6}[backend]
     fields: dict[str, Any] = {
         "backend": backend,
         "placement": "map",
@@ -192,5 +196,5 @@ def test_prioritized_members_of_a_sweep_are_the_runs_alone(backend: str) -> None
     swept = dj.sweep("Pendulum-v1", points=points, **fields)
     alone = [dj.train("Pendulum-v1", **fields, **point).policy.params for point in points]
     for policy, params in zip(swept.policies, alone, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, policy.params, params)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance), policy.params, params)
     assert not np.array_equal(*(jax.tree.leaves(params)[0] for params in alone))
