@@ -22,8 +22,12 @@ ACTIONS = jax.random.uniform(jax.random.key(5), (STEPS, 8), minval=-1.0, maxval=
 
 
 def original(name: str) -> Any:
-    """The environment as its library makes it."""
+    """The environment as its library makes it; gymnax's with its parameters."""
     family, _, own = name.partition("/")
+    if family == "gymnax":
+        import gymnax
+
+        return gymnax.make(own)
     if family == "brax":
         from brax import envs
 
@@ -61,11 +65,8 @@ def test_physics_steps_as_its_library_does_and_starts_anew_after_every_episode(n
 @pytest.mark.parametrize("name", GYMNAX)
 def test_gymnax_steps_as_gymnax_does(name: str) -> None:
     with family_env(name) as env:
-        import gymnax
-
-        theirs, params = gymnax.make(name.removeprefix("gymnax/"))
-        step: Any = jax.jit(env.step)
-        their_step: Any = jax.jit(theirs.step_env)
+        theirs, params = original(name)
+        step, their_step = jax.jit(env.step), jax.jit(theirs.step_env)
         env_state, obs = env.reset(jax.random.key(1))
         low, high = np.asarray(env.spec.action_low), np.asarray(env.spec.action_high)
         for t in range(STEPS):
@@ -86,8 +87,9 @@ def test_the_limit_of_gymnax_truncates_and_its_goal_terminates(name: str) -> Non
         assert limit is not None
 
         def body(carry: Any, t: jax.Array) -> Any:
-            action = jnp.ones(env.spec.action_dim) * jnp.sign(carry[1][1])  # rocks the car up the mountain
-            env_state, obs, transition = env.step(jax.random.fold_in(jax.random.key(1), t), *carry, action)
+            env_state, obs = carry
+            action = jnp.ones(env.spec.action_dim) * jnp.sign(obs[1])  # rocks the car up the mountain
+            env_state, obs, transition = env.step(jax.random.fold_in(jax.random.key(1), t), env_state, obs, action)
             return (env_state, obs), transition
 
         _, transition = jax.jit(lambda: jax.lax.scan(body, env.reset(jax.random.key(0)), jnp.arange(2 * limit)))()
