@@ -106,6 +106,23 @@ def scaling() -> str:
     return "\n".join(found)
 
 
+def environments() -> str:
+    """Steps a second of each environment, alone and with learning."""
+    found = []
+    for path in sorted(RESULTS.glob("environments_*.json")):
+        result = json.loads(path.read_text())
+        lines = [f"## Environments on {result['platform']}: steps a second, one update of batch 64 a vector step\n"]
+        lines += ["| | runs on | side by side | alone | with learning | time in the environment |", "|---|---|---|---|---|---|"]
+        for row in result["rows"]:
+            alone, learning = np.array(row["alone_steps_per_second"]), np.array(row["learning_steps_per_second"])
+            lines.append(
+                f"| {row['env']} | {row['backend']} | {row['num_envs']} | {np.median(alone):,.0f} | "
+                f"{np.median(learning):,.0f} | {min(1.0, np.median(learning / alone)):.0%} |"
+            )
+        found += [*lines, "", where(result, path.stem), ""]
+    return "\n".join(found)
+
+
 def page() -> str:
     """The whole file."""
     sections = [
@@ -117,6 +134,7 @@ def page() -> str:
         peers(),
         budget(),
         scaling(),
+        environments(),
     ]
     return "\n".join(section for section in sections if section).rstrip() + "\n"
 

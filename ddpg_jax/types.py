@@ -239,14 +239,30 @@ class EnvSpec(NamedTuple):
 
 
 class Env(NamedTuple):
-    """An environment written in JAX: ONE environment, mapped over by whoever wants many."""
+    """An environment written in JAX: ONE environment, mapped over by whoever wants many.
+
+    This is all that an environment of your own must be. `ddpg_jax.envs.make_env` makes it of three plain functions and adds
+    action units, the time limit and resets; `ddpg_jax.envs.check` says in what an `Env` that you wrote out falls short:
+
+    - `reset` and `step` are pure functions of arrays, which `jit` and `vmap` accept. All that is random comes from the key.
+    - The state is any pytree of arrays, of the same structure, shapes and dtypes after every `reset` and `step`.
+    - Observations are flat, `[O]` float32 and finite, whatever `spec.obs_shape` is.
+    - The action that `step` gets is flat, `[A]` in [-1, 1]; -1 and 1 stand for `spec.action_low` and `spec.action_high`. The
+      transition has it as it came.
+    - Reward, discount and last are scalars, `[]`: float32, float32 and bool.
+    - The discount is 0 where the episode TERMINATED, by a rule of the environment, else 1; `last` is true there too.
+    - After `spec.max_steps` steps an episode is TRUNCATED: `last` is true and the discount 1, so that its value goes on.
+    - `transition.next_obs` is the true successor, at the end of an episode too.
+    - Where `last`, `step` gives back the state and the observation of a start drawn anew, else those of the successor.
+    """
 
     spec: EnvSpec
     reset: Callable[[Key], tuple[Any, Array]]
     """`(key) -> (env_state, obs [O])`; consumes the key."""
     step: Callable[[Key, Any, Array, Array], tuple[Any, Array, Transition]]
     """`(key, env_state, obs [O], action [A]) -> (env_state, obs [O], transition)`. Resets itself: the state and the
-    observation returned are those to act on next, the transition holds what happened. Consumes the key."""
+    observation returned are those to act on next, the transition holds what happened, `obs` and `action` as they were given.
+    Consumes the key."""
 
 
 def _product(shape: tuple[int, ...]) -> int:

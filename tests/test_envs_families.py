@@ -23,8 +23,12 @@ ACTIONS = jax.random.uniform(jax.random.key(5), (STEPS, 8), minval=-1.0, maxval=
 
 
 def original(name: str) -> Any:
-    """The environment as its library makes it."""
+    """The environment as its library makes it; gymnax's with its parameters."""
     family, _, own = name.partition("/")
+    if family == "gymnax":
+        import gymnax
+
+        return gymnax.make(own)
     if family == "brax":
         from brax import envs
 
@@ -62,11 +66,8 @@ def test_physics_steps_as_its_library_does_and_starts_anew_after_every_episode(n
 @pytest.mark.parametrize("name", GYMNAX)
 def test_gymnax_steps_as_gymnax_does(name: str) -> None:
     with family_env(name) as env:
-        import gymnax
-
-        theirs, params = gymnax.make(name.removeprefix("gymnax/"))
-        step: Any = jax.jit(env.step)
-        their_step: Any = jax.jit(theirs.step_env)
+        theirs, params = original(name)
+        step, their_step = jax.jit(env.step), jax.jit(theirs.step_env)
         env_state, obs = env.reset(jax.random.key(1))
         low, high = np.asarray(env.spec.action_low), np.asarray(env.spec.action_high)
         for t in range(STEPS):
@@ -156,7 +157,12 @@ def test_a_family_does_not_run_on_the_host() -> None:
 
 
 def test_packing_keeps_every_number_and_the_empty_arrays() -> None:
-    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.zeros((0, 4)), jnp.uint32(2**32 - 1)), "c": jnp.array([True, False])}
+    tree = {
+        "_": jnp.ones(3),
+        "a": jnp.arange(6.0).reshape(2, 3),
+        "b": (jnp.zeros((0, 4)), jnp.uint32(2**32 - 1)),
+        "c": jnp.array([True, False]),
+    }
     pack, unpack = packing(tree)
     packed = pack(tree)
     assert all(vector.ndim == 1 and vector.size for vector in packed.values())
@@ -245,23 +251,33 @@ def test_a_step_in_which_no_episode_ends_draws_no_start() -> None:
 
 
 SHARDED = """
-import jax, sys
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
 import ddpg_jax as dj
-from tests.test_envs_families import walk
-sweep = dj.sweep(walk(dj.envs.renew_at_ends), seeds=4, steps=120, warmup_steps=60, batch_size=8, hidden=(8,), num_envs=2,
-                 eval_episodes=2, placement=sys.argv[2])
-print(len(jax.local_devices()), sweep.returns.tolist())
+from ddpg_jax.envs import make_device
+from ddpg_jax.envs.extras import EXTRAS, installed
+from ddpg_jax.placement import over_members, place
+from tests.test_envs_device import compiled_roll
+from tests.test_envs_families import GYMNAX, PHYSICS, walk
+
+others = [name for name in (GYMNAX[0], PHYSICS[0]) if installed(EXTRAS[name.partition("/")[0]])]
+envs = [walk(dj.envs.renew_at_ends), *map(make_device, others)]
+for env in envs:
+    keys = jax.random.split(jax.random.key(0), (4, 3))
+    roll = compiled_roll(env, 30)
+    alone = jax.jit(jax.vmap(roll))(keys)
+    for kind in ("map", "vmap"):
+        placement = place(4, kind)
+        shared = jax.jit(over_members(roll, placement))(placement.put(keys))
+        assert len(shared[0].sharding.device_set) == 2
+        for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(shared)):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+print(len(envs))
 """
 
 
-@pytest.mark.parametrize("placement", ["map", "vmap"])
-def test_starts_at_ends_are_the_same_on_one_device_and_on_two(placement: str) -> None:
-    said = [
-        subprocess.run([sys.executable, "-c", SHARDED, n, placement], capture_output=True, text=True, check=True).stdout.split(
-            " ", 1
-        )
-        for n in "12"
-    ]
-    assert [devices for devices, _ in said] == ["1", "2"]
-    np.testing.assert_allclose(*(np.array(eval(returns)) for _, returns in said), rtol=1e-5)
+def test_two_devices_give_what_one_gives() -> None:
+    """However the members of a sweep share a device; 30 steps, in which episodes end."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SHARDED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 1

@@ -51,11 +51,14 @@ PACKAGES = (
     "numpy",
     "orbax-checkpoint",
     "mujoco",
+    "mujoco-mjx",
     "torch",
     "stable-baselines3",
     "sbx-rl",
     "rejax",
     "gymnax",
+    "brax",
+    "playground",
 )
 
 
