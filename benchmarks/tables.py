@@ -37,6 +37,23 @@ def where(result: dict[str, Any], name: str) -> str:
     return f"{hardware}, jax {packages['jax']}, {result['date']}; `{result['command']}`; [raw](results/{name}.json)."
 
 
+def learning() -> str:
+    """What whole runs reach, environment by environment."""
+    lines = ["## Learning\n", "| | steps | IQM of the return | 95 % interval | seeds | worst | |", "|" + "---|" * 7]
+    about = []
+    for path in sorted(RESULTS.glob("learning_*.json")):
+        result = json.loads(path.read_text())
+        (point,) = result["points"]
+        (low, high), finals = point["final_return_interval"], point["final_returns"]
+        env = result["experiment"]["env"]
+        lines.append(
+            f"| {env} | {point['steps']:,} | {point['final_return_iqm']:.1f} | [{low:.1f}, {high:.1f}] | {len(finals)} | "
+            f"{min(finals):.1f} | [every seed](results/{path.stem}.csv), [curve](results/{path.stem}.png) |"
+        )
+        about.append(f"- {env}: {where(result, path.stem)}")
+    return "\n".join([*lines, "", "Noise-free, 20 episodes each.", "", *about, ""])
+
+
 def parts(kind: str, title: str, column: str) -> str:
     """IQM and interval of a figure for each variant."""
     result = load(f"parts_{kind}")
@@ -127,6 +144,7 @@ def page() -> str:
     """The whole file."""
     sections = [
         HEAD,
+        learning(),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return"),

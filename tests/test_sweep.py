@@ -183,29 +183,32 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
         dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
 
 
+TWELVE: dict[str, Any] = {
+    **{"seeds": 3, "grid": {"tau": [0.01, 0.1, 0.2, 0.3]}, "steps": 300, "warmup_steps": 100, "eval_every": 150},
+    **{"hidden": (8, 8), "eval_episodes": 2, "replay_capacity": 1_000},
+}
 EIGHT = """
 import sys, json
 import jax
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+jax.config.update("jax_num_cpu_devices", 8)
 import ddpg_jax as dj
-sweep = dj.sweep("Pendulum-v1", seeds=3, grid={"tau": [0.01, 0.1, 0.2, 0.3]}, steps=300, warmup_steps=100, eval_every=150,
-                 hidden=(8, 8), eval_episodes=2, replay_capacity=1000, backend=sys.argv[2])
+from tests.test_sweep import TWELVE
+sweep = dj.sweep("Pendulum-v1", **TWELVE, backend=sys.argv[1])
 print(json.dumps({"devices": jax.local_device_count(), "rows": len(sweep.rows), "returns": sweep.returns.tolist()}))
 """
 
 
 @pytest.mark.parametrize("backend", ["device", "host"])
-def test_eight_devices_give_what_one_gives(backend: str) -> None:
+def test_eight_devices_give_what_other_numbers_of_them_give(backend: str) -> None:
     """12 members on 8 devices: 4 are padding, and nobody sees them."""
-    command = [sys.executable, "-c", EIGHT]
-    one, eight = (
-        json.loads(subprocess.run([*command, n, backend], capture_output=True, text=True, check=True).stdout) for n in "18"
-    )
-    assert (one["devices"], eight["devices"]) == (1, 8)
-    assert one["rows"] == eight["rows"] == 24
+    done = subprocess.run([sys.executable, "-c", EIGHT, backend], capture_output=True, text=True, check=True)
+    eight = json.loads(done.stdout)
+    one = dj.sweep("Pendulum-v1", **TWELVE, backend=backend)
+    assert eight["devices"] == 8
+    assert len(one.rows) == eight["rows"] == 24
     if backend == "device":
-        assert one["returns"] == eight["returns"]
-    np.testing.assert_allclose(one["returns"], eight["returns"], rtol=1e-3)
+        assert one.returns.tolist() == eight["returns"]
+    np.testing.assert_allclose(one.returns, eight["returns"], rtol=1e-3)
 
 
 MEMORY = """
