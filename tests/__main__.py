@@ -1,18 +1,58 @@
 """All checks: `python -m tests` runs lint, types and tests, and fails if one of them does."""
 
+from __future__ import annotations
+
+import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("pyright", "--pythonpath", sys.executable),
-    ("pytest", "-q", "-n", "2", "--dist", "loadfile"),
 )
+NOTHING_COLLECTED = 5
+WORKERS = max(2, (os.cpu_count() or 2) // 2)
 
-if __name__ == "__main__":
+
+def run_file(path: str) -> bool:
+    """Runs the tests of a file in a process of its own, and shows what it said.
+
+    XLA sometimes ends a process that has compiled hundreds of programs with a segmentation fault. What a signal ended is run
+    once more.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", path]
+    for attempt in (1, 2):
+        since = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        ok = done.returncode in (0, NOTHING_COLLECTED)
+        shown = done.stdout.strip().splitlines()[-1:] if ok else [done.stdout, done.stderr]
+        print(f"{path} ({time.monotonic() - since:.0f} s)", *shown, sep="\n  ", flush=True)
+        if done.returncode >= 0 or attempt == 2:
+            return ok
+        print(f"{path} was ended by signal {-done.returncode}; once more", flush=True)
+    return False
+
+
+def main() -> int:
+    """The exit status."""
     for check in CHECKS:
         print("+", *check, flush=True)
-        status = subprocess.run([sys.executable, "-m", *check]).returncode
+        status = subprocess.run([sys.executable, "-m", *check], cwd=ROOT).returncode
         if status:
-            raise SystemExit(status)
+            return status
+    files = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: path.stat().st_size, reverse=True)  # the long ones first
+    paths = [str(path.relative_to(ROOT)) for path in files]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = dict(zip([*paths, "ddpg_jax"], pool.map(run_file, [*paths, "ddpg_jax"]), strict=True))
+    failed = [path for path, ok in results.items() if not ok]
+    print("FAILED: " + ", ".join(failed) if failed else f"all {len(results)} passed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
