@@ -8,6 +8,7 @@ No figure in that file is typed by hand; a test compares it with what this scrip
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,38 +107,55 @@ def budget() -> str:
     return "\n".join([*lines, where(result, "budget"), ""])
 
 
+def by_platform(
+    kind: str, head: Callable[[dict[str, Any], str], list[str]], cells: Callable[[dict[str, Any]], list[str]]
+) -> str:
+    """A table of every `KIND_PLATFORM.json`: the lines of `head(result, name)`, and a row of `cells` for each of its rows."""
+    found = []
+    for path in sorted(RESULTS.glob(f"{kind}_*.json")):
+        result = json.loads(path.read_text())
+        rows = [f"| {' | '.join(cells(row))} |" for row in result["rows"]]
+        found += [*head(result, path.stem), *rows, "", where(result, path.stem), ""]
+    return "\n".join(found)
+
+
 def scaling() -> str:
     """Time, memory and compilation along each axis."""
-    found = []
-    for path in sorted(RESULTS.glob("scaling_*.json")):
-        result = json.loads(path.read_text())
-        lines = [f"## Scaling on {result['platform']}\n", f"![us an update against each axis](results/{path.stem}.png)\n"]
-        lines += ["| | | us an update | of the limit | MiB a member | compile, s |", "|---|---|---|---|---|---|"]
-        for row in result["rows"]:
-            rate, limit = np.array(row["updates_per_second"]), np.array(row["limit_updates_per_second"])
-            lines.append(
-                f"| {row['axis'].replace('_', ' ')} | {row[row['axis']]:,} | {1e6 / np.median(rate):,.1f} | "
-                f"{np.median(rate / limit):.0%} | {row['bytes_a_member'] / 2**20:,.1f} | {row['compile_seconds']:.1f} |"
-            )
-        found += [*lines, "", where(result, path.stem), ""]
-    return "\n".join(found)
+
+    def head(result: dict[str, Any], name: str) -> list[str]:
+        return [
+            f"## Scaling on {result['platform']}\n",
+            f"![us an update against each axis](results/{name}.png)\n",
+            "| | | us an update | of the limit | MiB a member | compile, s |",
+            "|---|---|---|---|---|---|",
+        ]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        rate, limit = np.array(row["updates_per_second"]), np.array(row["limit_updates_per_second"])
+        times = [f"{1e6 / np.median(rate):,.1f}", f"{np.median(rate / limit):.0%}"]
+        costs = [f"{row['bytes_a_member'] / 2**20:,.1f}", f"{row['compile_seconds']:.1f}"]
+        return [row["axis"].replace("_", " "), f"{row[row['axis']]:,}", *times, *costs]
+
+    return by_platform("scaling", head, cells)
 
 
 def environments() -> str:
     """Steps a second of each environment, alone and with learning."""
-    found = []
-    for path in sorted(RESULTS.glob("environments_*.json")):
-        result = json.loads(path.read_text())
-        lines = [f"## Environments on {result['platform']}: steps a second, one update of batch 64 a vector step\n"]
-        lines += ["| | runs on | side by side | alone | with learning | time in the environment |", "|---|---|---|---|---|---|"]
-        for row in result["rows"]:
-            alone, learning = np.array(row["alone_steps_per_second"]), np.array(row["learning_steps_per_second"])
-            lines.append(
-                f"| {row['env']} | {row['backend']} | {row['num_envs']} | {np.median(alone):,.0f} | "
-                f"{np.median(learning):,.0f} | {min(1.0, np.median(learning / alone)):.0%} |"
-            )
-        found += [*lines, "", where(result, path.stem), ""]
-    return "\n".join(found)
+
+    def head(result: dict[str, Any], name: str) -> list[str]:
+        del name
+        return [
+            f"## Environments on {result['platform']}: steps a second, one update of batch 64 a vector step\n",
+            "| | runs on | side by side | alone | with learning | time in the environment |",
+            "|---|---|---|---|---|---|",
+        ]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        alone, learning = np.array(row["alone_steps_per_second"]), np.array(row["learning_steps_per_second"])
+        rates = [f"{np.median(alone):,.0f}", f"{np.median(learning):,.0f}", f"{min(1.0, np.median(learning / alone)):.0%}"]
+        return [row["env"], row["backend"], str(row["num_envs"]), *rates]
+
+    return by_platform("environments", head, cells)
 
 
 def page() -> str:

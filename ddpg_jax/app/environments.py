@@ -13,7 +13,7 @@ from ddpg_jax.envs import DEVICE, FAMILIES, family_of
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import extra_of, import_module, keywords_of, register
+from ddpg_jax.envs.naming import extra_of, import_module, import_modules, keywords_of, register
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec
 
 ADDS = {
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 def overview(options: EnvOptions) -> str:
     """A line for every environment that is installed, and one for every extra that is not."""
     with _silence():
-        _import(options)
+        import_modules(options.imports)
         rows = [*device_rows(DEVICE), *host_rows(name for name in host_names() if not name.startswith(ROBOTICS))]
         lines = [table(rows), ""]
         if installed(EXTRAS["goals"]):
@@ -70,7 +70,7 @@ def about(name: str, options: EnvOptions) -> str:
     if slash and not own and prefix in FAMILIES:
         return _family(prefix)
     with _silence():
-        _import(options)
+        import_modules(options.imports)
         if any(family.startswith(name) or name.startswith(family) for family in ROBOTICS):
             import_module(f"env={name}", EXTRAS["goals"])
         known = name in DEVICE or ":" in name or name in gymnasium.registry
@@ -187,11 +187,6 @@ def _places(name: str) -> str:
 def _host_spec(name: str, options: EnvOptions) -> EnvSpec:
     with contextlib.closing(make_host(name, 1, options)) as env:
         return env.spec
-
-
-def _import(options: EnvOptions) -> None:
-    for module in options.imports:
-        import_module(f"imports={module}", module)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import inspect
 import json
 
 from ddpg_jax.envs import DEVICE, make_device, on_device
-from ddpg_jax.envs.naming import check_time_limit, import_module
+from ddpg_jax.envs.naming import check_time_limit, import_modules
 from ddpg_jax.types import NO_OPTIONS, ConfigError, Env, EnvOptions
 
 
@@ -24,8 +24,7 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
     >>> device_env("auto", "Pendulum-v1", EnvOptions(env_kwargs='{"g": 9.0}')) is None
     True
     """
-    for module in options.imports:
-        import_module(f"imports={module}", module)
+    import_modules(options.imports)
     if not on_device(backend, name):
         return None
     keywords = json.loads(options.env_kwargs)

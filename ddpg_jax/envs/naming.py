@@ -59,8 +59,7 @@ def register(name: str, imports: tuple[str, ...] = ()) -> str:
     import gymnasium
 
     module, _, known = name.rpartition(":")
-    for word in imports:
-        import_module(f"imports={word}", word)
+    import_modules(imports)
     if module:
         import_module(f"env={name}", module)
     if known.startswith(ROBOTICS):
@@ -68,6 +67,16 @@ def register(name: str, imports: tuple[str, ...] = ()) -> str:
     if known not in gymnasium.registry:
         raise ConfigError(f"env={name} is not known; {nearest(known, [*gymnasium.registry, *DEVICE])}")
     return known
+
+
+def import_modules(imports: tuple[str, ...]) -> None:
+    """The modules of the field of this name.
+
+    Raises:
+        ConfigError: one that cannot be imported.
+    """
+    for module in imports:
+        import_module(f"imports={module}", module)
 
 
 def import_module(asked: str, module: str) -> Any:
