@@ -101,7 +101,7 @@ def measure(backend: str, name: str, quick: bool) -> list[dict[str, Any]]:
 
     rows = []
     for count in COUNTS:
-        steps, repetitions = (max(20, 200 // count), 3) if quick else (max(200, 4_000 // count), 5)
+        steps, repetitions = (max(20, 200 // count), 3) if quick else (max(100, 2_000 // count), 5)
         alone = device_rate(dj.envs.make_device(name), count, steps) if backend == "device" else host_rate(name, count, steps)
         fields = {"env": name, "backend": backend, "num_envs": count, "updates_per_step": 1 / count, "steps": 10**9}
         experiment, hyper = dj.configure(fields)
@@ -123,7 +123,7 @@ def measure(backend: str, name: str, quick: bool) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs=2, metavar=("BACKEND", "NAME"), help="measure one environment, as JSON, in this process")
-    parser.add_argument("--only", default="", help="environments with this in their name, or in the word device or host")
+    parser.add_argument("--only", default="", help="those with this in their name or backend; writes nothing")
     parser.add_argument("--quick", action="store_true", help="short loops, for a look; writes nothing")
     options = parser.parse_args()
     if options.one:
@@ -133,7 +133,7 @@ def main() -> None:
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json
 
-    rows = []
+    about, rows = machine(), []
     for backend, name in ENVIRONMENTS:
         if options.only not in f"{backend} {name}":
             continue
@@ -149,11 +149,9 @@ def main() -> None:
                 f"{name:32s} {backend:7s} {row['num_envs']:3d}  {alone:11,.0f} alone  {learning:10,.0f} with learning",
                 flush=True,
             )
-    if not options.quick:
-        about = machine()
-        command = " ".join(["python -m benchmarks.environments", *(["--only", options.only] if options.only else [])])
-        path = RESULTS / f"environments_{about['platform']}.json"
-        path.write_text(as_json({"command": command, "rows": rows, **about}))
+        if not (options.quick or options.only):  # after each, since some take minutes
+            path = RESULTS / f"environments_{about['platform']}.json"
+            path.write_text(as_json({"command": "python -m benchmarks.environments", "rows": rows, **about}))
 
 
 if __name__ == "__main__":

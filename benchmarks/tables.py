@@ -1,13 +1,14 @@
-"""Writes `benchmarks/README.md` from the raw results that lie in `benchmarks/results`.
+"""Writes `benchmarks/README.md`, and the table of speeds in `README.md`, from the raw results in `benchmarks/results`.
 
     python -m benchmarks.tables
 
-No figure in that file is typed by hand; a test compares it with what this script makes of the results.
+No figure there is typed by hand; a test compares both with what this script makes of the results.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- made by python -m benchmarks.tables -->", "<!-- end of what it made -->"
 
 HEAD = """# Benchmarks
 
@@ -36,6 +39,32 @@ def where(result: dict[str, Any], name: str) -> str:
     packages = result["packages"]
     hardware = f"{result['cores']} cores of {result['processor']}" if result["platform"] == "cpu" else result["device_kind"]
     return f"{hardware}, jax {packages['jax']}, {result['date']}; `{result['command']}`; [raw](results/{name}.json)."
+
+
+def speed() -> str:
+    """Runs and sweeps beside their limits, for `README.md`."""
+    bench, sweeps = load("bench") or {"rows": []}, load("sweeps") or {"rows": []}
+    lines = ["| | batch | updates/s, all members | of the products alone |", "|---|---|---|---|"]
+
+    def line(what: str, batch_size: int, rate: np.ndarray, limit: np.ndarray) -> None:
+        lines.append(f"| {what} | {batch_size} | {np.median(rate):,.0f} | {np.median(rate / limit):.0%} |")
+
+    for row in bench["rows"]:
+        rates = (np.array(row[name]) for name in ("updates_per_second", "limit_updates_per_second"))
+        line(f"one run, {row['backend']}, {row['env']}", row["batch_size"], *rates)
+    for row in sweeps["rows"]:
+        for members, result in row["members"].items():
+            cores = f"{row['devices']} core{'s' if row['devices'] > 1 else ''}"
+            rates = (np.array(one[name]) for one, name in ((result, "updates_per_second"), (row, "limit_updates_per_second")))
+            line(f"sweep of {members} members, {cores}, Pendulum-v1", row["batch_size"], *rates)
+    return "\n".join(lines)
+
+
+def with_speed(readme: str) -> str:
+    """`README.md` with the table of speeds between its two marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{speed()}\n\n{END}{after}"
 
 
 def learning() -> str:
@@ -101,7 +130,8 @@ def budget() -> str:
         heads = " | ".join(f"batch {batch}, us" for batch in batches)
         lines += [f"## {title}\n", f"| | {heads} |", "|---|" + "---|" * len(batches)]
         for name in names:
-            cells = [f"{np.median(table[name]):,.1f}" if name in table else "" for table in batches.values()]
+            medians = [np.median(table[name]) if name in table else math.nan for table in batches.values()]
+            cells = ["" if math.isnan(us) else f"{us:,.2f}" if us < 1 else f"{us:,.1f}" for us in medians]
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join([*lines, where(result, "budget"), ""])
@@ -177,3 +207,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     (HERE / "README.md").write_text(page())
+    README.write_text(with_speed(README.read_text()))

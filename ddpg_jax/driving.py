@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpg_jax.building import reported
 from ddpg_jax.experiment import Experiment
-from ddpg_jax.program import Program, warmup_iterations
+from ddpg_jax.program import Program, total_iterations, warmup_iterations
 
 BLOCK_UPDATES = 1_000  # of each member: about a second of work between two looks at the world outside
 
@@ -47,7 +47,7 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
     [(0, 500, False), (500, 1000, True), (1000, 2000, True), (2000, 2500, True)]
     """
     x = experiment
-    total = -(-x.steps // x.num_envs)
+    total = total_iterations(x)
     every = -(-x.eval_every // x.num_envs)
     limit = max(1, BLOCK_UPDATES // round(x.num_envs * x.updates_per_step))
     warmup = warmup_iterations(x)
@@ -83,7 +83,7 @@ def drive(
     journal = journal or Journal([], [-1] * len(program.members))
     pending, diverged = list(journal.pending), np.array(journal.diverged)
     updates = round(experiment.num_envs * experiment.updates_per_step)
-    total = -(-experiment.steps // experiment.num_envs)
+    total = total_iterations(experiment)
     warmup = warmup_iterations(experiment)
     for first, end, evaluating in schedule(experiment, begin):
         state, metrics, seconds = program.advance(state, first, end, diverged < 0)

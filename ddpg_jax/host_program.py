@@ -29,6 +29,10 @@ CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 """Without it a call copies weight matrices, for fear that they are still read when they are overwritten: 7 % of its time."""
 
 
+LONGEST = 100_000
+"""Steps of an episode of the evaluation after which an environment without a time limit is thought never to end one."""
+
+
 class HostFunctions(NamedTuple):
     """What `host_program` compiles; the same for all seeds, hyperparameters and lengths."""
 
@@ -298,7 +302,11 @@ def at_step(step: int, when: str = "") -> Iterator[None]:
 
 
 def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths `[K]` of one whole episode in each of K environments; `act` maps `[K, O]` to `[K, A]`."""
+    """Returns and lengths `[K]` of one whole episode in each of K environments; `act` maps `[K, O]` to `[K, A]`.
+
+    Raises:
+        EnvironmentFailure: as `HostEnv.step`; or there is no time limit, and an episode does not end.
+    """
     obs = env.reset(seeds)
     running = np.ones(env.num_envs, bool)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
@@ -308,6 +316,8 @@ def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.
         lengths += running
         running &= ~step.last
         obs = step.obs
+        if env.spec.max_steps is None and (lengths[running] >= LONGEST).any():
+            raise EnvironmentFailure(f"needs a time limit, env_kwargs=max_episode_steps=N: {LONGEST:,} steps ended no episode")
     return returns, lengths
 
 

@@ -111,6 +111,9 @@ def load_policy(folder: str | Path) -> Policy:
         spec: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
         layers = (tuple(about["hidden"]), about["activation"], about["layer_norm"])
         options = {name: about[name] for name in ("batch_norm", "precision") if name in about}  # older policies lack some
+        for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS)):
+            if about.get(name, "float32") not in known:
+                raise ValueError(f"{name}={about[name]} is not known; it must be one of {', '.join(known)}")
         return Policy(EnvSpec(**spec), *layers, params, **options)
     except FileNotFoundError as error:
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error

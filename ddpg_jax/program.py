@@ -94,6 +94,11 @@ def warmup_iterations(experiment: Experiment) -> int:
     return -(-experiment.warmup_steps // experiment.num_envs)
 
 
+def total_iterations(experiment: Experiment) -> int:
+    """Vector steps of the whole run."""
+    return -(-experiment.steps // experiment.num_envs)
+
+
 class DeviceFunctions(NamedTuple):
     """What `device_program` compiles; the same for all seeds, hyperparameters and lengths."""
 

@@ -252,9 +252,9 @@ def test_eval_checks_its_options_before_it_works(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("env", ["probe/observation", "tests/Flat-v0"])
+@pytest.mark.parametrize("env", ["probe/observation", "brax/ant", "tests/Flat-v0"])
 def test_a_film_of_what_cannot_be_drawn_is_one_line(one_line: Any, env: str, copy_of: Any, tmp_path: Path) -> None:
-    """One is only written in JAX, the other a Gymnasium environment without render."""
+    """Two are only written in JAX, the other is a Gymnasium environment without render."""
     folder = copy_of()
     about = manifest(folder)
     about["experiment"]["env"] = env

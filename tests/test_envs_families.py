@@ -1,6 +1,7 @@
 """gymnax, brax and MuJoCo Playground on the device: their steps are the libraries' own, their resets are not."""
 
 import functools
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.envs import FAMILIES, make_device, on_device
 from ddpg_jax.envs.extras import EXTRAS, installed
-from ddpg_jax.envs.physics import packing
+from ddpg_jax.packing import packing
 from tests.families import GYMNAX, PHYSICS, family_env
 from tests.runs import run
 
@@ -156,19 +157,24 @@ def test_a_family_does_not_run_on_the_host() -> None:
         dj.train("brax/ant", backend="host")
 
 
-def test_packing_keeps_every_number_and_the_empty_arrays() -> None:
-    tree = {
+@pytest.mark.parametrize("small", [4, math.inf])
+@pytest.mark.parametrize("members", [(), (5,)])
+def test_packing_keeps_every_number_and_the_empty_arrays(small: float, members: tuple[int, ...]) -> None:
+    one = {
         "_": jnp.ones(3),
         "a": jnp.arange(6.0).reshape(2, 3),
         "b": (jnp.zeros((0, 4)), jnp.uint32(2**32 - 1)),
         "c": jnp.array([True, False]),
     }
-    pack, unpack = packing(tree)
+    tree = jax.tree.map(lambda x: jnp.broadcast_to(x, (*members, *x.shape)), one)
+    pack, unpack = packing(one, small)
     packed = pack(tree)
-    assert all(vector.ndim == 1 and vector.size for vector in packed.values())
-    for one, other in zip(jax.tree.leaves(tree), jax.tree.leaves(unpack(packed)), strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+    assert len(packed.large) == (small == 4)
+    assert set(packed.vectors) == {"float32", "uint32", "bool"}
+    assert all(vector.shape[:-1] == members and vector.size for vector in packed.vectors.values())
+    for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(unpack(packed)), strict=True):
+        np.testing.assert_array_equal(before, after)
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
 
 
 def test_a_physics_run_goes_on_from_its_checkpoint(tmp_path: Path, command_line: None) -> None:

@@ -265,6 +265,18 @@ def test_a_failure_in_an_evaluation_names_the_step() -> None:
         dj.train(make, **SHORT)
 
 
+def test_an_evaluation_without_end_asks_for_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Counter):
+        def step(self, action: np.ndarray) -> Any:
+            obs, reward, *_ = super().step(action)
+            return obs, reward, False, False, {}
+
+    monkeypatch.setattr("ddpg_jax.host_program.LONGEST", 30)
+    with pytest.raises(dj.EnvironmentFailure, match=r"needs a time limit, env_kwargs=max_episode_steps=N: 30 steps ended no"):
+        dj.train(Endless, **SHORT)
+    dj.train(Counter, **SHORT)  # it has no time limit, but ends
+
+
 def short(name: str) -> HostEnv:
     return host_env([lambda: gymnasium.make(name, max_episode_steps=50)] * 2)
 

@@ -83,6 +83,20 @@ def test_a_preset_that_a_user_adds_can_be_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("command_line")
+def test_a_preset_of_an_imported_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_presets.py").write_text(
+        "import ddpg_jax as dj\ndj.PRESETS['of a module'] = dj.Preset('Mine.', {'hidden': '8', 'warmup_steps': 70})\n"
+    )
+    try:
+        assert run("train", "probe/observation", "--import", "my_presets", "--preset", "of a module", "--steps", "100") == 0
+    finally:
+        dj.PRESETS.pop("of a module", None)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert manifest(folder)["experiment"]["hidden"] == [8]
+
+
+@pytest.mark.usefixtures("command_line")
 def test_a_preset_from_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Under the options of the command line, over the preset that it names; the manifest holds the values, not the file."""
     file = tmp_path / "mine.json"

@@ -33,6 +33,7 @@ def test_the_manifest_says_what_ran_and_where(whole_run: Any, backend: str) -> N
     experiment = {**STRUCTURE, **about["experiment"]}
     assert experiment.keys() == {*STRUCTURE, "parts"}  # every field, not just what was given
     assert (experiment["env"], experiment["backend"], experiment["steps"]) == ("Pendulum-v1", backend, 600)
+    assert (about["programs"], about["backends"]) == ([[0]], [backend])
     (member,) = about["members"]
     assert member.items() >= {"member": 0, "seed": 0, **NUMBERS}.items()
     assert about["seeds"] == [0]
@@ -408,3 +409,12 @@ def test_films_are_of_the_environment_that_was_trained(whole_run: Any) -> None:
     obs, _ = env.reset(seed=0)
     action = policy(obs)
     assert env.action_space.contains(action)
+
+
+@pytest.mark.parametrize("name", ["activation", "precision"])
+def test_a_policy_of_a_newer_kind_is_refused_when_it_is_read(copy_of: Any, name: str) -> None:
+    place = copy_of() / "policy"
+    about = json.loads((place / "policy.json").read_text())
+    (place / "policy.json").write_text(json.dumps({**about, name: "other"}))
+    with pytest.raises(dj.ConfigError, match=f"cannot be read: {name}=other is not known; it must be one of "):
+        dj.load_policy(place)

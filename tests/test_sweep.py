@@ -19,7 +19,8 @@ from ddpg_jax.placement import place
 from ddpg_jax.program import device_program
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
 
-SMALL: dict[str, Any] = {"steps": 400, "warmup_steps": 100, "eval_every": 200, "hidden": (16, 16), "eval_episodes": 2}
+SMALL: dict[str, Any] = {"steps": 300, "warmup_steps": 100, "eval_every": 100, "hidden": (16, 16), "eval_episodes": 2}
+"""All blocks of learning are of one length: each length is compiled anew."""
 LITTLE = {**SMALL, "replay_capacity": 1_000}
 
 
@@ -83,8 +84,8 @@ def small() -> dj.Sweep:
 def test_results_come_in_the_order_asked(small: dj.Sweep) -> None:
     """Two programs, whose points alternate in the grid."""
     assert small.points[1] == {"tau": 0.01, "layer_norm": False}
-    assert small.returns.shape == (4, 2, 2)
-    assert small.steps[0, 0].tolist() == [200, 400]
+    assert small.returns.shape == (4, 2, 3)
+    assert small.steps[0, 0].tolist() == [100, 200, 300]
     alone = dj.train("Pendulum-v1", seed=1, tau=0.1, layer_norm=True, **SMALL)
     np.testing.assert_array_equal(small.returns[2, 1], alone.returns)
     obs = np.array([1.0, 0.0, 0.5])
@@ -98,7 +99,7 @@ def test_best_point_and_table(small: dj.Sweep, tmp_path: Path) -> None:
     small.to_csv(tmp_path / "sweep.csv")
     header, *lines = (tmp_path / "sweep.csv").read_text().splitlines()
     assert header.startswith("member,seed,tau,layer_norm,step,eval_return_mean")
-    assert len(lines) == 4 * 2 * 2
+    assert len(lines) == 4 * 2 * 3
 
 
 def test_a_second_sweep_with_new_values_and_seeds_compiles_nothing() -> None:
@@ -184,7 +185,7 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
 
 
 TWELVE: dict[str, Any] = {
-    **{"seeds": 3, "grid": {"tau": [0.01, 0.1, 0.2, 0.3]}, "steps": 300, "warmup_steps": 100, "eval_every": 150},
+    **{"seeds": 3, "grid": {"tau": [0.01, 0.1, 0.2, 0.3]}, "steps": 300, "warmup_steps": 100, "eval_every": 100},
     **{"hidden": (8, 8), "eval_episodes": 2, "replay_capacity": 1_000},
 }
 EIGHT = """
@@ -205,7 +206,7 @@ def test_eight_devices_give_what_other_numbers_of_them_give(backend: str) -> Non
     eight = json.loads(done.stdout)
     one = dj.sweep("Pendulum-v1", **TWELVE, backend=backend)
     assert eight["devices"] == 8
-    assert len(one.rows) == eight["rows"] == 24
+    assert len(one.rows) == eight["rows"] == 36
     if backend == "device":
         assert one.returns.tolist() == eight["returns"]
     np.testing.assert_allclose(one.returns, eight["returns"], rtol=1e-3)
@@ -235,7 +236,7 @@ def test_the_estimate_of_memory_covers_the_peak() -> None:
 
 
 def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--steps 400 --warmup-steps 100 --eval-every 200 --hidden 8-8 --eval-episodes 2 --replay-capacity 1000".split()
+    words = "--steps 300 --warmup-steps 100 --eval-every 100 --hidden 8-8 --eval-episodes 2 --replay-capacity 1000".split()
     sweep = ["sweep", "Pendulum-v1", "--seeds", "2", "--grid", "tau=0.01,0.1", "--grid", "layer_norm=true,false", *words]
     assert main([*sweep, "--out", str(tmp_path / "a")]) == 0
     said = capsys.readouterr()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
+from ddpg_jax.envs.naming import import_modules
 from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment, coerce, configure
 from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.sweeping import plain
@@ -254,6 +255,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that the user has named, checked by themselves."""
     given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
     given = {name: value for name, value in given.items() if value is not None}
+    import_modules(coerce("imports", given.get("imports", ())))  # they may add presets
     if given.get("preset", "").endswith(".json"):
         given = {**read_preset(given["preset"]), **{name: value for name, value in given.items() if name != "preset"}}
     return {name: coerce(name, value) for name, value in given.items()}

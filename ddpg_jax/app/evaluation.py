@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.envs import DEVICE
+from ddpg_jax.envs import DEVICE, family_of
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.naming import maker
@@ -88,8 +88,8 @@ def check_film(folder: Path, path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
     x = recorded(folder)
-    name, only_in_jax = x.env, x.env in DEVICE and x.env not in gymnasium.registry
-    if only_in_jax:
+    name = x.env
+    if family_of(name) or (name in DEVICE and name not in gymnasium.registry):  # written in JAX only
         raise ConfigError(f"video={path} cannot be made; env={name} does not render")
     try:
         with warnings.catch_warnings():

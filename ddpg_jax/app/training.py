@@ -27,7 +27,7 @@ from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.experiment import Experiment, env_options
-from ddpg_jax.program import Member, Program
+from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.sweeping import Leg, describe, in_memory
 from ddpg_jax.types import ConfigError, EnvironmentFailure
 
@@ -152,10 +152,15 @@ class Programs:
         known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
         self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
         done = {m for part in recorded for m in part}
+        self.steps = _steps(legs)
         self._ahead = iter([Leg(leg.experiment, [m for m in leg.members if m.number not in done]) for leg in legs])
         self._fitting: Iterator[tuple[Leg, Program]] = iter(())
         self._program: tuple[int, Program] | None = None
         self._processes = processes
+
+    def steps_before(self, k: int) -> int:
+        """Steps of all members of the programs before the k-th."""
+        return _steps(self.parts[:k])
 
     def first(self) -> None:
         """Makes the first program, unless earlier work is known."""
@@ -223,7 +228,6 @@ class Job:
         self.rows: list[dict[str, Any]] = []
         self.earlier = 0.0  # seconds of the processes before this one
         self.begun: float | None = None
-        self.total = sum(total_steps(member, experiment) for member in members)
 
     @property
     def seconds(self) -> float:
@@ -264,7 +268,7 @@ class Job:
             reached = {**dict.fromkeys(before, math.inf), **{member.number: step for member in now}}
             over = self._over(kept)
             say(f"{self.place.path} {'was finished at' if over else 'goes on from'} step {step:,}")
-            if kept.text is None and device_env(experiment.backend, experiment.env, env_options(experiment)) is None:
+            if kept.text is None and backend_of(experiment) == "host":
                 say("the environments could not be kept: their episodes start anew")
         self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
         self.earlier = self.place.manifest().get("seconds", 0.0) if self.rows else 0.0
@@ -292,61 +296,70 @@ class Job:
         say: Callable[[str], None],
     ) -> None:
         """One program, from its start or from a checkpoint to its end."""
-        part, place, processes = self.programs.parts[k], self.place, self.processes
-        experiment = part.experiment
+        part, processes = self.programs.parts[k], self.processes
+        experiment, many = part.experiment, len(part.members)
         if len(self.members) > 1:
             shared = f", shared by {processes.total} processes" if processes.total > 1 else ""
             say(f"program {k + 1}{shared}: {describe(part, program)}")
-        place.write_manifest(programs=[[member.number for member in part.members] for part in self.programs.parts])
-        begin, journal, state = 0, None, None
-        over = self._over(kept)
-        if not over:
-            self.begun = self.begun or time.monotonic()
-        if kept:
-            begin, journal = kept.iteration, Journal(*kept.journal)
-            state = program.load(kept.arrays, kept.text)
-        state = program.start() if state is None else state
-        many, saved = len(part.members), time.monotonic()
-        before = sum(len(part.members) * part.experiment.steps for part in self.programs.parts[:k])
-        last = (saved, begin * experiment.num_envs)
-        with Display(self.total, before + last[1] * many, not processes.first) as display:
-            try:
-                for tick in () if over else drive(program, experiment, state, begin, journal, self._everybody):
-                    state, now = tick.state, time.monotonic()
-                    rows = [row for each in processes.gather(tick.rows) for row in each]
-                    if rows:
-                        self.rows += rows
-                        place.append_rows(rows)
-                        self.track(rows)
-                    display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
-                    last = (now, tick.step)
-                    due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
-                    if not any(processes.gather(bool(received or due or tick.finished))):
-                        continue
-                    arrays, text = program.save(state)
-                    checkpoints.save(Checkpoint(k, tick.iteration, arrays, text, tick.journal))
-                    saved = now
-                    place.write_manifest(seconds=self.seconds)
-                    stop = [number for each in processes.gather(list(received)) for number in each]
-                    if tick.finished:
-                        self._keep_policies(program, experiment, state)
-                    elif stop:
-                        self._keep_policies(program, experiment, state)  # so that it can be looked at as it is
-                        checkpoints.wait()
-                        place.write_manifest(status="interrupted", end=folders.now())
-                        each = " of each member" if many > 1 else ""
-                        raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}")
-            except EnvironmentFailure as failure:
-                checkpoints.wait()
-                place.write_manifest(status=f"failed: {failure}", end=folders.now())
-                raise EnvironmentFailure(f"env={experiment.env} {failure}; {place.path} keeps what was before") from failure
-            except Ended as ended:
-                checkpoints.wait()
-                place.write_manifest(status=f"failed: {ended}", end=folders.now())
-                raise
-        if over:
+        self._note_programs()
+        begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
+        state = program.load(kept.arrays, kept.text) if kept else program.start()
+        if self._over(kept):
             self._keep_policies(program, experiment, state)
+            return
+        self.begun = self.begun or time.monotonic()
+        before, saved = self.programs.steps_before(k), time.monotonic()
+        last = (saved, begin * experiment.num_envs)
+        display = Display(self.programs.steps, before + last[1] * many, not processes.first)
+        with display, self._noting_failures(experiment, checkpoints):
+            for tick in drive(program, experiment, state, begin, journal, self._everybody):
+                now, rows = time.monotonic(), self._log(tick.rows)
+                display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
+                last = (now, tick.step)
+                due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
+                if not any(processes.gather(bool(received or due or tick.finished))):
+                    continue
+                checkpoints.save(Checkpoint(k, tick.iteration, *program.save(tick.state), tick.journal))
+                saved = now
+                self.place.write_manifest(seconds=self.seconds)
+                stop = [number for each in processes.gather(list(received)) for number in each]
+                if tick.finished or stop:
+                    self._keep_policies(program, experiment, tick.state)
+                if stop and not tick.finished:
+                    checkpoints.wait()
+                    self.place.write_manifest(status="interrupted", end=folders.now())
+                    each = " of each member" if many > 1 else ""
+                    raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}")
         checkpoints.wait()
+
+    def _note_programs(self) -> None:
+        """Has the manifest say which members each program so far trains, and where."""
+        parts = self.programs.parts
+        self.place.write_manifest(
+            programs=[[member.number for member in part.members] for part in parts],
+            backends=[backend_of(part.experiment) for part in parts],
+        )
+
+    def _log(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Writes the rows of all processes; gives them."""
+        rows = [row for each in self.processes.gather(rows) for row in each]
+        if rows:
+            self.rows += rows
+            self.place.append_rows(rows)
+            self.track(rows)
+        return rows
+
+    @contextmanager
+    def _noting_failures(self, experiment: Experiment, checkpoints: Checkpoints) -> Iterator[None]:
+        """Has the manifest say why a run could not go on, and an environment's failure what is kept."""
+        try:
+            yield
+        except (EnvironmentFailure, Ended) as failure:
+            checkpoints.wait()
+            self.place.write_manifest(status=f"failed: {failure}", end=folders.now())
+            if isinstance(failure, Ended):
+                raise
+            raise EnvironmentFailure(f"env={experiment.env} {failure}; {self.place.path} keeps what was before") from failure
 
     def _keep_policies(self, program: Program, experiment: Experiment, state: Any) -> None:
         for m, member in enumerate(program.members):
@@ -364,10 +377,16 @@ class Job:
         figures(self.rows, self.experiment.preset, f"DDPG on {self.experiment.env}", self.place.path)
         self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
+        if total_iterations(self.experiment) <= warmup_iterations(self.experiment):
+            line += f", all of them warm-up (warmup_steps={self.experiment.warmup_steps}), in which nothing is learned,"
         return f"{line} in {seconds:.0f} s; {self.place.path}"
 
 
-def total_steps(member: Member, experiment: Experiment) -> int:
-    """Steps that one member will do."""
-    steps = dict(member.swept).get("steps", experiment.steps)
-    return -(-steps // experiment.num_envs) * experiment.num_envs
+def _steps(legs: list[Leg]) -> int:
+    """Steps that all their members will have done at the end."""
+    return sum(len(leg.members) * total_iterations(leg.experiment) * leg.experiment.num_envs for leg in legs)
+
+
+def backend_of(experiment: Experiment) -> str:
+    """Where its environment runs, device or host; what `backend=auto` comes to."""
+    return "host" if device_env(experiment.backend, experiment.env, env_options(experiment)) is None else "device"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddpg_jax.envs.device import make_env, renew_at_ends
+from ddpg_jax.packing import packing
 from ddpg_jax.types import Array, ConfigError, Env, EnvSpec, Key
 
 
@@ -34,7 +35,7 @@ def physics_env(name: str, load: Callable[[], Any], max_steps: int, observe: Cal
         jax.eval_shape(env.step, shapes, jnp.zeros(action_dim))
     except Exception as error:  # physics that it does not run on, a version of JAX or MuJoCo that it does not know
         raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-    pack, unpack = packing(shapes)
+    pack, unpack = packing(shapes, small=math.inf)
     spec = EnvSpec(name, obs_shape, (action_dim,), (-1.0,) * action_dim, (1.0,) * action_dim, max_steps)
 
     def start(key: Key) -> Any:
@@ -46,38 +47,3 @@ def physics_env(name: str, load: Callable[[], Any], max_steps: int, observe: Cal
         return pack(state), state.reward, state.done > 0
 
     return make_env(spec, start, advance, lambda packed: observe(unpack(packed)), renew_at_ends)
-
-
-def packing(shapes: Any) -> tuple[Callable[[Any], dict[str, Array]], Callable[[dict[str, Array]], Any]]:
-    """`(tree -> vectors, vectors -> tree)` for trees of these shapes: one vector for each type of number.
-
-    Physics keeps its state in dozens of small arrays, some of them empty. A loop copies each by itself, and a checkpoint cannot
-    hold an empty one.
-
-    >>> import jax.numpy as jnp
-    >>> tree = {"a": jnp.ones((2, 3)), "b": jnp.zeros((0, 4)), "c": jnp.arange(2)}
-    >>> pack, unpack = packing(tree)
-    >>> {kind: vector.shape for kind, vector in pack(tree).items()}
-    {'float32': (6,), 'int32': (2,)}
-    >>> unpack(pack(tree))["b"].shape
-    (0, 4)
-    """
-    leaves, structure = jax.tree.flatten(shapes)
-    kinds = [str(leaf.dtype) for leaf in leaves]
-    used = sorted({kind for kind, leaf in zip(kinds, leaves, strict=True) if leaf.size})
-
-    def pack(tree: Any) -> dict[str, Array]:
-        flat = [jnp.ravel(jnp.asarray(x, kind)) for x, kind in zip(structure.flatten_up_to(tree), kinds, strict=True)]
-        return {kind: jnp.concatenate([x for x, own in zip(flat, kinds, strict=True) if own == kind]) for kind in used}
-
-    def unpack(vectors: dict[str, Array]) -> Any:
-        position, parts = dict.fromkeys(kinds, 0), []
-        for kind, leaf in zip(kinds, leaves, strict=True):
-            begin = position[kind]
-            position[kind] += leaf.size
-            parts.append(
-                vectors[kind][begin : begin + leaf.size].reshape(leaf.shape) if leaf.size else np.zeros(leaf.shape, kind)
-            )
-        return structure.unflatten(parts)
-
-    return pack, unpack
