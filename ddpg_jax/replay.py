@@ -176,7 +176,8 @@ def prioritized(
 
     def sample(key: Key, state: PrioritizedState, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
         strata = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
-        index = sum_tree.find(state.tree, strata * sum_tree.total(state.tree))
+        # Sorted it is already; but without the sort XLA computes the end of the search anew in everything that reads the index.
+        index = jnp.sort(sum_tree.find(state.tree, strata * sum_tree.total(state.tree)))
         leaf = gather(state.tree[0], index)
         beta = linear(hyper.priority_beta, hyper.priority_beta_final, progress(t, hyper.priority_beta_updates))
         weight = (jnp.min(leaf) / leaf) ** beta  # C and the sum cancel

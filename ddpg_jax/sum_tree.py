@@ -1,7 +1,7 @@
 """A sum tree: draws from C numbers in proportion to them, and changes of them, in O(log C) (Schaul et al. 2016, B.2.1).
 
-A tree is a tuple of levels, the leaves first. A node is the sum of `FAN` nodes of the level below; four, since half as many
-levels take half the time. One array for each level, because XLA copies a single one that is read and written level by level.
+A tree is a tuple of levels, the leaves first. A node is the sum of `FAN` nodes of the level below; eight, since fewer levels
+take less time. One array for each level, because XLA copies a single one that is read and written level by level.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ddpg_jax.types import Array
 
-FAN = 4
+FAN = 8
 
 Tree: TypeAlias = tuple[Array, ...]
 
@@ -21,7 +21,7 @@ def zeros(capacity: int) -> Tree:
     """The tree of `C` zeros. Levels are padded to whole groups with nodes that stay 0.
 
     >>> [level.size for level in zeros(10)]
-    [12, 4]
+    [16, 8]
     """
     size = -(-capacity // FAN) * FAN
     level = (jnp.zeros(size),)
