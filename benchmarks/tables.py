@@ -56,7 +56,7 @@ def speed() -> str:
         for members, result in row["members"].items():
             cores = f"{row['devices']} core{'s' if row['devices'] > 1 else ''}"
             rates = (np.array(one[name]) for one, name in ((result, "updates_per_second"), (row, "limit_updates_per_second")))
-            line(f"sweep of {members} members, {cores}, Pendulum-v1", row["batch_size"], *rates)
+            line(f"sweep of {members} member{'s' if members != '1' else ''}, {cores}, Pendulum-v1", row["batch_size"], *rates)
     return "\n".join(lines)
 
 

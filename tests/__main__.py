@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,16 +20,17 @@ NOTHING_COLLECTED = 5
 WORKERS = max(2, (os.cpu_count() or 2) // 2)
 
 
-def run_file(path: str) -> bool:
-    """Runs the tests of a file in a process of its own, and shows what it said.
+def run_file(path: str, cache: str) -> bool:
+    """Runs the tests of a file in a process of its own, and shows what it said. Programs come from the `cache` that all share.
 
     XLA sometimes ends a process that has compiled hundreds of programs with a segmentation fault. What a signal ended is run
     once more.
     """
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", path]
+    env = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **os.environ}
     for attempt in (1, 2):
         since = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
         ok = done.returncode in (0, NOTHING_COLLECTED)
         shown = done.stdout.strip().splitlines()[-1:] if ok else [done.stdout, done.stderr]
         print(f"{path} ({time.monotonic() - since:.0f} s)", *shown, sep="\n  ", flush=True)
@@ -47,8 +49,9 @@ def main() -> int:
             return status
     files = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: path.stat().st_size, reverse=True)  # the long ones first
     paths = [str(path.relative_to(ROOT)) for path in files]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        results = dict(zip([*paths, "ddpg_jax"], pool.map(run_file, [*paths, "ddpg_jax"]), strict=True))
+    paths.append("ddpg_jax")  # the examples in its docstrings
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(WORKERS) as pool:
+        results = dict(zip(paths, pool.map(lambda path: run_file(path, cache), paths), strict=True))
     failed = [path for path, ok in results.items() if not ok]
     print("FAILED: " + ", ".join(failed) if failed else f"all {len(results)} passed")
     return bool(failed)

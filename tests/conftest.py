@@ -49,6 +49,7 @@ def command_line(cache: Path) -> Iterator[None]:
         patch.setenv("SDL_VIDEODRIVER", "dummy")
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
         yield
     for name, value in before.items():
         jax.config.update(name, value)
