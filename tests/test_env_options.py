@@ -19,7 +19,7 @@ import ddpg_jax as dj
 from ddpg_jax.app.cli import _names
 from ddpg_jax.app.environments import about, overview
 from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.extras import installed
+from ddpg_jax.envs.extras import command_for, installed
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.naming import maker
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid
@@ -241,6 +241,27 @@ def _script(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=os.environ, check=False)
 
 
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, 'pip install "ddpg-jax[brax]"'),  # from an index
+        ({"url": "file:///my%20clone", "dir_info": {}}, 'pip install "/my clone[brax]"'),
+        ({"url": "file:///clone", "dir_info": {"editable": True}}, 'pip install -e "/clone[brax]"'),
+        ({"url": "https://host/ddpg.whl", "archive_info": {}}, 'pip install "ddpg-jax[brax]"'),
+    ],
+)
+def test_the_command_for_an_extra_installs_from_where_the_package_came(
+    origin: Any, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Distribution:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return origin and json.dumps(origin)
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
+    assert command_for("brax") == command
+
+
 def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:
     """In a process to which the packages are hidden, whether they are installed or not."""
     done = _script(HIDDEN, tmp_path)
@@ -250,10 +271,10 @@ def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert lines[3] == lines[0]
     for line, (env, extra) in zip(lines, asked.items(), strict=False):
-        needs = f'env={env} needs a package that is not installed: extra {extra}, or pip install "ddpg_jax[{extra}]"'
+        needs = f"env={env} needs a package that is not installed: extra {extra}, or {command_for(extra)}"
         assert line == f"ddpg-jax: {needs}"
     for extra in asked.values():
-        assert f'pip install "ddpg_jax[{extra}]"' in done.stdout
+        assert command_for(extra) in done.stdout
     assert "HalfCheetah-v5 " in done.stdout.split("extra mujoco adds ")[1]
     assert not any(line.startswith(("HalfCheetah", "Bipedal", "PointMaze")) for line in done.stdout.splitlines())
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 
 import ddpg_jax as dj
 from ddpg_jax.envs import FAMILIES, make_device, on_device
-from ddpg_jax.envs.extras import EXTRAS, installed
+from ddpg_jax.envs.extras import EXTRAS, command_for, installed
 from ddpg_jax.packing import packing
 from tests.families import GYMNAX, PHYSICS, family_env
 from tests.runs import run
@@ -124,9 +124,7 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_adds_it(
     make_device.cache_clear()
     assert run("train", name, "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].endswith(
-        f'env={name} needs a package that is not installed: extra {extra}, or pip install "ddpg_jax[{extra}]"'
-    )
+    assert said[-1].endswith(f"env={name} needs a package that is not installed: extra {extra}, or {command_for(extra)}")
     assert not (tmp_path / "run").exists()
 
 
@@ -261,7 +259,7 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 import ddpg_jax as dj
 from ddpg_jax.envs import make_device
-from ddpg_jax.envs.extras import EXTRAS, installed
+from ddpg_jax.envs.extras import EXTRAS, command_for, installed
 from ddpg_jax.placement import over_members, place
 from tests.test_envs_device import compiled_roll
 from tests.test_envs_families import GYMNAX, PHYSICS, walk

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.envs import DEVICE, FAMILIES, family_of
 from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
+from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, command_for, installed, missing
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.naming import extra_of, import_module, import_modules, keywords_of, register
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec
@@ -54,7 +54,7 @@ def overview(options: EnvOptions) -> str:
                 found = family.names()
                 lines.append(f"{prefix + '/':16s} {len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/")
     absent = [extra for extra, module in EXTRAS.items() if not installed(module)]
-    lines += [f'extra {extra} adds {ADDS[extra]}: pip install "ddpg_jax[{extra}]"' for extra in absent]
+    lines += [f"extra {extra} adds {ADDS[extra]}: {command_for(extra)}" for extra in absent]
     return "\n".join(lines).rstrip()
 
 

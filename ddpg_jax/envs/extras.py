@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
+import json
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 EXTRAS = {
     "mujoco": "mujoco",
@@ -28,4 +32,15 @@ def installed(module: str) -> bool:
 
 def missing(asked: str, extra: str) -> str:
     """The sentence for an environment whose extra is not installed."""
-    return f'{asked} needs a package that is not installed: extra {extra}, or pip install "ddpg_jax[{extra}]"'
+    return f"{asked} needs a package that is not installed: extra {extra}, or {command_for(extra)}"
+
+
+def command_for(extra: str) -> str:
+    """The command that adds an extra of this package: from the folder where it was installed from, if it was one."""
+    what, editable = "ddpg-jax", ""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        origin = json.loads(importlib.metadata.distribution("ddpg-jax").read_text("direct_url.json") or "{}")
+        if "dir_info" in origin:
+            what = url2pathname(urlsplit(origin["url"]).path)
+            editable = "-e " if origin["dir_info"].get("editable") else ""
+    return f'pip install {editable}"{what}[{extra}]"'
