@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ddpg_jax.driving import schedule
@@ -155,10 +156,14 @@ def in_memory(
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
-    if len(leg.members) == 1:  # it is not worth asking: there is nothing to divide
+    limit = memory_limit() * HEADROOM / neighbours
+    if len(leg.members) == 1:  # there is nothing to divide; what it holds is known without the compiler
+        if (held := state_bytes(program)) > limit:
+            program.close()
+            raise _too_large(leg.experiment, held, limit)
         yield leg, program
         return
-    fit = agree(_fitting(leg, program, memory_limit() * HEADROOM / neighbours))
+    fit = agree(_fitting(leg, program, limit))
     if fit >= len(leg.members):
         yield leg, program
         return
@@ -178,11 +183,21 @@ def _fitting(leg: Leg, program: Program, limit: float) -> int:
     fit = int(limit / each) * devices
     if fit < devices:
         program.close()
-        raise ConfigError(
-            f"replay_capacity={leg.experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
-            f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
-        )
+        raise _too_large(leg.experiment, each, limit)
     return fit
+
+
+def _too_large(experiment: Experiment, each: float, limit: float) -> ConfigError:
+    """The sentence for a member of so many bytes."""
+    return ConfigError(
+        f"replay_capacity={experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
+        f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
+    )
+
+
+def state_bytes(program: Program) -> int:
+    """Bytes of what a program carries from step to step, all members together."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.shapes()))
 
 
 def learning_block(experiment: Experiment) -> int:

@@ -180,8 +180,9 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
     assert len(parts) > 2
     np.testing.assert_array_equal(whole.returns, divided.returns)
     monkeypatch.setattr(sweeping, "memory_limit", lambda: 1000)
-    with pytest.raises(dj.ConfigError, match=r"replay_capacity=1000 makes a member of .* 0 fit"):
-        dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
+    for seeds in (3, 1):
+        with pytest.raises(dj.ConfigError, match=r"replay_capacity=1000 makes a member of .* 0 fit"):
+            dj.sweep("Pendulum-v1", seeds=seeds, **LITTLE)
 
 
 TWELVE: dict[str, Any] = {
