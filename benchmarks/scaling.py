@@ -84,10 +84,11 @@ def points(most_members: int, devices: int) -> list[tuple[str, dict[str, int]]]:
 
 
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
-    """Microseconds an update against each axis, with the limit; both axes logarithmic."""
+    """Microseconds an update against each axis, with the limit; both axes logarithmic, the vertical one at least a decade."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
-    plot, axes = plt.subplots(1, len(AXES), figsize=(3.0 * len(AXES), 3.0), layout="constrained")
+    plot, axes = plt.subplots(1, len(AXES), figsize=(3.2 * len(AXES), 3.0), layout="constrained")
     for axis, name in zip(axes, AXES, strict=True):
         own = [row for row in rows if row["axis"] == name]
         x = [row[name] for row in own]
@@ -95,6 +96,13 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             axis.plot(x, [1e6 / np.median(row[column]) for row in own], marker="o", label=label)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        spare = max(1.0, (10.0 * low / high) ** 0.5)
+        axis.set_ylim(low / spare, high * spare)
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xticks(x, [f"{value:,}" for value in x], fontsize=8, rotation=30 if len(x) > 4 else 0)
         axis.set_xlabel(name.replace("_", " "))
     axes[0].set_ylabel("us / update, all members")
     axes[0].legend(fontsize=8)
