@@ -10,6 +10,7 @@ import numpy as np
 
 from ddpg_jax.driving import drive
 from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.envs.device import as_env
 from ddpg_jax.envs.host import vectorize
 from ddpg_jax.experiment import STRUCTURE, Experiment, configure, env_options
 from ddpg_jax.host_program import host_program
@@ -123,6 +124,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
     Raises:
         ConfigError: an unknown environment, or one that DDPG cannot work with.
     """
+    env = as_env(env)
     if env is not None:
         _check_no_options(experiment)
     if isinstance(env, Env):
@@ -157,4 +159,5 @@ def _check_no_options(experiment: Experiment) -> None:
 
 
 def _name(env: Any) -> str:
+    env = as_env(env)
     return env.spec.name if isinstance(env, Env) else getattr(env, "__name__", type(env).__name__)

@@ -177,7 +177,8 @@ def host_program(
         return array if placement.alone else array[:count].reshape(-1, *array.shape[2:])
 
     def start() -> HostState:
-        obs = env.reset(seeds(0, 0, num_envs))
+        with at_step(0):
+            obs = env.reset(seeds(0, 0, num_envs))
         return pack(functions.init(keys, hypers, by_member(obs)))
 
     def pack(state: RunState) -> HostState:
@@ -245,7 +246,8 @@ def host_program(
         return returns.reshape(count, episodes), lengths.reshape(count, episodes)
 
     def load(arrays: Any, text: str | None) -> Any:
-        obs = env.reset(seeds(0, 0, num_envs))
+        with at_step(0):
+            obs = env.reset(seeds(0, 0, num_envs))
         if text is not None:
             env.restore(text)
             return pack(arrays)

@@ -15,6 +15,7 @@ GYMNAX = tuple(
 )
 PHYSICS = ("brax/inverted_pendulum@spring", "playground/CartpoleBalance")
 """Small ones: physics compiles for long."""
+ALL_PHYSICS = (*PHYSICS, *(f"brax/inverted_pendulum@{backend}" for backend in ("generalized", "positional", "mjx")))
 
 
 @contextlib.contextmanager

@@ -176,7 +176,7 @@ TWIN = "MountainCarContinuous-v0"
 BAD = [
     # words after `train`, what the one line must say
     (["tests/Image-v0"], ["env=tests/Image-v0 has image observations", "supported are vectors"]),
-    (["FrozenLake-v1"], ["env=FrozenLake-v1 has Discrete observations", "Box"]),
+    (["FrozenLake-v1"], ["env=FrozenLake-v1 has Discrete actions", "Box"]),
     (["CartPole-v1"], ["env=CartPole-v1 has Discrete actions", "Box"]),
     (["tests/Picky-v0"], ["env=tests/Picky-v0 cannot be made: RuntimeError: no luck"]),
     (["tests/Picky-v0", "--env-kwargs", "x=1"], ['env_kwargs={"x": 1} is not allowed', "what is x?", "it must be of height"]),
@@ -196,6 +196,7 @@ BAD = [
     (["Pendulum-v1", "--wrappers", "no_such:W"], ["wrappers=no_such:W needs the module no_such"]),
     (["Pendulum-v1", "--wrappers", "RescaleObservation"], ["wrappers=RescaleObservation cannot", "it needs min_obs, max_obs"]),
     (["Pendulum-v1", "--wrappers", "NormalizeObservation"], ["NormalizeObservation is not allowed", "normalize_obs=true"]),
+    (["point-reach", "--backend", "host"], ["backend=host is not allowed with env=point-reach", "device or auto"]),
     (["point-reach", "--wrappers", "ClipAction"], ["wrappers=ClipAction is not allowed with env=point-reach"]),
 ]
 
@@ -241,25 +242,36 @@ def _script(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=os.environ, check=False)
 
 
+def test_a_module_that_ends_the_process_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "goes_home.py").write_text("raise SystemExit(3)\n")
+    assert run("train", "Pendulum-v1", "--import", "goes_home") == 2
+    assert "imports=goes_home needs the module goes_home, which cannot be imported: SystemExit: 3" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("origin", "command"),
+    ("origin", "what"),
     [
-        (None, 'pip install "ddpg-jax[brax]"'),  # from an index
-        ({"url": "file:///my%20clone", "dir_info": {}}, 'pip install "/my clone[brax]"'),
-        ({"url": "file:///clone", "dir_info": {"editable": True}}, 'pip install -e "/clone[brax]"'),
-        ({"url": "https://host/ddpg.whl", "archive_info": {}}, 'pip install "ddpg-jax[brax]"'),
+        (None, '"ddpg-jax[brax]"'),  # from an index
+        ({"url": "file://HERE/my%20clone", "dir_info": {}}, '"HERE/my clone[brax]"'),
+        ({"url": "file://HERE/my%20clone", "dir_info": {"editable": True}}, '-e "HERE/my clone[brax]"'),
+        ({"url": "file://HERE/gone", "dir_info": {}}, '"ddpg-jax[brax]"'),
+        ({"url": "https://host/ddpg.whl", "archive_info": {}}, '"ddpg-jax[brax]"'),
     ],
 )
 def test_the_command_for_an_extra_installs_from_where_the_package_came(
-    origin: Any, command: str, monkeypatch: pytest.MonkeyPatch
+    origin: Any, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Distribution:
         def read_text(self, name: str) -> str | None:
             assert name == "direct_url.json"
-            return origin and json.dumps(origin)
+            return origin and json.dumps(origin).replace("HERE", str(tmp_path))
 
+    (tmp_path / "my clone").mkdir()
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
-    assert command_for("brax") == command
+    assert command_for("brax") == f"pip install {what}".replace("HERE", str(tmp_path))
 
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:

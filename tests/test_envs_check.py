@@ -77,8 +77,35 @@ def neighbourly(x: jax.Array) -> jax.Array:
     return seen(x)
 
 
+def silent(*given: Any) -> Any:
+    raise RuntimeError
+
+
+def breaks_off(key: jax.Array, x: jax.Array, action: jax.Array) -> Any:
+    """It can be compiled, and fails when it runs."""
+    return x + jax.pure_callback(silent, jax.ShapeDtypeStruct((), jnp.float32), x, vmap_method="sequential"), 0.0, False
+
+
+def with_spec(**fields: Any) -> dj.Env:
+    return walk()._replace(spec=SPEC._replace(**fields))
+
+
 BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "not-an-env": (lambda: walk().step, "must be an Env"),
+    "no-spec": (lambda: walk()._replace(spec=None), "env=None is no spec; it must be an EnvSpec"),
+    "a-shape-that-is-none": (lambda: with_spec(obs_shape=2), "has obs_shape=2; it must be a tuple of whole"),
+    "no-actions": (lambda: with_spec(action_shape=(0,)), r"has action_shape=\(0,\); it must be a tuple of whole"),
+    "no-bounds": (lambda: with_spec(action_low=None), "has action_low=None; it must be a tuple of numbers"),
+    "bounds-in-words": (lambda: with_spec(action_low=("a",)), r"has action_low=\('a',\); it must be a tuple of numbers"),
+    "half-a-step": (lambda: with_spec(max_steps=9.5), "has max_steps=9.5; it must be a whole number"),
+    "reset-without-state": (lambda: walk()._replace(reset=lambda k: walk().reset(k)[1]), "something else from reset"),
+    "obs-in-a-dict": (
+        lambda: walk()._replace(reset=lambda k: (walk().reset(k)[0], {"x": jnp.zeros(2)})),
+        "gives obs from reset as dict; it must be an array",
+    ),
+    "no-reward": (lambda: stepping(transition(reward=lambda t: None)), "gives transition.reward as NoneType"),
+    "says-nothing": (lambda: walk(advance=silent), "as step raises RuntimeError: without a word; it must run under jax.jit"),
+    "fails-when-it-runs": (lambda: walk(advance=breaks_off), "fails when it is run"),
     "bounds-of-another-length": (
         lambda: walk()._replace(spec=SPEC._replace(action_low=(-2.0, -2.0))),
         "action_low of 2 numbers",
@@ -138,5 +165,21 @@ def test_a_broken_environment_is_refused_in_one_sentence_that_names_the_fault(na
     assert "; it must " in sentence
 
 
+class Object:
+    """The protocol without its class."""
+
+    spec = SPEC
+
+    def reset(self, key: jax.Array) -> Any:
+        return walk().reset(key)
+
+    def step(self, *given: Any) -> Any:
+        return walk().step(*given)
+
+
 def test_a_sound_environment_passes() -> None:
     dj.envs.check(walk())
+    dj.envs.check(Object())  # pyright: ignore[reportArgumentType]
+    small: dict[str, Any] = {"steps": 60, "warmup_steps": 30, "batch_size": 8, "hidden": (8,), "eval_every": 60}
+    one, other = (dj.train(env, **small).returns for env in (walk(), Object()))
+    assert one.tolist() == other.tolist()

@@ -165,6 +165,8 @@ UNSUPPORTED = {
     "half-bounded": (VECTOR, Box(np.float32([-1, 0]), np.float32([1, np.inf])), "inf", "finite bounds"),  # pyright: ignore[reportArgumentType]
     "no-range": (VECTOR, Box(1.0, 1.0, (1,)), "bounded by 1.0 and 1.0", "low < high"),
     "integer-actions": (VECTOR, Box(0, 5, (1,), np.int32), "actions of type int32", "floating types"),
+    "no-actions": (VECTOR, Box(-1.0, 1.0, (0,)), "actions of shape (0,)", "at least one number"),
+    "no-observations": (Box(-1.0, 1.0, (0,)), ACTION, "observations of shape (0,)", "at least one number"),
     "dict": (Dict({"position": VECTOR}), ACTION, "Dict observations", "FlattenObservation"),
     "image": (Box(0, 255, (8, 8, 3), np.uint8), ACTION, "image observations", "vectors"),
 }
@@ -182,6 +184,14 @@ def test_a_space_that_ddpg_cannot_work_with_is_refused_in_one_line(case: str) ->
     assert len(offer) == 2, sentence
     assert found in offer[0]
     assert supported in offer[1]
+
+
+def test_a_box_of_another_name_is_a_box() -> None:
+    class Cube(Box):
+        pass
+
+    cube = Cube(-1.0, 1.0, (3,))  # pyright: ignore[reportCallIssue]
+    assert spec_of("cube", cube, ACTION, max_steps=None).obs_shape == (3,)
 
 
 def test_a_registered_environment_with_discrete_actions_is_refused_before_training() -> None:

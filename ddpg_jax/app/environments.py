@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ddpg_jax.envs import DEVICE, FAMILIES, family_of
+from ddpg_jax.envs import DEVICE, FAMILIES, Family, family_of
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, command_for, installed, missing
 from ddpg_jax.envs.host import make_host
@@ -51,11 +51,18 @@ def overview(options: EnvOptions) -> str:
                 lines.append(f"{family:16s} {len(found)} names, such as {found[0]}: see ddpg-jax envs {family}")
         for prefix, family in FAMILIES.items():
             if installed(EXTRAS[family.extra]):
-                found = family.names()
-                lines.append(f"{prefix + '/':16s} {len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/")
+                lines.append(f"{prefix + '/':16s} {_names_of(family, prefix)}")
     absent = [extra for extra, module in EXTRAS.items() if not installed(module)]
     lines += [f"extra {extra} adds {ADDS[extra]}: {command_for(extra)}" for extra in absent]
     return "\n".join(lines).rstrip()
+
+
+def _names_of(family: Family, prefix: str) -> str:
+    try:
+        found = family.names()
+    except Exception as error:  # a version of JAX that the library does not know
+        return f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/"
 
 
 def about(name: str, options: EnvOptions) -> str:

@@ -303,7 +303,8 @@ class Job:
             say(f"program {k + 1}{shared}: {describe(part, program)}")
         self._note_programs()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
-        state = program.load(kept.arrays, kept.text) if kept else program.start()
+        with self._noting_failures(experiment, checkpoints):
+            state = program.load(kept.arrays, kept.text) if kept else program.start()
         if self._over(kept):
             self._keep_policies(program, experiment, state)
             return

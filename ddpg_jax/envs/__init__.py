@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ddpg_jax.envs import brax, functional, gymnax, playground
 from ddpg_jax.envs.checking import check
-from ddpg_jax.envs.device import make_env, renew_always, renew_at_ends
+from ddpg_jax.envs.device import as_env, make_env, renew_always, renew_at_ends
 from ddpg_jax.envs.extras import EXTRAS, installed, missing
 from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.goals import point_reach
@@ -21,6 +22,7 @@ __all__ = [
     "DEVICE",
     "FAMILIES",
     "Family",
+    "as_env",
     "check",
     "family_of",
     "from_functional",
@@ -97,9 +99,15 @@ def _make_of(family: Family, name: str) -> Env:
     if not installed(EXTRAS[family.extra]):
         raise ConfigError(missing(f"env={name}", family.extra))
     try:
-        return family.make(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a library says of its own age
+            return family.make(name)
     except KeyError as error:
         raise ConfigError(f"env={name} is not known; {nearest(name, family.names())}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # a version of JAX that it does not know
+        raise ConfigError(f"env={name} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def nearest(word: str, words: list[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.envs.device import as_env
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Key, Transition
 
 LANES = 4
@@ -58,11 +60,17 @@ def check(env: Env, seed: int = 0) -> None:
         ...
     ddpg_jax.types.ConfigError: env=Walk gives transition.reward of shape (1,) and type float32; it must be () and float32
     """
+    env = as_env(env)
     _check_spec(env)
     _check_shapes(env)
     key = jax.random.key(seed)
-    _check_functions(env, key)
-    course = _run(env, key)
+    try:
+        _check_functions(env, key)
+        course = _run(env, key)
+    except ConfigError:
+        raise
+    except Exception as error:  # a callback, or what only vmap meets
+        _refuse(env.spec, f"fails when it is run: {_first_line(error)}", "run under jit and vmap with all actions in [-1, 1]")
     _check_numbers(env.spec, course)
     _check_ends(env.spec, course)
     _check_starts(env.spec, course)
@@ -76,6 +84,16 @@ def _check_spec(env: Env) -> None:
     if not isinstance(env, Env):
         raise ConfigError(f"env={env!r:.60} is a {type(env).__name__}; it must be an Env, such as make_env gives")
     spec = env.spec
+    if not isinstance(spec, EnvSpec):
+        raise ConfigError(f"env={spec!r:.60} is no spec; it must be an EnvSpec")
+    for field in ("obs_shape", "action_shape"):
+        shape = getattr(spec, field)
+        if not (isinstance(shape, tuple) and all(isinstance(size, Integral) and int(size) > 0 for size in shape)):
+            _refuse(spec, f"has {field}={shape!r}", "be a tuple of whole numbers of at least 1")
+    for field in ("action_low", "action_high"):
+        bound = getattr(spec, field)
+        if not (isinstance(bound, tuple) and all(isinstance(number, Real) for number in bound)):
+            _refuse(spec, f"has {field}={bound!r}", "be a tuple of numbers")
     for field in ("action_low", "action_high"):
         if len(getattr(spec, field)) != spec.action_dim:
             fault = f"has {field} of {len(getattr(spec, field))} numbers"
@@ -83,8 +101,8 @@ def _check_spec(env: Env) -> None:
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         _refuse(spec, f"has actions bounded by {low.tolist()} and {high.tolist()}", "have finite bounds, low < high")
-    if spec.max_steps is None or spec.max_steps < 1:
-        _refuse(spec, f"has max_steps={spec.max_steps}", "have a time limit of at least 1 step")
+    if not isinstance(spec.max_steps, Integral) or spec.max_steps < 1:
+        _refuse(spec, f"has max_steps={spec.max_steps!r}", "be a whole number of at least 1, the time limit")
 
 
 def _traced(spec: EnvSpec, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -92,8 +110,15 @@ def _traced(spec: EnvSpec, what: str, function: Callable[..., Any], *arguments: 
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:  # whatever the code of a user raises
-        fault = f"cannot be compiled, as {what} raises {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        _refuse(spec, fault.rstrip(" .:;"), "use jax.numpy, and jnp.where or jax.lax.cond in place of if")
+        in_python = isinstance(error, jax.errors.JAXTypeError)
+        rule = "use jax.numpy, and jnp.where or jax.lax.cond in place of if" if in_python else "run under jax.jit"
+        _refuse(spec, f"cannot be compiled, as {what} raises {_first_line(error)}", rule)
+
+
+def _first_line(error: Exception) -> str:
+    """An error as part of a sentence."""
+    first, *_ = [*str(error).strip().splitlines(), "without a word"]
+    return f"{type(error).__name__}: {first}".rstrip(" .:;")
 
 
 def _check_shapes(env: Env) -> None:
@@ -101,11 +126,16 @@ def _check_shapes(env: Env) -> None:
     obs_shape, action_shape = (spec.obs_dim,), (spec.action_dim,)
 
     def agree(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+        if not hasattr(found, "shape"):
+            _refuse(spec, f"gives {name} as {type(found).__name__}", "be an array")
         if (found.shape, found.dtype) != (shape, dtype):
             fault = f"gives {name} of shape {found.shape} and type {found.dtype}"
             _refuse(spec, fault, f"be {shape} and {jnp.dtype(dtype).name}")
 
-    state, obs = _traced(spec, "reset", env.reset, key)
+    start = _traced(spec, "reset", env.reset, key)
+    if not (isinstance(start, tuple) and len(start) == 2):
+        _refuse(spec, "gives something else from reset", "give (env_state, obs)")
+    state, obs = start
     agree("obs from reset", obs, obs_shape, jnp.float32)
     stepped = _traced(spec, "step", env.step, key, state, obs, jax.ShapeDtypeStruct(action_shape, jnp.float32))
     if not (isinstance(stepped, tuple) and len(stepped) == 3 and isinstance(stepped[2], Transition)):

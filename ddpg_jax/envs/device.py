@@ -17,6 +17,13 @@ Renew: TypeAlias = Callable[[Key, Array, Any], Any]
 """`(key, last [], running) -> (env_state, obs)`: a fresh start where `last`, else `running`; consumes the key."""
 
 
+def as_env(env: Any) -> Any:
+    """The `Env` that an object with the three parts of one is, `spec`, `reset` and `step`; anything else as it is."""
+    if isinstance(getattr(env, "spec", None), EnvSpec) and callable(getattr(env, "reset", None)):
+        return env if isinstance(env, Env) else Env(env.spec, env.reset, env.step)
+    return env
+
+
 def renew_always(reset: Reset) -> Renew:
     """Draws a start at every step, and drops it if no episode ended. Right where a start costs less than a branch."""
 

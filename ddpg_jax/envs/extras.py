@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -40,7 +41,8 @@ def command_for(extra: str) -> str:
     what, editable = "ddpg-jax", ""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
         origin = json.loads(importlib.metadata.distribution("ddpg-jax").read_text("direct_url.json") or "{}")
-        if "dir_info" in origin:
-            what = url2pathname(urlsplit(origin["url"]).path)
+        folder = url2pathname(urlsplit(origin.get("url", "")).path)
+        if "dir_info" in origin and Path(folder).is_dir():
+            what = folder
             editable = "-e " if origin["dir_info"].get("editable") else ""
     return f'pip install {editable}"{what}[{extra}]"'

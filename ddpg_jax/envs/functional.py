@@ -15,7 +15,7 @@ from ddpg_jax.types import Array, Env, Key
 
 
 def from_functional(func_env: Any, name: str, max_steps: int, reward_threshold: float | None = None) -> Env:
-    """An `Env` of a `gymnasium.functional.FuncEnv`.
+    """An `Env` of a `FuncEnv` (`gymnasium.experimental.functional`).
 
     Args:
         func_env: has `initial`, `transition`, `observation`, `reward`, `terminal`, and Box spaces. Its observations must be

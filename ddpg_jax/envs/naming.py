@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -62,8 +63,10 @@ def register(name: str, imports: tuple[str, ...] = ()) -> str:
     import_modules(imports)
     if module:
         import_module(f"env={name}", module)
-    if known.startswith(ROBOTICS):
+    if known.startswith(ROBOTICS) and known not in gymnasium.registry:
         import_module(f"env={name}", "gymnasium_robotics")
+    if known not in gymnasium.registry and known in DEVICE:
+        raise ConfigError(f"backend=host is not allowed with env={name}, which is written in JAX; it must be device or auto")
     if known not in gymnasium.registry:
         raise ConfigError(f"env={name} is not known; {nearest(known, [*gymnasium.registry, *DEVICE])}")
     return known
@@ -89,7 +92,7 @@ def import_module(asked: str, module: str) -> Any:
         sys.path.insert(0, "")
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever a module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         extra = next((extra for extra, brings in EXTRAS.items() if brings == module), None)
         if extra and not installed(module):
             raise ConfigError(missing(asked, extra)) from error
@@ -167,7 +170,7 @@ def find_wrapper(word: str) -> Callable[[Any], Any]:
     except Exception as error:  # Gymnasium loads its own when they are asked for
         raise ConfigError(f"wrappers={word} cannot be loaded: {_said(error)}") from error
     if found is None or not callable(found):
-        there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper()]
+        there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper() and n not in LEARNING]
         raise ConfigError(f"wrappers={word} is not in {module.__name__}; {nearest(short, there)}")
     return found
 
@@ -203,8 +206,10 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
     import gymnasium
 
     spec = gymnasium.registry[known]
+    said: list[warnings.WarningMessage] = []
     try:
-        return gymnasium.make(known, **keywords)
+        with warnings.catch_warnings(record=True) as said:  # they are for environments that can be made
+            env = gymnasium.make(known, **keywords)
     except Exception as error:
         extra = extra_of(spec.entry_point)
         if extra and not installed(EXTRAS[extra]):
@@ -214,10 +219,14 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
                 f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {_said(error)}; it must be of "
                 f"{', '.join(keywords_of(known)[0])}"
             ) from error
-        raise ConfigError(f"env={name} cannot be made: {_said(error)}") from error
+        given = f" with env_kwargs={json.dumps(keywords)}" if keywords else ""
+        raise ConfigError(f"env={name} cannot be made{given}: {_said(error)}") from error
+    for warning in said:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return env
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """An error in one line; where it says nothing, the line of the source that raised it."""
     words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or "without a word"
     return f"{type(error).__name__}: {' '.join(words.split())}"

@@ -18,8 +18,13 @@ def has_goals(space: Any) -> bool:
     return (
         isinstance(parts, dict)
         and set(parts) == set(GOAL_PARTS)
-        and all(type(part).__name__ == "Box" and len(part.shape) == 1 for part in parts.values())
+        and all(is_box(part) and len(part.shape) == 1 for part in parts.values())
     )
+
+
+def is_box(space: Any) -> bool:
+    """Whether it is a Box of Gymnasium's, without importing it."""
+    return any(kind.__name__ == "Box" for kind in type(space).__mro__)
 
 
 def flatten_goals(space: Any) -> Any:
@@ -42,14 +47,16 @@ def spec_of(
     Raises:
         ConfigError: other spaces, images, or bounds that are not finite; the sentence says what is supported.
     """
-    for role, space in (("observations", observation_space), ("actions", action_space)):
-        if type(space).__name__ != "Box":
+    for role, space in (("actions", action_space), ("observations", observation_space)):
+        if not is_box(space):
             raise ConfigError(
                 f"env={name} has {type(space).__name__} {role}; supported are Box {role} (Dict and Discrete observations: with "
                 "wrappers=FlattenObservation)"
                 if role == "observations"
                 else f"env={name} has {type(space).__name__} {role}; supported are Box {role} with finite bounds"
             )
+        if 0 in space.shape:
+            raise ConfigError(f"env={name} has {role} of shape {space.shape}; supported are {role} of at least one number")
     if observation_space.dtype == np.uint8 and len(observation_space.shape) >= 2:
         raise ConfigError(
             f"env={name} has image observations, {observation_space.shape} uint8; supported are vectors, Box observations of "
