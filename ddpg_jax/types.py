@@ -6,6 +6,7 @@ Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` tim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -230,12 +231,12 @@ class EnvSpec(NamedTuple):
     @property
     def obs_dim(self) -> int:
         """`O`, the length of a flattened observation."""
-        return _product(self.obs_shape)
+        return math.prod(self.obs_shape)
 
     @property
     def action_dim(self) -> int:
         """`A`, the length of a flattened action."""
-        return _product(self.action_shape)
+        return math.prod(self.action_shape)
 
 
 class Env(NamedTuple):
@@ -263,10 +264,3 @@ class Env(NamedTuple):
     """`(key, env_state, obs [O], action [A]) -> (env_state, obs [O], transition)`. Resets itself: the state and the
     observation returned are those to act on next, the transition holds what happened, `obs` and `action` as they were given.
     Consumes the key."""
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
