@@ -179,6 +179,21 @@ def test_a_process_that_is_busy_when_another_dies_is_ended_in_the_end(monkeypatc
     assert forced == ["process 1 of this sweep has died; go on with --resume"]
 
 
+def test_nobody_is_forced_to_leave_who_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks behind the end of a sweep is no business of the process that goes on with other things."""
+    forced: list[str] = []
+    monkeypatch.setattr(module, "_leave", forced.append)
+    monkeypatch.setattr(module, "GRACE", 0.2)
+
+    def ends(processes: Processes) -> None:
+        processes.gather(None)
+        monkeypatch.setattr(module, "_send", lambda peers, message: None)  # without a word
+
+    together(ends, ends)
+    time.sleep(0.5)
+    assert not forced
+
+
 @pytest.mark.parametrize(
     ("numbers", "total", "words"),
     [([0, 1, 1], 3, "process_id=1 is not allowed for two"), ([0, 1], 3, "process 2 did not come to 127.0.0.1:")],

@@ -136,9 +136,10 @@ def connected(meeting: Meeting | None) -> Iterator[Processes]:
         yield ALONE
         return
     peers: dict[int, Peer] = {}
+    stopping = threading.Event()
     try:
         _receive_others(meeting, peers) if meeting.number == 0 else _visit_first(meeting, peers)
-        gather = _gathering(meeting, peers)
+        gather = _gathering(meeting, peers, stopping)
         hosts = gather(platform.node())
         yield Processes(meeting.total, meeting.number, hosts.count(platform.node()), gather)
     except BaseException as error:
@@ -149,6 +150,7 @@ def connected(meeting: Meeting | None) -> Iterator[Processes]:
     else:
         _send(peers, {"end": ["it is finished", 0]})
     finally:
+        stopping.set()
         for peer in peers.values():
             with contextlib.suppress(OSError):
                 peer.connection.shutdown(socket.SHUT_WR)
@@ -230,18 +232,16 @@ def _greeting(peer: Peer) -> tuple[int, int] | None:
         return None
 
 
-def _gathering(meeting: Meeting, peers: dict[int, Peer]) -> Callable[[Any], list[Any]]:
+def _gathering(meeting: Meeting, peers: dict[int, Peer], stopping: threading.Event) -> Callable[[Any], list[Any]]:
     """`Processes.gather` over these connections: process 0 collects what the others say and tells them all of it."""
     inbox: queue.Queue[tuple[int, Any]] = queue.Queue()
-    alarms: list[threading.Timer] = []
     for k, peer in peers.items():
-        threading.Thread(target=_listen, args=(k, peer.stream, inbox, alarms), daemon=True).start()
+        threading.Thread(target=_listen, args=(k, peer.stream, inbox, stopping), daemon=True).start()
 
     def receive() -> tuple[int, Any]:
         k, message = inbox.get()
         if "end" in message:
-            for alarm in alarms:
-                alarm.cancel()
+            stopping.set()
             raise Ended(*message["end"])
         return k, message["say"]
 
@@ -260,7 +260,7 @@ def _gathering(meeting: Meeting, peers: dict[int, Peer]) -> Callable[[Any], list
     return gather
 
 
-def _listen(k: int, stream: Any, inbox: queue.Queue[tuple[int, Any]], alarms: list[threading.Timer]) -> None:
+def _listen(k: int, stream: Any, inbox: queue.Queue[tuple[int, Any]], stopping: threading.Event) -> None:
     """Takes in what process k says, until it has said that it ends, or is gone without a word."""
     message: Any = {}
     with contextlib.suppress(OSError, ValueError):  # it broke, or the last line is torn
@@ -269,9 +269,13 @@ def _listen(k: int, stream: Any, inbox: queue.Queue[tuple[int, Any]], alarms: li
             inbox.put((k, message))
     if "end" not in message:
         line = f"process {k} of this sweep has died; go on with --resume"
-        alarm = threading.Timer(GRACE, _leave, (line,))
+
+        def force() -> None:
+            if not stopping.is_set():
+                _leave(line)
+
+        alarm = threading.Timer(GRACE, force)
         alarm.daemon = True
-        alarms.append(alarm)
         alarm.start()
         inbox.put((k, {"end": [line, 1]}))
 
