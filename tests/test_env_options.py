@@ -336,11 +336,11 @@ def test_envs_tells_all_about_one(mine: Any, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_envs_takes_the_beginning_of_names() -> None:
-    assert [line.split()[0] for line in about("probe/t", EnvOptions()).splitlines()] == [
+    assert [line.split()[0] for line in "".join(about("probe/t", EnvOptions())).splitlines()] == [
         "name",
         "probe/truncation",
         "probe/termination",
     ]
-    assert "on the device  goal_velocity, max_episode_steps" in about("MountainCarContinuous-v0", EnvOptions())
+    assert "on the device  goal_velocity, max_episode_steps" in "".join(about("MountainCarContinuous-v0", EnvOptions()))
     with pytest.raises(dj.ConfigError, match=r"env=Pendulam-v1 is not known; nearest are Pendulum-v1"):
-        about("Pendulam-v1", EnvOptions())
+        "".join(about("Pendulam-v1", EnvOptions()))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.envs.phys2d.pendulum import PendulumFunctional
 from gymnasium.spaces import Box, Dict, Discrete
 
 import ddpg_jax as dj
@@ -184,6 +185,20 @@ def test_a_space_that_ddpg_cannot_work_with_is_refused_in_one_line(case: str) ->
     assert len(offer) == 2, sentence
     assert found in offer[0]
     assert supported in offer[1]
+
+
+def test_a_functional_environment_may_draw_its_observations() -> None:
+    """What is acted on is what the transition before it says, and not another draw."""
+
+    class Noisy(PendulumFunctional):
+        def observation(self, state: Any, rng: Any, params: Any = None) -> jax.Array:
+            return super().observation(state, rng) + 0.1 * jax.random.normal(rng, (3,))
+
+    env = dj.envs.from_functional(Noisy(), "Noisy", max_steps=15)
+    dj.envs.check(env)
+    state, obs = env.reset(jax.random.key(0))
+    true = PendulumFunctional().observation(state[0][0], None)
+    assert 0.0 < float(jnp.abs(obs - true).max()) < 1.0
 
 
 def test_a_box_of_another_name_is_a_box() -> None:

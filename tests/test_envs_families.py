@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app.environments import overview
+from ddpg_jax.app.environments import about, overview
 from ddpg_jax.envs import FAMILIES, Family, make_device, on_device
 from ddpg_jax.envs.extras import EXTRAS, command_for, installed
 from ddpg_jax.packing import packing
@@ -140,6 +140,22 @@ def test_a_library_that_cannot_be_imported_is_one_sentence_and_hides_no_other(mo
         dj.train("brax/ant")
     lines = [line for line in overview(EnvOptions()).splitlines() if line.startswith("brax/")]
     assert lines == [f"{'brax/':16s} cannot be imported: ImportError: cannot import name X from jax"]
+
+
+def test_a_family_is_listed_with_what_its_environments_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an environment that cannot be made the line says why, and the others follow."""
+
+    def make(name: str) -> dj.Env:
+        return make_device("Pendulum-v1") if name == "brax/b" else dj.envs.make_env(dj.EnvSpec("a", (1,), (1,), (), (), None))  # pyright: ignore
+
+    monkeypatch.setitem(FAMILIES, "brax", Family(lambda: ["brax/a", "brax/b"], make, "brax"))
+    monkeypatch.setitem(EXTRAS, "brax", "json")
+    make_device.cache_clear()
+    header, first, second = about("brax/", EnvOptions())
+    make_device.cache_clear()
+    assert header.split()[:2] == ["name", "runs"]
+    assert first.startswith("env=brax/a cannot be made")
+    assert " ".join(second.split()) == "brax/b device (3,) (1,) -2 to 2 200"
 
 
 REFUSED = {

@@ -375,7 +375,8 @@ def _envs(options: argparse.Namespace) -> int:
 
     given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in EnvOptions._fields}
     asked = EnvOptions(**given)
-    print(about(options.name, asked) if options.name else overview(asked))
+    for text in about(options.name, asked) if options.name else [overview(asked)]:
+        print(text, flush=True)
     return 0
 
 

@@ -6,10 +6,10 @@ import contextlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ddpg_jax.envs import DEVICE, FAMILIES, Family, family_of
+from ddpg_jax.envs import DEVICE, FAMILIES, Family, family_of, make_device
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, command_for, installed, missing
 from ddpg_jax.envs.host import make_host
@@ -28,6 +28,9 @@ ADDS = {
 
 WITHOUT_A_LIMIT = ("gymnasium.envs.phys2d", "gymnasium.envs.tabular")
 """Where Gymnasium's functional environments are, whose names DDPG has no use for: discrete, or without the time limit."""
+
+
+HEADER = ("name", "runs on", "observations", "actions", "bounds", "limit", "solved at")
 
 
 class Row(NamedTuple):
@@ -65,17 +68,22 @@ def _names_of(family: Family, prefix: str) -> str:
     return f"{len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/"
 
 
-def about(name: str, options: EnvOptions) -> str:
-    """All about one environment, or a line for each of those whose names begin so.
+def about(name: str, options: EnvOptions) -> Iterator[str]:
+    """All about one environment, or a line for each of those whose names begin so; those of a family as they are built.
 
     Raises:
         ConfigError: there is none, or it cannot be made with these options.
     """
-    import gymnasium
-
     prefix, slash, own = name.partition("/")
     if slash and not own and prefix in FAMILIES:
-        return _family(prefix)
+        yield from _family(prefix)
+    else:
+        yield _about(name, options)
+
+
+def _about(name: str, options: EnvOptions) -> str:
+    import gymnasium
+
     with _silence():
         import_modules(options.imports)
         if any(family.startswith(name) or name.startswith(family) for family in ROBOTICS):
@@ -86,13 +94,22 @@ def about(name: str, options: EnvOptions) -> str:
         return table(rows) if rows else details(some[0] if some else name, options)  # which says what is the matter with it
 
 
-def _family(prefix: str) -> str:
-    """The names of a family; to show more would build them all."""
+def _family(prefix: str) -> Iterator[str]:
+    """A line for each environment of a family, which takes some seconds to build."""
     family = FAMILIES[prefix]
     if not installed(EXTRAS[family.extra]):
         raise ConfigError(missing(f"env={prefix}/", family.extra))
     with _silence():
-        return "\n".join(family.names())
+        names = family.names()
+    widths = [max(len(name) for name in names), 7, 12, 8, 8, 6, 9]
+    yield _line(HEADER, widths)
+    for name in names:
+        try:
+            with _silence():
+                cells = _cells(Row(name, "device", make_device(name).spec))
+        except ConfigError as error:
+            cells = (str(error),)
+        yield _line(cells, widths)
 
 
 def details(name: str, options: EnvOptions) -> str:
@@ -162,11 +179,13 @@ def host_rows(names: Iterable[str]) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """The rows under a header."""
-    header = ("name", "runs on", "observations", "actions", "bounds", "limit", "solved at")
-    cells = [header, *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join(lines)
+    cells = [HEADER, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
+    return "\n".join(_line(line, widths) for line in cells)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=False)).rstrip()
 
 
 def _cells(row: Row) -> tuple[str, ...]:

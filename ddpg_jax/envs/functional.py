@@ -18,8 +18,7 @@ def from_functional(func_env: Any, name: str, max_steps: int, reward_threshold: 
     """An `Env` of a `FuncEnv` (`gymnasium.experimental.functional`).
 
     Args:
-        func_env: has `initial`, `transition`, `observation`, `reward`, `terminal`, and Box spaces. Its observations must be
-            drawn without a key.
+        func_env: has `initial`, `transition`, `observation`, `reward`, `terminal`, and Box spaces.
         name: what reports call it.
         max_steps: the time limit, which ends an episode as a TRUNCATION. A `FuncEnv` has none of its own.
         reward_threshold: mean return at which it counts as solved.
@@ -34,7 +33,22 @@ def from_functional(func_env: Any, name: str, max_steps: int, reward_threshold: 
         after = func_env.transition(state, action, transition_key)
         return after, func_env.reward(state, action, after, reward_key), func_env.terminal(after, terminal_key)
 
-    return make_env(spec, func_env.initial, advance, lambda state: func_env.observation(state, None))
+    def observe(state: Any) -> Array:
+        return func_env.observation(state, None)
+
+    def start_observed(key: Key) -> tuple[Any, Array]:
+        state = func_env.initial(key)
+        return state, func_env.observation(state, jax.random.fold_in(key, 1))
+
+    def advance_observed(key: Key, state: tuple[Any, Array], action: Array) -> tuple[tuple[Any, Array], Array, Array]:
+        after, reward, terminated = advance(key, state[0], action)
+        return (after, func_env.observation(after, jax.random.fold_in(key, 3))), reward, terminated
+
+    try:
+        jax.eval_shape(lambda key: observe(func_env.initial(key)), jax.random.key(0))
+    except Exception:  # it draws its observations: each is kept with its state
+        return make_env(spec, start_observed, advance_observed, lambda state: state[1])
+    return make_env(spec, func_env.initial, advance, observe)
 
 
 def pendulum() -> Env:
