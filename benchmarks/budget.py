@@ -1,6 +1,6 @@
 """Where one step goes: its parts, each alone in a compiled loop, beside the whole; and the replay beside others.
 
-    pip install -e ".[bench]"            # for flashbax; left out where it is not installed
+    pip install flashbax                 # left out where it is not installed
     python -m benchmarks.budget
 
 One member, Pendulum-v1, 256-256 networks, device backend. Every loop gets something new at every turn and carries what it

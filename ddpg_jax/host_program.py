@@ -176,10 +176,12 @@ def host_program(
         array = np.asarray(array)
         return array if placement.alone else array[:count].reshape(-1, *array.shape[2:])
 
-    def start() -> HostState:
+    def first_obs() -> np.ndarray:
         with at_step(0):
-            obs = env.reset(seeds(0, 0, num_envs))
-        return pack(functions.init(keys, hypers, by_member(obs)))
+            return env.reset(seeds(0, 0, num_envs))
+
+    def start() -> HostState:
+        return pack(functions.init(keys, hypers, by_member(first_obs())))
 
     def pack(state: RunState) -> HostState:
         actor, rest = functions.split(state)
@@ -246,8 +248,7 @@ def host_program(
         return returns.reshape(count, episodes), lengths.reshape(count, episodes)
 
     def load(arrays: Any, text: str | None) -> Any:
-        with at_step(0):
-            obs = env.reset(seeds(0, 0, num_envs))
+        obs = first_obs()
         if text is not None:
             env.restore(text)
             return pack(arrays)

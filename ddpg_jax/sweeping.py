@@ -156,14 +156,7 @@ def in_memory(
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
-    limit = memory_limit() * HEADROOM / neighbours
-    if len(leg.members) == 1:  # there is nothing to divide; what it holds is known without the compiler
-        if (held := state_bytes(program)) > limit:
-            program.close()
-            raise _too_large(leg.experiment, held, limit)
-        yield leg, program
-        return
-    fit = agree(_fitting(leg, program, limit))
+    fit = agree(_fitting(leg, program, memory_limit() * HEADROOM / neighbours))
     if fit >= len(leg.members):
         yield leg, program
         return
@@ -175,7 +168,8 @@ def in_memory(
 
 def _fitting(leg: Leg, program: Program, limit: float) -> int:
     """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
-    need = program.memory(learning_block(leg.experiment))
+    alone = len(leg.members) == 1  # then there is nothing to divide, and what it holds is known without the compiler
+    need = state_bytes(program) if alone else program.memory(learning_block(leg.experiment))
     if need <= limit:
         return len(leg.members)
     devices = len(program.placement.devices)
@@ -183,16 +177,11 @@ def _fitting(leg: Leg, program: Program, limit: float) -> int:
     fit = int(limit / each) * devices
     if fit < devices:
         program.close()
-        raise _too_large(leg.experiment, each, limit)
+        raise ConfigError(
+            f"replay_capacity={leg.experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
+            f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
+        )
     return fit
-
-
-def _too_large(experiment: Experiment, each: float, limit: float) -> ConfigError:
-    """The sentence for a member of so many bytes."""
-    return ConfigError(
-        f"replay_capacity={experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
-        f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
-    )
 
 
 def state_bytes(program: Program) -> int:

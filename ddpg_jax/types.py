@@ -7,6 +7,7 @@ Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` tim
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +26,12 @@ class ConfigError(ValueError):
 
 class EnvironmentFailure(RuntimeError):
     """An environment that raised, returned a non-finite number or changed its shapes, and the step at which it did."""
+
+
+def said(error: BaseException) -> str:
+    """An error in one line; where it says nothing, the line of the source that raised it."""
+    words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or "without a word"
+    return f"{type(error).__name__}: {' '.join(words.split())}"
 
 
 class Transition(NamedTuple):

@@ -14,7 +14,7 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, command_for, installed, missing
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.naming import extra_of, import_module, import_modules, keywords_of, register
-from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec
+from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec, said
 
 ADDS = {
     "mujoco": "HalfCheetah-v5 Hopper-v5 Walker2d-v5 Ant-v5 Humanoid-v5 Reacher-v5 Pusher-v5 Swimmer-v5 InvertedPendulum-v5 ...",
@@ -64,7 +64,7 @@ def _names_of(family: Family, prefix: str) -> str:
     try:
         found = family.names()
     except Exception as error:  # a version of JAX that the library does not know
-        return f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+        return f"cannot be imported: {said(error)}"
     return f"{len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/"
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.envs import DEVICE, family_of
+from ddpg_jax.envs import only_in_jax
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.naming import maker
@@ -81,15 +81,13 @@ def check_film(folder: Path, path: Path) -> None:
     Raises:
         ConfigError: the ending of the name, its folder, or the environment does not render.
     """
-    import gymnasium
-
     if path.suffix not in FILMS:
         raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
     if not path.parent.is_dir():
         raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
     x = recorded(folder)
     name = x.env
-    if family_of(name) or (name in DEVICE and name not in gymnasium.registry):  # written in JAX only
+    if only_in_jax(name):
         raise ConfigError(f"video={path} cannot be made; env={name} does not render")
     try:
         with warnings.catch_warnings():

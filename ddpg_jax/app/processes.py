@@ -269,15 +269,9 @@ def _listen(k: int, stream: Any, inbox: queue.Queue[tuple[int, Any]], stopping: 
             inbox.put((k, message))
     if "end" not in message:
         line = f"process {k} of this sweep has died; go on with --resume"
-
-        def force() -> None:
-            if not stopping.is_set():
-                _leave(line)
-
-        alarm = threading.Timer(GRACE, force)
-        alarm.daemon = True
-        alarm.start()
         inbox.put((k, {"end": [line, 1]}))
+        if not stopping.wait(GRACE):
+            _leave(line)
 
 
 def _leave(line: str) -> None:

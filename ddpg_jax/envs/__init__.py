@@ -16,7 +16,7 @@ from ddpg_jax.envs.functional import from_functional
 from ddpg_jax.envs.goals import point_reach
 from ddpg_jax.envs.mountain_car import mountain_car
 from ddpg_jax.envs.probes import PROBES
-from ddpg_jax.types import ConfigError, Env
+from ddpg_jax.types import ConfigError, Env, said
 
 __all__ = [
     "DEVICE",
@@ -26,10 +26,12 @@ __all__ = [
     "check",
     "family_of",
     "from_functional",
+    "in_jax",
     "make_device",
     "make_env",
     "nearest",
     "on_device",
+    "only_in_jax",
     "renew_always",
     "renew_at_ends",
 ]
@@ -68,16 +70,27 @@ def family_of(name: str) -> Family | None:
     return FAMILIES.get(prefix) if slash else None
 
 
+def in_jax(name: str) -> bool:
+    """Whether an environment of this name is one of `DEVICE` or of a family."""
+    return name in DEVICE or family_of(name) is not None
+
+
+def only_in_jax(name: str) -> bool:
+    """Whether it is, and Gymnasium has none of this name."""
+    import gymnasium
+
+    return in_jax(name) and (family_of(name) is not None or name not in gymnasium.registry)
+
+
 def on_device(backend: str, name: str) -> bool:
     """Whether an environment of this name is compiled into the program, for a backend of device, host or auto.
 
     Raises:
-        ConfigError: the host is asked for, and environments of this family run on the device only.
+        ConfigError: the host is asked for, and there is none of this name.
     """
-    in_family = family_of(name) is not None
-    if backend == "host" and in_family:
+    if backend == "host" and only_in_jax(name):
         raise ConfigError(f"backend=host is not allowed with env={name}; it must be device or auto")
-    return backend == "device" or (backend == "auto" and (name in DEVICE or in_family))
+    return backend == "device" or (backend == "auto" and in_jax(name))
 
 
 @functools.cache
@@ -107,7 +120,7 @@ def _make_of(family: Family, name: str) -> Env:
     except ConfigError:
         raise
     except Exception as error:  # a version of JAX that it does not know
-        raise ConfigError(f"env={name} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"env={name} cannot be made: {said(error)}") from error
 
 
 def nearest(word: str, words: list[str]) -> str:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 
-from ddpg_jax.envs import DEVICE, family_of, make_device, on_device
+from ddpg_jax.envs import DEVICE, in_jax, make_device, on_device
 from ddpg_jax.envs.naming import check_time_limit, import_modules
 from ddpg_jax.types import NO_OPTIONS, ConfigError, Env, EnvOptions
 
@@ -32,7 +32,7 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
     fits = keywords.keys() <= set(taken) and not options.wrappers
     if not fits and backend == "auto" and _gymnasium_has(name):
         return None
-    if options.wrappers and (name in DEVICE or family_of(name)):
+    if options.wrappers and in_jax(name):
         raise ConfigError(
             f"wrappers={','.join(options.wrappers)} is not allowed with env={name} on the device; it must be empty, as "
             "wrappers are for environments on the host"

@@ -10,14 +10,13 @@ import importlib
 import inspect
 import json
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.envs import DEVICE, nearest
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
-from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions
+from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, said
 
 LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
 """Wrappers that learn -> the field that does the same for training and evaluation alike."""
@@ -65,8 +64,6 @@ def register(name: str, imports: tuple[str, ...] = ()) -> str:
         import_module(f"env={name}", module)
     if known.startswith(ROBOTICS) and known not in gymnasium.registry:
         import_module(f"env={name}", "gymnasium_robotics")
-    if known not in gymnasium.registry and known in DEVICE:
-        raise ConfigError(f"backend=host is not allowed with env={name}, which is written in JAX; it must be device or auto")
     if known not in gymnasium.registry:
         raise ConfigError(f"env={name} is not known; {nearest(known, [*gymnasium.registry, *DEVICE])}")
     return known
@@ -96,7 +93,7 @@ def import_module(asked: str, module: str) -> Any:
         extra = next((extra for extra, brings in EXTRAS.items() if brings == module), None)
         if extra and not installed(module):
             raise ConfigError(missing(asked, extra)) from error
-        raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {_said(error)}") from error
+        raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {said(error)}") from error
 
 
 def extra_of(entry_point: Any) -> str | None:
@@ -168,7 +165,7 @@ def find_wrapper(word: str) -> Callable[[Any], Any]:
     try:
         found = getattr(module, short, None)
     except Exception as error:  # Gymnasium loads its own when they are asked for
-        raise ConfigError(f"wrappers={word} cannot be loaded: {_said(error)}") from error
+        raise ConfigError(f"wrappers={word} cannot be loaded: {said(error)}") from error
     if found is None or not callable(found):
         there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper() and n not in LEARNING]
         raise ConfigError(f"wrappers={word} is not in {module.__name__}; {nearest(short, there)}")
@@ -182,7 +179,7 @@ def _wrap(name: str, word: str, wrapper: Callable[[Any], Any], env: Any) -> Any:
         wrapped = wrapper(env)
     except Exception as error:
         needs = [p.name for p in _required(wrapper)][1:]
-        what = f"it needs {', '.join(needs)} besides the environment" if needs else _said(error)
+        what = f"it needs {', '.join(needs)} besides the environment" if needs else said(error)
         raise ConfigError(
             f"wrappers={word} cannot be applied to env={name}: {what}; it must be one that is called with the "
             "environment alone (for others register the environment with additional_wrappers, or pass a function that makes it)"
@@ -206,9 +203,8 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
     import gymnasium
 
     spec = gymnasium.registry[known]
-    said: list[warnings.WarningMessage] = []
     try:
-        with warnings.catch_warnings(record=True) as said:  # they are for environments that can be made
+        with warnings.catch_warnings(record=True) as warned:  # they are for environments that can be made
             env = gymnasium.make(known, **keywords)
     except Exception as error:
         extra = extra_of(spec.entry_point)
@@ -216,17 +212,11 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
             raise ConfigError(missing(f"env={name}", extra)) from error
         if isinstance(error, TypeError) and keywords.keys() - {"render_mode"}:
             raise ConfigError(
-                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {_said(error)}; it must be of "
+                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {said(error)}; it must be of "
                 f"{', '.join(keywords_of(known)[0])}"
             ) from error
         given = f" with env_kwargs={json.dumps(keywords)}" if keywords else ""
-        raise ConfigError(f"env={name} cannot be made{given}: {_said(error)}") from error
-    for warning in said:
+        raise ConfigError(f"env={name} cannot be made{given}: {said(error)}") from error
+    for warning in warned:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return env
-
-
-def _said(error: BaseException) -> str:
-    """An error in one line; where it says nothing, the line of the source that raised it."""
-    words = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or "without a word"
-    return f"{type(error).__name__}: {' '.join(words.split())}"
