@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app.cli import _names
 from ddpg_jax.app.environments import about, overview
+from ddpg_jax.app.plot import legend
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import command_for, installed
 from ddpg_jax.envs.host import make_host
@@ -133,7 +133,7 @@ def test_a_legend_names_options_only_where_they_differ() -> None:
         {**json.loads(json.dumps(dataclasses.asdict(dj.configure(fields)[0]))), "tau": 0.005}
         for fields in ({}, {"env_kwargs": "g=9.0", "wrappers": "FlattenObservation"})
     )
-    assert _names([one, other]) == ["default", "default, env_kwargs={\"g\": 9.0}, wrappers=['FlattenObservation']"]
+    assert legend([one, other]) == ["default", "default, env_kwargs={\"g\": 9.0}, wrappers=['FlattenObservation']"]
 
 
 def test_the_twin_is_left_where_it_does_not_take_the_options() -> None:

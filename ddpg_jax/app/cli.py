@@ -7,12 +7,10 @@ what a field allows: the same words then serve the command line, grids and Pytho
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import errno
 import functools
 import inspect
-import json
 import os
 import re
 import shlex
@@ -23,7 +21,7 @@ from typing import Any, NoReturn
 
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.envs.naming import import_modules
-from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment, coerce, configure
+from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment, coerce
 from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.sweeping import plain
 from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvOptions, Hyperparams
@@ -301,48 +299,11 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    import numpy as np
+    from ddpg_jax.app.plot import plot
 
-    from ddpg_jax.app import report
-    from ddpg_jax.app.figures import learning_curves
-    from ddpg_jax.app.folder import RunFolder
-
-    if options.out.suffix not in (".png", ".pdf", ".svg"):
-        raise ConfigError(f"out={options.out} is not allowed; the name must end in .png, .pdf or .svg")
-    settings, tables = [], []
-    for folder in options.dirs:
-        place = RunFolder(folder)
-        manifest, rows = place.manifest(), place.read_rows()
-        if not rows:
-            raise ConfigError(f"{folder} holds no evaluation yet; train it first")
-        values = {**manifest["identity"], **manifest["members"][0]}
-        skip = ("seed", "member", "members", *report.swept(rows))
-        settings.append({name: value for name, value in values.items() if name not in skip})
-        tables.append(rows)
-    curves: dict[str, list[Any]] = {}
-    for name, rows in zip(_names(settings), tables, strict=True):
-        for label, curve in report.labels(rows, "").items():
-            curves.setdefault(f"{name}, {label}" if label else name, []).extend(curve)
-    joined = {}
-    for label, seeds in curves.items():
-        shortest = min(len(seed) for seed in seeds)
-        joined[label] = np.array([seed[:shortest] for seed in seeds])
-    learning_curves(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", options.out)
+    plot(options.dirs, options.out)
     print(options.out)
     return 0
-
-
-def _names(settings: list[dict[str, Any]]) -> list[str]:
-    """What runs are called in a legend: the preset, and those fields that differ between the runs and from the preset."""
-    fields = dict.fromkeys(name for one in settings for name in one if name != "preset")
-    varying = [name for name in fields if any(one.get(name) != settings[0].get(name) for one in settings)]
-    names = []
-    for one in settings:
-        base, hyper = configure({"preset": one["preset"]})
-        usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None}
-        different = [f"{name}={one[name]}" for name in varying if name in one and one[name] != usual.get(name)]
-        names.append(", ".join([one["preset"], *different]))
-    return names
 
 
 def _bench(options: argparse.Namespace) -> int:

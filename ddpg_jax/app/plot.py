@@ -1,0 +1,58 @@
+"""Learning curves of several runs in one figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpg_jax.app import figures, report
+from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.experiment import configure
+from ddpg_jax.types import ConfigError
+
+
+def plot(folders: Sequence[Path], out: Path) -> None:
+    """Draws the runs in the folders; those with the same settings, and the points of a sweep, share a curve.
+
+    Raises:
+        ConfigError: the ending of the figure's name, or a folder without a run or without an evaluation.
+    """
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
+    settings, tables = [], []
+    for folder in folders:
+        place = RunFolder(folder)
+        manifest, rows = place.manifest(), place.read_rows()
+        if not rows:
+            raise ConfigError(f"{folder} holds no evaluation yet; train it first")
+        values = {**manifest["identity"], **manifest["members"][0]}
+        skip = ("seed", "member", "members", *report.swept(rows))
+        settings.append({name: value for name, value in values.items() if name not in skip})
+        tables.append(rows)
+    curves: dict[str, list[Any]] = {}
+    for name, rows in zip(legend(settings), tables, strict=True):
+        for label, curve in report.labels(rows, "").items():
+            curves.setdefault(f"{name}, {label}" if label else name, []).extend(curve)
+    joined = {}
+    for label, seeds in curves.items():
+        shortest = min(len(seed) for seed in seeds)
+        joined[label] = np.array([seed[:shortest] for seed in seeds])
+    figures.learning_curves(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", out)
+
+
+def legend(settings: list[dict[str, Any]]) -> list[str]:
+    """What runs are called in a legend: the preset, and those fields that differ between the runs and from the preset."""
+    fields = dict.fromkeys(name for one in settings for name in one if name != "preset")
+    varying = [name for name in fields if any(one.get(name) != settings[0].get(name) for one in settings)]
+    names = []
+    for one in settings:
+        base, hyper = configure({"preset": one["preset"]})
+        usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None}
+        different = [f"{name}={one[name]}" for name in varying if name in one and one[name] != usual.get(name)]
+        names.append(", ".join([one["preset"], *different]))
+    return names
