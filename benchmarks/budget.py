@@ -60,13 +60,13 @@ def parts(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
     training = dj.make_training(env, agent, replay, explorer, warmup, updates=updates)
     key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, hyper)
     state = jax.jit(training.init)(key, hyper)
-    state, _ = jax.jit(training.fill)(key, state, hyper, jnp.arange(5_000))
+    state, _ = jax.jit(training.fill)(key, state, hyper, 0, 5_000)
     batches = [replay.sample(stream(key, "sample", i), state.replay, hyper, jnp.int32(i)) for i in range(8)]
     batch, weight = (jax.tree.map(lambda *x: jnp.stack(x), *[one[k] for one in batches]) for k in (0, 1))
     one = jax.tree.map(lambda x: x[:1, 0], batch)
 
     def whole(state: RunState, i: jax.Array) -> RunState:
-        return training.learn(key, state, hyper, i[None])[0]
+        return training.learn(key, state, hyper, i, i + 1)[0]
 
     def act(carry: Any, i: jax.Array) -> Any:
         obs, noise = carry

@@ -46,7 +46,7 @@ def measure(point: dict[str, int], work: float, repetitions: int) -> dict[str, A
     updates = int(np.clip(work / flops, 20, 2_000))
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
     since = time.perf_counter()
-    memory = program.memory(updates)
+    memory = program.memory()
     compiled = time.perf_counter() - since
     alive = np.ones(members, bool)
     state, _, _ = program.advance(program.start(), 0, warmup, alive)

@@ -36,7 +36,7 @@ def measure(members: list[int], batch_size: int, updates: int, repetitions: int)
     for count in members:
         one, alive = program(count, hyper), np.ones(count, bool)
         begin = time.perf_counter()
-        memory = one.memory(updates)
+        memory = one.memory()
         compiled = time.perf_counter() - begin
         state, _, _ = one.advance(one.start(), 0, 1_000, alive)
         state, _, _ = one.advance(state, 1_000, 1_000 + updates, alive)

@@ -268,8 +268,7 @@ def host_program(
         obs = by_member(np.zeros((count * num_envs, spec.obs_dim), np.float32))
         return placement.abstract(jax.eval_shape(functions.init, keys, hypers, obs))
 
-    def memory(length: int) -> int:
-        del length
+    def memory() -> int:
         packet = by_member(np.zeros((count * num_envs, 2 * spec.obs_dim + spec.action_dim + 4), np.float32))
         actor, rest = placement.abstract(jax.eval_shape(functions.split, shapes()))
         learn = functions.take_in["learn"]

@@ -59,24 +59,10 @@ class Program(NamedTuple):
     """`() -> pytree of jax.ShapeDtypeStruct`, what `save` gives as arrays."""
     actor: Callable[[Any, int], Params]
     """`(state, m) -> actor_params` of one member."""
-    memory: Callable[[int], int]
-    """`(length) -> bytes` that a device needs to learn in blocks of so many vector steps, as the compiler counts them."""
+    memory: Callable[[], int]
+    """`() -> bytes` that a device needs to learn, as the compiler counts them."""
     placement: Placement
     close: Callable[[], None]
-
-
-class Compiler:
-    """Compiles functions ahead of time, once for each shape of their last argument."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, Any], Any] = {}
-
-    def __call__(self, name: str, function: Any, *arguments: Any) -> Any:
-        """The compiled `function`, which is what `jax.jit` gives, for these arguments."""
-        shape = jnp.shape(arguments[-1])
-        if (name, shape) not in self._known:
-            self._known[name, shape] = function.lower(*arguments).compile()
-        return self._known[name, shape]
 
 
 def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
@@ -103,9 +89,9 @@ class DeviceFunctions(NamedTuple):
     """What `device_program` compiles; the same for all seeds, hyperparameters and lengths."""
 
     init: Any
-    phases: dict[str, Any]
+    phase: Callable[..., Any]
+    """`(name, *arguments) -> compiled`: `fill` or `learn`, compiled when it is first asked for."""
     evaluate: Any
-    compiler: Compiler
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -122,14 +108,20 @@ def _device_functions(structure: Experiment, env: Env, placement: Placement) -> 
         structure.eval_episodes,
     )
     phases = {
-        name: jax.jit(advance_members(_unless_diverged(phase, placement), placement), donate_argnums=1)
-        for name, phase in (("fill", training.fill), ("learn", training.learn))
+        name: jax.jit(advance_members(_unless_diverged(function, placement), placement), donate_argnums=1)
+        for name, function in (("fill", training.fill), ("learn", training.learn))
     }
+    compiled: dict[str, Any] = {}
+
+    def phase(name: str, *arguments: Any) -> Any:
+        if name not in compiled:
+            compiled[name] = phases[name].lower(*arguments).compile()
+        return compiled[name]
+
     return DeviceFunctions(
         jax.jit(over_members(training.init, placement)),
-        phases,
+        phase,
         jax.jit(over_members(training.evaluate, placement, shared=1)),
-        Compiler(),
     )
 
 
@@ -143,23 +135,22 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     placement = placement or place(len(members), experiment.placement)
     count = len(members)
     keys, hypers = stack_members(members, placement)
-    init, phases, evaluate_all, compiler = _device_functions(structure_of(experiment), env, placement)
+    init, phase, evaluate_all = _device_functions(structure_of(experiment), env, placement)
     warmup = warmup_iterations(experiment)
     turns = placement.turns()
 
-    def clock(begin: int, end: int) -> Array:
-        return placement.put_everywhere(np.arange(begin, end, dtype=np.int32))
+    def clocks(begin: int, end: int) -> Any:
+        return placement.put_everywhere((np.int32(begin), np.int32(end)))
 
     def everyone() -> Array:
         return placement.put(np.ones(() if placement.alone else placement.slots, bool))
 
     def advance(state: Any, begin: int, end: int, alive: np.ndarray) -> tuple[Any, Metrics, float]:
-        clocks = clock(begin, end)
         going = everyone() if alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
-        name = "fill" if begin < warmup else "learn"
-        run = compiler(name, phases[name], turns, state, (keys, hypers, going), clocks)
+        arguments = (turns, state, (keys, hypers, going), clocks(begin, end))
+        run = phase("fill" if begin < warmup else "learn", *arguments)
         since = time.perf_counter()
-        state, metrics = run(turns, state, (keys, hypers, going), clocks)
+        state, metrics = run(*arguments)
         metrics = jax.tree.map(lambda column: np.atleast_1d(column)[:count], metrics)
         bad = np.asarray(metrics.bad_step)[metrics.bad_step >= 0]
         if bad.size:
@@ -173,8 +164,8 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     def shapes() -> Any:
         return placement.abstract(jax.eval_shape(init, keys, hypers))
 
-    def memory(length: int) -> int:
-        return compiled_bytes(compiler("learn", phases["learn"], turns, shapes(), (keys, hypers, everyone()), clock(0, length)))
+    def memory() -> int:
+        return compiled_bytes(phase("learn", turns, shapes(), (keys, hypers, everyone()), clocks(0, 1)))
 
     return Program(
         env.spec,
@@ -198,27 +189,27 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
     def blank(metrics: Any) -> Any:
         return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan if x.dtype == jnp.float32 else -1, x.dtype), metrics)
 
-    def mapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+    def mapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: tuple[Array, Array]) -> Any:
         key, hyper, alive = rest
 
         def skip(state: Any) -> Any:
-            return state, blank(jax.eval_shape(phase, key, state, hyper, clocks)[1])
+            return state, blank(jax.eval_shape(phase, key, state, hyper, *clocks)[1])
 
-        return jax.lax.cond(alive, lambda state: phase(key, state, hyper, clocks), skip, state)
+        return jax.lax.cond(alive, lambda state: phase(key, state, hyper, *clocks), skip, state)
 
-    def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+    def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: tuple[Array, Array]) -> Any:
         # It computes along, and what it learns is dropped. Of its replay nothing is: to choose would copy everybody's.
         key, hyper, alive = rest
-        after, metrics = phase(key, state, hyper, clocks)
+        after, metrics = phase(key, state, hyper, *clocks)
 
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
 
         return replace(after, train=choose(after.train, state.train)), choose(metrics, blank(metrics))
 
-    def alone(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: Array) -> Any:
+    def alone(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: tuple[Array, Array]) -> Any:
         key, hyper, _ = rest
-        return phase(key, state, hyper, clocks)
+        return phase(key, state, hyper, *clocks)
 
     if placement.alone:
         return alone

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpg_jax.driving import schedule
 from ddpg_jax.experiment import Experiment, coerce, configure
 from ddpg_jax.placement import memory_limit
-from ddpg_jax.program import Member, Program, warmup_iterations
+from ddpg_jax.program import Member, Program
 from ddpg_jax.statistics import interval, iqm
 from ddpg_jax.types import ConfigError
 
@@ -169,7 +168,7 @@ def in_memory(
 def _fitting(leg: Leg, program: Program, limit: float) -> int:
     """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
     alone = len(leg.members) == 1  # then there is nothing to divide, and what it holds is known without the compiler
-    need = state_bytes(program) if alone else program.memory(learning_block(leg.experiment))
+    need = state_bytes(program) if alone else program.memory()
     if need <= limit:
         return len(leg.members)
     devices = len(program.placement.devices)
@@ -189,17 +188,11 @@ def state_bytes(program: Program) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.shapes()))
 
 
-def learning_block(experiment: Experiment) -> int:
-    """Vector steps of the first block behind the warm-up, for which the program is compiled anyway; 1 if there is none."""
-    warmup = warmup_iterations(experiment)
-    return next((end - begin for begin, end, _ in schedule(experiment) if begin >= warmup), 1)
-
-
 def describe(leg: Leg, program: Program) -> str:
     """What is about to be launched, in one line."""
     members, placement = len(leg.members), program.placement
     devices = len(placement.devices)
-    need = program.memory(learning_block(leg.experiment))
+    need = program.memory()
     each = need * devices / placement.slots
     points = len({member.swept for member in leg.members})
     seeds = len({member.seed for member in leg.members})

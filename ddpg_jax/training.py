@@ -64,10 +64,10 @@ class Training(NamedTuple):
 
     init: Callable[[Key, Hyperparams], RunState]
     """`(key, hyper) -> state`."""
-    fill: Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, Metrics]]
-    """`(key, state, hyper, clocks [K]) -> (state, metrics)`: vector steps of uniform random actions, no learning."""
-    learn: Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, Metrics]]
-    """`(key, state, hyper, clocks [K]) -> (state, metrics)`: vector steps of collecting and learning."""
+    fill: Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Metrics]]
+    """`(key, state, hyper, begin, end) -> (state, metrics)`: vector steps of uniform random actions, no learning."""
+    learn: Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Metrics]]
+    """`(key, state, hyper, begin, end) -> (state, metrics)`: vector steps of collecting and learning."""
     evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
     """`(key, state, t) -> (returns [K], lengths [K])`: whole episodes of the policy without noise."""
 
@@ -180,22 +180,20 @@ def make_training(
         # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
         return state, ended, is_finite(transition) | ~jnp.isfinite(action).all()
 
-    def fill(key: Key, state: RunState, hyper: Hyperparams, clocks: Array) -> tuple[RunState, Metrics]:
-        def body(state: RunState, i: Array):
+    def fill(key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array) -> tuple[RunState, Metrics]:
+        def step(state: RunState, i: Array):
             state, ended, fine = collect(warmup, "warmup", key, state, hyper, i)
-            return state, (ended, fine)
+            return state, ({}, ended, fine)
 
-        state, (ended, fine) = jax.lax.scan(body, state, clocks)
-        return state, summarize({}, ended, fine, clocks)
+        return block(step, state, begin, end)
 
-    def learn(key: Key, state: RunState, hyper: Hyperparams, clocks: Array) -> tuple[RunState, Metrics]:
-        def body(state: RunState, i: Array):
+    def learn(key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array) -> tuple[RunState, Metrics]:
+        def step(state: RunState, i: Array):
             state, ended, fine = collect(explorer, "explore", key, state, hyper, i)
             state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
             return state, (info, ended, fine)
 
-        state, (info, ended, fine) = jax.lax.scan(body, state, clocks)
-        return state, summarize(info, ended, fine, clocks)
+        return block(step, state, begin, end)
 
     def evaluate(key: Key, state: RunState, t: Array) -> tuple[Array, Array]:
         return rollout(env, agent.act, stream(key, "eval", t), state.train.params.actor, eval_episodes)
@@ -227,15 +225,37 @@ def is_finite(transition: Transition) -> Array:
     return jnp.isfinite(transition.reward).all() & jnp.isfinite(transition.next_obs).all()
 
 
-def summarize(info: dict[str, Array], ended: Array, fine: Array, clocks: Array) -> Metrics:
-    """The metrics of a block from what its K steps reported: `info` `[K]`, `ended` `[K, N]`, `fine` `[K]`."""
-    sound = ~has_diverged(info["critic_loss"], info["q_mean"]) if info else jnp.ones(1, bool)
-    return Metrics(
-        {name: jnp.nanmean(values) for name, values in info.items()},
-        jnp.nanmean(ended),
-        bad_step=jnp.where(fine.all(), -1, clocks[jnp.argmin(fine)]),
-        diverged_step=jnp.where(sound.all(), -1, clocks[jnp.argmin(sound)]),
-    )
+def block(
+    step: Callable[[RunState, Array], tuple[RunState, tuple[dict[str, Array], Array, Array]]],
+    state: RunState,
+    begin: Array,
+    end: Array,
+) -> tuple[RunState, Metrics]:
+    """Vector steps `begin` to `end`, numbers that the compiler need not know: blocks of all lengths are one program.
+
+    Args:
+        step: `(state, i) -> (state, (info, ended [N], fine))`; the metrics are means of `info` and `ended` that leave out NaN.
+        state: before the block.
+        begin: the first step.
+        end: the step behind the last one.
+    """
+
+    def body(i: Array, carry: Any) -> Any:
+        state, sums, counts, bad, diverged = carry
+        state, (info, ended, fine) = step(state, i)
+        values = (info, ended)
+        sums = jax.tree.map(lambda total, x: total + jnp.nansum(x), sums, values)
+        counts = jax.tree.map(lambda count, x: count + jnp.sum(~jnp.isnan(x)), counts, values)
+        lost = has_diverged(info["critic_loss"], info["q_mean"]) if info else False
+        bad, diverged = jnp.where(fine, bad, jnp.minimum(bad, i)), jnp.where(lost, jnp.minimum(diverged, i), diverged)
+        return state, sums, counts, bad, diverged
+
+    values = jax.eval_shape(step, state, begin)[1][:2]
+    sums, counts = (jax.tree.map(lambda _, kind=kind: jnp.zeros((), kind), values) for kind in (jnp.float32, jnp.int32))
+    never = jnp.full((), jnp.iinfo(jnp.int32).max, jnp.int32)
+    state, sums, counts, bad, diverged = jax.lax.fori_loop(begin, end, body, (state, sums, counts, never, never))
+    info, train_return = jax.tree.map(lambda total, count: jnp.where(count > 0, total / count, jnp.nan), sums, counts)
+    return state, Metrics(info, train_return, *(jnp.where(i == never, -1, i) for i in (bad, diverged)))
 
 
 def has_diverged(critic_loss: Any, q_mean: Any) -> Any:

@@ -355,8 +355,8 @@ def test_host_and_device_training_are_one_algorithm() -> None:
 
     expected, state = begin()
     env_state = expected.env
-    expected, _ = jax.jit(device.fill)(key, expected, hyper, jnp.arange(warmup))
-    expected, _ = jax.jit(device.learn)(key, expected, hyper, jnp.arange(warmup, total))
+    expected, _ = jax.jit(device.fill)(key, expected, hyper, 0, warmup)
+    expected, _ = jax.jit(device.learn)(key, expected, hyper, warmup, total)
 
     calls = {name: jax.jit(getattr(host, name)) for name in ("warm", "explore", "fill", "learn")}
     step = jax.jit(jax.vmap(env.step))

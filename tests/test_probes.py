@@ -92,7 +92,7 @@ def test_ornstein_uhlenbeck_noise_is_correlated_in_time_and_gaussian_noise_is_no
     for exploration in ("ou", "gaussian"):
         parts = dj.build(dj.Experiment(exploration=exploration, hidden=(8,), replay_capacity=2_000), env.spec)
         training = dj.make_training(env, parts.agent._replace(update=update), parts.replay, parts.explorer, parts.warmup)
-        run = jax.jit(lambda training=training: training.learn(key, training.init(key, hyper), hyper, jnp.arange(2_000))[0])
+        run = jax.jit(lambda training=training: training.learn(key, training.init(key, hyper), hyper, 0, 2_000)[0])
         stored = jax.tree.map(np.asarray, unpack(run().replay.rows, 1, 1))
         before, after = stored.action[:-1][~stored.last[:-1], 0], stored.action[1:][~stored.last[:-1], 0]
         np.testing.assert_allclose(stored.obs[1:][~stored.last[:-1], 0], before, atol=1e-6)  # the probe does what it says

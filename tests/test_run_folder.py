@@ -270,7 +270,9 @@ def test_plot_keeps_apart_what_is_not_the_same_experiment(tmp_path: Path, drawn:
 
 def test_plot_of_two_folders_writes_a_picture(whole_run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "both.png"
-    assert run("plot", str(whole_run("device")), str(whole_run("host")), "--out", str(picture)) == 0
+    runs = [str(whole_run("device")), str(whole_run("host"))]
+    capfd.readouterr()  # what they said, if nobody had run them yet
+    assert run("plot", *runs, "--out", str(picture)) == 0
     said = capfd.readouterr()
     assert said.out == f"{picture}\n"
     assert said.err == ""

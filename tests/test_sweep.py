@@ -19,9 +19,11 @@ from ddpg_jax.placement import place
 from ddpg_jax.program import device_program
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
 
-SMALL: dict[str, Any] = {"steps": 300, "warmup_steps": 100, "eval_every": 100, "hidden": (16, 16), "eval_episodes": 2}
-"""All blocks of learning are of one length: each length is compiled anew."""
-LITTLE = {**SMALL, "replay_capacity": 1_000}
+SMALL: dict[str, Any] = {
+    **{"steps": 300, "warmup_steps": 100, "eval_every": 100},
+    **{"hidden": (16, 16), "eval_episodes": 2, "replay_capacity": 1_000},
+}
+"""One structure for most tests, as each is compiled anew."""
 
 
 def test_grid_is_the_product_and_values_have_the_types_of_their_fields() -> None:
@@ -102,18 +104,17 @@ def test_best_point_and_table(small: dj.Sweep, tmp_path: Path) -> None:
     assert len(lines) == 4 * 2 * 3
 
 
-def test_a_second_sweep_with_new_values_and_seeds_compiles_nothing() -> None:
+def test_a_second_sweep_with_new_values_seeds_and_lengths_compiles_nothing() -> None:
     compiled: list[str] = []
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("backend_compile_duration"):
             compiled.append(f"{event} {duration_secs}")
 
-    fields = {**LITTLE, "hidden": (8,)}
-    dj.sweep("Pendulum-v1", seeds=2, grid={"critic_lr": [1e-3, 1e-2]}, **fields)
+    dj.sweep("Pendulum-v1", seeds=2, grid={"critic_lr": [1e-3, 1e-2]}, **SMALL)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        dj.sweep("Pendulum-v1", seeds=2, grid={"gamma": [0.9, 0.5]}, seed=7, **fields)
+        dj.sweep("Pendulum-v1", seeds=2, grid={"gamma": [0.9, 0.5]}, seed=7, **{**SMALL, "steps": 330, "eval_every": 70})
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
@@ -121,7 +122,7 @@ def test_a_second_sweep_with_new_values_and_seeds_compiles_nothing() -> None:
 
 @pytest.mark.parametrize(("backend", "placement"), [("device", "map"), ("device", "vmap"), ("host", "auto")])
 def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str, placement: str) -> None:
-    fields = {**LITTLE, "backend": backend, "placement": placement, "layer_norm": True}
+    fields = {**SMALL, "backend": backend, "placement": placement, "layer_norm": True}
     with_it = dj.sweep("Pendulum-v1", points=[{"critic_lr": 1e-3}, {"critic_lr": 1e30}, {"critic_lr": 1e-4}], **fields)
     without = dj.sweep("Pendulum-v1", points=[{"critic_lr": 1e-3}, {"critic_lr": 1e-3}, {"critic_lr": 1e-4}], **fields)
     np.testing.assert_array_equal(with_it.returns[[0, 2]], without.returns[[0, 2]])
@@ -133,22 +134,22 @@ def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str,
 
 
 def test_a_run_that_diverges_stops_early() -> None:
-    run = dj.train("Pendulum-v1", critic_lr=1e30, **{**LITTLE, "steps": 5_000})
+    run = dj.train("Pendulum-v1", critic_lr=1e30, **{**SMALL, "steps": 5_000})
     assert run.rows[-1]["diverged_step"] <= 110
     assert run.rows[-1]["step"] < 1_500
 
 
 def test_members_alone_and_together_on_the_host_agree() -> None:
     """Mapped updates are the same arithmetic; what is vmapped around them, acting, may round differently."""
-    together = dj.sweep("Pendulum-v1", seeds=3, backend="host", **LITTLE)
+    together = dj.sweep("Pendulum-v1", seeds=3, backend="host", **SMALL)
     for s in (0, 2):
-        alone = dj.train("Pendulum-v1", seed=s, backend="host", **LITTLE)
+        alone = dj.train("Pendulum-v1", seed=s, backend="host", **SMALL)
         np.testing.assert_allclose(together.returns[0, s], alone.returns, rtol=1e-3)
 
 
 def test_vmapped_members_agree_with_mapped_ones() -> None:
     """To rounding, which a chaotic system enlarges: 20 updates, parameters to 1e-5."""
-    experiment, hyper = dj.configure({"env": "Pendulum-v1", **LITTLE})
+    experiment, hyper = dj.configure({"env": "Pendulum-v1", **SMALL})
     members = [dj.Member(seed, hyper) for seed in range(3)]
     params = []
     for kind in ("map", "vmap"):
@@ -162,7 +163,7 @@ def test_vmapped_members_agree_with_mapped_ones() -> None:
 
 
 def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
+    whole = dj.sweep("Pendulum-v1", seeds=3, **SMALL)
     parts: list[int] = []
 
     def make(experiment: dj.Experiment, members: list[dj.Member], env: Any = None) -> Any:
@@ -170,11 +171,11 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
         return original(experiment, members, env)
 
     original = api.make_program
-    program = original(*make_legs([{}], 3, {"env": "Pendulum-v1", **LITTLE})[0])
-    need = program.memory(sweeping.learning_block(make_legs([{}], 3, LITTLE)[0].experiment))
+    program = original(*make_legs([{}], 3, {"env": "Pendulum-v1", **SMALL})[0])
+    need = program.memory()
     monkeypatch.setattr(api, "make_program", make)
     monkeypatch.setattr(sweeping, "memory_limit", lambda: need * 0.8 / sweeping.HEADROOM)
-    divided = dj.sweep("Pendulum-v1", seeds=3, **LITTLE)
+    divided = dj.sweep("Pendulum-v1", seeds=3, **SMALL)
     assert parts[0] == 3
     assert sum(parts[1:]) == 3
     assert len(parts) > 2
@@ -182,13 +183,10 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
     monkeypatch.setattr(sweeping, "memory_limit", lambda: 1000)
     for seeds in (3, 1):
         with pytest.raises(dj.ConfigError, match=r"replay_capacity=1000 makes a member of .* 0 fit"):
-            dj.sweep("Pendulum-v1", seeds=seeds, **LITTLE)
+            dj.sweep("Pendulum-v1", seeds=seeds, **SMALL)
 
 
-TWELVE: dict[str, Any] = {
-    **{"seeds": 3, "grid": {"tau": [0.01, 0.1, 0.2, 0.3]}, "steps": 300, "warmup_steps": 100, "eval_every": 100},
-    **{"hidden": (8, 8), "eval_episodes": 2, "replay_capacity": 1_000},
-}
+TWELVE: dict[str, Any] = {"seeds": 3, "grid": {"tau": [0.01, 0.1, 0.2, 0.3]}, **SMALL}
 EIGHT = """
 import sys, json
 import jax
@@ -217,7 +215,7 @@ MEMORY = """
 import numpy as np, ddpg_jax as dj
 legs = dj.sweeping.make_legs([{}], 4, {"env": "Pendulum-v1", "replay_capacity": 2_000_000, "warmup_steps": 100, "hidden": (8,)})
 program = dj.make_program(*legs[0])
-need = program.memory(10)
+need = program.memory()
 def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -237,7 +235,7 @@ def test_the_estimate_of_memory_covers_the_peak() -> None:
 
 
 def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--steps 300 --warmup-steps 100 --eval-every 100 --hidden 8-8 --eval-episodes 2 --replay-capacity 1000".split()
+    words = "--steps 300 --warmup-steps 100 --eval-every 100 --hidden 16-16 --eval-episodes 2 --replay-capacity 1000".split()
     sweep = ["sweep", "Pendulum-v1", "--seeds", "2", "--grid", "tau=0.01,0.1", "--grid", "layer_norm=true,false", *words]
     assert main([*sweep, "--out", str(tmp_path / "a")]) == 0
     said = capsys.readouterr()
@@ -260,7 +258,7 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
 
 
 def test_random_search_on_the_command_line(tmp_path: Path) -> None:
-    words = ["--steps", "200", "--warmup-steps", "100", "--hidden", "8", "--eval-episodes", "1", "--replay-capacity", "1000"]
+    words = "--steps 200 --warmup-steps 100 --hidden 16-16 --eval-episodes 2 --replay-capacity 1000".split()
     sample = ["--sample", "critic_lr=log:1e-5:1e-2", "--sample", "tau=uniform:0.001:0.1", "--points", "3"]
     assert main(["sweep", "Pendulum-v1", *sample, *words, "--out", str(tmp_path / "a")]) == 0
     members = json.loads((tmp_path / "a" / "manifest.json").read_text())["members"]

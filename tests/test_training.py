@@ -77,21 +77,17 @@ def given(seed: int, hyper: dj.Hyperparams = HYPER) -> tuple[jax.Array, dj.Hyper
     return jax.random.key(seed), jax.tree.map(jnp.float32, hyper)
 
 
-def clocks(begin: int, end: int) -> np.ndarray:
-    return np.arange(begin, end, dtype=np.int32)
-
-
 def warm(seed: int, hyper: dj.Hyperparams = HYPER) -> RunState:
     """The state after the warm-up."""
     functions, (key, numbers) = compiled(BASE), given(seed, hyper)
-    return functions.fill(key, functions.init(key, numbers), numbers, clocks(0, WARMUP))[0]
+    return functions.fill(key, functions.init(key, numbers), numbers, 0, WARMUP)[0]
 
 
 def run(seed: int, hyper: dj.Hyperparams = HYPER, blocks: tuple[int, ...] = (30,)) -> RunState:
     """The state after the warm-up and these blocks of vector steps."""
     (key, numbers), state, i = given(seed, hyper), warm(seed, hyper), WARMUP
     for block in blocks:
-        state, _ = compiled(BASE).learn(key, state, numbers, clocks(i, i + block))
+        state, _ = compiled(BASE).learn(key, state, numbers, i, i + block)
         i += block
     return state
 
@@ -186,7 +182,7 @@ def compiled_learn(name: str) -> tuple[Any, RunState]:
     """`learn` for `STEPS` vector steps, compiled ahead of time, and the shapes of its state."""
     functions, (key, numbers) = compiled(IN_PLACE[name]), given(seed=0)
     state = jax.eval_shape(functions.init, key, numbers)
-    return functions.learn.lower(key, state, numbers, clocks(0, STEPS)).compile(), state
+    return functions.learn.lower(key, state, numbers, 0, STEPS).compile(), state
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
@@ -203,7 +199,7 @@ def test_as_many_updates_as_steps_times_updates_per_step(name: str) -> None:
     """With one update a step, each environment adds one to a vector step; the actor's share is one in `policy_delay`."""
     (learn, shapes), num_envs, (key, numbers) = compiled_learn(name), IN_PLACE[name].num_envs, given(seed=0)
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    state, metrics = learn(key, state, numbers, clocks(WARMUP, WARMUP + STEPS))
+    state, metrics = learn(key, state, numbers, WARMUP, WARMUP + STEPS)
     assert int(state.train.opt.critic[0].count) == STEPS * num_envs
     assert int(state.train.opt.actor[0].count) == STEPS * num_envs // 2
     assert np.asarray(state.replay.size).tolist() == [STEPS] * num_envs
@@ -264,7 +260,7 @@ def test_noise_and_returns_start_anew_with_every_episode() -> None:
     (key, numbers), state, ends = given(seed=4), warm(seed=4), 0
     for i in range(WARMUP, WARMUP + 30):
         returns = np.asarray(state.returns)
-        state, metrics = compiled(BASE).learn(key, state, numbers, clocks(i, i + 1))
+        state, metrics = compiled(BASE).learn(key, state, numbers, i, i + 1)
         newest = dj.replay.unpack(state.replay.rows[4 * i : 4 * i + 4], obs_dim=2, action_dim=1)
         ended = np.asarray(newest.last)
         returns = returns + np.asarray(newest.reward)

@@ -302,7 +302,7 @@ def idle_program() -> Program:
         load=lambda arrays, text: (),
         shapes=lambda: placement.abstract({"nothing": np.zeros(1, np.float32)}),
         actor=lambda state, m: (),
-        memory=lambda length: 0,
+        memory=lambda: 0,
         placement=placement,
         close=lambda: None,
     )
