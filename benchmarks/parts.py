@@ -2,6 +2,7 @@
 
     python -m benchmarks.parts                    # everything, hours on two cores
     python -m benchmarks.parts --only presets     # or: parts, bias, hindsight
+    python -m benchmarks.parts --only parts --row "huber 1"     # and others; beside the rows that were measured before
 
 Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
 evaluation (20 noise-free episodes), and are written to `benchmarks/results/parts_KIND.json` with every seed's own figure. Seeds
@@ -12,17 +13,20 @@ are the same for all variants, so that comparisons are paired.
 - parts: Pendulum-v1, 10,000 steps, the defaults with one thing changed.
 - bias: Pendulum-v1, 20,000 steps at gamma 0.95: what the critic says of visited states minus the discounted return that
   follows, over states from which 100 steps are left (0.95 ** 100 is 0.006).
-- hindsight: point-reach, success rate of the noise-free policy.
+- hindsight: point-reach, the share of 100 episodes of the noise-free policy, the same for all, that end at the goal; the curves
+  are returns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
@@ -40,12 +44,16 @@ PARTS: dict[str, dict[str, Any]] = {
     "action smoothing .1": {"action_smoothing": 0.1},
     "linear noise schedule": {"noise_schedule": "linear", "noise_decay_steps": 10_000},
     "layer norm": {"layer_norm": True},
+    "batch norm": {"batch_norm": True},
+    "normalized observations": {"normalize_obs": True},
+    "normalized rewards": {"normalize_reward": True},
     "bfloat16": {"precision": "bfloat16"},
     "n-step 3": {"n_step": 3},
     "prioritized": {"replay": "prioritized"},
     "huber 1": {"huber_delta": 1.0},
     "clip 1": {"actor_clip": 1.0, "critic_clip": 1.0},
     "critic L2 1e-2": {"critic_l2": 1e-2},
+    "values L2 1e-3": {"q_l2": 1e-3},
     "action penalty 1e-2": {"action_penalty": 1e-2},
     "reward scale .1": {"reward_scale": 0.1},
     "AdamW 1e-4": {"actor_decay": 1e-4, "critic_decay": 1e-4},
@@ -95,15 +103,32 @@ def bias(name: str, seeds: int, steps: int) -> dict[str, Any]:
     gaps = []
     for seed in range(seeds):
         one = jax.tree.map(lambda x, seed=seed: x[seed], trained)
-        values, returns, left = dj.diagnostics.overestimation(env, agent, one, jax.random.key(1_000 + seed), 0.95)
+        values, returns, left = dj.diagnostics.overestimation(env, agent, one, jax.random.key(1_000 + seed), hyper)
         gaps.append(float((values - returns)[np.asarray(left) >= 100].mean()))
     return score(gaps)
 
 
 def hindsight(name: str, seeds: int, steps: int) -> dict[str, Any]:
-    """Success rates, from the returns: -1 for each step outside the goal."""
+    """Success rates in the end."""
     fields = {"hindsight": name, "steps": steps, "eval_every": steps // 5, "gamma": 0.95, "exploration": "gaussian"}
-    return final_returns("point-reach", seeds, {**fields, "epsilon_uniform": 0.2})
+    sweep = dj.sweep("point-reach", seeds=seeds, epsilon_uniform=0.2, eval_episodes=20, **fields)
+    rates = [success_rate(dj.envs.make_device("point-reach"), policy) for policy in sweep.policies]
+    return {**score(rates), "curves": sweep.returns[0].tolist()}
+
+
+def success_rate(env: dj.Env, policy: dj.Policy, episodes: int = 100) -> float:
+    """Share of episodes, all of the same length, that end without the -1 of a miss."""
+    start_key, step_key = jax.random.split(jax.random.key(0))
+    start = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
+
+    def step(carry: Any, key: jax.Array) -> Any:
+        env_state, obs = carry
+        action = policy.unit_action(policy.params, obs)
+        env_state, obs, transition = jax.vmap(env.step)(jax.random.split(key, episodes), env_state, obs, action)
+        return (env_state, obs), transition.reward
+
+    _, rewards = jax.lax.scan(step, start, jax.random.split(step_key, env.spec.max_steps or 0))
+    return float(jnp.mean(rewards[-1] > -1.0))
 
 
 KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str], int]] = {
@@ -118,22 +143,26 @@ KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=KINDS)
+    parser.add_argument("--row", action="append", help="of that kind, in place of all")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="in place of the usual number")
     options = parser.parse_args()
+    if options.row and (not options.only or set(options.row) - set(KINDS[options.only][1])):
+        parser.error("--row must name rows of the kind that --only names")
     use_all_cores()
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json
 
     for kind, (measure, names, steps) in KINDS.items():
         if options.only in (None, kind):
-            steps, rows = options.steps or steps, {}
-            for name in names:
+            steps, path = options.steps or steps, RESULTS / f"parts_{kind}.json"
+            rows = json.loads(path.read_text())["rows"] if options.row else {}
+            for name in options.row or names:
                 row = rows[name] = measure(name, options.seeds, steps)
                 print(f"{kind:10s} {name:24s} {row['iqm']:9.2f} [{row['low']:.2f}, {row['high']:.2f}]", flush=True)
                 command = f"python -m benchmarks.parts --only {kind} --seeds {options.seeds} --steps {steps}"
                 about = {"command": command, "steps": steps, **machine()}
-                (RESULTS / f"parts_{kind}.json").write_text(as_json({"rows": rows, **about}))
+                path.write_text(as_json({"rows": {one: rows[one] for one in names if one in rows}, **about}))
 
 
 if __name__ == "__main__":

@@ -84,14 +84,15 @@ def learning() -> str:
     return "\n".join([*lines, "", "Noise-free, 20 episodes each.", "", *about, ""])
 
 
-def parts(kind: str, title: str, column: str) -> str:
+def parts(kind: str, title: str, column: str, digits: int = 1) -> str:
     """IQM and interval of a figure for each variant."""
     result = load(f"parts_{kind}")
     if result is None:
         return ""
     lines = [f"## {title}\n", f"| | {column} | 95 % interval | seeds |", "|---|---|---|---|"]
     for name, row in result["rows"].items():
-        lines.append(f"| {name} | {row['iqm']:.1f} | [{row['low']:.1f}, {row['high']:.1f}] | {len(row['seeds'])} |")
+        iqm, low, high = (f"{row[key]:.{digits}f}" for key in ("iqm", "low", "high"))
+        lines.append(f"| {name} | {iqm} | [{low}, {high}] | {len(row['seeds'])} |")
     return "\n".join([*lines, "", f"{result['steps']:,} steps. {where(result, f'parts_{kind}')}", ""])
 
 
@@ -195,8 +196,8 @@ def page() -> str:
         learning(),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
-        parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return"),
-        parts("hindsight", "Hindsight on point-reach", "IQM of the return"),
+        parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
+        parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
         peers(),
         budget(),
         scaling(),

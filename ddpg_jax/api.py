@@ -17,7 +17,7 @@ from ddpg_jax.host_program import host_program
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
 from ddpg_jax.program import Member, Program, device_program
-from ddpg_jax.sweeping import Point, Sweep, grid_points, in_memory, make_legs, plain
+from ddpg_jax.sweeping import Point, Sweep, check_environments, grid_points, in_memory, make_legs, plain
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
 
 
@@ -102,10 +102,15 @@ def sweep(
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
     legs = make_legs(chosen, seeds, given)
     use_all_cores()
+
+    def make(experiment: Experiment, members: list[Member]) -> Program:
+        return make_program(experiment, members, None if isinstance(env, str) else env)
+
+    check_environments(legs, make)
     rows: list[dict[str, Any]] = []
     policies: dict[int, Policy] = {}
     for leg in legs:
-        for part, program in in_memory(leg, lambda x, members: make_program(x, members, None if isinstance(env, str) else env)):
+        for part, program in in_memory(leg, make):
             try:
                 state = program.start()
                 for tick in drive(program, part.experiment, state):

@@ -24,7 +24,6 @@ ALWAYS = ("ddpg_jax", "lillicrap2015", "silver2014", "kingma2015", "jax2018")
 
 PARTS: dict[str, str] = {
     "target_noise": "fujimoto2018",
-    "sync_period": "mnih2015",
     "huber_delta": "huber1964",
     "actor_clip": "pascanu2013",
     "critic_clip": "pascanu2013",
@@ -33,11 +32,21 @@ PARTS: dict[str, str] = {
 }
 """Name in `Experiment.parts` -> key; parts without a paper of their own are not here."""
 
+SOURCES = {
+    "spinningup": "achiam2018",
+    "fujimoto-ddpg": "fujimoto2018",
+    "fujimoto-ourddpg": "fujimoto2018",
+    "cleanrl": "huang2022",
+    "sb3": "raffin2021",
+    "sbx": "raffin2021",
+    "td3": "fujimoto2018",
+}
+"""Preset -> key of whose values they are, where that is not Lillicrap et al. 2015 and there is something to cite."""
+
 CHOSEN: dict[tuple[str, str], str] = {
     ("exploration", "ou"): "uhlenbeck1930",
     ("exploration", "parameter"): "plappert2018",
     ("replay", "prioritized"): "schaul2016",
-    ("noise_schedule", "cosine"): "loshchilov2017",
     ("lr_schedule", "cosine"): "loshchilov2017",
     ("precision", "bfloat16"): "kalamkar2019",
     ("activation", "elu"): "clevert2016",
@@ -62,8 +71,12 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
     used = {*ALWAYS, *environment(x.env)}
     used |= {PARTS[part] for part in x.parts if part in PARTS}
     used |= {key for (field, word), key in CHOSEN.items() if word in re.split(r"\W|_", getattr(x, field))}
+    used |= {SOURCES[x.preset]} if x.preset in SOURCES else set()
     for key, is_used in (
+        ("mnih2015", "sync_period" in x.parts and x.policy_delay == 1),  # else the targets wait with the actor, as in TD3
+        ("chan1979", x.normalize_obs or x.normalize_reward),
         ("fujimoto2018", x.num_critics > 1 or x.policy_delay > 1),
+        ("loshchilov2017", x.noise_schedule == "cosine" and x.exploration != "none"),
         ("ba2016", x.layer_norm),
         ("ioffe2015", x.batch_norm),
         ("sutton2018", x.n_step > 1),
@@ -308,6 +321,51 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "volume": "107",
             "pages": "3--11",
             "year": "2018",
+        },
+    ),
+    "chan1979": (
+        "techreport",
+        {
+            "title": "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances",
+            "author": "Chan, Tony F. and Golub, Gene H. and LeVeque, Randall J.",
+            "institution": "Stanford University, Department of Computer Science",
+            "number": "STAN-CS-79-773",
+            "year": "1979",
+        },
+    ),
+    "achiam2018": (
+        "software",
+        {
+            "title": "Spinning Up in Deep Reinforcement Learning",
+            "author": "Achiam, Joshua",
+            "url": "https://github.com/openai/spinningup",
+            "year": "2018",
+        },
+    ),
+    "raffin2021": (
+        "article",
+        {
+            "title": "{Stable-Baselines3}: Reliable Reinforcement Learning Implementations",
+            "author": "Raffin, Antonin and Hill, Ashley and Gleave, Adam and Kanervisto, Anssi and Ernestus, Maximilian "
+            "and Dormann, Noah",
+            "journal": "Journal of Machine Learning Research",
+            "volume": "22",
+            "number": "268",
+            "pages": "1--8",
+            "year": "2021",
+        },
+    ),
+    "huang2022": (
+        "article",
+        {
+            "title": "{CleanRL}: High-quality Single-file Implementations of Deep Reinforcement Learning Algorithms",
+            "author": "Huang, Shengyi and Dossa, Rousslan Fernand Julien and Ye, Chang and Braga, Jeff and Chakraborty, Dipam "
+            r"and Mehta, Kinal and Ara{\'u}jo, Jo{\~a}o G. M.",
+            "journal": "Journal of Machine Learning Research",
+            "volume": "23",
+            "number": "274",
+            "pages": "1--18",
+            "year": "2022",
         },
     ),
     "agarwal2021": (

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Agent, Array, Env, Key, Nets, Params, TrainState
+from ddpg_jax.normalization import scaled
+from ddpg_jax.types import Agent, Array, ConfigError, Env, Hyperparams, Key, Nets, Params, TrainState
 
 SATURATED = 0.99
 """Size from which an action counts as at its bound: tanh has lost all but 2 % of its slope there."""
@@ -45,25 +46,30 @@ ON = Nets(of_actor, of_critic)
 
 
 def overestimation(
-    env: Env, agent: Agent, train: TrainState, key: Key, gamma: float, episodes: int = 10
+    env: Env, agent: Agent, train: TrainState, key: Key, hyper: Hyperparams, episodes: int = 10
 ) -> tuple[Array, Array, Array]:
     """What the critic says of the states that the noise-free policy visits, beside the discounted return that followed.
 
-    As in figure 3 of Lillicrap et al. 2015. A return is cut off at the time limit of the episode, where the critic's value is
-    not: compare only states from which `gamma ** (steps left)` is small. Consumes the key.
+    As in figure 3 of Lillicrap et al. 2015. Both are in the units of the rewards that the critic learns from, which are not the
+    environment's with `reward_scale` or `normalize_reward`. A return is cut off at the time limit of the episode, where the
+    critic's value is not: compare only states from which `gamma ** (steps left)` is small. Consumes the key.
 
     Args:
         env: with a time limit, T steps.
         agent: gives `act` and `q_values`; of several critics the smallest value counts, as in the target.
         train: the networks.
         key: of the episodes.
-        gamma: discount of one step.
+        hyper: its `gamma` and `reward_scale`.
         episodes: K, side by side.
 
     Returns:
         Three `[T, K]`: the values, the returns, and the steps left to the end of the episode (0 behind it).
+
+    Raises:
+        ConfigError: the environment has no time limit.
     """
-    assert env.spec.max_steps is not None
+    if env.spec.max_steps is None:
+        raise ConfigError(f"env={env.spec.name} has no time limit; give it one with env_kwargs max_episode_steps=N")
     start_key, step_key = jax.random.split(key)
     env_state, obs = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
 
@@ -73,7 +79,8 @@ def overestimation(
         value = jnp.min(agent.q_values(train.params.critic, obs, action), axis=0)
         keys = jax.random.split(jax.random.fold_in(step_key, i), episodes)
         env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, action)
-        return (env_state, obs, running & ~transition.last), (value, transition.reward, running)
+        reward = scaled(train.params.critic, hyper.reward_scale * transition.reward)
+        return (env_state, obs, running & ~transition.last), (value, reward, running)
 
     start = (env_state, obs, jnp.ones(episodes, bool))
     _, (values, rewards, running) = jax.lax.scan(step, start, jnp.arange(env.spec.max_steps))
@@ -81,7 +88,7 @@ def overestimation(
     def back(carry: tuple[Array, Array], now: tuple[Array, Array]) -> Any:
         following, left = carry
         reward, alive = now
-        total = jnp.where(alive, reward + gamma * following, 0.0)
+        total = jnp.where(alive, reward + hyper.gamma * following, 0.0)
         left = jnp.where(alive, left + 1, 0)
         return (total, left), (total, left)
 

@@ -83,7 +83,7 @@ class Experiment:
     normalize_obs: bool = False
     """Observations less their running mean and divided by their running deviation."""
     normalize_reward: bool = False
-    """Rewards divided by their running deviation."""
+    """Rewards divided by their running root mean square."""
     action_layer: int = 0
     """The layer of the critic at whose input the action joins; 0 is the first."""
     num_critics: int = 1
@@ -167,7 +167,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "ou_theta": (0.0, math.inf),
     "ou_dt": (1e-6, math.inf),
     "epsilon_uniform": (0.0, 1.0),
-    "action_smoothing": (0.0, 1.0),
+    "action_smoothing": (0.0, 0.999),
     "sync_period": (1.0, 2**24),
     "lr_final": (0.0, 1.0),
     "lr_decay_updates": (1.0, math.inf),
@@ -175,8 +175,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "priority_beta": (0.0, 1.0),
     "priority_beta_final": (0.0, 1.0),
     "priority_beta_updates": (1.0, math.inf),
+    "priority_epsilon": (1e-12, math.inf),
     "hindsight_k": (0.0, 2**24),
+    "reward_scale": (1e-12, math.inf),
 }
+WHOLE = ("sync_period",)
+"""Numbers that are traced like all others, and must be whole."""
 
 
 def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
@@ -269,6 +273,8 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not math.isfinite(number) or not low <= number <= high:
         allowed = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
         raise ConfigError(f"{name}={value} is not allowed; it must be {allowed}")
+    if name in WHOLE and number != int(number):
+        raise ConfigError(f"{name}={value} is not allowed; it must be a whole number")
     return number
 
 
@@ -379,5 +385,15 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
             f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential noise_sigma and "
             "noise_sigma_final must be above 0"
         )
+    for name, clock, used in (
+        ("noise_decay_steps", x.warmup_steps, x.noise_schedule != "constant"),
+        ("lr_decay_updates", x.warmup_steps * x.updates_per_step, x.lr_schedule != "constant"),
+        ("priority_beta_updates", x.warmup_steps * x.updates_per_step, x.replay == "prioritized"),
+    ):
+        if used and getattr(hyper, name) <= clock:
+            raise ConfigError(
+                f"{name}={getattr(hyper, name):g} is not allowed; it counts from the start of the run, and must be more than "
+                f"the {clock:g} of the warm-up"
+            )
     if x.lr_schedule == "exponential" and not hyper.lr_final > 0:
         raise ConfigError(f"lr_final={hyper.lr_final:g} is not allowed; with lr_schedule=exponential it must be above 0")

@@ -22,7 +22,9 @@ OBS, REWARD = "norm_obs", "norm_reward"
 """Where moments stand in a tree of parameters, beside the network's own, which is `NET`."""
 NET = "net"
 LIMIT = 10.0
-"""Normalized observations are clipped to +-10: a rare outlier is no better an input for being exact."""
+"""What is normalized is clipped to +-10: a rare outlier is no better for being exact."""
+KEPT = 2.0**23
+"""Values that moments are of, at most: from there on older ones are forgotten, as float32 cannot count further than 2**24."""
 
 
 def start(*shape: int) -> Moments:
@@ -44,10 +46,11 @@ def measure(moments: Moments, values: Array, valid: Array) -> Moments:
     mean = jnp.sum(weight * values, axis=0) / jnp.maximum(count, 1.0)
     spread = jnp.sum(weight * jnp.square(values - mean[None]), axis=0)
     total, apart = moments["count"] + count, mean - moments["mean"]
+    kept = jnp.minimum(1.0, KEPT / total)
     return {
-        "count": total,
+        "count": total * kept,
         "mean": moments["mean"] + apart * count / total,
-        "spread": moments["spread"] + spread + jnp.square(apart) * moments["count"] * count / total,
+        "spread": (moments["spread"] + spread + jnp.square(apart) * moments["count"] * count / total) * kept,
     }
 
 
@@ -98,8 +101,20 @@ def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
     return Agent(init, act, q_values, update, observe)
 
 
+def scaled(critic_params: Params, reward: Array) -> Array:
+    """Rewards as a critic learns from them: divided by their running root mean square, clipped, if they are normalized at all.
+
+    They are not centred, which would change what is best; so their deviation, which is 0 where all rewards are the same, is no
+    measure of their size. One shape in and out.
+    """
+    if REWARD not in critic_params:
+        return reward
+    moments = critic_params[REWARD]
+    return jnp.clip(reward * jax.lax.rsqrt(jnp.square(moments["mean"]) + variance(moments) + 1e-8), -LIMIT, LIMIT)
+
+
 def normalize_rewards(agent: Agent) -> Agent:
-    """The agent, with rewards divided by their running deviation. They are not centred: that would change what is best."""
+    """The agent, with rewards that are `scaled`."""
 
     def wrap(state: TrainState, moments: Moments) -> TrainState:
         return replace(state, params=Nets(state.params.actor, {NET: state.params.critic, REWARD: moments}))
@@ -116,10 +131,9 @@ def normalize_rewards(agent: Agent) -> Agent:
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        moments = state.params.critic[REWARD]
-        reward = batch.reward * jax.lax.rsqrt(variance(moments) + 1e-8)
-        inner, info = agent.update(key, bare(state), batch._replace(reward=reward), weight, hyper, t)
-        return wrap(inner, moments), info
+        batch = batch._replace(reward=scaled(state.params.critic, batch.reward))
+        inner, info = agent.update(key, bare(state), batch, weight, hyper, t)
+        return wrap(inner, state.params.critic[REWARD]), info
 
     def observe(state: TrainState, transition: Transition, valid: Array) -> TrainState:
         inner = agent.observe(bare(state), transition, valid)

@@ -32,6 +32,7 @@ class Preset(NamedTuple):
 WARMUP = "the warm-up is uniform random and as long as a batch; there {}"
 UNITS = "its noise of {} is in the environment's own units, here in those of [-1, 1]: the same where actions are bounded by 1"
 ZERO_BIAS = "weights start in +-1/sqrt(fan-in) and biases too; there {} and biases of 0"
+SCALED = "its critic reads actions in the environment's own units, here scaled to [-1, 1]: the same where they are bounded by 1"
 SECOND = "the actor and the targets follow every second update, which of the two is not fixed"
 
 _FUJIMOTO: dict[str, Any] = {
@@ -76,7 +77,9 @@ PRESETS: dict[str, Preset] = {
         (
             WARMUP.format("the noisy policy acts from the first step"),
             "its noise of .1 is in the environment's own units: on Pendulum-v1, bounded by 2, that is --noise-sigma 0.05",
+            SCALED,
             "time limits bootstrap; there they count as terminations",
+            "LayerNorm adds 1e-6 to the variance; there, as torch does, 1e-5",
         ),
     ),
     "keras": Preset(
@@ -91,6 +94,7 @@ PRESETS: dict[str, Preset] = {
         (
             "the critic joins observation and action at once; there they go through layers of 16-32 and of 32 before",
             "noise_sigma .1 is its .2 over Pendulum's bound of 2",
+            SCALED,
             WARMUP.format("the noisy policy acts and learns from the first step, from batches with repetitions"),
             "the noise starts anew with every episode; there it never does",
             "terminations do not bootstrap; there everything does, which is the same on Pendulum",
@@ -113,6 +117,7 @@ PRESETS: dict[str, Preset] = {
         },
         (
             UNITS.format(".1"),
+            SCALED,
             "learning starts behind the random steps; there at step 1,000, still with random actions",
             "an update follows each step; there 50 updates follow each 50 steps",
         ),
@@ -120,18 +125,24 @@ PRESETS: dict[str, Preset] = {
     "fujimoto-ddpg": Preset(
         "DDPG.py of Fujimoto et al. 2018, as main.py runs it: 400-300 networks, the action at the second layer, weight decay.",
         {**_FUJIMOTO, "hidden": (400, 300), "action_layer": 1, "critic_l2": 5e-3},
-        ("critic_l2 5e-3 adds 1e-2 times the weight to the gradient, as its weight decay of 1e-2 does; there biases too",),
+        (
+            "critic_l2 5e-3 adds 1e-2 times the weight to the gradient, as its weight decay of 1e-2 does; there biases too",
+            SCALED,
+        ),
     ),
     "fujimoto-ourddpg": Preset(
         "OurDDPG.py of Fujimoto et al. 2018: both rates 3e-4, batches of 256, Gaussian noise .1, 25,000 random steps.",
         {**_FUJIMOTO, "actor_lr": 3e-4, "critic_lr": 3e-4},
+        (SCALED,),
     ),
     "cleanrl": Preset(
         "CleanRL, ddpg_continuous_action: both rates 3e-4, actor and targets at every second update, 25,000 random steps.",
         {**_FUJIMOTO, "actor_lr": 3e-4, "critic_lr": 3e-4, "policy_delay": 2, "sync_period": 2.0},
         (
             SECOND,
-            "its JAX version starts with LeCun's normal and biases of 0",
+            SCALED,
+            "its JAX version starts with LeCun's normal and biases of 0, and clips the target's actions to [-1, 1] in the "
+            "environment's own units",
             "its returns are of training, with noise; here evaluations are without",
         ),
     ),
@@ -175,7 +186,7 @@ PRESETS: dict[str, Preset] = {
             "target_noise": 0.2,
             "target_noise_clip": 0.5,
         },
-        (SECOND,),
+        (SECOND, SCALED),
     ),
 }
 """Name -> preset. A preset is data: whoever adds an entry can name it everywhere."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpg_jax.experiment import Experiment, coerce, configure
+from ddpg_jax.experiment import Experiment, coerce, configure, env_options
 from ddpg_jax.placement import memory_limit
 from ddpg_jax.program import Member, Program
 from ddpg_jax.statistics import interval, iqm
@@ -163,6 +163,25 @@ def in_memory(
     for first in range(0, len(leg.members), fit):
         part = Leg(leg.experiment, leg.members[first : first + fit])
         yield part, make(part.experiment, part.members)
+
+
+def check_environments(legs: Sequence[Leg], make: Callable[[Experiment, list[Member]], Program]) -> None:
+    """Makes a member of every leg that asks for another environment than the first, or for other things of it, and compiles
+    nothing: what will not do says so before any has trained.
+
+    Raises:
+        ConfigError: see `make_program`.
+    """
+
+    def asked(leg: Leg) -> tuple[Any, ...]:
+        x = leg.experiment
+        return x.env, x.backend, env_options(x), x.hindsight
+
+    known = {asked(legs[0])}
+    for leg in legs[1:]:
+        if asked(leg) not in known:
+            known.add(asked(leg))
+            make(leg.experiment, leg.members[:1]).close()
 
 
 def _fitting(leg: Leg, program: Program, limit: float) -> int:

@@ -74,7 +74,7 @@ class Hyperparams(NamedTuple):
     noise_sigma_final: Scalar = 0.02
     """Scale that a linear or exponential `noise_schedule` ends at."""
     noise_decay_steps: Scalar = 20_000.0
-    """Environment steps over which the schedule goes from `noise_sigma` to `noise_sigma_final`."""
+    """Environment steps, the warm-up's included, over which the schedule goes from `noise_sigma` to `noise_sigma_final`."""
     ou_theta: Scalar = 0.15
     """Ornstein-Uhlenbeck: rate of return to the mean."""
     ou_dt: Scalar = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.citations import ALWAYS, BIBLIOGRAPHY, CHOSEN, FAMILIES, PARTS, bibtex, references
+from ddpg_jax.citations import ALWAYS, BIBLIOGRAPHY, CHOSEN, FAMILIES, PARTS, SOURCES, bibtex, references
 from ddpg_jax.experiment import SWITCHES
 from tests.runs import TINY, run
 
@@ -20,6 +20,7 @@ NEEDED = {
     "inproceedings": {"title", "author", "booktitle", "year"},
     "book": {"title", "author", "publisher", "year"},
     "misc": {"title", "author", "note", "year"},
+    "techreport": {"title", "author", "institution", "year"},
     "software": {"title", "author"},
 }
 
@@ -51,9 +52,10 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
     entries = parsed(bibtex(BIBLIOGRAPHY, "1.2.3"))
     assert list(entries) == list(BIBLIOGRAPHY)
     assert entries["ddpg_jax"]["version"] == "1.2.3"
-    used = {*ALWAYS, *PARTS.values(), *CHOSEN.values(), *(key for keys in FAMILIES.values() for key in keys)}
+    used = {*ALWAYS, *PARTS.values(), *CHOSEN.values(), *SOURCES.values(), *(key for keys in FAMILIES.values() for key in keys)}
     assert used <= set(entries)
     assert set(PARTS) <= set(SWITCHES)
+    assert set(SOURCES) <= set(dj.PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,11 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
         ({"env": "HalfCheetah-v5", "exploration": "gaussian"}, {"towers2024", "todorov2012"}),
         ({"env": "my_robots:Arm-v0", "exploration": "gaussian"}, {"towers2024"}),
         ({"env": "probe/lqr", "exploration": "parameter"}, {"plappert2018"}),
-        ({"env": "probe/lqr", "exploration": "none", "noise_schedule": "cosine"}, {"loshchilov2017"}),
+        ({"env": "probe/lqr", "exploration": "gaussian", "noise_schedule": "cosine"}, {"loshchilov2017"}),
+        ({"env": "probe/lqr", "exploration": "none", "noise_schedule": "cosine"}, set()),
+        ({"env": "probe/lqr", "exploration": "none", "normalize_reward": True}, {"chan1979"}),
+        ({"env": "probe/lqr", "exploration": "none", "preset": "sb3"}, {"raffin2021"}),
+        ({"env": "probe/lqr", "exploration": "none", "preset": "cleanrl"}, {"huang2022", "fujimoto2018"}),
         ({"env": "probe/lqr", "exploration": "none", "lr_schedule": "cosine"}, {"loshchilov2017"}),
         ({"env": "probe/lqr", "exploration": "none", "layer_norm": True, "n_step": 3}, {"ba2016", "sutton2018"}),
         ({"env": "probe/lqr", "exploration": "none", "replay": "prioritized"}, {"schaul2016"}),
@@ -110,7 +116,11 @@ def test_the_software_is_cited_as_citation_cff_says() -> None:
 def test_cite_reads_presets_and_folders(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Of a sweep, what any member uses; the statistics over members too."""
     assert run("cite", "td3") == 0
-    assert set(parsed(capfd.readouterr().out)) == {*ALWAYS, "fujimoto2018", "mnih2015"}
+    assert set(parsed(capfd.readouterr().out)) == {*ALWAYS, "fujimoto2018"}
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "sb3", "layer_norm": true}')
+    assert run("cite", str(file)) == 0
+    assert set(parsed(capfd.readouterr().out)) == {*ALWAYS, "raffin2021", "ba2016"}
 
     few = [*TINY, "--steps", "300", "--eval-every", "300", "--out", str(tmp_path / "sweep")]
     assert run("sweep", "probe/lqr", "--grid", "huber_delta=0,1", "--exploration", "none", *few) == 0

@@ -90,9 +90,17 @@ def test_overestimation_against_a_critic_that_knows() -> None:
     agent = dj.make_agent(env.spec.obs_dim, env.spec.action_dim, hidden=(4,))
     agent = agent._replace(q_values=lambda params, obs, action: jnp.stack([jnp.full(obs.shape[0], q) for q in (7.0, 5.0)]))
     state = agent.init(jax.random.key(0), dj.Hyperparams())
-    values, returns, left = diagnostics.overestimation(env, agent, state, jax.random.key(1), gamma=0.5, episodes=3)
+    values, returns, left = diagnostics.overestimation(env, agent, state, jax.random.key(1), dj.Hyperparams(gamma=0.5), 3)
     assert values.shape == returns.shape == left.shape == (env.spec.max_steps, 3)
     np.testing.assert_allclose(values, 5.0)
     steps = np.asarray(left)
     assert (steps[0] >= 1).all()
     np.testing.assert_allclose(returns, np.where(steps > 0, 2.0 * (1.0 - 0.5**steps), 0.0), rtol=1e-6)
+    # with scaled rewards, in the critic's units
+    _, scaled, _ = diagnostics.overestimation(
+        env, agent, state, jax.random.key(1), dj.Hyperparams(gamma=0.5, reward_scale=0.1), 3
+    )
+    np.testing.assert_allclose(scaled, 0.1 * returns, rtol=1e-6)
+    timeless = env._replace(spec=env.spec._replace(max_steps=None))
+    with pytest.raises(dj.ConfigError, match="has no time limit"):
+        diagnostics.overestimation(timeless, agent, state, jax.random.key(1), dj.Hyperparams())

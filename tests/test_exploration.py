@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ddpg_jax as dj
 from ddpg_jax.exploration import EXPLORERS, gaussian, ornstein_uhlenbeck, sigma, uniform
-from ddpg_jax.schedules import SCHEDULES
+from ddpg_jax.schedules import SCHEDULES, progress
 
 N, ACTION = 2_048, 2
 OBS = jnp.zeros((N, 1))
@@ -97,6 +99,22 @@ def test_schedules_go_from_first_to_final_scale_and_stay(name: str) -> None:
         inside = np.abs(drawn[0]) < 1.0
         for scale, action in zip(SCALES[name], drawn, strict=True):
             np.testing.assert_allclose(action[inside], drawn[0][inside] * scale / 0.4, rtol=1e-4)
+
+
+@given(st.floats(1e-3, 10.0), st.floats(1e-3, 10.0), st.floats(1.0, 1e6), st.floats(0.0, 3.0))
+@settings(max_examples=200, deadline=None)
+def test_schedules_at_any_time(start: float, end: float, duration: float, share: float) -> None:
+    """Beside their formulas in NumPy, from any start to any end; behind the duration they stay."""
+    t = np.float32(share * duration)
+    x = min(float(t) / duration, 1.0)
+    expected = {
+        "constant": start,
+        "linear": (1.0 - x) * start + x * end,
+        "exponential": np.exp((1.0 - x) * np.log(start) + x * np.log(end)),
+        "cosine": start + (end - start) * np.sin(0.5 * np.pi * x) ** 2,
+    }
+    found = {name: float(shape(start, end, progress(jnp.asarray(t), duration))) for name, shape in SCHEDULES.items()}
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ou", "gaussian"])

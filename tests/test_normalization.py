@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpg_jax as dj
-from ddpg_jax.normalization import NET, OBS, REWARD, measure, standardized, start, variance
+from ddpg_jax.normalization import NET, OBS, REWARD, measure, scaled, standardized, start, variance
 
 TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_every": 60, "eval_episodes": 1}
 
@@ -34,6 +34,25 @@ def test_moments_are_those_of_all_valid_values_whatever_the_portions(portions: l
 def test_nothing_seen_changes_next_to_nothing() -> None:
     """A run without a warm-up acts before anything was measured."""
     np.testing.assert_allclose(standardized(start(2), jnp.array([0.5, -2.0])), [0.5, -2.0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("reward", [-1.0, 0.0, 300.0])
+def test_rewards_that_are_always_the_same_are_of_size_one(reward: float) -> None:
+    """Their deviation is 0, and no measure of their size; what has not been seen yet, as hindsight's, is bounded."""
+    moments = start()
+    for _ in range(20):
+        moments = measure(moments, jnp.full(100, reward), jnp.ones(100, bool))
+    found = scaled({REWARD: moments}, jnp.array([reward, 1e6, -1e6]))
+    np.testing.assert_allclose(found, [np.sign(reward), 10.0, -10.0], rtol=1e-3)
+
+
+def test_moments_forget_rather_than_stop_to_count() -> None:
+    """float32 counts to 2**24 and no further; a mean that moves on is followed."""
+    moments = {"count": jnp.float32(2.0**24), "mean": jnp.zeros(()), "spread": jnp.float32(2.0**24)}
+    for _ in range(40):
+        moments = measure(moments, jnp.full(2**20, 2.0), jnp.ones(2**20, bool))
+    assert float(moments["mean"]) > 1.9
+    assert float(variance(moments)) < 0.5
 
 
 def test_moments_are_of_what_was_collected_and_learned_by_nobody() -> None:
@@ -71,7 +90,7 @@ def test_what_is_learned_is_the_plain_update_of_what_is_normalized() -> None:
     by_hand = batch._replace(
         obs=jnp.asarray((obs - mean) / deviation),
         next_obs=jnp.asarray(np.clip((next_obs - mean) / deviation, -10, 10)),
-        reward=batch.reward / np.std(batch.reward),
+        reward=batch.reward / np.sqrt(np.mean(np.square(batch.reward))),
     )
     expected, _ = plain.update(
         jax.random.key(1), plain.init(jax.random.key(0), numbers), by_hand, jnp.ones(16), numbers, jnp.int32(0)

@@ -125,7 +125,8 @@ def test_weight_decay_is_decoupled_and_of_its_own_network(net: str) -> None:
 )
 def test_learning_rates_follow_their_schedule_whatever_else_is_on(name: str, shape: Any, part: dict[str, float]) -> None:
     """Under a constant gradient of either sign, the step of Adam is its rate: seen where it counts, in the parameters."""
-    experiment, hyper = dj.configure({"lr_schedule": name, "lr_final": 0.2, "lr_decay_updates": 100, "critic_lr": 0.01, **part})
+    fields = {"lr_schedule": name, "lr_final": 0.2, "lr_decay_updates": 100, "warmup_steps": 64, "critic_lr": 0.01}
+    experiment, hyper = dj.configure({**fields, **part})
     make, grad, zero = optimizer("critic", experiment), jnp.array([2.0, -3.0]), jnp.zeros(2)
 
     for t in (0, 30, 60, 100, 700):

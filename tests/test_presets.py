@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,41 +15,56 @@ import ddpg_jax as dj
 from ddpg_jax.experiment import CHOICES
 from tests.runs import TINY, manifest, run
 
-PUBLISHED = {
-    # actor lr, critic lr, tau, replay, batch, noise, sigma, warm-up, hidden, critics, delay
-    "default": (1e-4, 1e-3, 0.005, 1e5, 64, "ou", 0.2, 1_000, (256, 256), 1, 1),
-    "lillicrap2015": (1e-4, 1e-3, 0.001, 1e6, 64, "ou", 0.2, 64, (400, 300), 1, 1),
-    "nexus": (1e-4, 1e-3, 0.005, 1e6, 256, "ou", 0.1, 256, (256, 256), 1, 1),
-    "keras": (1e-3, 2e-3, 0.005, 1e5, 64, "ou", 0.1, 64, (256, 256), 1, 1),
-    "spinningup": (1e-3, 1e-3, 0.005, 1e6, 100, "gaussian", 0.1, 10_000, (256, 256), 1, 1),
-    "fujimoto-ddpg": (1e-4, 1e-3, 0.005, 1e6, 256, "gaussian", 0.1, 25_000, (400, 300), 1, 1),
-    "fujimoto-ourddpg": (3e-4, 3e-4, 0.005, 1e6, 256, "gaussian", 0.1, 25_000, (256, 256), 1, 1),
-    "cleanrl": (3e-4, 3e-4, 0.005, 1e6, 256, "gaussian", 0.1, 25_000, (256, 256), 1, 2),
-    "sb3": (1e-3, 1e-3, 0.005, 1e6, 256, "none", None, 256, (400, 300), 1, 1),
-    "sbx": (3e-4, 1e-3, 0.005, 1e6, 256, "none", None, 256, (256, 256), 1, 1),
-    "td3": (3e-4, 3e-4, 0.005, 1e6, 256, "gaussian", 0.1, 25_000, (256, 256), 2, 2),
+DEFAULT = {
+    **{"actor_lr": 1e-4, "critic_lr": 1e-3, "gamma": 0.99, "tau": 0.005, "replay_capacity": 100_000, "batch_size": 64},
+    **{"exploration": "ou", "noise_sigma": 0.2, "ou_theta": 0.15, "ou_dt": 1.0, "noise_schedule": "constant"},
+    **{"warmup_steps": 1_000, "hidden": (256, 256), "activation": "relu", "action_layer": 0, "init": "paper"},
+    **{"num_envs": 1, "updates_per_step": 1.0, "num_critics": 1, "policy_delay": 1, "n_step": 1, "parts": ()},
+    **{"replay": "uniform", "hindsight": "none", "layer_norm": False, "batch_norm": False, "precision": "float32"},
+    **{"normalize_obs": False, "normalize_reward": False, "lr_schedule": "constant", "target_noise_clip": 0.5},
 }
+MILLION = {"replay_capacity": 1_000_000, "batch_size": 256}
+FUJIMOTO = {
+    **{**MILLION, "exploration": "gaussian", "noise_sigma": 0.1, "warmup_steps": 25_000, "init": "fan_in"},
+    **{"steps": 1_000_000, "eval_every": 5_000},
+}
+DELAYED = {"actor_lr": 3e-4, "critic_lr": 3e-4, "policy_delay": 2, "sync_period": 2.0}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lillicrap2015": {
+        **{"tau": 1e-3, "critic_l2": 1e-2, "parts": ("critic_l2",), "replay_capacity": 1_000_000, "warmup_steps": 64},
+        **{"hidden": (400, 300), "action_layer": 1, "batch_norm": True, "steps": 1_000_000, "eval_every": 10_000},
+    },
+    "nexus": {**MILLION, "layer_norm": True, "noise_sigma": 0.1, "warmup_steps": 256},
+    "keras": {"actor_lr": 1e-3, "critic_lr": 2e-3, "noise_sigma": 0.1, "warmup_steps": 64, "init": "fan_in"},
+    "spinningup": {
+        **{"actor_lr": 1e-3, "batch_size": 100, "exploration": "gaussian", "noise_sigma": 0.1, "warmup_steps": 10_000},
+        **{"replay_capacity": 1_000_000, "init": "fan_in", "steps": 400_000, "eval_every": 4_000},
+    },
+    "fujimoto-ddpg": {**FUJIMOTO, "hidden": (400, 300), "action_layer": 1, "critic_l2": 5e-3, "parts": ("critic_l2",)},
+    "fujimoto-ourddpg": {**FUJIMOTO, "actor_lr": 3e-4, "critic_lr": 3e-4},
+    "cleanrl": {**FUJIMOTO, **DELAYED, "parts": ("sync_period",)},
+    "sb3": {**MILLION, "actor_lr": 1e-3, "hidden": (400, 300), "exploration": "none", "warmup_steps": 256, "init": "fan_in"},
+    "sbx": {**MILLION, "actor_lr": 3e-4, "exploration": "none", "warmup_steps": 256, "init": "fan_in"},
+    "td3": {**FUJIMOTO, **DELAYED, "num_critics": 2, "target_noise": 0.2, "parts": ("target_noise", "sync_period")},
+}
+"""Name -> the fields in which it differs from the default, said a second time."""
+
+
+def resolved(name: str) -> dict[str, Any]:
+    x, hyper = dj.configure({"preset": name})
+    return {**dataclasses.asdict(x), **hyper._asdict(), "preset": None}
 
 
 def test_every_preset_has_the_values_of_its_source() -> None:
-    """Said a second time, resolved: a default that changes must not change what a preset means."""
+    """All fields, resolved: neither a default that changes nor a field too many may change what a preset means."""
     assert set(PUBLISHED) == set(dj.PRESETS)
-    for name, expected in PUBLISHED.items():
-        x, hyper = dj.configure({"preset": name})
-        sigma = None if x.exploration == "none" else hyper.noise_sigma
-        numbers = (hyper.actor_lr, hyper.critic_lr, hyper.tau, x.replay_capacity, x.batch_size, x.exploration, sigma)
-        assert (*numbers, x.warmup_steps, x.hidden, x.num_critics, x.policy_delay) == expected, name
-        assert hyper.gamma == 0.99
-        assert hyper.ou_theta == 0.15
-        assert x.action_layer == (1 if x.hidden == (400, 300) and name != "sb3" else 0)
-        assert x.batch_norm == (name == "lillicrap2015")
-        assert x.steps > x.warmup_steps, f"{name} would never learn"
-        assert x.parts == {
-            "lillicrap2015": ("critic_l2",),
-            "fujimoto-ddpg": ("critic_l2",),
-            "cleanrl": ("sync_period",),
-            "td3": ("target_noise", "sync_period"),
-        }.get(name, ())
+    default = resolved("default")
+    assert {name: default[name] for name in DEFAULT} == DEFAULT
+    for name, different in PUBLISHED.items():
+        found = resolved(name)
+        assert {field: value for field, value in found.items() if value != default[field]} == different, name
+        assert found["steps"] > found["warmup_steps"], f"{name} would never learn"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -83,12 +99,17 @@ def test_a_preset_that_a_user_adds_can_be_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("command_line")
-def test_a_preset_of_an_imported_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_of_an_imported_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_presets.py").write_text(
         "import ddpg_jax as dj\ndj.PRESETS['of a module'] = dj.Preset('Mine.', {'hidden': '8', 'warmup_steps': 70})\n"
     )
     try:
+        assert run("presets", "--import", "my_presets") == 0
+        assert "\nof a module        Mine.\n" in capfd.readouterr().out
+        assert run("cite", "of a module", "--import", "my_presets") == 0
         assert run("train", "probe/observation", "--import", "my_presets", "--preset", "of a module", "--steps", "100") == 0
     finally:
         dj.PRESETS.pop("of a module", None)

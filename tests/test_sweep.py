@@ -265,4 +265,5 @@ def test_random_search_on_the_command_line(tmp_path: Path) -> None:
     assert len({member["critic_lr"] for member in members}) == 3
     assert main(["sweep", "Pendulum-v1", *sample[:-2], *words, "--out", str(tmp_path / "b")]) == 2
     assert main(["sweep", "Pendulum-v1", "--seeds", "0", *words, "--out", str(tmp_path / "b")]) == 2
-    assert not (tmp_path / "b").exists()
+    assert main(["sweep", "Pendulum-v1", "--grid", "hindsight=none,future", *words, "--out", str(tmp_path / "b")]) == 2
+    assert not (tmp_path / "b").exists()  # also where only the second program is impossible

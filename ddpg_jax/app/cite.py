@@ -9,21 +9,22 @@ from ddpg_jax import __version__
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.citations import bibtex, environment, references
 from ddpg_jax.experiment import NUMBERS, STRUCTURE, Experiment, configure
-from ddpg_jax.presets import PRESETS
+from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.types import ConfigError
 
 
 def cite(name: str) -> str:
-    """BibTeX for the parts that the run in this folder, or the preset of this name, uses.
+    """BibTeX for the parts that the run in this folder, or the preset of this name or in this JSON file, uses.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of them.
     """
     if (Path(name) / "manifest.json").exists():
         return bibtex(of_run(RunFolder(Path(name)).manifest()), __version__)
-    if name in PRESETS:
-        of_env = environment(Experiment.env)  # a preset names none
-        return bibtex([key for key in references(configure({"preset": name})[0]) if key not in of_env], __version__)
+    if name in PRESETS or name.endswith(".json"):
+        fields = {"preset": name} if name in PRESETS else read_preset(name)
+        of_env = [] if "env" in fields else environment(Experiment.env)  # a preset names none
+        return bibtex([key for key in references(configure(fields)[0]) if key not in of_env], __version__)
     raise ConfigError(f"{name} is neither a run folder nor a preset; presets are {', '.join(PRESETS)}")
 
 
@@ -31,8 +32,9 @@ def of_run(manifest: dict[str, Any]) -> list[str]:
     """The keys of all that any member of a run uses."""
     members, keys = manifest["members"], []
     for member in members:
-        # All fields are there; the preset, which may be unknown to this process, adds nothing.
         values = {**manifest["identity"], **member}
-        fields = {name: value for name, value in values.items() if name in (*STRUCTURE, *NUMBERS) and name != "preset"}
+        known = (*STRUCTURE, *NUMBERS)
+        # All fields are there; a preset that this process does not know adds nothing.
+        fields = {name: value for name, value in values.items() if name in known and (name != "preset" or value in PRESETS)}
         keys += references(configure(fields)[0], len(members))
     return keys

@@ -144,10 +144,13 @@ def _parser() -> Parser:
     bench.set_defaults(run=_bench)
 
     cite = commands.add_parser("cite", help="BibTeX for what a run or a preset uses", allow_abbrev=False)
-    cite.add_argument("what", metavar="DIR|PRESET", help="a run folder, or a name that ddpg-jax presets shows")
+    cite.add_argument("what", metavar="DIR|PRESET", help="a run folder, a preset, or a JSON file of fields")
+    _field(cite, "imports", STRUCTURE["imports"])
     cite.set_defaults(run=_cite)
 
-    commands.add_parser("presets", help="named settings").set_defaults(run=_presets)
+    presets = commands.add_parser("presets", help="named settings", allow_abbrev=False)
+    _field(presets, "imports", STRUCTURE["imports"])
+    presets.set_defaults(run=_presets)
 
     envs = commands.add_parser("envs", help="environments that can be named", allow_abbrev=False)
     envs.add_argument("name", nargs="?", metavar="NAME", help="all about this one, or all whose names begin so")
@@ -316,12 +319,13 @@ def _bench(options: argparse.Namespace) -> int:
 def _cite(options: argparse.Namespace) -> int:
     from ddpg_jax.app.cite import cite
 
+    import_modules(coerce("imports", options.imports or ()))  # they may add presets
     print(cite(options.what), end="")
     return 0
 
 
 def _presets(options: argparse.Namespace) -> int:
-    del options
+    import_modules(coerce("imports", options.imports or ()))
     for name, preset in PRESETS.items():
         print(f"{name:18s} {preset.source}")
         if preset.values:

@@ -28,7 +28,7 @@ from ddpg_jax.driving import Journal, drive
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
-from ddpg_jax.sweeping import Leg, describe, in_memory
+from ddpg_jax.sweeping import Leg, check_environments, describe, in_memory
 from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 
@@ -100,7 +100,7 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
         _check_shared(place, processes)
     programs = Programs(legs, place.programs() if options.resume else [], processes)
     with contextlib.closing(programs):
-        programs.first()  # an environment that will not do says so before anything is written
+        programs.check()  # an environment that will not do says so before anything is written
         if not options.resume:
             processes.gather(None)
             place.claim(experiment, members, options.resume, options.overwrite)
@@ -149,6 +149,7 @@ class Programs:
     """The programs of a run, one after the other; each is made when its turn comes, as large as memory allows."""
 
     def __init__(self, legs: list[Leg], recorded: list[list[int]], processes: Processes):
+        self._legs = legs
         known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
         self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
         done = {m for part in recorded for m in part}
@@ -162,10 +163,11 @@ class Programs:
         """Steps of all members of the programs before the k-th."""
         return _steps(self.parts[:k])
 
-    def first(self) -> None:
-        """Makes the first program, unless earlier work is known."""
+    def check(self) -> None:
+        """Makes the first program, and asks the environments of the others, unless earlier work is known."""
         if not self.parts:
             self.get(0)
+            check_environments(self._legs, make_program)
 
     def get(self, k: int) -> Program | None:
         """This process's part of the k-th program, or None behind the last one. The one before is closed."""
