@@ -128,6 +128,24 @@ SWITCHES: dict[str, float] = {
 """Number -> its value at which the part that it belongs to does nothing. The part is then left out of the program altogether:
 it costs nothing, and a sweep over both that value and others makes two programs."""
 
+READ_BY: dict[str, Callable[[Experiment], bool]] = {
+    "noise_sigma": lambda x: x.exploration != "none",
+    "noise_sigma_final": lambda x: x.exploration != "none" and x.noise_schedule != "constant",
+    "noise_decay_steps": lambda x: x.exploration != "none" and x.noise_schedule != "constant",
+    "ou_theta": lambda x: x.exploration == "ou",
+    "ou_dt": lambda x: x.exploration == "ou",
+    "target_noise_clip": lambda x: "target_noise" in x.parts,
+    "lr_final": lambda x: x.lr_schedule != "constant",
+    "lr_decay_updates": lambda x: x.lr_schedule != "constant",
+    "priority_alpha": lambda x: x.replay == "prioritized",
+    "priority_beta": lambda x: x.replay == "prioritized",
+    "priority_beta_final": lambda x: x.replay == "prioritized",
+    "priority_beta_updates": lambda x: x.replay == "prioritized",
+    "priority_epsilon": lambda x: x.replay == "prioritized",
+    "hindsight_k": lambda x: x.hindsight != "none",
+}
+"""Number -> whether an experiment reads it at all. To sweep over one that none does makes equal members, and is refused."""
+
 CHOICES: dict[str, Collection[str]] = {
     "backend": BACKENDS,
     "host_order": ORDERS,

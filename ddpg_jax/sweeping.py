@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpg_jax.experiment import Experiment, coerce, configure, env_options
+from ddpg_jax.experiment import READ_BY, Experiment, coerce, configure, env_options
 from ddpg_jax.placement import memory_limit
 from ddpg_jax.program import Member, Program
 from ddpg_jax.statistics import interval, iqm
@@ -127,6 +127,9 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
                 experiment.seed + s, hyper, h * seeds + s, tuple((name, plain(value)) for name, value in point.items())
             )
             groups.setdefault(experiment, []).append(member)
+    for name in names:
+        if name in READ_BY and not any(READ_BY[name](experiment) for experiment in groups):
+            raise ConfigError(f"{name} cannot be swept, since nothing reads it with these fields; leave it out")
     return [Leg(experiment, members) for experiment, members in groups.items()]
 
 

@@ -15,6 +15,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax import api, sweeping
 from ddpg_jax.app.cli import main
+from ddpg_jax.experiment import READ_BY
 from ddpg_jax.placement import place
 from ddpg_jax.program import device_program
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
@@ -59,6 +60,7 @@ def test_random_points_keep_to_their_ranges_and_repeat() -> None:
         (lambda: make_legs([], 1, {}), ["points=[]"]),
         (lambda: make_legs([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
         (lambda: make_legs([{"seed": 3}], 1, {}), ["seed"]),
+        (lambda: make_legs([{"hindsight_k": 3}, {"hindsight_k": 4}], 1, {}), ["hindsight_k", "nothing reads it"]),
     ],
 )
 def test_what_cannot_be_swept_is_said_in_one_line(call: Any, words: list[str]) -> None:
@@ -76,6 +78,16 @@ def test_points_of_one_structure_share_a_program_and_seeds_are_paired() -> None:
     assert [[member.number for member in leg.members] for leg in legs] == [[*range(6)], [*range(6, 12)]]
     assert all([member.seed for member in leg.members] == [5, 6, 7, 5, 6, 7] for leg in legs)
     assert [float(member.hyper.tau) for member in legs[0].members] == [0.1] * 3 + [0.2] * 3
+
+
+def test_a_number_is_swept_where_some_points_read_it() -> None:
+    """Which numbers are read is said in a table: with all that it asks for, none of them is refused."""
+    everything = {"noise_schedule": "linear", "lr_schedule": "linear", "replay": "prioritized", "target_noise": 0.2}
+    point = {name: dj.Hyperparams()._asdict()[name] for name in READ_BY}
+    assert make_legs([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
+    for name in READ_BY:
+        with pytest.raises(dj.ConfigError, match=f"{name} cannot be swept"):
+            make_legs([{name: point[name]}], 1, {"exploration": "none"})
 
 
 @pytest.fixture(scope="module")
