@@ -145,9 +145,12 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     def everyone() -> Array:
         return placement.put(np.ones(() if placement.alone else placement.slots, bool))
 
+    def going_on(alive: np.ndarray) -> Array:
+        # A member alone is stopped from outside, or goes on where other processes have members that do.
+        return everyone() if placement.alone or alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
+
     def advance(state: Any, begin: int, end: int, alive: np.ndarray) -> tuple[Any, Metrics, float]:
-        going = everyone() if alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
-        arguments = (turns, state, (keys, hypers, going), clocks(begin, end))
+        arguments = (turns, state, (keys, hypers, going_on(alive)), clocks(begin, end))
         run = phase("fill" if begin < warmup else "learn", *arguments)
         since = time.perf_counter()
         state, metrics = run(*arguments)

@@ -359,7 +359,7 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sweeping, "memory_limit", lambda: 100 / sweeping.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
-        return idle_program()._replace(memory=lambda length: 20 * len(part), placement=Placement(len(part), "map", (None,)))
+        return idle_program()._replace(memory=lambda: 20 * len(part), placement=Placement(len(part), "map", (None,)))
 
     assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
     assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]
