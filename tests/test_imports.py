@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "schedules": {"types"},
     "optimization": {"types", "schedules"},
     "exploration": {"types", "schedules"},
-    "diagnostics": {"types"},
+    "diagnostics": {"types", "normalization"},
     "normalization": {"types"},
     "agent": {"types", "networks", "losses", "optimization", "diagnostics"},
     "sum_tree": {"types"},
@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "driving": {"experiment", "building", "program"},
     "statistics": set(),
-    "sweeping": {"types", "experiment", "program", "placement", "driving", "statistics"},
+    "sweeping": {"types", "experiment", "program", "placement", "statistics"},
     "api": {"types", "experiment", "program", "host_program", "placement", "driving", "policy", "envs", "sweeping"},
 }
 """Module -> modules of this package that it may import. `envs` may import types, packing and itself; `app` anything."""
