@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.citations import ALWAYS, BIBLIOGRAPHY, CHOSEN, FAMILIES, PARTS, SOURCES, bibtex, references
+from ddpg_jax.bibliography import BIBLIOGRAPHY
+from ddpg_jax.citations import ALWAYS, CHOSEN, FAMILIES, PARTS, SOURCES, bibtex, references
 from ddpg_jax.experiment import SWITCHES
 from tests.runs import TINY, run
 

@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
         "normalization",
         "experiment",
     },
-    "citations": {"experiment", "envs"},
+    "bibliography": set(),
+    "citations": {"bibliography", "experiment", "envs"},
     "packing": {"types"},
     "program": {"types", "training", "experiment", "building", "placement"},
     "host_program": {

@@ -33,8 +33,8 @@ def of_run(manifest: dict[str, Any]) -> list[str]:
     members, keys = manifest["members"], []
     for member in members:
         values = {**manifest["identity"], **member}
-        known = (*STRUCTURE, *NUMBERS)
-        # All fields are there; a preset that this process does not know adds nothing.
-        fields = {name: value for name, value in values.items() if name in known and (name != "preset" or value in PRESETS)}
+        fields = {name: values[name] for name in (*STRUCTURE, *NUMBERS) if name in values}
+        if fields["preset"] not in PRESETS:
+            del fields["preset"]  # all that it stands for is there; whose it is, this process does not know
         keys += references(configure(fields)[0], len(members))
     return keys

@@ -256,10 +256,15 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that the user has named, checked by themselves."""
     given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
     given = {name: value for name, value in given.items() if value is not None}
-    import_modules(coerce("imports", given.get("imports", ())))  # they may add presets
+    _import(options)
     if given.get("preset", "").endswith(".json"):
         given = {**read_preset(given["preset"]), **{name: value for name, value in given.items() if name != "preset"}}
     return {name: coerce(name, value) for name, value in given.items()}
+
+
+def _import(options: argparse.Namespace) -> None:
+    """Imports what the user has named; it may add presets."""
+    import_modules(coerce("imports", options.imports or ()))
 
 
 def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
@@ -319,13 +324,13 @@ def _bench(options: argparse.Namespace) -> int:
 def _cite(options: argparse.Namespace) -> int:
     from ddpg_jax.app.cite import cite
 
-    import_modules(coerce("imports", options.imports or ()))  # they may add presets
+    _import(options)
     print(cite(options.what), end="")
     return 0
 
 
 def _presets(options: argparse.Namespace) -> int:
-    import_modules(coerce("imports", options.imports or ()))
+    _import(options)
     for name, preset in PRESETS.items():
         print(f"{name:18s} {preset.source}")
         if preset.values:

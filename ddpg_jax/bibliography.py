@@ -1,0 +1,342 @@
+"""The entries that `citations` chooses from."""
+
+from __future__ import annotations
+
+BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
+    "ddpg_jax": (
+        "software",
+        {
+            "title": "{ddpg_jax}: Deep Deterministic Policy Gradient in {JAX}",
+            "author": "{The ddpg_jax contributors}",
+            "license": "Apache-2.0",
+        },
+    ),
+    "lillicrap2015": (
+        "article",
+        {
+            "title": "Continuous control with deep reinforcement learning",
+            "author": "Lillicrap, Timothy P. and Hunt, Jonathan J. and Pritzel, Alexander and Heess, Nicolas and Erez, Tom and "
+            "Tassa, Yuval and Silver, David and Wierstra, Daan",
+            "journal": "arXiv preprint arXiv:1509.02971",
+            "year": "2015",
+        },
+    ),
+    "silver2014": (
+        "inproceedings",
+        {
+            "title": "Deterministic Policy Gradient Algorithms",
+            "author": "Silver, David and Lever, Guy and Heess, Nicolas and Degris, Thomas and Wierstra, Daan and "
+            "Riedmiller, Martin",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2014",
+        },
+    ),
+    "kingma2015": (
+        "inproceedings",
+        {
+            "title": "{Adam}: A Method for Stochastic Optimization",
+            "author": "Kingma, Diederik P. and Ba, Jimmy",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2015",
+        },
+    ),
+    "fujimoto2018": (
+        "inproceedings",
+        {
+            "title": "Addressing Function Approximation Error in Actor-Critic Methods",
+            "author": "Fujimoto, Scott and van Hoof, Herke and Meger, David",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2018",
+        },
+    ),
+    "uhlenbeck1930": (
+        "article",
+        {
+            "title": "On the Theory of the {Brownian} Motion",
+            "author": "Uhlenbeck, George E. and Ornstein, Leonard S.",
+            "journal": "Physical Review",
+            "volume": "36",
+            "number": "5",
+            "pages": "823--841",
+            "year": "1930",
+        },
+    ),
+    "plappert2018": (
+        "inproceedings",
+        {
+            "title": "Parameter Space Noise for Exploration",
+            "author": "Plappert, Matthias and Houthooft, Rein and Dhariwal, Prafulla and Sidor, Szymon and Chen, Richard Y. "
+            "and Chen, Xi and Asfour, Tamim and Abbeel, Pieter and Andrychowicz, Marcin",
+            "booktitle": "International Conference on Learning Representations",
+            "note": "arXiv:1706.01905",
+            "year": "2018",
+        },
+    ),
+    "schaul2016": (
+        "inproceedings",
+        {
+            "title": "Prioritized Experience Replay",
+            "author": "Schaul, Tom and Quan, John and Antonoglou, Ioannis and Silver, David",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2016",
+        },
+    ),
+    "andrychowicz2017": (
+        "inproceedings",
+        {
+            "title": "Hindsight Experience Replay",
+            "author": "Andrychowicz, Marcin and Wolski, Filip and Ray, Alex and Schneider, Jonas and Fong, Rachel and "
+            "Welinder, Peter and McGrew, Bob and Tobin, Josh and Abbeel, Pieter and Zaremba, Wojciech",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "year": "2017",
+        },
+    ),
+    "sutton2018": (
+        "book",
+        {
+            "title": "Reinforcement Learning: An Introduction",
+            "author": "Sutton, Richard S. and Barto, Andrew G.",
+            "edition": "2nd",
+            "publisher": "MIT Press",
+            "year": "2018",
+        },
+    ),
+    "mnih2015": (
+        "article",
+        {
+            "title": "Human-level control through deep reinforcement learning",
+            "author": "Mnih, Volodymyr and Kavukcuoglu, Koray and Silver, David and others",
+            "journal": "Nature",
+            "volume": "518",
+            "pages": "529--533",
+            "year": "2015",
+        },
+    ),
+    "huber1964": (
+        "article",
+        {
+            "title": "Robust Estimation of a Location Parameter",
+            "author": "Huber, Peter J.",
+            "journal": "The Annals of Mathematical Statistics",
+            "volume": "35",
+            "number": "1",
+            "pages": "73--101",
+            "year": "1964",
+        },
+    ),
+    "pascanu2013": (
+        "inproceedings",
+        {
+            "title": "On the difficulty of training recurrent neural networks",
+            "author": "Pascanu, Razvan and Mikolov, Tomas and Bengio, Yoshua",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2013",
+        },
+    ),
+    "loshchilov2017": (
+        "inproceedings",
+        {
+            "title": "{SGDR}: Stochastic Gradient Descent with Warm Restarts",
+            "author": "Loshchilov, Ilya and Hutter, Frank",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2017",
+        },
+    ),
+    "loshchilov2019": (
+        "inproceedings",
+        {
+            "title": "Decoupled Weight Decay Regularization",
+            "author": "Loshchilov, Ilya and Hutter, Frank",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2019",
+        },
+    ),
+    "ba2016": (
+        "misc",
+        {
+            "title": "Layer Normalization",
+            "author": "Ba, Jimmy Lei and Kiros, Jamie Ryan and Hinton, Geoffrey E.",
+            "note": "arXiv:1607.06450",
+            "year": "2016",
+        },
+    ),
+    "ioffe2015": (
+        "inproceedings",
+        {
+            "title": "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+            "author": "Ioffe, Sergey and Szegedy, Christian",
+            "booktitle": "International Conference on Machine Learning",
+            "year": "2015",
+        },
+    ),
+    "kalamkar2019": (
+        "misc",
+        {
+            "title": "A Study of {BFLOAT16} for Deep Learning Training",
+            "author": "Kalamkar, Dhiraj and Mudigere, Dheevatsa and Mellempudi, Naveen and Das, Dipankar and others",
+            "note": "arXiv:1905.12322",
+            "year": "2019",
+        },
+    ),
+    "clevert2016": (
+        "inproceedings",
+        {
+            "title": "Fast and Accurate Deep Network Learning by Exponential Linear Units ({ELUs})",
+            "author": r"Clevert, Djork-Arn{\'e} and Unterthiner, Thomas and Hochreiter, Sepp",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2016",
+        },
+    ),
+    "hendrycks2016": (
+        "misc",
+        {
+            "title": "{Gaussian} Error Linear Units ({GELUs})",
+            "author": "Hendrycks, Dan and Gimpel, Kevin",
+            "note": "arXiv:1606.08415",
+            "year": "2016",
+        },
+    ),
+    "elfwing2018": (
+        "article",
+        {
+            "title": "Sigmoid-weighted linear units for neural network function approximation in reinforcement learning",
+            "author": "Elfwing, Stefan and Uchibe, Eiji and Doya, Kenji",
+            "journal": "Neural Networks",
+            "volume": "107",
+            "pages": "3--11",
+            "year": "2018",
+        },
+    ),
+    "chan1979": (
+        "techreport",
+        {
+            "title": "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances",
+            "author": "Chan, Tony F. and Golub, Gene H. and LeVeque, Randall J.",
+            "institution": "Stanford University, Department of Computer Science",
+            "number": "STAN-CS-79-773",
+            "year": "1979",
+        },
+    ),
+    "achiam2018": (
+        "software",
+        {
+            "title": "Spinning Up in Deep Reinforcement Learning",
+            "author": "Achiam, Joshua",
+            "url": "https://github.com/openai/spinningup",
+            "year": "2018",
+        },
+    ),
+    "raffin2021": (
+        "article",
+        {
+            "title": "{Stable-Baselines3}: Reliable Reinforcement Learning Implementations",
+            "author": "Raffin, Antonin and Hill, Ashley and Gleave, Adam and Kanervisto, Anssi and Ernestus, Maximilian "
+            "and Dormann, Noah",
+            "journal": "Journal of Machine Learning Research",
+            "volume": "22",
+            "number": "268",
+            "pages": "1--8",
+            "year": "2021",
+        },
+    ),
+    "huang2022": (
+        "article",
+        {
+            "title": "{CleanRL}: High-quality Single-file Implementations of Deep Reinforcement Learning Algorithms",
+            "author": "Huang, Shengyi and Dossa, Rousslan Fernand Julien and Ye, Chang and Braga, Jeff and Chakraborty, Dipam "
+            r"and Mehta, Kinal and Ara{\'u}jo, Jo{\~a}o G. M.",
+            "journal": "Journal of Machine Learning Research",
+            "volume": "23",
+            "number": "274",
+            "pages": "1--18",
+            "year": "2022",
+        },
+    ),
+    "agarwal2021": (
+        "inproceedings",
+        {
+            "title": "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+            "author": "Agarwal, Rishabh and Schwarzer, Max and Castro, Pablo Samuel and Courville, Aaron and "
+            "Bellemare, Marc G.",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "year": "2021",
+        },
+    ),
+    "towers2024": (
+        "misc",
+        {
+            "title": "Gymnasium: A Standard Interface for Reinforcement Learning Environments",
+            "author": "Towers, Mark and Kwiatkowski, Ariel and Terry, Jordan and others",
+            "note": "arXiv:2407.17032",
+            "year": "2024",
+        },
+    ),
+    "delazcano2024": (
+        "software",
+        {
+            "title": "Gymnasium Robotics",
+            "author": "de Lazcano, Rodrigo and Andreas, Kallinteris and Tai, Jun Jet and Lee, Seungjae Ryan and Terry, Jordan",
+            "url": "https://github.com/Farama-Foundation/Gymnasium-Robotics",
+            "year": "2024",
+        },
+    ),
+    "lange2022": (
+        "software",
+        {
+            "title": "gymnax: A {JAX}-based Reinforcement Learning Environment Library",
+            "author": "Lange, Robert Tjarko",
+            "url": "https://github.com/RobertTLange/gymnax",
+            "year": "2022",
+        },
+    ),
+    "freeman2021": (
+        "inproceedings",
+        {
+            "title": "{Brax} -- A Differentiable Physics Engine for Large Scale Rigid Body Simulation",
+            "author": "Freeman, C. Daniel and Frey, Erik and Raichuk, Anton and Girgin, Sertan and Mordatch, Igor "
+            "and Bachem, Olivier",
+            "booktitle": "NeurIPS Datasets and Benchmarks",
+            "year": "2021",
+        },
+    ),
+    "zakka2025": (
+        "misc",
+        {
+            "title": "{MuJoCo Playground}",
+            "author": "Zakka, Kevin and Tabanpour, Baruch and Liao, Qiayuan and others",
+            "note": "arXiv:2502.08844",
+            "year": "2025",
+        },
+    ),
+    "tassa2018": (
+        "misc",
+        {
+            "title": "{DeepMind} Control Suite",
+            "author": "Tassa, Yuval and Doron, Yotam and Muldal, Alistair and others",
+            "note": "arXiv:1801.00690",
+            "year": "2018",
+        },
+    ),
+    "todorov2012": (
+        "inproceedings",
+        {
+            "title": "{MuJoCo}: A physics engine for model-based control",
+            "author": "Todorov, Emanuel and Erez, Tom and Tassa, Yuval",
+            "booktitle": "IEEE/RSJ International Conference on Intelligent Robots and Systems",
+            "pages": "5026--5033",
+            "year": "2012",
+        },
+    ),
+    "jax2018": (
+        "software",
+        {
+            "title": "{JAX}: composable transformations of {Python+NumPy} programs",
+            "author": "Bradbury, James and Frostig, Roy and Hawkins, Peter and Johnson, Matthew James and Leary, Chris and "
+            "Maclaurin, Dougal and Necula, George and Paszke, Adam and VanderPlas, Jake and Wanderman-Milne, Skye "
+            "and Zhang, Qiao",
+            "url": "http://github.com/jax-ml/jax",
+            "year": "2018",
+        },
+    ),
+}
+"""Key -> kind of entry, and its fields. Title and author of this software are those of CITATION.cff."""
