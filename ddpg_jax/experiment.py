@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ddpg_jax import exploration, hindsight, networks, replay
+from ddpg_jax import exploration, hindsight, networks, reading, replay
 from ddpg_jax.placement import PLACEMENTS
 from ddpg_jax.presets import PRESETS
 from ddpg_jax.schedules import SCHEDULES
@@ -186,7 +184,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "ou_dt": (1e-6, math.inf),
     "epsilon_uniform": (0.0, 1.0),
     "action_smoothing": (0.0, 0.999),
-    "sync_period": (1.0, 2**24),
     "lr_final": (0.0, 1.0),
     "lr_decay_updates": (1.0, math.inf),
     "priority_alpha": (0.0, 1.0),
@@ -197,8 +194,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "hindsight_k": (0.0, 2**24),
     "reward_scale": (1e-12, math.inf),
 }
-WHOLE = ("sync_period",)
-"""Numbers that are traced like all others, and must be whole."""
+WHOLE: dict[str, tuple[int, int]] = {"sync_period": (1, 2**24)}
+"""Ranges of numbers that are traced like all others, and must be whole."""
+TEXTS: dict[str, Callable[[str, Any], Any]] = {
+    "imports": reading.names,
+    "env_kwargs": reading.keywords,
+    "wrappers": reading.names,
+}
+"""Fields that are not of a number's or a choice's form -> what reads them."""
 
 
 def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
@@ -243,118 +246,18 @@ def coerce(name: str, value: Any) -> Any:
     if name in TEXTS:
         return TEXTS[name](name, value)
     if name in CHOICES:
-        if not isinstance(value, str) or value not in CHOICES[name]:
-            close = difflib.get_close_matches(str(value), CHOICES[name], n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{name}={value} is not allowed; allowed are {', '.join(CHOICES[name])}{hint}")
-        return value
+        return reading.choice(name, value, CHOICES[name])
     if isinstance(default, bool):
-        return _boolean(name, value)
+        return reading.boolean(name, value)
     if isinstance(default, tuple):
-        return _sizes(name, value)
+        return reading.sizes(name, value)
     if isinstance(default, int):
-        return _integer(name, value)
+        return reading.integer(name, value, AT_LEAST[name])
+    if name in WHOLE:
+        return float(reading.integer(name, value, *WHOLE[name]))
     if isinstance(default, float):
-        return _number(name, value)
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name}={value!r} is not allowed; it must be a name")
-    return value
-
-
-def _boolean(name: str, value: Any) -> bool:
-    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() not in known:
-        raise ConfigError(f"{name}={value} is not allowed; it must be true or false")
-    return known[str(value).lower()]
-
-
-def _integer(name: str, value: Any) -> int:
-    low = AT_LEAST[name]
-    try:
-        number = float(str(value).replace("_", ""))
-        whole = int(number)
-    except (ValueError, OverflowError):
-        number, whole = math.nan, 0
-    if isinstance(value, bool) or number != whole or whole < low or whole > 2**31 - 1:
-        raise ConfigError(f"{name}={value} is not allowed; it must be a whole number from {low} to 2147483647")
-    return whole
-
-
-def _number(name: str, value: Any) -> float:
-    low, high = RANGES.get(name, (0.0, math.inf))
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or not low <= number <= high:
-        allowed = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
-        raise ConfigError(f"{name}={value} is not allowed; it must be {allowed}")
-    if name in WHOLE and number != int(number):
-        raise ConfigError(f"{name}={value} is not allowed; it must be a whole number")
-    return number
-
-
-def _sizes(name: str, value: Any) -> tuple[int, ...]:
-    parts = re.split(r"[-x, ]+", value.strip("()[] ,")) if isinstance(value, str) else value
-    try:
-        sizes = tuple(int(part) for part in (parts if isinstance(parts, list | tuple) else [parts]))
-    except (TypeError, ValueError):
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1 joined by -, such as 256-256")
-    return sizes
-
-
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
-    return tuple(word for text in texts for word in re.split(r"[, ]+", text) if word)
-
-
-def _keywords(name: str, value: Any) -> str:
-    """`name=value` texts, JSON or a mapping, as JSON that is equal where they are.
-
-    >>> _keywords("env_kwargs", "g=9.0,wind=true"), _keywords("env_kwargs", {"wind": True, "g": 9.0})
-    ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
-    """
-    keywords: dict[str, Any] = {}
-    try:
-        for text in value if isinstance(value, list | tuple) else [value]:
-            keywords |= text if isinstance(text, Mapping) else _read_keywords(text)
-        if not all(isinstance(word, str) and word.isidentifier() for word in keywords):
-            raise ValueError
-        return json.dumps(keywords, sort_keys=True, allow_nan=False, default=lambda array: array.tolist())
-    except (TypeError, ValueError, AttributeError) as error:
-        shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
-        raise ConfigError(
-            f'{name}={shown} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, with values '
-            "that JSON has"
-        ) from error
-
-
-def _read_keywords(text: str) -> dict[str, Any]:
-    if text.lstrip().startswith("{"):
-        return json.loads(text)
-    pairs = [pair.partition("=") for pair in re.split(r",\s*(?=[^\W\d]\w*=)", text) if pair.strip()]
-    if not all(equals for _, equals, _ in pairs):
-        raise ValueError("a word without a value")
-    return {word.strip(): _read_value(value.strip()) for word, _, value in pairs}
-
-
-def _read_value(text: str) -> Any:
-    """JSON, a word of Python's for what JSON spells otherwise, or else the text itself."""
-    words = {"True": True, "False": False, "None": None}
-    try:
-        return words[text] if text in words else json.loads(text)
-    except ValueError:
-        return text
-
-
-TEXTS: dict[str, Callable[[str, Any], Any]] = {"imports": _names, "env_kwargs": _keywords, "wrappers": _names}
-"""Fields that are not of a number's or a choice's form -> what reads them."""
+        return reading.number(name, value, *RANGES.get(name, (0.0, math.inf)))
+    return reading.word(name, value)
 
 
 def env_options(experiment: Experiment) -> EnvOptions:

@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "policy": {"types", "networks", "normalization", "envs"},
     "placement": {"types"},
     "presets": {"types"},
-    "experiment": {"types", "networks", "schedules", "exploration", "replay", "hindsight", "placement", "presets"},
+    "reading": {"types"},
+    "experiment": {"types", "reading", "networks", "schedules", "exploration", "replay", "hindsight", "placement", "presets"},
     "building": {
         "types",
         "losses",
