@@ -60,13 +60,8 @@ def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
     """
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     program = make_program(experiment, [Member(experiment.seed, hyper)], None if isinstance(env, str) else env)
-    try:
-        rows, state = [], program.start()
-        for tick in drive(program, experiment, state):
-            rows, state = rows + tick.rows, tick.state
-        return Run(experiment, hyper, rows, make_policy(experiment, program.spec, program.actor(state, 0)))
-    finally:
-        program.close()
+    rows, policies = _train_all(experiment, program)
+    return Run(experiment, hyper, rows, policies[0])
 
 
 def sweep(
@@ -111,16 +106,23 @@ def sweep(
     policies: dict[int, Policy] = {}
     for leg in legs:
         for part, program in in_memory(leg, make):
-            try:
-                state = program.start()
-                for tick in drive(program, part.experiment, state):
-                    rows, state = rows + tick.rows, tick.state
-                for m, member in enumerate(part.members):
-                    policies[member.number] = make_policy(part.experiment, program.spec, program.actor(state, m))
-            finally:
-                program.close()
+            own_rows, own_policies = _train_all(part.experiment, program)
+            rows += own_rows
+            policies |= {member.number: policy for member, policy in zip(part.members, own_policies, strict=True)}
     first = legs[0].experiment.seed
     return Sweep(chosen, list(range(first, first + seeds)), rows, [policies[m] for m in range(len(policies))])
+
+
+def _train_all(experiment: Experiment, program: Program) -> tuple[list[dict[str, Any]], list[Policy]]:
+    """Rows and policies of a whole run; when it returns, nothing that the program took is held any more."""
+    try:
+        rows, state = [], program.start()
+        for tick in drive(program, experiment, state):
+            rows, state = rows + tick.rows, tick.state
+        actors = [program.actor(state, m) for m in range(len(program.members))]
+        return rows, [make_policy(experiment, program.spec, actor) for actor in actors]
+    finally:
+        program.close()
 
 
 def make_program(experiment: Experiment, members: list[Member], env: Any = None) -> Program:

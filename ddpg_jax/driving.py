@@ -12,7 +12,7 @@ from ddpg_jax.building import reported
 from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Program, total_iterations, warmup_iterations
 
-BLOCK_UPDATES = 1_000  # of each member: about a second of work between two looks at the world outside
+BLOCK_UPDATES = 1_000  # of each member: for one alone about a second of work between two looks at the world outside
 
 
 class Journal(NamedTuple):

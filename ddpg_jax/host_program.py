@@ -50,6 +50,8 @@ class HostFunctions(NamedTuple):
     """`RunState -> (actor, rest)`, both packed: the rest is what is learned and stored besides the actor."""
     join: Any
     """The inverse; noise, action and observations are left empty."""
+    actor: Any
+    """`packed actor -> its parameters`"""
 
 
 class HostState(NamedTuple):
@@ -121,6 +123,7 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         jax.jit(over_members(lambda actor, obs: single.act(unpack_actor(actor), obs), placement)),
         jax.jit(over_members(split, placement)),
         jax.jit(over_members(join, placement)),
+        jax.jit(over_members(unpack_actor, placement)),
     )
 
 
@@ -213,7 +216,8 @@ def host_program(
 
     def advance(state: HostState, begin: int, end: int, alive: np.ndarray) -> tuple[HostState, Metrics, float]:
         del alive  # the others are not held up by it: all learn in one call
-        since, reports = time.perf_counter(), []
+        begun = since = time.perf_counter()
+        reports = []
         for i in range(begin, end):
             action = flat(state.action)
             with at_step((i + 1) * num_envs):
@@ -225,8 +229,9 @@ def host_program(
                 jax.block_until_ready(report)
                 since = time.perf_counter()
         table = np.stack([np.atleast_2d(report)[:count] for report in reports], axis=1)  # [M, K, R + N]
-        # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others.
-        seconds = (time.perf_counter() - since) * len(reports) / max(len(reports) - 1, 1)
+        # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others, if any.
+        now, others = time.perf_counter(), len(reports) - 1
+        seconds = (now - since) * len(reports) / others if others else now - begun
         columns: dict[str, Any] = {name: table[..., c] for c, name in enumerate(names)}
         diverged = np.full(count, -1)
         if begin >= warmup:
@@ -287,7 +292,7 @@ def host_program(
         save=lambda state: (unpack(state), env.snapshot()),
         load=load,
         shapes=shapes,
-        actor=lambda state, m: pick(unpack(state).train.params.actor, m, placement),
+        actor=lambda state, m: pick(functions.actor(state.actor), m, placement),
         memory=memory,
         placement=placement,
         close=close,

@@ -46,7 +46,8 @@ class Program(NamedTuple):
     """`() -> state`"""
     advance: Callable[[Any, int, int, np.ndarray], tuple[Any, Metrics, float]]
     """`(state, begin, end, alive [M] bool) -> (state, metrics [M], seconds)`, either all before the end of the warm-up or all
-    behind it. The old state is used up. Members that are not alive stay as they are. The seconds are without compilation.
+    behind it. The old state is used up. The networks of members that are not alive stay as they are; but on the host these
+    members go on, and nobody listens. The seconds are without compilation.
 
     Raises `EnvironmentFailure`."""
     evaluate: Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
@@ -68,11 +69,10 @@ class Program(NamedTuple):
 def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
     """Keys `[M]` and hyperparameters `[M]`, padded with copies of the last member."""
     padded = members + members[-1:] * (placement.slots - len(members))
-    keys = [jax.random.key(member.seed) for member in padded]
-    hypers = [Hyperparams(*(jnp.float32(x) for x in member.hyper)) for member in padded]
+    hypers = Hyperparams(*np.array([member.hyper for member in padded], np.float32).T)
     if placement.alone:
-        return placement.put((keys[0], hypers[0]))
-    return placement.put((jnp.stack(keys), jax.tree.map(lambda *column: jnp.stack(column), *hypers)))
+        return placement.put((jax.random.key(padded[0].seed), jax.tree.map(lambda x: x[0], hypers)))
+    return placement.put((jnp.stack([jax.random.key(member.seed) for member in padded]), hypers))
 
 
 def warmup_iterations(experiment: Experiment) -> int:

@@ -10,12 +10,15 @@ import numpy as np
 def iqm(values: Any) -> Any:
     """Interquartile mean over the last axis: what is left when the lowest and the highest quarter are cut off, averaged.
 
+    NaN, a member that has diverged, is never cut off: what it is part of is NaN.
+
     >>> float(iqm([0.0, 1.0, 2.0, 100.0]))
     1.5
     """
     values = np.sort(np.asarray(values, np.float64), axis=-1)
     cut = values.shape[-1] // 4
-    return values[..., cut : values.shape[-1] - cut].mean(axis=-1)
+    middle = values[..., cut : values.shape[-1] - cut].mean(axis=-1)
+    return np.where(np.isnan(values).any(axis=-1), np.nan, middle)[()]
 
 
 def interval(values: Any, resamples: int = 2_000) -> tuple[Any, Any]:

@@ -145,6 +145,7 @@ def in_memory(
     make: Callable[[Experiment, list[Member]], Program],
     agree: Callable[[int], int] = int,
     neighbours: int = 1,
+    copies: int = 0,
 ) -> Iterator[tuple[Leg, Program]]:
     """The leg and its program; or, where its members do not fit in memory together, several legs that do, one after another.
 
@@ -153,12 +154,13 @@ def in_memory(
         make: `(experiment, members) -> program`, of this process's share of the members.
         agree: `(fit) -> fit`, from how many members fit in this process to how many fit in all processes together.
         neighbours: how many processes share the memory.
+        copies: how often the state of all members must fit beside the program, as for a checkpoint.
 
     Raises:
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
-    fit = agree(_fitting(leg, program, memory_limit() * HEADROOM / neighbours))
+    fit = agree(_fitting(leg, program, memory_limit() * HEADROOM / neighbours, copies))
     if fit >= len(leg.members):
         yield leg, program
         return
@@ -187,13 +189,14 @@ def check_environments(legs: Sequence[Leg], make: Callable[[Experiment, list[Mem
             make(leg.experiment, leg.members[:1]).close()
 
 
-def _fitting(leg: Leg, program: Program, limit: float) -> int:
+def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
     alone = len(leg.members) == 1  # then there is nothing to divide, and what it holds is known without the compiler
-    need = state_bytes(program) if alone else program.memory()
+    devices = len(program.placement.devices)
+    held = state_bytes(program) / devices
+    need = (held if alone else program.memory()) + copies * held
     if need <= limit:
         return len(leg.members)
-    devices = len(program.placement.devices)
     each = need / (program.placement.slots / devices)
     fit = int(limit / each) * devices
     if fit < devices:
@@ -255,7 +258,7 @@ class Sweep:
 
     def best(self) -> dict[str, Any]:
         """The point with the highest IQM of the final returns: its fields, the IQM, its interval, and where it is."""
-        scores = np.where(np.isnan(self.final).any(axis=1), -np.inf, iqm(self.final))
+        scores = np.nan_to_num(iqm(self.final), nan=-np.inf)
         h = int(np.argmax(scores))
         low, high = interval(self.final[h])
         return {**self.points[h], "iqm": float(scores[h]), "interval": (float(low), float(high)), "point": h}

@@ -52,7 +52,7 @@ class RunState:
     noise: Any
     """Exploration noise of each environment."""
     env: Any
-    """States of the environments, `[N]`; empty where the environments live on the host."""
+    """States of the environments, `[N]`; where they live on the host, the actions `[N, A]` that they are about to be given."""
     obs: Array
     """`[N, O]`, the observations to act on next."""
     returns: Array
@@ -121,7 +121,8 @@ def gradient_steps(
         (train, replay_state), info = body(carry, i)
     else:
         (train, replay_state), infos = jax.lax.scan(body, carry, i * updates + jnp.arange(updates))
-        info = jax.tree.map(lambda x: jnp.nanmean(x, axis=0), infos)
+        # NaN is what an update did not measure; in these two it is the sign of a member that has diverged.
+        info = {name: (jnp.mean if name in ("critic_loss", "q_mean") else jnp.nanmean)(x, axis=0) for name, x in infos.items()}
     return replace(state, train=train, replay=replay_state), info
 
 
@@ -239,6 +240,7 @@ def block(
         begin: the first step.
         end: the step behind the last one.
     """
+    never = jnp.full((), jnp.iinfo(jnp.int32).max, jnp.int32)
 
     def body(i: Array, carry: Any) -> Any:
         state, sums, counts, bad, diverged = carry
@@ -247,12 +249,12 @@ def block(
         sums = jax.tree.map(lambda total, x: total + jnp.nansum(x), sums, values)
         counts = jax.tree.map(lambda count, x: count + jnp.sum(~jnp.isnan(x)), counts, values)
         lost = has_diverged(info["critic_loss"], info["q_mean"]) if info else False
-        bad, diverged = jnp.where(fine, bad, jnp.minimum(bad, i)), jnp.where(lost, jnp.minimum(diverged, i), diverged)
+        bad = jnp.minimum(bad, jnp.where(fine, never, i))
+        diverged = jnp.minimum(diverged, jnp.where(lost, i, never))
         return state, sums, counts, bad, diverged
 
     values = jax.eval_shape(step, state, begin)[1][:2]
     sums, counts = (jax.tree.map(lambda _, kind=kind: jnp.zeros((), kind), values) for kind in (jnp.float32, jnp.int32))
-    never = jnp.full((), jnp.iinfo(jnp.int32).max, jnp.int32)
     state, sums, counts, bad, diverged = jax.lax.fori_loop(begin, end, body, (state, sums, counts, never, never))
     info, train_return = jax.tree.map(lambda total, count: jnp.where(count > 0, total / count, jnp.nan), sums, counts)
     return state, Metrics(info, train_return, *(jnp.where(i == never, -1, i) for i in (bad, diverged)))

@@ -17,6 +17,8 @@ CHECKS = (
     ("pyright", "--pythonpath", sys.executable),
 )
 NOTHING_COLLECTED = 5
+LONG = ("test_readme", "test_parts", "test_sweep", "test_resume")
+"""Take minutes, and come first, so that no worker is left alone with one in the end."""
 WORKERS = max(2, (os.cpu_count() or 2) // 2)
 
 
@@ -47,7 +49,7 @@ def main() -> int:
         status = subprocess.run([sys.executable, "-m", *check], cwd=ROOT).returncode
         if status:
             return status
-    files = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: path.stat().st_size, reverse=True)  # the long ones first
+    files = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: (path.stem not in LONG, -path.stat().st_size))
     paths = [str(path.relative_to(ROOT)) for path in files]
     paths.append("ddpg_jax")  # the examples in its docstrings
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(WORKERS) as pool:

@@ -58,6 +58,13 @@ def test_hidden_layers_alone_are_in_bfloat16_forward_and_backward(options: dict[
     assert mixed == {("bfloat16", False): full["float32", False], ("float32", True): full["float32", True]}
 
 
+def test_float32_is_float32_on_every_backend() -> None:
+    """Without being told, a GPU takes 10 bits of what enters a product of float32, and a TPU 8."""
+    agent = dj.make_agent(OBS, ACTION, HIDDEN)
+    text = str(jax.make_jaxpr(functools.partial(update, agent))(agent.init(KEY, HYPER)))
+    assert text.count("dot_general[") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 20
+
+
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"batch_norm": True}])
 def test_what_is_kept_and_what_is_given_is_float32(options: dict[str, Any]) -> None:
     """Starts are the same to the bit, and an update goes where that of float32 goes, but for rounding."""

@@ -71,6 +71,14 @@ def test_iqm_is_along_the_last_axis() -> None:
     np.testing.assert_allclose(iqm(values)[1, 2], np.sort(values[1, 2])[2:-2].mean())
 
 
+def test_a_diverged_seed_is_not_cut_off() -> None:
+    """Sorted last, as the best, it would be: the IQM of the other seven would then be better than without it."""
+    values = np.array([-150.0, -150.0, -160.0, -170.0, -180.0, -190.0, math.nan, -200.0])
+    assert np.isnan(iqm(values))
+    assert np.isnan(interval(values)).all()
+    assert np.isnan(iqm(np.stack([values, np.zeros(8)]))).tolist() == [True, False]
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """10 seeds of a normal distribution, 200 times; a bootstrap of so few is known to be a little too narrow."""
     values = np.random.default_rng(0).normal(loc=3.0, size=(200, 10))
@@ -117,6 +125,17 @@ def test_summary_by_hand() -> None:
     assert point["steps_to_threshold"] == 200.0  # the median of 100 and 300
     assert point["seconds_to_threshold"] == pytest.approx(40.0)
     assert point["diverged_members"] == {}
+
+
+def test_a_member_that_diverged_early_cuts_nobody_short() -> None:
+    """A program ends when all its members have diverged; others of the same point, in the next program, go on."""
+    rows = table([[1.0, math.nan], [2.0, 3.0, 4.0, 5.0], [3.0, 4.0, 5.0]])
+    rows[3]["diverged_step"] = 150
+    (curves,) = report.by_point(rows).values()
+    assert curves[0, :, 0].tolist() == [100.0, 200.0, 300.0], "as far as those have come that still run"
+    np.testing.assert_array_equal(curves[:, :, 1], [[1.0, math.nan, math.nan], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]])
+    (lost,) = report.by_point([rows[0], rows[3]]).values()
+    assert lost.shape == (1, 2, 2)
 
 
 def test_what_is_not_known_is_null() -> None:

@@ -357,6 +357,27 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole_run: Any, copy_
     assert_same_run(folder, whole_run())
 
 
+def test_a_run_that_cannot_be_made_here_keeps_its_checkpoints(
+    whole_run: Any, copy_of: Any, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extra that is not installed says nothing of a checkpoint."""
+
+    def missing(*_: Any) -> Any:
+        raise dj.ConfigError("env=X needs an extra that is missing")
+
+    folder = copy_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_program", missing)
+        assert run(*command(folder, "--resume")) == 2
+    said = capfd.readouterr().err
+    assert "needs an extra that is missing" in said
+    assert "damaged" not in said
+    assert steps_kept(folder) == [400, 600]
+    assert rows(folder) == rows(whole_run())
+    resume(folder)
+    assert_same_run(folder, whole_run())
+
+
 def test_a_damaged_environment_is_noticed(whole_run: Any, copy_of: Any, capfd: Capture) -> None:
     """On the host part of the state is no array; its checksum has to count too."""
     folder = copy_of("host")

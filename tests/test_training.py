@@ -232,6 +232,22 @@ def test_every_update_has_a_clock_and_a_batch_of_its_own() -> None:
     assert len({tuple(row) for row in log[8:12]}) == 4
 
 
+def test_the_loss_of_every_update_counts() -> None:
+    """What an update did not measure is left out of the means, but a loss that is no number is how divergence shows."""
+
+    def update(key: Any, state: Any, batch: Any, weight: Any, hyper: Any, t: Any) -> Any:
+        del key, batch, weight, hyper
+        odd = jnp.where(t % 2 == 1, jnp.nan, 1.0)
+        return state, {"critic_loss": odd, "q_mean": jnp.ones(()), "actor_loss": odd, "td": jnp.zeros(4)}
+
+    agent = dj.make_agent(obs_dim=1, action_dim=1, hidden=(4,))._replace(update=update)
+    replay = dj.replay.uniform(obs_dim=1, action_dim=1, capacity=8, batch_size=4)
+    nothing = jnp.zeros(())
+    state = RunState(agent.init(jax.random.key(0), HYPER), replay.init(), nothing, nothing, nothing, nothing)
+    _, info = gradient_steps(agent, replay, 2, jax.random.key(0), state, HYPER, jnp.int32(0))
+    assert {name: float(value) for name, value in info.items() if value == value} == {"q_mean": 1.0, "actor_loss": 1.0}
+
+
 def test_stored_transitions_are_what_happened() -> None:
     """Also at the end of an episode: the true successor, never the observation after the reset; a time limit bootstraps."""
     state = run(seed=2)

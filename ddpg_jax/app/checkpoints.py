@@ -118,10 +118,11 @@ class Checkpoints:
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(self._folder)) from error
 
-    def newest(self, shapes: Callable[[int], Any], say: Callable[[str], None]) -> Checkpoint | None:
+    def newest(self, shapes: Callable[[int], Any | None], say: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole in all processes, or None.
 
-        `say` is told of those that are damaged, and they are removed. `shapes` gives those of a program's arrays.
+        `say` is told of those that are damaged, and they are removed. `shapes` gives those of a program's arrays, or None where
+        there is no such program. What it raises says nothing of the checkpoint, which stays.
         """
         here = sorted(self._manager.all_steps(), reverse=True)
         everywhere = set.intersection(*map(set, self._processes.gather(here)))
@@ -129,27 +130,30 @@ class Checkpoints:
             if number not in everywhere:  # a process died before it had written its part
                 self._manager.delete(number)
                 continue
-            found = self._read(number, shapes)
+            found = self._read(number, shapes(number // STRIDE))
             reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
             if isinstance(found, Checkpoint) and not reasons:
-                return found
+                if jax.default_backend() != "cpu":
+                    return found
+                return found._replace(arrays=jax.tree.map(jax.numpy.copy, found.arrays))  # orbax's memory is not ours to donate
             say(f"the checkpoint at vector step {number % STRIDE} is damaged and left out: {reasons[0]}")
             self._manager.delete(number)
             del found
             gc.collect()  # what is left of the reads that failed
         return None
 
-    def _read(self, number: int, shapes: Callable[[int], Any]) -> Checkpoint | str:
+    def _read(self, number: int, shapes: Any | None) -> Checkpoint | str:
         """A checkpoint, or what is wrong with it."""
         program, iteration = divmod(number, STRIDE)
+        if shapes is None:
+            return "it is of another run"
         try:
-            items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes(program)), meta=ocp.args.JsonRestore())
+            items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
             restored = self._manager.restore(number, args=items)
             meta: Any = restored["meta"]
             if checksum(restored["arrays"], meta["text"], meta["journal"]) != meta["checksum"]:
                 raise ValueError("its checksum does not match")
-            arrays = jax.tree.map(jax.numpy.copy, restored["arrays"])  # ours to donate
-            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
+            return Checkpoint(program, iteration, restored["arrays"], meta["text"], meta["journal"])
         except Exception as error:  # a damaged file can fail in any way
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 

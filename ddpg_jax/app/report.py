@@ -26,18 +26,29 @@ def swept(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray]:
-    """Swept values -> array `[S, evaluations, 2]` of steps and returns; members cut to the shortest."""
+    """Swept values -> array `[S, evaluations, 2]` of steps and returns, as far as all members have come.
+
+    One that has diverged has come to the end: its returns are NaN from there on.
+    """
     names = swept(rows)
     members: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
         members.setdefault(row["member"], []).append(row)
-    points: dict[tuple[Any, ...], list[Any]] = {}
+    points: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
     for own in members.values():
-        curve = [[row["step"], row["eval_return_mean"]] for row in own]
-        points.setdefault(tuple(own[0][name] for name in names), []).append(curve)
-    return {
-        point: np.array([curve[: min(map(len, curves))] for curve in curves], np.float64) for point, curves in points.items()
-    }
+        points.setdefault(tuple(own[0][name] for name in names), []).append(own)
+    return {point: _curves(owns) for point, owns in points.items()}
+
+
+def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
+    """The rows of members of one point, each from the first on -> `[S, evaluations, 2]`."""
+    going = [own for own in owns if own[-1]["diverged_step"] == ""]
+    steps = [row["step"] for row in (min(going, key=len) if going else max(owns, key=len))]
+    returns = np.full((len(owns), len(steps)), np.nan)
+    for row, own in zip(returns, owns, strict=True):
+        reached = [one["eval_return_mean"] for one in own[: len(steps)]]
+        row[: len(reached)] = reached
+    return np.stack([np.broadcast_to(np.array(steps, np.float64), returns.shape), returns], axis=-1)
 
 
 def summarize(rows: Sequence[dict[str, Any]], threshold: float | None, seconds: float) -> dict[str, Any]:

@@ -193,8 +193,11 @@ class Programs:
             if leg is None:
                 return None
             if leg.members:
-                on_cpu = jax.default_backend() == "cpu"  # elsewhere the memory is that of a device
-                self._fitting = in_memory(leg, self._make, self._agree, self._processes.neighbours if on_cpu else 1)
+                on_cpu = (
+                    jax.default_backend() == "cpu"
+                )  # elsewhere the memory is that of a device, and a checkpoint's copy is not
+                neighbours, copies = (self._processes.neighbours, 1) if on_cpu else (1, 0)
+                self._fitting = in_memory(leg, self._make, self._agree, neighbours, copies)
 
     def _make(self, experiment: Experiment, members: list[Member]) -> Program:
         mine = self._processes.share(members)
@@ -252,11 +255,9 @@ class Job:
         self.processes.gather(None)  # all policies are there
         return self.processes.gather(self._finish() if self.processes.first else None)[0]
 
-    def _shapes(self, k: int) -> Any:
+    def _shapes(self, k: int) -> Any | None:
         program = self.programs.get(k)
-        if program is None:
-            raise ValueError("it is of another run")
-        return program.shapes()
+        return None if program is None else program.shapes()
 
     def _recall(self, kept: Checkpoint | None, say: Callable[[str], None]) -> None:
         """Takes up what the folder says of the run so far."""
@@ -323,7 +324,7 @@ class Job:
                 if not any(processes.gather(bool(received or due or tick.finished))):
                     continue
                 checkpoints.save(Checkpoint(k, tick.iteration, *program.save(tick.state), tick.journal))
-                saved = now
+                saved = time.monotonic()  # not `now`: a save that takes long would be due again at once
                 self.place.write_manifest(seconds=self.seconds)
                 stop = [number for each in processes.gather(list(received)) for number in each]
                 if tick.finished or stop:
