@@ -93,6 +93,8 @@ def sweep(
     """
     if grid is not None and points is not None:
         raise ConfigError("points and grid exclude each other; give one of them")
+    if grid is not None and not grid:
+        raise ConfigError("grid={} is not allowed; it must name at least one field, or be left out")
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
     legs = make_legs(chosen, seeds, given)

@@ -173,6 +173,7 @@ AT_LEAST = {
     "eval_episodes": 1,
 }
 RANGES: dict[str, tuple[float, float]] = {
+    "updates_per_step": (0.0, 10_000.0),
     "actor_lr": (0.0, math.inf),
     "critic_lr": (0.0, math.inf),
     "gamma": (0.0, 1.0),
@@ -274,9 +275,9 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     x = experiment
     vector_warmup = -(-x.warmup_steps // x.num_envs) * x.num_envs
     updates = x.num_envs * x.updates_per_step
-    if updates != round(updates) or updates < 1:
+    if abs(updates - round(updates)) > 1e-6 or round(updates) < 1:
         raise ConfigError(
-            f"updates_per_step={x.updates_per_step:g} with num_envs={x.num_envs} makes {updates:g} updates a vector step; it "
+            f"updates_per_step={x.updates_per_step} with num_envs={x.num_envs} makes {updates} updates a vector step; it "
             "must be a whole number of at least 1"
         )
     if x.batch_size > vector_warmup:

@@ -196,7 +196,8 @@ def host_program(
 
     def choose(state: HostState, step: HostStep, i: int) -> HostState:
         name = "explore" if i >= warmup else "warm"
-        seen = by_member(np.concatenate([step.obs, step.last[:, None]], axis=-1, dtype=np.float32))
+        fresh = step.last | ~step.valid  # a step that only reset the environment has disturbed an action that nobody did
+        seen = by_member(np.concatenate([step.obs, fresh[:, None]], axis=-1, dtype=np.float32))
         action, noise = functions.choose[name](keys, state.actor, state.noise, seen, numbers, np.int32(i))
         return state._replace(action=action, noise=noise)
 

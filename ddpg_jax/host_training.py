@@ -24,7 +24,7 @@ from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Key, Params, Rep
 
 Choose: TypeAlias = Callable[[Key, Params, Any, Array, Hyperparams, Array], tuple[Array, Any]]
 """`(key, actor_params, noise, seen [N, O + 1], hyper, i) -> (action [N, A], noise)` of vector step `i`; `seen` is the
-observations with a column that tells where an episode has just ended."""
+observations with a column that tells where an episode starts."""
 
 TakeIn: TypeAlias = Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Array]]
 """`(key, state, hyper, packet [N, 2 * O + A + 4], i) -> (state, report [R + N])`: takes in vector step `i`. Of the state it

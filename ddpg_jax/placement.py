@@ -185,8 +185,8 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
     )
 
 
-def memory_limit() -> int:
-    """Bytes that a device of this process may fill: its own memory, or its share of what the machine has left."""
+def memory_limit(devices: int) -> int:
+    """Bytes that each of so many devices may fill: its own memory, or its share of what the machine has left."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -196,7 +196,7 @@ def memory_limit() -> int:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return available // len(jax.local_devices())
+    return available // devices
 
 
 def use_all_cores() -> int:

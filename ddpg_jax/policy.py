@@ -41,6 +41,8 @@ class Policy:
     def __call__(self, obs: Any) -> Any:
         """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
 
+        NumPy's are of the environment's type and within its bounds.
+
         An observation with goals may be the dict that Gymnasium gives.
         """
         obs = join_goals(obs) if isinstance(obs, dict) else obs
@@ -51,8 +53,11 @@ class Policy:
             raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")
         flat = jnp.asarray(obs, jnp.float32).reshape(*batch, self.spec.obs_dim)
         action = _native(self.spec, self._actor(), self.params, flat)
-        action = action.reshape(*batch, *self.spec.action_shape)
-        return action if isinstance(obs, jax.Array) else np.asarray(action)
+        if isinstance(obs, jax.Array):
+            return action.reshape(*batch, *self.spec.action_shape)
+        # A bound of type float64 is seldom a float32, and the nearest one may lie outside.
+        exact = np.asarray(action, self.spec.action_dtype).clip(self.spec.action_low, self.spec.action_high)
+        return exact.astype(self.spec.action_dtype).reshape(*batch, *self.spec.action_shape)
 
     def unit_action(self, params: Params, obs: Array) -> Array:
         """mu(s) in [-1, 1]: `[..., O] -> [..., A]`, for `training.rollout`."""

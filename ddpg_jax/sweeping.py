@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpg_jax.experiment import READ_BY, Experiment, coerce, configure, env_options
+from ddpg_jax.experiment import READ_BY, WHOLE, Experiment, coerce, configure, env_options
 from ddpg_jax.placement import memory_limit
 from ddpg_jax.program import Member, Program
 from ddpg_jax.statistics import interval, iqm
@@ -74,7 +74,8 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
             raise ConfigError(f"sample: {name}={text} is not allowed; it must be two numbers, the first lower, above 0 for log")
         drawn = generator.uniform(*((math.log(low), math.log(high)) if kind == "log" else (low, high)), size=count)
         values = np.exp(drawn) if kind == "log" else drawn
-        columns[name] = [round(x) if isinstance(low, int) else float(x) for x in np.clip(values, low, high)]
+        whole = isinstance(low, int) or name in WHOLE
+        columns[name] = [type(low)(round(x) if whole else x) for x in np.clip(values, low, high).tolist()]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -160,7 +161,7 @@ def in_memory(
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
-    fit = agree(_fitting(leg, program, memory_limit() * HEADROOM / neighbours, copies))
+    fit = agree(_fitting(leg, program, memory_limit(len(program.placement.devices)) * HEADROOM / neighbours, copies))
     if fit >= len(leg.members):
         yield leg, program
         return

@@ -179,7 +179,8 @@ def make_training(
         state = replace(state, noise=explorer.reset(noise, transition.last), env=env_state, obs=obs)
         state, ended = store(agent, replay, state, transition, everywhere)
         # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
-        return state, ended, is_finite(transition) | ~jnp.isfinite(action).all()
+        fine = is_finite(transition) & jnp.isfinite(obs).all()
+        return state, ended, fine | ~jnp.isfinite(action).all()
 
     def fill(key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array) -> tuple[RunState, Metrics]:
         def step(state: RunState, i: Array):

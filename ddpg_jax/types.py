@@ -234,6 +234,8 @@ class EnvSpec(NamedTuple):
     """Mean return at which the environment counts as solved, where it names one."""
     goal: Goal | None = None
     """Its goals, if it has any."""
+    action_dtype: str = "float32"
+    """The type of its actions."""
 
     @property
     def obs_dim(self) -> int:

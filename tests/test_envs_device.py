@@ -220,6 +220,21 @@ def test_an_environment_without_time_limit_is_refused_on_the_device() -> None:
         dj.envs.make_env(spec, lambda key: jnp.zeros(1), lambda key, x, action: (x, jnp.zeros(()), False), lambda x: x)
 
 
+def test_a_reset_that_gives_no_number_ends_training() -> None:
+    """What an episode starts from is no successor of anything, and counts too."""
+    spec = dj.EnvSpec("Broken", (1,), (1,), (-1.0,), (1.0,), max_steps=5)
+
+    def start(key: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.uniform(key, (1,)) < 2.0, jnp.zeros(1) / 0.0, 0.0)
+
+    def observe(x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isnan(x), jnp.nan, x)
+
+    env = dj.envs.make_env(spec, start, lambda key, x, action: (jnp.nan_to_num(x), jnp.zeros(()), False), observe)
+    with pytest.raises(dj.EnvironmentFailure, match=r"not finite at step 5$"):
+        dj.train(env, steps=20, warmup_steps=20, batch_size=4, hidden=(8,), eval_episodes=1)
+
+
 def test_a_number_that_is_not_finite_ends_training_and_names_the_step() -> None:
     spec = dj.EnvSpec("Broken", (1,), (1,), (-1.0,), (1.0,), max_steps=100)
 

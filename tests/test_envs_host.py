@@ -17,7 +17,8 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import ddpg_jax as dj
-from ddpg_jax.envs.host import HostEnv, HostStep, make_host
+from ddpg_jax.envs.host import HostEnv, HostStep, make_host, vectorize
+from ddpg_jax.envs.spaces import spec_of
 from ddpg_jax.host_program import host_program
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.replay import unpack
@@ -186,6 +187,78 @@ def test_a_policy_takes_and_gives_the_shapes_of_the_environment() -> None:
     assert env.vector_env.single_action_space.contains(action)
     unit = np.asarray(policy.unit_action(params, jnp.ones(6)))
     np.testing.assert_allclose(action, env.native(unit[None])[0], rtol=1e-6)  # as it trained
+
+
+def test_a_policy_keeps_to_bounds_that_are_no_float32() -> None:
+    """The float32 nearest to -.1 is below it, that nearest to 10.1 above."""
+    space = Box(np.array([-0.1, 0.0]), np.array([0.7, 10.1]), dtype=np.float64)
+    spec = spec_of("Fine", Box(-1.0, 1.0, (1,)), space, max_steps=None)
+    params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(2, (8,)), 1))(jax.random.key(0))
+    for bias in (-50.0, 50.0):
+        params["action"]["bias"] = jnp.array([bias, -bias])
+        action = dj.Policy(spec, (8,), "relu", False, params)(np.zeros(1))
+        assert space.contains(action)
+        np.testing.assert_allclose(action[0], space.low[0] if bias < 0 else space.high[0], atol=1e-6)
+
+
+class Buffered(Counter):
+    """Gives the same array at every step, and writes into it."""
+
+    def __init__(self, lane: int = 0):
+        super().__init__(lane)
+        self.buffer = np.zeros(3, np.float32)
+
+    def observe(self) -> np.ndarray:
+        self.buffer[:] = super().observe()
+        return self.buffer
+
+
+def test_the_last_observation_of_an_episode_outlives_the_reset() -> None:
+    env = vectorize(Buffered, "Buffered", 1)
+    obs = env.reset([0])
+    for _ in range(20):
+        step = env.step(action_at(obs))
+        assert step.next_obs[0, 1:].tolist() == [obs[0, 1], obs[0, 2] + 1], "the next one of the same episode"
+        obs = step.obs.copy()
+
+
+class Limb:
+    """A part that knows the whole."""
+
+    def __init__(self, env: Any):
+        self.env = env
+
+    def move(self, action: np.ndarray) -> Any:
+        return Counter.step(self.env, action)
+
+
+class Tied(Counter):
+    """Acts through what points back to it: a part and a method of its own."""
+
+    def __init__(self, lane: int = 0):
+        super().__init__(lane)
+        self.limb, self.look = Limb(self), self.observe
+
+    def step(self, action: np.ndarray) -> Any:
+        _, *rest = self.limb.move(action)
+        return self.look(), *rest
+
+
+def test_what_points_back_to_its_environment_does_so_after_a_restore() -> None:
+    """Pickled with what it points to, a part would go on in a copy of the environment, and the environment stand still."""
+    env, fresh = (vectorize(Tied, "Tied", 2) for _ in range(2))
+    env.reset([0, 1])
+    play(env, 5, seed=0)
+    snapshot = env.snapshot()
+    assert snapshot is not None
+    truth = play(env, 20, seed=1)
+    fresh.reset([2, 3])
+    fresh.restore(snapshot)
+    for step, true in zip(play(fresh, 20, seed=1), truth, strict=True):
+        for part, true_part in zip(step, true, strict=True):
+            np.testing.assert_array_equal(part, true_part)
+    with pytest.raises(dj.EnvironmentFailure, match="cannot be put back to where it was"):
+        vectorize(Counter, "Counter", 1).restore(snapshot)
 
 
 def play(env: HostEnv, steps: int, seed: int) -> list[HostStep]:

@@ -356,7 +356,7 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     """A member needs 20 bytes: four fit in 100, two in the half of it."""
     experiment, hyper = dj.configure({"env": "Pendulum-v1"})
     leg = Leg(experiment, [Member(seed, hyper, seed) for seed in range(4)])
-    monkeypatch.setattr(sweeping, "memory_limit", lambda: 100 / sweeping.HEADROOM)
+    monkeypatch.setattr(sweeping, "memory_limit", lambda _: 100 / sweeping.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
         return idle_program()._replace(memory=lambda: 20 * len(part), placement=Placement(len(part), "map", (None,)))

@@ -378,6 +378,19 @@ def test_a_run_that_cannot_be_made_here_keeps_its_checkpoints(
     assert_same_run(folder, whole_run())
 
 
+def test_another_number_of_devices_is_no_damage(
+    whole_run: Any, copy_of: Any, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The padding of a sweep depends on it; to take that for damage would throw the whole run away."""
+    folder = copy_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "places", lambda shapes: 3)
+        assert run(*command(folder, "--resume", "--steps", "800")) == 2
+    assert "and this machine makes 3; a run goes on with as many cores" in capfd.readouterr().err
+    assert steps_kept(folder) == [400, 600]
+    assert rows(folder) == rows(whole_run())
+
+
 def test_a_damaged_environment_is_noticed(whole_run: Any, copy_of: Any, capfd: Capture) -> None:
     """On the host part of the state is no array; its checksum has to count too."""
     folder = copy_of("host")

@@ -15,6 +15,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax import api, sweeping
 from ddpg_jax.app.cli import main
+from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.experiment import READ_BY
 from ddpg_jax.placement import place
 from ddpg_jax.program import device_program
@@ -42,7 +43,21 @@ def test_random_points_keep_to_their_ranges_and_repeat() -> None:
     assert exponents.min() >= -5
     assert exponents.max() <= -2
     assert abs(exponents.mean() + 3.5) < 0.15  # uniform in the exponent, not in the value
+    whole = {point["sync_period"] for point in random_points({"sync_period": "uniform:1:9"}, 50)}
+    assert whole == {float(period) for period in range(1, 10)}, "traced as a float, and whole"
     assert all(isinstance(point["batch_size"], int) and 16 <= point["batch_size"] <= 64 for point in points)
+
+
+def test_equal_points_do_not_pass_for_seeds_and_eval_knows_each_ones_environment(tmp_path: Path, command_line: None) -> None:
+    """A point twice has the same returns twice; and what a sweep varies may be the environment."""
+    words = ["--hidden", "8", "--steps", "120", "--warmup-steps", "100", "--eval-every", "120", "--eval-episodes", "1"]
+    grid = ["--grid", "env=Pendulum-v1,probe/lqr,Pendulum-v1", "--replay-capacity", "200", "--batch-size", "8"]
+    assert main(["sweep", "Pendulum-v1", *grid, *words, "--out", str(tmp_path / "s")]) == 0
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert [(point["point"]["env"], point["seeds"]) for point in summary["points"]] == [("Pendulum-v1", 1), ("probe/lqr", 1)]
+    for member, env in enumerate(["Pendulum-v1", "probe/lqr"]):
+        assert recorded(tmp_path / "s", tmp_path / "s" / "policy" / f"member_{member}").env == env
+    assert main(["eval", str(tmp_path / "s"), "--member", "1", "--episodes", "1"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -186,13 +201,13 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
     program = original(*make_legs([{}], 3, {"env": "Pendulum-v1", **SMALL})[0])
     need = program.memory()
     monkeypatch.setattr(api, "make_program", make)
-    monkeypatch.setattr(sweeping, "memory_limit", lambda: need * 0.8 / sweeping.HEADROOM)
+    monkeypatch.setattr(sweeping, "memory_limit", lambda _: need * 0.8 / sweeping.HEADROOM)
     divided = dj.sweep("Pendulum-v1", seeds=3, **SMALL)
     assert parts[0] == 3
     assert sum(parts[1:]) == 3
     assert len(parts) > 2
     np.testing.assert_array_equal(whole.returns, divided.returns)
-    monkeypatch.setattr(sweeping, "memory_limit", lambda: 1000)
+    monkeypatch.setattr(sweeping, "memory_limit", lambda _: 1000)
     for seeds in (3, 1):
         with pytest.raises(dj.ConfigError, match=r"replay_capacity=1000 makes a member of .* 0 fit"):
             dj.sweep("Pendulum-v1", seeds=seeds, **SMALL)

@@ -208,6 +208,18 @@ def test_as_many_updates_as_steps_times_updates_per_step(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("num_envs", "each"), [(3, "0.33333333"), (49, 1 / 49), (8, 0.125)])
+def test_a_fraction_need_not_be_exact(num_envs: int, each: Any) -> None:
+    experiment, _ = dj.configure({"num_envs": num_envs, "updates_per_step": each})
+    assert round(experiment.num_envs * experiment.updates_per_step) == 1
+
+
+@pytest.mark.parametrize("each", [0.1, 1e20, 0.3])
+def test_a_fraction_that_makes_no_whole_number_is_refused(each: float) -> None:
+    with pytest.raises(dj.ConfigError, match="updates_per_step"):
+        dj.configure({"num_envs": 8, "updates_per_step": each})
+
+
 def test_a_fraction_of_an_update_for_each_environment() -> None:
     """Four environments at a quarter of an update a step make one update a vector step."""
     state = run(seed=0)

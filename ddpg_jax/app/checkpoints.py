@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpg_jax.app.processes import ALONE, Processes
+from ddpg_jax.types import ConfigError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
@@ -84,6 +85,7 @@ class Checkpoints:
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "journal": checkpoint.journal}
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
+        meta["places"] = places(arrays)
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._one_line():
             self._manager.save(checkpoint.program * STRIDE + checkpoint.iteration, args=items, force=True)
@@ -123,6 +125,9 @@ class Checkpoints:
 
         `say` is told of those that are damaged, and they are removed. `shapes` gives those of a program's arrays, or None where
         there is no such program. What it raises says nothing of the checkpoint, which stays.
+
+        Raises:
+            ConfigError: it was written with another number of devices.
         """
         here = sorted(self._manager.all_steps(), reverse=True)
         everywhere = set.intersection(*map(set, self._processes.gather(here)))
@@ -148,14 +153,27 @@ class Checkpoints:
         if shapes is None:
             return "it is of another run"
         try:
-            items = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
-            restored = self._manager.restore(number, args=items)
-            meta: Any = restored["meta"]
-            if checksum(restored["arrays"], meta["text"], meta["journal"]) != meta["checksum"]:
+            meta: Any = self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            here = places(shapes)
+            if meta.get("places", here) != here:
+                raise ConfigError(
+                    f"{self._folder} was written with {meta['places']} places for members, and this machine makes {here}; a "
+                    "run goes on with as many cores or devices, and as many processes, as it had"
+                )
+            arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
+            if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:
                 raise ValueError("its checksum does not match")
-            return Checkpoint(program, iteration, restored["arrays"], meta["text"], meta["journal"])
+            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
+        except ConfigError:
+            raise
         except Exception as error:  # a damaged file can fail in any way
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def places(tree: Any) -> int:
+    """The length of the leading axis of arrays or shapes: members, with the padding for the devices that there are."""
+    leaf = jax.tree.leaves(tree)[0]
+    return leaf.shape[0] if leaf.shape else 0
 
 
 def checksum(tree: Any, text: str | None, journal: list[Any]) -> int:

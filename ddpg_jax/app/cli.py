@@ -225,6 +225,7 @@ def _sweep(options: argparse.Namespace) -> int:
         points = random_points(ranges, _whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
     else:
         points = grid_points(parse_grid(options.grid))
+    points = [point for h, point in enumerate(points) if point not in points[:h]]  # equal ones would pass for more seeds
     legs = make_legs(points, seeds, given)
     meeting = _meeting(options)
     use_compilation_cache()
@@ -291,10 +292,10 @@ def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.training import use_compilation_cache
 
     episodes, seed = coerce("eval_episodes", options.episodes), coerce("seed", options.seed)
-    if options.video:
-        check_film(options.dir, options.video)
-    use_compilation_cache()
     policy = policy_folder(options.dir, options.member)
+    if options.video:
+        check_film(options.dir, policy, options.video)
+    use_compilation_cache()
     returns, lengths = evaluate(options.dir, policy, episodes, seed)
     member = f"{policy.name}: " if policy.name.startswith("member_") else ""
     print(

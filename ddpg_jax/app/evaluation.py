@@ -20,7 +20,7 @@ from ddpg_jax.experiment import Experiment, coerce, env_options
 from ddpg_jax.host_program import host_rollout
 from ddpg_jax.policy import Policy, load_policy
 from ddpg_jax.training import rollout
-from ddpg_jax.types import ConfigError
+from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 FILMS = (".gif", ".webp", ".png")
 
@@ -31,7 +31,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     Raises:
         ConfigError: no whole run is in the folder.
     """
-    x = recorded(folder)
+    x = recorded(folder, policy_at)
     policy = load_policy(policy_at)
     env = device_env(x.backend, x.env, env_options(x))
     if env is not None:
@@ -45,13 +45,16 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
         return host_rollout(host, seeds, lambda obs: np.asarray(act(policy.params, obs)))
 
 
-def recorded(folder: Path) -> Experiment:
-    """The experiment of a run, as far as it concerns the environment.
+def recorded(folder: Path, policy_at: Path) -> Experiment:
+    """The experiment that a policy of a run is of, as far as it concerns the environment.
 
     Raises:
         ConfigError: no whole run is in the folder.
     """
-    about = RunFolder(folder).manifest()["experiment"]
+    manifest = RunFolder(folder).manifest()
+    number = policy_at.name.removeprefix("member_")
+    swept = next((one for one in manifest["members"] if str(one["member"]) == number), {})
+    about = {**manifest["experiment"], **swept}
     fields = ("env", "backend", *env_options(Experiment())._fields)
     return Experiment(**{name: coerce(name, about[name]) for name in fields if name in about})
 
@@ -75,7 +78,7 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
     return folder / "policy"
 
 
-def check_film(folder: Path, path: Path) -> None:
+def check_film(folder: Path, policy_at: Path, path: Path) -> None:
     """Asks whether there can be a film, before any work is done.
 
     Raises:
@@ -85,7 +88,7 @@ def check_film(folder: Path, path: Path) -> None:
         raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
     if not path.parent.is_dir():
         raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
-    x = recorded(folder)
+    x = recorded(folder, policy_at)
     name = x.env
     if only_in_jax(name):
         raise ConfigError(f"video={path} cannot be made; env={name} does not render")
@@ -109,17 +112,21 @@ def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
     """
     from PIL import Image
 
-    check_film(folder, path)
-    x = recorded(folder)
+    check_film(folder, policy_at, path)
+    x = recorded(folder, policy_at)
     policy: Policy = load_policy(policy_at)
     env = maker(x.env, env_options(x), render_mode="rgb_array")()
-    obs, _ = env.reset(seed=seed)
-    frames: list[Any] = [env.render()]
-    done = False
-    while not done:
-        obs, _, terminated, truncated, _ = env.step(policy(obs))
+    frames: list[Any] = []
+    try:
+        obs, _ = env.reset(seed=seed)
         frames.append(env.render())
-        done = terminated or truncated
+        done = False
+        while not done:
+            obs, _, terminated, truncated, _ = env.step(policy(obs))
+            frames.append(env.render())
+            done = terminated or truncated
+    except Exception as error:  # whatever an environment raises
+        raise EnvironmentFailure(f"env={x.env} raised {type(error).__name__}: {error} while it was filmed") from error
     fps = env.metadata.get("render_fps", 30)
     env.close()
     pictures = [Image.fromarray(np.asarray(frame)) for frame in frames]

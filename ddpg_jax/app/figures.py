@@ -140,4 +140,4 @@ def _order(value: Any) -> tuple[bool, Any]:
 
 
 def _tick(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

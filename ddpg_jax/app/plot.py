@@ -13,6 +13,7 @@ import numpy as np
 from ddpg_jax.app import figures, report
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.experiment import configure
+from ddpg_jax.presets import PRESETS
 from ddpg_jax.types import ConfigError
 
 
@@ -40,8 +41,10 @@ def plot(folders: Sequence[Path], out: Path) -> None:
             curves.setdefault(f"{name}, {label}" if label else name, []).extend(curve)
     joined = {}
     for label, seeds in curves.items():
-        shortest = min(len(seed) for seed in seeds)
-        joined[label] = np.array([seed[:shortest] for seed in seeds])
+        common = set.intersection(*({step for step, _ in seed} for seed in seeds))
+        if not common:
+            raise ConfigError(f"the runs of {label} have no step in common at which they were evaluated; plot them apart")
+        joined[label] = np.array([[point for point in seed if point[0] in common] for seed in seeds])
     figures.learning_curves(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", out)
 
 
@@ -51,7 +54,8 @@ def legend(settings: list[dict[str, Any]]) -> list[str]:
     varying = [name for name in fields if any(one.get(name) != settings[0].get(name) for one in settings)]
     names = []
     for one in settings:
-        base, hyper = configure({"preset": one["preset"]})
+        known = one["preset"] in PRESETS  # those of a user's module are only there in the runs that import it
+        base, hyper = configure({"preset": one["preset"] if known else "default"})
         usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None}
         different = [f"{name}={one[name]}" for name in varying if name in one and one[name] != usual.get(name)]
         names.append(", ".join([one["preset"], *different]))

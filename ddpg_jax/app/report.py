@@ -113,7 +113,7 @@ def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
 
 def named(fields: Sequence[str], point: Sequence[Any]) -> str:
     """A point as a person reads it."""
-    values = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in point)
+    values = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in point)
     return ", ".join(f"{field}={value}" for field, value in zip(fields, values, strict=True))
 
 

@@ -59,6 +59,10 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+COPIES = 3
+"""How often the state of all members lies in memory besides while a checkpoint is written: ours, and those that orbax makes."""
+
+
 @contextmanager
 def signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list; a second one acts as it usually does."""
@@ -196,7 +200,7 @@ class Programs:
                 on_cpu = (
                     jax.default_backend() == "cpu"
                 )  # elsewhere the memory is that of a device, and a checkpoint's copy is not
-                neighbours, copies = (self._processes.neighbours, 1) if on_cpu else (1, 0)
+                neighbours, copies = (self._processes.neighbours, COPIES) if on_cpu else (1, 0)
                 self._fitting = in_memory(leg, self._make, self._agree, neighbours, copies)
 
     def _make(self, experiment: Experiment, members: list[Member]) -> Program:

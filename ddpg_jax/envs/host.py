@@ -7,6 +7,8 @@ episode as the successor of its last step, and apart from them the observations 
 from __future__ import annotations
 
 import base64
+import copy
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -123,20 +125,32 @@ class HostEnv:
         """The whole state of the environments as text, or None where they do not let themselves be written."""
         if not (self._same_step and hasattr(self.vector_env, "envs")):
             return None
+        layers = self._layers()
+        data = io.BytesIO()
         try:
-            layers = [[_state(layer) for layer in _layers(env)] for env in self.vector_env.envs]
-            data = pickle.dumps(layers)
-            pickle.loads(data)
+            _Pickler(data, layers).dump([_state(layer) for layer in layers])
+            _Unpickler(io.BytesIO(data.getvalue()), layers).load()
         except Exception:  # whatever an environment keeps: locks, windows, sockets
             return None
-        return base64.b64encode(data).decode()
+        return base64.b64encode(data.getvalue()).decode()
 
     def restore(self, snapshot: str) -> None:
-        """Puts back what `snapshot` gave. It unpickles: only for checkpoints of one's own runs."""
-        layers = pickle.loads(base64.b64decode(snapshot))
-        for env, states in zip(self.vector_env.envs, layers, strict=True):
-            for layer, state in zip(_layers(env), states, strict=True):
+        """Puts back what `snapshot` gave. It unpickles: only for checkpoints of one's own runs.
+
+        Raises:
+            EnvironmentFailure: the environment is not as it was, another version of it perhaps.
+        """
+        layers = self._layers()
+        try:
+            states = _Unpickler(io.BytesIO(base64.b64decode(snapshot)), layers).load()
+            for layer, state in zip(layers, states, strict=True):
                 vars(layer).update(state)
+        except Exception as error:
+            raise EnvironmentFailure(f"cannot be put back to where it was: {type(error).__name__}: {error}") from error
+
+    def _layers(self) -> list[Any]:
+        """All wrappers of all environments, and themselves."""
+        return [layer for env in self.vector_env.envs for layer in _layers(env)]
 
     def _flat(self, obs: Any) -> np.ndarray:
         obs = join_goals(obs) if self._has_goals else np.asarray(obs)
@@ -145,20 +159,50 @@ class HostEnv:
         return obs.reshape(obs.shape[0], -1).astype(np.float32)
 
 
+class _Pickler(pickle.Pickler):
+    """Writes what environments hold; of what points back to one of their layers, which one: a copy of it would live apart."""
+
+    def __init__(self, file: Any, layers: list[Any]):
+        super().__init__(file)
+        self._numbers = {id(layer): n for n, layer in enumerate(layers)}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        return self._numbers.get(id(obj))
+
+
+class _Unpickler(pickle.Unpickler):
+    """The inverse; `layers` are those that live now."""
+
+    def __init__(self, file: Any, layers: list[Any]):
+        super().__init__(file)
+        self._layers = layers
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._layers[pid]
+
+
 def vectorize(make: Any, name: str, count: int, reward_threshold: float | None = None) -> HostEnv:
     """`count` environments that `make()` makes, stepped one after the other in this process.
 
     Raises:
         ConfigError: spaces that DDPG cannot work with, or no function that makes an environment.
     """
+    import gymnasium
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
+    from gymnasium.wrappers import TransformObservation
 
     if not callable(make):
         raise ConfigError(
             f"env={name} is a {type(make).__name__}; it must be a name, an Env written in JAX, or a function that makes a "
             "Gymnasium environment"
         )
-    return HostEnv(SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP), name, reward_threshold)  # pyright: ignore
+
+    def made() -> Any:
+        # The last observation of an episode is handed on while the environment resets, and some write into it then.
+        env: Any = make()
+        return TransformObservation(env, copy.deepcopy, env.observation_space) if isinstance(env, gymnasium.Env) else env
+
+    return HostEnv(SyncVectorEnv([made] * count, autoreset_mode=AutoresetMode.SAME_STEP), name, reward_threshold)  # pyright: ignore
 
 
 def make_host(name: str, num_envs: int, options: EnvOptions = NO_OPTIONS) -> HostEnv:

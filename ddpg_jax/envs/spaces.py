@@ -77,6 +77,7 @@ def spec_of(
         tuple(float(x) for x in high.ravel()),
         max_steps,
         reward_threshold,
+        action_dtype=str(action_space.dtype),
     )
 
 
