@@ -3,14 +3,16 @@
     pip install torch==2.13.0 && pip install -e ".[bench]"
     python -m benchmarks.peers                     # Pendulum-v1 at batch 64
     python -m benchmarks.peers --batch-size 256
+    python -m benchmarks.peers --only td3          # one of the comparisons, in place of all
 
-Two comparisons, evaluation off in both:
+Three comparisons, evaluation off in all:
 
 - run: one training run on a Gymnasium environment in one process with all cores: the host backend, SBX, SB3, and
   `single_file.py`. The device backend stands beside them, on the same environment written in JAX.
 - sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep; SBX and SB3 in as many
-  processes as there are cores, each kept to one, as their users run seeds; rejax's TD3 in its own vmap over 16 seeds, and
-  beside it a sweep with the same parts (two critics, delay 2, target smoothing).
+  processes as there are cores, each kept to one, as their users run seeds.
+- td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
+  smoothing).
 
 Every measurement is a process of its own, and they take turns. The rate is that of the steps behind the warm-up and behind the
 first 500 updates, in which the peers compile; rejax's, which is one program, behind its first two batches. Ratios are taken
@@ -148,12 +150,15 @@ SYSTEMS: dict[str, Callable[[str, int, int], float]] = {
     "rejax_td3": lambda env, batch, steps: rejax(env, batch, max(steps // 8, 100)),
 }
 RUN = ("ours_host", "ours_device", "sbx", "sb3", "single_file")
-SWEEP = ("ours_sweep", "sbx", "sb3", "ours_sweep_td3", "rejax_td3")
+SWEEP = ("ours_sweep", "sbx", "sb3")
+TD3_SWEEP = ("ours_sweep_td3", "rejax_td3")
+KINDS = {"run": RUN, "sweep": SWEEP, "td3": TD3_SWEEP}
 PROCESSES = ("sbx", "sb3")
 """In a sweep, one on every core."""
 AGAINST = {
     "run": [("ours_host", "sbx"), ("ours_host", "sb3"), ("ours_host", "single_file"), ("ours_device", "sb3")],
-    "sweep": [("ours_sweep", "sbx"), ("ours_sweep", "sb3"), ("ours_sweep_td3", "rejax_td3")],
+    "sweep": [("ours_sweep", "sbx"), ("ours_sweep", "sb3")],
+    "td3": [("ours_sweep_td3", "rejax_td3")],
 }
 
 
@@ -185,10 +190,13 @@ def figure(path: Path) -> None:
 
     files = sorted(path.parent.glob("peers_*.json"), key=lambda file: json.loads(file.read_text())["batch_size"])
     tables = [json.loads(file.read_text()) for file in files]
-    plot, axes = plt.subplots(len(tables), 2, figsize=(9, 2.6 * len(tables)), squeeze=False, layout="constrained")
+    plot, axes = plt.subplots(len(tables), len(KINDS), figsize=(13, 2.6 * len(tables)), squeeze=False, layout="constrained")
     for row, table in zip(axes, tables, strict=True):
-        for axis, kind in zip(row, ("run", "sweep"), strict=True):
-            names = list(table["updates_per_second"][kind])
+        for axis, kind in zip(row, KINDS, strict=True):
+            names = list(table["updates_per_second"].get(kind, {}))
+            if not names:
+                axis.set_axis_off()
+                continue
             values = [np.array(table["updates_per_second"][kind][name]) for name in names]
             middle = np.array([np.median(value) for value in values])
             spread = [middle - [value.min() for value in values], [value.max() for value in values] - middle]
@@ -196,7 +204,7 @@ def figure(path: Path) -> None:
             axis.barh([name.replace("_", " ") for name in names], middle, xerr=spread, color=colours)
             axis.invert_yaxis()
             axis.set_title(f"{table['env']}, batch {table['batch_size']}, {kind}", fontsize=10)
-            axis.set_xlabel("updates / s" + (" over all seeds" if kind == "sweep" else ""))
+            axis.set_xlabel("updates / s" + ("" if kind == "run" else " over all seeds"))
     plot.savefig(path, dpi=130)
 
 
@@ -206,6 +214,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=KINDS, help="one of the comparisons, in place of all")
     parser.add_argument("--one", choices=SYSTEMS, help="measure one system in this process")
     parser.add_argument("--core", type=int, help="and keep it to one core")
     options = parser.parse_args()
@@ -218,21 +227,30 @@ def main() -> None:
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json
 
-    rates: dict[str, dict[str, list[float]]] = {"run": {name: [] for name in RUN}, "sweep": {name: [] for name in SWEEP}}
+    kinds = [options.only] if options.only else list(KINDS)
+    rates: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in KINDS[kind]} for kind in kinds}
     for _ in range(options.rounds):
         for kind, systems in rates.items():
             for system, values in systems.items():
                 values.append(measure(kind, system, options))
                 print(f"{kind:5s} {system:14s} {values[-1]:8,.0f} updates/s", file=sys.stderr, flush=True)
-    for kind, pairs in AGAINST.items():
+    for kind in kinds:
         for name, values in rates[kind].items():
             print(f"{kind:5s} {name:14s} {np.median(values):8,.0f} updates/s ({min(values):,.0f} .. {max(values):,.0f})")
-        for one, other in pairs:
+        for one, other in AGAINST[kind]:
             ratio = np.array(rates[kind][one]) / np.array(rates[kind][other])
             print(f"{kind:5s} {one} / {other}: {np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f})")
-    about = {"command": " ".join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]), "env": options.env}
-    result = {**about, "batch_size": options.batch_size, "updates_per_second": rates, **machine()}
-    (RESULTS / f"peers_{options.env}_{options.batch_size}.json").write_text(as_json(result))
+    path = RESULTS / f"peers_{options.env}_{options.batch_size}.json"
+    before = json.loads(path.read_text()) if options.only and path.exists() else {"commands": {}, "updates_per_second": {}}
+    command = " ".join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])
+    result = {
+        "commands": {**before["commands"], **dict.fromkeys(kinds, command)},
+        "env": options.env,
+        "batch_size": options.batch_size,
+        "updates_per_second": {**before["updates_per_second"], **rates},
+        **machine(),
+    }
+    path.write_text(as_json(result))
     figure(RESULTS / "peers.png")
 
 

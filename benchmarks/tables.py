@@ -110,12 +110,13 @@ def peers() -> str:
                 spread = f"{min(values):,.0f} .. {max(values):,.0f}"
                 lines.append(f"| {kind} | {name.replace('_', ' ')} | {np.median(values):,.0f} | {spread} |")
         lines += ["", "| ratio, round by round | median | from .. to |", "|---|---|---|"]
-        for kind, pairs in AGAINST.items():
-            for one, other in pairs:
+        for kind in result["updates_per_second"]:
+            for one, other in AGAINST[kind]:
                 ratio = np.array(result["updates_per_second"][kind][one]) / result["updates_per_second"][kind][other]
                 names = f"{kind}: {one} / {other}".replace("_", " ")
                 lines.append(f"| {names} | {np.median(ratio):.2f} | {ratio.min():.2f} .. {ratio.max():.2f} |")
-        found += [*lines, "", where(result, path.stem), ""]
+        commands = "`, `".join(dict.fromkeys(result["commands"].values()))
+        found += [*lines, "", where({**result, "command": commands}, path.stem), ""]
     return "\n".join(found)
 
 
