@@ -198,7 +198,10 @@ def test_what_an_update_reports_and_how_it_moves_statistics(part: str) -> None:
             for e in ("critic_0", "critic_1")
         },
     }
-    held = lambda params: {"actor": params.actor["batch_stats"], **params.critic["batch_stats"]}  # noqa: E731
+
+    def held(params: Any) -> dict[str, Any]:
+        return {"actor": params.actor["batch_stats"], **params.critic["batch_stats"]}
+
     expected = jax.tree.map(lambda running, batch: 0.99 * running + 0.01 * batch, held(old), seen)
     followed = jax.tree.map(lambda online, running: 0.25 * online + 0.75 * running, expected, held(target))
     for found, exact in ((held(new), expected), (held(float64(after.target)), followed)):

@@ -80,7 +80,10 @@ def test_what_is_learned_is_the_plain_update_of_what_is_normalized() -> None:
     plain = dj.make_agent(obs_dim, 1, hidden=(4,))
     agent = dj.normalization.normalize_rewards(dj.normalization.normalize_observations(plain, obs_dim))
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(3.0, 5.0, shape), jnp.float32)  # noqa: E731
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(3.0, 5.0, shape), jnp.float32)
+
     batch = dj.Transition(draw(16, 2), jnp.tanh(draw(16, 1)), draw(16), jnp.full(16, 0.9), jnp.zeros(16, bool), draw(16, 2))
     state = agent.observe(agent.init(jax.random.key(0), numbers), batch, jnp.ones(16, bool))
     after, _ = agent.update(jax.random.key(1), state, batch, jnp.ones(16), numbers, jnp.int32(0))

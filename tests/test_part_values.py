@@ -173,7 +173,10 @@ def test_epsilon_is_the_share_of_uniform_actions(epsilon: float) -> None:
     """For each environment by itself, in all its dimensions at once; the others do what they would have done."""
     n = 20_000
     obs, hyper = jnp.zeros((n, 1)), dj.Hyperparams(epsilon_uniform=epsilon, noise_sigma=0.05)
-    act = lambda params, obs: jnp.full((obs.shape[0], 2), 0.5)  # noqa: E731
+
+    def act(params: Any, obs: jax.Array) -> jax.Array:
+        return jnp.full((obs.shape[0], 2), 0.5)
+
     arguments = (act, None, obs, hyper, jnp.int32(0))
     action = np.asarray(mixed(gaussian(2)).explore(KEY, (), *arguments)[0])
     alone = np.asarray(gaussian(2).explore(KEY, (), *arguments)[0])

@@ -127,7 +127,10 @@ def call(experiment: dj.Experiment, hypers: list[dj.Hyperparams], seeds: tuple[i
     """The outcome of the first member alone, and of all together."""
     parts, keys = dj.build(experiment, SPEC), [jax.random.key(seed) for seed in seeds]
     starts = [parts.agent.init(key, hyper) for key, hyper in zip(keys, hypers, strict=True)]  # eager: nothing to compile
-    stack: Any = lambda trees: jax.tree.map(lambda *column: jnp.stack([jnp.asarray(x) for x in column]), *trees)  # noqa: E731
+
+    def stack(trees: list[Any]) -> Any:
+        return jax.tree.map(lambda *column: jnp.stack([jnp.asarray(x) for x in column]), *trees)
+
     numbers = [jax.tree.map(jnp.float32, hyper) for hyper in hypers]
     alone, together = program(experiment)(jnp.stack(keys), stack(numbers), stack(starts), filled(parts.replay))
     alone, together = jax.tree.map(np.asarray, (alone, together))

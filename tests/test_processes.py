@@ -228,18 +228,22 @@ def test_a_stranger_at_the_door_is_sent_away() -> None:
 
 def test_nobody_at_the_meeting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAIT", 0.3)
-    with pytest.raises(dj.ConfigError, match=r"coordinator=127.0.0.1:\d+ could not be reached") as error:  # noqa: SIM117
-        with connected(Meeting("127.0.0.1", free_port(), 2, 1)):
-            pass
+    with (
+        pytest.raises(dj.ConfigError, match=r"coordinator=127.0.0.1:\d+ could not be reached") as error,
+        connected(Meeting("127.0.0.1", free_port(), 2, 1)),
+    ):
+        pass
     assert "\n" not in str(error.value)
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(dj.ConfigError, match=rf"coordinator=127.0.0.1:{port} cannot be listened at"):  # noqa: SIM117
-            with connected(Meeting("127.0.0.1", port, 2, 0)):
-                pass
+        with (
+            pytest.raises(dj.ConfigError, match=rf"coordinator=127.0.0.1:{port} cannot be listened at"),
+            connected(Meeting("127.0.0.1", port, 2, 0)),
+        ):
+            pass
 
 
 def slurm(port: int, number: int, total: int = 2) -> dict[str, str]:

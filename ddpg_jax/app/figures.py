@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from ddpg_jax.app.report import by_point, labels, swept
+from ddpg_jax.app.report import by_point, labels, short, swept
 from ddpg_jax.statistics import interval, iqm
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
@@ -110,8 +110,8 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
         for (y, x), value in np.ndenumerate(table):
             text = "diverged" if np.isnan(value) else f"{value:.4g}"
             axes.text(x, y, text, ha="center", va="center", color="black" if value > bright or np.isnan(value) else "white")
-    axes.set_xticks(range(len(columns)), [_tick(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [_tick(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [short(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [short(value) for value in rows])
     axes.set_xlabel(fields[0])
     axes.set_ylabel(fields[1])
     axes.grid(visible=False)
@@ -137,7 +137,3 @@ def _save(figure: Figure, path: Path) -> None:
 def _order(value: Any) -> tuple[bool, Any]:
     """Numbers before words, each in their order."""
     return (isinstance(value, str), value)
-
-
-def _tick(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

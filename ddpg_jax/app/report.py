@@ -113,8 +113,12 @@ def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
 
 def named(fields: Sequence[str], point: Sequence[Any]) -> str:
     """A point as a person reads it."""
-    values = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in point)
-    return ", ".join(f"{field}={value}" for field, value in zip(fields, values, strict=True))
+    return ", ".join(f"{field}={short(value)}" for field, value in zip(fields, point, strict=True))
+
+
+def short(value: Any) -> str:
+    """A swept value as a person reads it."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:

@@ -197,9 +197,8 @@ class Programs:
             if leg is None:
                 return None
             if leg.members:
-                on_cpu = (
-                    jax.default_backend() == "cpu"
-                )  # elsewhere the memory is that of a device, and a checkpoint's copy is not
+                # Not on a CPU, the memory is that of a device, which no neighbour and no copy for a checkpoint shares.
+                on_cpu = jax.default_backend() == "cpu"
                 neighbours, copies = (self._processes.neighbours, COPIES) if on_cpu else (1, 0)
                 self._fitting = in_memory(leg, self._make, self._agree, neighbours, copies)
 

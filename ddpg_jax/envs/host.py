@@ -125,7 +125,7 @@ class HostEnv:
         """The whole state of the environments as text, or None where they do not let themselves be written."""
         if not (self._same_step and hasattr(self.vector_env, "envs")):
             return None
-        layers = self._layers()
+        layers = self._all_layers()
         data = io.BytesIO()
         try:
             _Pickler(data, layers).dump([_state(layer) for layer in layers])
@@ -140,7 +140,7 @@ class HostEnv:
         Raises:
             EnvironmentFailure: the environment is not as it was, another version of it perhaps.
         """
-        layers = self._layers()
+        layers = self._all_layers()
         try:
             states = _Unpickler(io.BytesIO(base64.b64decode(snapshot)), layers).load()
             for layer, state in zip(layers, states, strict=True):
@@ -148,7 +148,7 @@ class HostEnv:
         except Exception as error:
             raise EnvironmentFailure(f"cannot be put back to where it was: {type(error).__name__}: {error}") from error
 
-    def _layers(self) -> list[Any]:
+    def _all_layers(self) -> list[Any]:
         """All wrappers of all environments, and themselves."""
         return [layer for env in self.vector_env.envs for layer in _layers(env)]
 
