@@ -6,13 +6,22 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ddpg_jax.building import reported
 from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Program, total_iterations, warmup_iterations
+from ddpg_jax.training import Metrics, means
 
-BLOCK_UPDATES = 1_000  # of each member: for one alone about a second of work between two looks at the world outside
+BLOCK_UPDATES = 1_000
+"""Of each member at most: what it reports of a block are means in float32, and one that has diverged is stopped behind it."""
+
+LOOK_SECONDS = 0.5
+"""About how long a program runs between two looks at the world outside: signals, checkpoints, other processes."""
+
+FIRST_LOOK = 10
+"""Vector steps before the first look, when nobody knows how long they take."""
 
 
 class Journal(NamedTuple):
@@ -22,10 +31,16 @@ class Journal(NamedTuple):
     """What the blocks since the last evaluation reported."""
     diverged: list[int]
     """For each member the vector step at which it diverged, else -1."""
+    begin: int = 0
+    """The vector step at which the block began that is not over."""
+    seconds: float = 0.0
+    """What it has taken so far."""
+    metrics: list[Any] | None = None
+    """What it has reported so far: `Metrics` as lists."""
 
 
 class Tick(NamedTuple):
-    """What `drive` gives after every block of steps."""
+    """What `drive` gives after every look at the world outside."""
 
     state: Any
     iteration: int
@@ -41,6 +56,8 @@ class Tick(NamedTuple):
 
 def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
     """Blocks `(begin, end, evaluate)` of vector steps from `begin` to the end of the run; none straddles the warm-up.
+
+    What a run gives depends on them, and so they do not depend on what time anything takes.
 
     >>> import ddpg_jax as dj
     >>> list(schedule(dj.Experiment(steps=2_500, warmup_steps=500, eval_every=1_000)))
@@ -65,7 +82,7 @@ def drive(
     state: Any,
     begin: int = 0,
     journal: Journal | None = None,
-    everybody: Callable[[bool], bool] = bool,
+    gather: Callable[[Any], list[Any]] = lambda message: [message],
 ) -> Iterator[Tick]:
     """Walks through the run from vector step `begin` on; the caller logs, draws and saves between the ticks.
 
@@ -75,32 +92,50 @@ def drive(
         state: from `program.start`, or of a checkpoint. It is used up.
         begin: vector steps that the state has behind it.
         journal: of the same checkpoint.
-        everybody: whether what holds for the members of this program holds for those that train elsewhere, too.
+        gather: gives what every process that takes part in the run says, as all of them call it at the same time.
 
     Raises:
         EnvironmentFailure: see `Program.advance`.
     """
-    journal = journal or Journal([], [-1] * len(program.members))
-    pending, diverged = list(journal.pending), np.array(journal.diverged)
+    journal = journal or Journal([], [-1] * len(program.members), begin)
+    pending, diverged, spent = list(journal.pending), np.array(journal.diverged), journal.seconds
+    so_far: Any = Metrics(*journal.metrics) if journal.metrics else None
     updates = round(experiment.num_envs * experiment.updates_per_step)
     total = total_iterations(experiment)
     warmup = warmup_iterations(experiment)
-    for first, end, evaluating in schedule(experiment, begin):
-        state, metrics, seconds = program.advance(state, first, end, diverged < 0)
-        diverged = np.where(diverged < 0, np.asarray(metrics.diverged_step), diverged)
+    i, look = begin, FIRST_LOOK
+    for first, end, evaluating in schedule(experiment, journal.begin):
+        look = FIRST_LOOK if first == warmup else look  # learning is slower
+        while i < end:
+            until = min(i + look, end)
+            state, so_far, seconds = program.advance(state, i, until, diverged < 0, so_far)
+            i, look, spent = until, _longer(look, until - i, max(gather(seconds))), spent + seconds
+            if i < end:
+                unfinished = Journal(pending, diverged.tolist(), first, spent, _plain(so_far))
+                yield Tick(state, i, i * experiment.num_envs, [], unfinished, False)
+        diverged = np.where(diverged < 0, np.asarray(so_far.diverged_step), diverged)
         learned = (end - first) * updates if first >= warmup else 0
-        columns = {**metrics.info, "train_return_mean": metrics.train_return_mean}
-        means = {name: np.asarray(column, np.float64).tolist() for name, column in columns.items()}
-        pending.append({**means, "iterations": end - first, "updates": learned, "seconds": seconds})
-        over = everybody(bool((diverged >= 0).all()))
+        columns = {name: np.asarray(column, np.float64).tolist() for name, column in means(so_far).items()}
+        pending.append({**columns, "iterations": end - first, "updates": learned, "seconds": spent})
+        so_far, spent = None, 0.0
+        over = all(gather(bool((diverged >= 0).all())))
         rows = []
         if evaluating or over:
             rows = _rows(program, experiment, end, pending, diverged, *program.evaluate(state, end))
             pending = []
         over = over or end == total
-        yield Tick(state, end, end * experiment.num_envs, rows, Journal(pending, diverged.tolist()), over)
+        yield Tick(state, end, end * experiment.num_envs, rows, Journal(pending, diverged.tolist(), end), over)
         if over:
             return
+
+
+def _longer(look: int, steps: int, seconds: float) -> int:
+    """Vector steps before the next look, when `steps` took so long; not ten times as many at once, since they may be slower."""
+    return max(1, int(min(steps * LOOK_SECONDS / max(seconds, 1e-9), 10 * look)))
+
+
+def _plain(metrics: Metrics) -> list[Any]:
+    return jax.tree.map(lambda column: np.asarray(column).tolist(), list(metrics))
 
 
 def _rows(

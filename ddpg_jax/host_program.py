@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -215,7 +214,9 @@ def host_program(
 
     turn = {"overlapped": overlapped, "textbook": textbook}[experiment.host_order]
 
-    def advance(state: HostState, begin: int, end: int, alive: np.ndarray) -> tuple[HostState, Metrics, float]:
+    def advance(
+        state: HostState, begin: int, end: int, alive: np.ndarray, so_far: Metrics | None = None
+    ) -> tuple[HostState, Metrics, float]:
         del alive  # the others are not held up by it: all learn in one call
         begun = since = time.perf_counter()
         reports = []
@@ -233,15 +234,9 @@ def host_program(
         # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others, if any.
         now, others = time.perf_counter(), len(reports) - 1
         seconds = (now - since) * len(reports) / others if others else now - begun
-        columns: dict[str, Any] = {name: table[..., c] for c, name in enumerate(names)}
-        diverged = np.full(count, -1)
-        if begin >= warmup:
-            broken = has_diverged(columns["critic_loss"], columns["q_mean"])
-            diverged = np.where(broken.any(axis=1), begin + broken.argmax(axis=1), -1)
-        info = {name: nanmean(column) for name, column in columns.items()}
-        returns = nanmean(table[..., len(names) :].reshape(count, -1))
-        metrics: Any = Metrics(info, returns, np.full(count, -1), diverged)  # pyright: ignore[reportArgumentType]
-        return state, metrics, seconds
+        columns = {name: table[..., c] for c, name in enumerate(names)} if begin >= warmup else {}
+        columns["train_return_mean"] = table[..., len(names) :].reshape(count, -1)
+        return state, extended(so_far, columns, begin), seconds
 
     def policy(state: HostState, obs: np.ndarray) -> np.ndarray:
         return np.nan_to_num(flat(functions.act(state.actor, by_member(obs))))
@@ -329,9 +324,24 @@ def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.
     return returns, lengths
 
 
-def nanmean(values: np.ndarray) -> np.ndarray:
-    """Means over the last axis; NaN where there is nothing but NaN."""
-    known = np.isfinite(values)
-    count = known.sum(axis=-1)
-    total = np.where(known, values, 0.0).sum(axis=-1, dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), math.nan)
+def extended(so_far: Metrics | None, columns: dict[str, np.ndarray], begin: int) -> Metrics:
+    """The metrics of a block with those of its steps from `begin` on, columns `[M, K]`."""
+    count = len(columns["train_return_mean"])
+    never: Any = np.full(count, -1)
+    if so_far is None:
+        zeros: Any = dict.fromkeys(columns, np.zeros(count))
+        so_far = Metrics(zeros, zeros, never, never)
+    sums: Any = {name: summed(so_far.sums[name], column) for name, column in columns.items()}
+    counts: Any = {name: so_far.counts[name] + (~np.isnan(column)).sum(axis=1) for name, column in columns.items()}
+    diverged = np.asarray(so_far.diverged_step)
+    if "critic_loss" in columns:
+        broken = has_diverged(columns["critic_loss"], columns["q_mean"])
+        diverged = np.where((diverged < 0) & broken.any(axis=1), begin + broken.argmax(axis=1), diverged)
+    return Metrics(sums, counts, never, diverged)  # pyright: ignore[reportArgumentType]
+
+
+def summed(total: Any, column: np.ndarray) -> np.ndarray:
+    """`total` `[M]` and what is not NaN in `[M, K]`, one after the other: in several calls the bits of one, unlike `np.sum`."""
+    terms = np.column_stack([total, np.where(np.isnan(column), 0.0, column)])
+    with np.errstate(invalid="ignore"):  # a member that diverges may give inf - inf
+        return np.add.accumulate(terms, axis=1)[:, -1]

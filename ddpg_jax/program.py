@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.building import build
+from ddpg_jax.building import build, reported
 from ddpg_jax.experiment import Experiment
 from ddpg_jax.placement import Placement, advance_members, over_members, place
-from ddpg_jax.training import Metrics, make_training
+from ddpg_jax.training import Metrics, make_training, no_metrics
 from ddpg_jax.types import Array, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
 
 KEPT = 16
@@ -44,10 +44,11 @@ class Program(NamedTuple):
     members: list[Member]
     start: Callable[[], Any]
     """`() -> state`"""
-    advance: Callable[[Any, int, int, np.ndarray], tuple[Any, Metrics, float]]
-    """`(state, begin, end, alive [M] bool) -> (state, metrics [M], seconds)`, either all before the end of the warm-up or all
-    behind it. The old state is used up. The networks of members that are not alive stay as they are; but on the host these
-    members go on, and nobody listens. The seconds are without compilation.
+    advance: Callable[..., tuple[Any, Metrics, float]]
+    """`(state, begin, end, alive [M] bool, so_far=None) -> (state, metrics [M], seconds)`, either all before the end of the
+    warm-up or all behind it. `so_far` is the metrics of the steps before, if these are to be a part of the same block. The old
+    state is used up. The networks of members that are not alive stay as they are; but on the host these members go on, and
+    nobody listens. The seconds are without compilation.
 
     Raises `EnvironmentFailure`."""
     evaluate: Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
@@ -145,13 +146,28 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     def everyone() -> Array:
         return placement.put(np.ones(() if placement.alone else placement.slots, bool))
 
+    def block_so_far(name: str, metrics: Metrics | None) -> Metrics:
+        none = no_metrics(("train_return_mean", *(reported(experiment) if name == "learn" else ())))
+        shape = () if placement.alone else (placement.slots,)
+
+        def padded(none: Array, column: np.ndarray) -> np.ndarray:
+            column = np.asarray(column, none.dtype)
+            return np.concatenate([column, np.repeat(column[-1:], placement.slots - count)]).reshape(shape)
+
+        if metrics is not None:
+            return placement.put(jax.tree.map(padded, none, metrics))
+        return placement.put(jax.tree.map(lambda x: np.full(shape, x), none))
+
     def going_on(alive: np.ndarray) -> Array:
         # A member alone is stopped from outside, or goes on where other processes have members that do.
         return everyone() if placement.alone or alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
 
-    def advance(state: Any, begin: int, end: int, alive: np.ndarray) -> tuple[Any, Metrics, float]:
-        arguments = (turns, state, (keys, hypers, going_on(alive)), clocks(begin, end))
-        run = phase("fill" if begin < warmup else "learn", *arguments)
+    def advance(
+        state: Any, begin: int, end: int, alive: np.ndarray, so_far: Metrics | None = None
+    ) -> tuple[Any, Metrics, float]:
+        name = "fill" if begin < warmup else "learn"
+        arguments = (turns, state, (keys, hypers, going_on(alive), block_so_far(name, so_far)), clocks(begin, end))
+        run = phase(name, *arguments)
         since = time.perf_counter()
         state, metrics = run(*arguments)
         metrics = jax.tree.map(lambda column: np.atleast_1d(column)[:count], metrics)
@@ -168,7 +184,8 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         return placement.abstract(jax.eval_shape(init, keys, hypers))
 
     def memory() -> int:
-        return compiled_bytes(phase("learn", turns, shapes(), (keys, hypers, everyone()), clocks(0, 1)))
+        rest = (keys, hypers, everyone(), block_so_far("learn", None))
+        return compiled_bytes(phase("learn", turns, shapes(), rest, clocks(0, 1)))
 
     return Program(
         env.spec,
@@ -189,30 +206,27 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
     """A phase of training that a member sits out once it has diverged. A member alone is stopped from outside."""
 
-    def blank(metrics: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan if x.dtype == jnp.float32 else -1, x.dtype), metrics)
+    def mapped(state: Any, rest: tuple[Any, Hyperparams, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+        key, hyper, alive, so_far = rest
 
-    def mapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: tuple[Array, Array]) -> Any:
-        key, hyper, alive = rest
+        def run(state: Any) -> Any:
+            return phase(key, state, hyper, *clocks, so_far)
 
-        def skip(state: Any) -> Any:
-            return state, blank(jax.eval_shape(phase, key, state, hyper, *clocks)[1])
+        return jax.lax.cond(alive, run, lambda state: (state, so_far), state)
 
-        return jax.lax.cond(alive, lambda state: phase(key, state, hyper, *clocks), skip, state)
-
-    def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: tuple[Array, Array]) -> Any:
+    def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
         # It computes along, and what it learns is dropped. Of its replay nothing is: to choose would copy everybody's.
-        key, hyper, alive = rest
-        after, metrics = phase(key, state, hyper, *clocks)
+        key, hyper, alive, so_far = rest
+        after, metrics = phase(key, state, hyper, *clocks, so_far)
 
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
 
-        return replace(after, train=choose(after.train, state.train)), choose(metrics, blank(metrics))
+        return replace(after, train=choose(after.train, state.train)), choose(metrics, so_far)
 
-    def alone(state: Any, rest: tuple[Any, Hyperparams, Array], clocks: tuple[Array, Array]) -> Any:
-        key, hyper, _ = rest
-        return phase(key, state, hyper, *clocks)
+    def alone(state: Any, rest: tuple[Any, Hyperparams, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+        key, hyper, _, so_far = rest
+        return phase(key, state, hyper, *clocks, so_far)
 
     if placement.alone:
         return alone

@@ -7,13 +7,14 @@ stream for each purpose; hence a run in two halves equals one run bit for bit, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, TrainState, Transition
 
@@ -30,12 +31,13 @@ def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
 
 
 class Metrics(NamedTuple):
-    """What a block of steps reports; scalars. A mean over nothing is NaN."""
+    """What a block of steps reports, or the part of it that is done so far; scalars."""
 
-    info: dict[str, Array]
-    """What the updates reported, by name; empty where nothing was learned."""
-    train_return_mean: Array
-    """Mean undiscounted return of the episodes that ended in the block, exploration noise included."""
+    sums: dict[str, Array]
+    """By name, of what the updates reported, if there were any, and of `train_return_mean`: undiscounted returns of the
+    episodes that ended, exploration noise included. NaN, which is what was not measured, is left out."""
+    counts: dict[str, Array]
+    """How many numbers are in each sum."""
     bad_step: Array
     """The first vector step at which the environment gave a non-finite number, else -1."""
     diverged_step: Array
@@ -64,10 +66,11 @@ class Training(NamedTuple):
 
     init: Callable[[Key, Hyperparams], RunState]
     """`(key, hyper) -> state`."""
-    fill: Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Metrics]]
-    """`(key, state, hyper, begin, end) -> (state, metrics)`: vector steps of uniform random actions, no learning."""
-    learn: Callable[[Key, RunState, Hyperparams, Array, Array], tuple[RunState, Metrics]]
-    """`(key, state, hyper, begin, end) -> (state, metrics)`: vector steps of collecting and learning."""
+    fill: Callable[..., tuple[RunState, Metrics]]
+    """`(key, state, hyper, begin, end, so_far=None) -> (state, metrics)`: vector steps of uniform random actions, no learning.
+    `so_far` is the metrics of the steps before, if these are to be a part of the same block."""
+    learn: Callable[..., tuple[RunState, Metrics]]
+    """As `fill`: vector steps of collecting and learning."""
     evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
     """`(key, state, t) -> (returns [K], lengths [K])`: whole episodes of the policy without noise."""
 
@@ -182,20 +185,24 @@ def make_training(
         fine = is_finite(transition) & jnp.isfinite(obs).all()
         return state, ended, fine | ~jnp.isfinite(action).all()
 
-    def fill(key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array) -> tuple[RunState, Metrics]:
+    def fill(
+        key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
+    ) -> tuple[RunState, Metrics]:
         def step(state: RunState, i: Array):
             state, ended, fine = collect(warmup, "warmup", key, state, hyper, i)
             return state, ({}, ended, fine)
 
-        return block(step, state, begin, end)
+        return block(step, state, begin, end, so_far)
 
-    def learn(key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array) -> tuple[RunState, Metrics]:
+    def learn(
+        key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
+    ) -> tuple[RunState, Metrics]:
         def step(state: RunState, i: Array):
             state, ended, fine = collect(explorer, "explore", key, state, hyper, i)
             state, info = gradient_steps(agent, replay, updates, key, state, hyper, i)
             return state, (info, ended, fine)
 
-        return block(step, state, begin, end)
+        return block(step, state, begin, end, so_far)
 
     def evaluate(key: Key, state: RunState, t: Array) -> tuple[Array, Array]:
         return rollout(env, agent.act, stream(key, "eval", t), state.train.params.actor, eval_episodes)
@@ -232,33 +239,53 @@ def block(
     state: RunState,
     begin: Array,
     end: Array,
+    so_far: Metrics | None = None,
 ) -> tuple[RunState, Metrics]:
     """Vector steps `begin` to `end`, numbers that the compiler need not know: blocks of all lengths are one program.
 
+    Sums go on where `so_far` left them, one number after the other, so that a block in several calls has the bits of one.
+
     Args:
-        step: `(state, i) -> (state, (info, ended [N], fine))`; the metrics are means of `info` and `ended` that leave out NaN.
-        state: before the block.
+        step: `(state, i) -> (state, (info, ended [N], fine))`.
+        state: before the first step.
         begin: the first step.
         end: the step behind the last one.
+        so_far: the metrics of the steps of this block before `begin`.
     """
-    never = jnp.full((), jnp.iinfo(jnp.int32).max, jnp.int32)
 
-    def body(i: Array, carry: Any) -> Any:
-        state, sums, counts, bad, diverged = carry
+    def values(info: dict[str, Array], ended: Array) -> dict[str, Array]:
+        return {**info, "train_return_mean": ended}
+
+    def first(step: Array, condition: Array | bool, i: Array) -> Array:
+        return jnp.where((step < 0) & condition, i, step)
+
+    def body(i: Array, carry: tuple[RunState, Metrics]) -> tuple[RunState, Metrics]:
+        state, metrics = carry
         state, (info, ended, fine) = step(state, i)
-        values = (info, ended)
-        sums = jax.tree.map(lambda total, x: total + jnp.nansum(x), sums, values)
-        counts = jax.tree.map(lambda count, x: count + jnp.sum(~jnp.isnan(x)), counts, values)
+        new = values(info, ended)
+        sums = jax.tree.map(lambda total, x: total + jnp.nansum(x), metrics.sums, new)
+        counts = jax.tree.map(lambda count, x: count + jnp.sum(~jnp.isnan(x)), metrics.counts, new)
         lost = has_diverged(info["critic_loss"], info["q_mean"]) if info else False
-        bad = jnp.minimum(bad, jnp.where(fine, never, i))
-        diverged = jnp.minimum(diverged, jnp.where(lost, i, never))
-        return state, sums, counts, bad, diverged
+        return state, Metrics(sums, counts, first(metrics.bad_step, ~fine, i), first(metrics.diverged_step, lost, i))
 
-    values = jax.eval_shape(step, state, begin)[1][:2]
-    sums, counts = (jax.tree.map(lambda _, kind=kind: jnp.zeros((), kind), values) for kind in (jnp.float32, jnp.int32))
-    state, sums, counts, bad, diverged = jax.lax.fori_loop(begin, end, body, (state, sums, counts, never, never))
-    info, train_return = jax.tree.map(lambda total, count: jnp.where(count > 0, total / count, jnp.nan), sums, counts)
-    return state, Metrics(info, train_return, *(jnp.where(i == never, -1, i) for i in (bad, diverged)))
+    if so_far is None:
+        so_far = no_metrics(values(*jax.eval_shape(step, state, begin)[1][:2]))
+    return jax.lax.fori_loop(begin, end, body, (state, so_far))
+
+
+def no_metrics(names: Iterable[str]) -> Metrics:
+    """Those of no steps."""
+    sums, counts = ({name: jnp.zeros((), kind) for name in names} for kind in (jnp.float32, jnp.int32))
+    return Metrics(sums, counts, jnp.int32(-1), jnp.int32(-1))
+
+
+def means(metrics: Metrics) -> dict[str, np.ndarray]:
+    """Means by name, in the type of the sums; NaN where there is nothing in them."""
+    result = {}
+    for name, total in metrics.sums.items():
+        total, count = np.asarray(total), np.asarray(metrics.counts[name])
+        result[name] = np.where(count > 0, total / np.maximum(count, 1).astype(total.dtype), np.nan)
+    return result
 
 
 def has_diverged(critic_loss: Any, q_mean: Any) -> Any:

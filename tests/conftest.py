@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 
-from ddpg_jax import host_program, program
+from ddpg_jax import driving, host_program, program
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is a bug, not a convenience
 
@@ -39,7 +40,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command_line(cache: Path) -> Iterator[None]:
-    """Has the command line use `cache` and no screen, and leaves JAX as it was for the tests of other files."""
+    """Has the command line use `cache` and no screen, and leaves JAX as it was for the tests of other files.
+
+    It looks at the world outside between blocks alone, so that a slow machine has the checkpoints of a fast one."""
     from jax.experimental.compilation_cache import compilation_cache
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -48,6 +51,8 @@ def command_line(cache: Path) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("SDL_VIDEODRIVER", "dummy")
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        patch.setattr(driving, "FIRST_LOOK", driving.BLOCK_UPDATES)  # looks between blocks and nowhere else, in no hurry
+        patch.setattr(driving, "LOOK_SECONDS", math.inf)
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
         yield

@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "program",
         "envs",
     },
-    "driving": {"experiment", "building", "program"},
+    "driving": {"experiment", "building", "program", "training"},
     "statistics": set(),
     "sweeping": {"types", "experiment", "program", "placement", "statistics"},
     "api": {"types", "experiment", "program", "host_program", "placement", "driving", "policy", "envs", "sweeping"},

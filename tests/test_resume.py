@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from ddpg_jax import driving
 from ddpg_jax.app import checkpoints, progress, training
 from ddpg_jax.app.checkpoints import Checkpoints
 from ddpg_jax.app.folder import RunFolder
@@ -168,6 +169,27 @@ def test_a_run_can_be_killed_again_and_again(whole_run: Callable[..., Path], tmp
     assert max(steps_kept(out)) == 400
     resume(out)
     assert_same_run(out, whole_run())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp_path: Path) -> None:
+    """How often a run looks at the world outside depends on the machine; what comes of it does not."""
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driving, "FIRST_LOOK", 37)
+        patch.setattr(driving, "_longer", lambda *_: 37)
+        kill_at(patch, Checkpoints, "save", 10, after=True)
+        with contextlib.suppress(Killed):
+            run(*command(out, backend=backend))
+            pytest.fail("it was not killed")
+    kept = newest(out)
+    assert kept is not None
+    assert kept.iteration == 337, "no checkpoint in the middle of a block"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driving, "FIRST_LOOK", 11)
+        patch.setattr(driving, "_longer", lambda *_: 11)
+        resume(out, "--checkpoint-seconds", "1000", backend=backend)
+    assert_same_run(out, whole_run(backend))
 
 
 # Signals

@@ -296,7 +296,7 @@ def idle_program() -> Program:
         spec=None,  # pyright: ignore[reportArgumentType] - of no environment
         members=[],
         start=lambda: (),
-        advance=lambda state, begin, end, alive: (state, Metrics({}, *[nothing] * 3), 0.0),
+        advance=lambda state, begin, end, alive, so_far=None: (state, Metrics({}, {}, nothing, nothing), 0.0),
         evaluate=lambda state, i: (nothing, nothing),
         save=lambda state: ({"nothing": np.zeros(1, np.float32)}, None),
         load=lambda arrays, text: (),

@@ -285,12 +285,8 @@ class Job:
         if kept is None:
             return False
         experiment = self.programs.parts[kept.program].experiment
-        lost = self._everybody(all(step >= 0 for step in Journal(*kept.journal).diverged))
+        lost = all(self.processes.gather(all(step >= 0 for step in Journal(*kept.journal).diverged)))
         return lost or kept.iteration * experiment.num_envs >= experiment.steps
-
-    def _everybody(self, here: bool) -> bool:
-        """Whether it holds in all processes."""
-        return all(self.processes.gather(here))
 
     def _train(
         self,
@@ -319,7 +315,7 @@ class Job:
         last = (saved, begin * experiment.num_envs)
         display = Display(self.programs.steps, before + last[1] * many, not processes.first)
         with display, self._noting_failures(experiment, checkpoints):
-            for tick in drive(program, experiment, state, begin, journal, self._everybody):
+            for tick in drive(program, experiment, state, begin, journal, processes.gather):
                 now, rows = time.monotonic(), self._log(tick.rows)
                 display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
                 last = (now, tick.step)
