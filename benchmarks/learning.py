@@ -50,7 +50,8 @@ def main() -> None:
             mean = np.mean([row["eval_return_mean"] for row in tick.rows])
             print(f"step {tick.step:>8,}  mean return {mean:9.2f}", file=sys.stderr, flush=True)
     program.close()
-    summary = report.summarize(rows, program.spec.reward_threshold, time.perf_counter() - begin)
+    thresholds = {member.number: program.spec.reward_threshold for member in members}
+    summary = report.summarize(rows, thresholds, time.perf_counter() - begin)
     with open(RESULTS / f"{options.name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -17,7 +17,7 @@ from ddpg_jax.host_program import host_program
 from ddpg_jax.placement import use_all_cores
 from ddpg_jax.policy import Policy
 from ddpg_jax.program import Member, Program, device_program
-from ddpg_jax.sweeping import Point, Sweep, check_environments, grid_points, in_memory, make_legs, plain
+from ddpg_jax.sweeping import Point, Sweep, check_legs, grid_points, in_memory, make_legs, plain
 from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
 
 
@@ -95,6 +95,8 @@ def sweep(
         raise ConfigError("points and grid exclude each other; give one of them")
     if grid is not None and not grid:
         raise ConfigError("grid={} is not allowed; it must name at least one field, or be left out")
+    if points is not None and not all(isinstance(point, Mapping) for point in points):
+        raise ConfigError(f"points={points!r} is not allowed; each must map names of fields to values")
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
     legs = make_legs(chosen, seeds, given)
@@ -103,7 +105,7 @@ def sweep(
     def make(experiment: Experiment, members: list[Member]) -> Program:
         return make_program(experiment, members, None if isinstance(env, str) else env)
 
-    check_environments(legs, make)
+    check_legs(legs, make)
     rows: list[dict[str, Any]] = []
     policies: dict[int, Policy] = {}
     for leg in legs:
@@ -112,7 +114,8 @@ def sweep(
             rows += own_rows
             policies |= {member.number: policy for member, policy in zip(part.members, own_policies, strict=True)}
     first = legs[0].experiment.seed
-    return Sweep(chosen, list(range(first, first + seeds)), rows, [policies[m] for m in range(len(policies))])
+    each = len(policies) // len(chosen)
+    return Sweep(chosen, list(range(first, first + each)), rows, [policies[m] for m in range(len(policies))])
 
 
 def _train_all(experiment: Experiment, program: Program) -> tuple[list[dict[str, Any]], list[Policy]]:

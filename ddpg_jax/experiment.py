@@ -162,7 +162,7 @@ AT_LEAST = {
     "steps": 1,
     "seed": 0,
     "num_envs": 1,
-    "warmup_steps": 0,
+    "warmup_steps": 1,
     "batch_size": 1,
     "replay_capacity": 1,
     "n_step": 1,

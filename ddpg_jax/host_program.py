@@ -314,7 +314,8 @@ def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.
     running = np.ones(env.num_envs, bool)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     while running.any():
-        step = env.step(np.asarray(act(obs)))
+        with at_step(int(lengths.max()) + 1, "in an episode "):
+            step = env.step(np.asarray(act(obs)))
         returns += np.where(running, step.reward, 0.0)
         lengths += running
         running &= ~step.last

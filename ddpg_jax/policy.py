@@ -119,11 +119,18 @@ def load_policy(folder: str | Path) -> Policy:
         for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS)):
             if about.get(name, "float32") not in known:
                 raise ValueError(f"{name}={about[name]} is not known; it must be one of {', '.join(known)}")
-        return Policy(EnvSpec(**spec), *layers, params, **options)
+        policy = Policy(EnvSpec(**spec), *layers, params, **options)
+        jax.eval_shape(policy.unit_action, params, jax.ShapeDtypeStruct((policy.spec.obs_dim,), jnp.float32))  # do they fit?
+        return policy
     except FileNotFoundError as error:
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
     except Exception as error:  # a truncated archive, a wrong type, a missing field
         raise ConfigError(f"policy={folder} cannot be read: {error}") from error
+
+
+def reward_threshold(folder: Path) -> float | None:
+    """The mean return at which the environment of the policy in a folder counts as solved."""
+    return json.loads((folder / "policy.json").read_text())["env"]["reward_threshold"]
 
 
 def _name(path: Any) -> str:

@@ -73,7 +73,7 @@ def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Arra
     hypers = Hyperparams(*np.array([member.hyper for member in padded], np.float32).T)
     if placement.alone:
         return placement.put((jax.random.key(padded[0].seed), jax.tree.map(lambda x: x[0], hypers)))
-    return placement.put((jnp.stack([jax.random.key(member.seed) for member in padded]), hypers))
+    return placement.put((jax.vmap(jax.random.key)(np.array([member.seed for member in padded], np.uint32)), hypers))
 
 
 def warmup_iterations(experiment: Experiment) -> int:
@@ -177,8 +177,16 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         return state, metrics, time.perf_counter() - since
 
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        returns, lengths = evaluate_all(keys, state, jnp.int32(i))
-        return np.atleast_2d(returns)[:count], np.atleast_2d(lengths)[:count]
+        returns, lengths = (np.atleast_2d(column)[:count] for column in evaluate_all(keys, state, jnp.int32(i)))
+        for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
+            # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actor(state, int(m)))):
+                step = i * experiment.num_envs
+                raise EnvironmentFailure(f"gave a number that is not finite in the evaluation at step {step}")
+        return returns, lengths
+
+    def actor(state: Any, m: int) -> Params:
+        return pick(state.train.params.actor, m, placement)
 
     def shapes() -> Any:
         return placement.abstract(jax.eval_shape(init, keys, hypers))
@@ -196,7 +204,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         save=lambda state: (state, None),
         load=lambda arrays, text: arrays,
         shapes=shapes,
-        actor=lambda state, m: pick(state.train.params.actor, m, placement),
+        actor=actor,
         memory=memory,
         placement=placement,
         close=lambda: None,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ddpg_jax import reading
 from ddpg_jax.experiment import READ_BY, WHOLE, Experiment, coerce, configure, env_options
 from ddpg_jax.placement import memory_limit
 from ddpg_jax.program import Member, Program
@@ -44,6 +45,8 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
     >>> grid_points({"tau": [0.1, 0.2], "gamma": [0.9]})
     [{'tau': 0.1, 'gamma': 0.9}, {'tau': 0.2, 'gamma': 0.9}]
     """
+    if not isinstance(grid, Mapping):
+        raise ConfigError(f"grid={grid!r} is not allowed; it must map names of fields to lists of values")
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
             coerce(name, values) if isinstance(values, str) else None
@@ -108,8 +111,7 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
     Raises:
         ConfigError: a point that cannot be trained, no points, or no seeds.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds={seeds} is not allowed; it must be a whole number of at least 1")
+    seeds = reading.integer("seeds", seeds, 1)
     if not points:
         raise ConfigError("points=[] is not allowed; there must be at least one point")
     names = list(dict.fromkeys(name for point in points for name in point))
@@ -161,33 +163,51 @@ def in_memory(
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
-    fit = agree(_fitting(leg, program, memory_limit(len(program.placement.devices)) * HEADROOM / neighbours, copies))
+    fit = 0
+    try:
+        fit = agree(_fitting(leg, program, memory_limit(len(program.placement.devices)) * HEADROOM / neighbours, copies))
+    finally:
+        if fit < len(leg.members):
+            program.close()
     if fit >= len(leg.members):
         yield leg, program
         return
-    program.close()
     for first in range(0, len(leg.members), fit):
         part = Leg(leg.experiment, leg.members[first : first + fit])
         yield part, make(part.experiment, part.members)
 
 
-def check_environments(legs: Sequence[Leg], make: Callable[[Experiment, list[Member]], Program]) -> None:
-    """Makes a member of every leg that asks for another environment than the first, or for other things of it, and compiles
-    nothing: what will not do says so before any has trained.
+def check_legs(
+    legs: Sequence[Leg], make: Callable[[Experiment, list[Member]], Program], neighbours: int = 1, copies: int = 0
+) -> None:
+    """Makes a member of every leg that asks for another environment than the first, for other things of it, or for other
+    memory, and compiles nothing: what will not do says so before any has trained.
+
+    Args:
+        legs: all of a sweep.
+        make: `(experiment, members) -> program`.
+        neighbours: as in `in_memory`.
+        copies: as in `in_memory`.
 
     Raises:
-        ConfigError: see `make_program`.
+        ConfigError: see `make_program`; or not even one member a device fits.
     """
 
     def asked(leg: Leg) -> tuple[Any, ...]:
         x = leg.experiment
-        return x.env, x.backend, env_options(x), x.hindsight
+        return x.env, x.backend, env_options(x), x.hindsight, x.replay_capacity, x.hidden, x.num_envs, x.num_critics
 
     known = {asked(legs[0])}
     for leg in legs[1:]:
         if asked(leg) not in known:
             known.add(asked(leg))
-            make(leg.experiment, leg.members[:1]).close()
+            devices = min(len(leg.members), jax.local_device_count())
+            one = Leg(leg.experiment, leg.members[:1])
+            program = make(*one)
+            try:
+                _fitting(one, program, memory_limit(devices) * HEADROOM / neighbours, copies)
+            finally:
+                program.close()
 
 
 def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
@@ -201,7 +221,6 @@ def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     each = need / (program.placement.slots / devices)
     fit = int(limit / each) * devices
     if fit < devices:
-        program.close()
         raise ConfigError(
             f"replay_capacity={leg.experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
             f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"

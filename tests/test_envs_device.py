@@ -244,3 +244,15 @@ def test_a_number_that_is_not_finite_ends_training_and_names_the_step() -> None:
     env = dj.envs.make_env(spec, lambda key: jnp.zeros(1), advance, lambda x: x)
     with pytest.raises(dj.EnvironmentFailure, match=r"not finite at step 14$"):  # of two environments, step 7 of each
         dj.train(env, steps=20, warmup_steps=20, batch_size=4, num_envs=2, hidden=(8,), eval_episodes=1)
+
+
+def test_a_number_that_is_not_finite_in_an_evaluation_ends_training_too() -> None:
+    """Only the policy without noise gets there: with it, the actions of the warm-up are half a unit off."""
+    spec = dj.EnvSpec("Broken", (1,), (1,), (-1.0,), (1.0,), max_steps=5)
+
+    def advance(key: jax.Array, x: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        return x, jnp.where(jnp.abs(action[0]) < 0.01, jnp.nan, 0.0), False
+
+    env = dj.envs.make_env(spec, lambda key: jnp.zeros(1), advance, lambda x: x)
+    with pytest.raises(dj.EnvironmentFailure, match=r"not finite in the evaluation at step 8$"):
+        dj.train(env, steps=8, warmup_steps=8, batch_size=4, hidden=(8,), eval_episodes=1)

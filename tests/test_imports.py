@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "driving": {"experiment", "building", "program", "training"},
     "statistics": set(),
-    "sweeping": {"types", "experiment", "program", "placement", "statistics"},
+    "sweeping": {"types", "reading", "experiment", "program", "placement", "statistics"},
     "api": {"types", "experiment", "program", "host_program", "placement", "driving", "policy", "envs", "sweeping"},
 }
 """Module -> modules of this package that it may import. `envs` may import types, packing and itself; `app` anything."""

@@ -480,7 +480,7 @@ def test_two_processes_give_what_one_gives(whole: Path, tmp_path: Path) -> None:
     assert other[:2] == (0, "")
     assert not any(line.startswith(("step", "program", "ddpg-jax")) for line in other[2].splitlines())
     assert "diverged members: 0" in said
-    assert "program 1, shared by 2 processes: 3 members" in progress
+    assert "program 1 of 1, shared by 2 processes: 3 members" in progress
     assert rows(out) == rows(whole)
     assert policies(out) == policies(whole)
     assert manifest(out)["processes"] == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from scipy import stats
 
 from ddpg_jax.app import figures, report
@@ -110,7 +111,7 @@ def test_the_interval_is_the_same_every_time_and_unknown_for_one_seed() -> None:
 def test_summary_by_hand() -> None:
     """Four seeds, three evaluations, a threshold that two of them reach, after 100 and after 300 steps."""
     curves = [[5.0, 1.0, 2.0], [0.0, 0.0, 6.0], [0.0, 1.0, 0.0], [1.0, 2.0, 4.0]]
-    summary = report.summarize(table(curves), threshold=5.0, seconds=60.0)
+    summary = report.summarize(table(curves), dict.fromkeys(range(4), 5.0), seconds=60.0)
     assert summary["seconds"] == 60.0
     (point,) = summary["points"]
     assert point.keys() == FIELDS
@@ -142,7 +143,7 @@ def test_what_is_not_known_is_null() -> None:
     """JSON has no NaN: a summary with one could not be read by anything but Python."""
     rows = table([[1.0, math.nan], [2.0, 3.0]])
     rows[2]["diverged_step"] = 150
-    text = report.as_json(report.summarize(rows, threshold=None, seconds=1.0))
+    text = report.as_json(report.summarize(rows, {}, seconds=1.0))
     (point,) = json.loads(text, parse_constant=pytest.fail)["points"]
     assert point["final_returns"] == [None, 3.0]
     assert point["final_return_mean"] is None
@@ -150,7 +151,7 @@ def test_what_is_not_known_is_null() -> None:
     assert point["threshold"] is None
     assert point["steps_to_threshold"] is None
     assert point["seconds_to_threshold"] is None
-    (single,) = json.loads(report.as_json(report.summarize(table([[1.0]]), threshold=9.0, seconds=1.0)))["points"]
+    (single,) = json.loads(report.as_json(report.summarize(table([[1.0]]), {0: 9.0}, seconds=1.0)))["points"]
     assert single["final_return_interval"] == [None, None]
     assert single["solved_members"] == 0
 
@@ -169,7 +170,7 @@ def test_members_are_grouped_by_what_was_swept() -> None:
     assert points[0.1,].tolist() == [[[100.0, 1.0]], [[100.0, 3.0]]]
     assert points[0.2,].tolist() == [[[100.0, 5.0], [200.0, 6.0]], [[100.0, 7.0], [200.0, 8.0]]]
     assert report.labels(rows, "default").keys() == {"tau=0.1", "tau=0.2"}
-    assert [point["point"] for point in report.summarize(rows, None, 1.0)["points"]] == [{"tau": 0.1}, {"tau": 0.2}]
+    assert [point["point"] for point in report.summarize(rows, {}, 1.0)["points"]] == [{"tau": 0.1}, {"tau": 0.2}]
 
 
 def test_without_a_sweep_the_curve_has_the_name_that_it_is_given() -> None:
@@ -196,6 +197,28 @@ def test_the_figure_is_written_whole(tmp_path: Path, ending: str) -> None:
     assert path.stat().st_size > 5_000
 
 
+def test_numbers_that_were_drawn_are_summed_up_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 values of each of two fields, each seen once: what one field does is hidden behind what the other does."""
+    lines: list[np.ndarray] = []
+    real = Axes.plot
+
+    def plot(axes: Any, *arguments: Any, **named: Any) -> Any:
+        if "lw" in named:
+            lines.append(np.array(arguments[:2]))
+        return real(axes, *arguments, **named)
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    x = np.linspace(0.0, 1.0, 40)
+    y = np.random.default_rng(0).permutation(x)
+    final = {
+        (a, b): np.array([a + 100.0 * (k == 7), np.nan if k == 3 else a]) for k, (a, b) in enumerate(zip(x, y, strict=True))
+    }
+    figures.sensitivity(["x", "y"], final, "title", tmp_path / "s.png")
+    assert [line.shape for line in lines] == [(2, figures.BINS)] * 2
+    np.testing.assert_allclose(lines[0][0], lines[0][1], atol=0.05)  # the return is x, but for one outlier
+    assert np.ptp(lines[1][1]) < 0.6
+
+
 def test_the_line_at_the_end() -> None:
     """One run: its last evaluation. Seeds: their IQM. A sweep: its best point. What diverged is never the best."""
     (single,) = rows = table([[-150.0]])
@@ -209,3 +232,4 @@ def test_the_line_at_the_end() -> None:
     rows[-1]["diverged_step"] = 50
     line = report.headline("E", rows, 4)
     assert "best point tau=0.2, IQM 5.0 [5.0, 5.0] over 2 seeds, 3 points, diverged members: 1" in line
+    assert "NO POINT" in report.headline("E", rows[-2:], 4)

@@ -607,7 +607,7 @@ class Faulty(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         obs, reward = self.np_random.uniform(-1, 1, 3).astype(np.float32), float(-(action**2).sum())
-        if self.steps >= self.at and (self.number == 1 or self.fault == "evaluation"):
+        if self.steps >= self.at and (self.number == 1) != (self.fault == "evaluation"):
             if self.fault in ("raises", "evaluation"):
                 raise ValueError("the motor\nis too hot")
             obs = {"nan": obs * np.nan, "shape": np.zeros(5, np.float32)}.get(self.fault, obs)
@@ -682,7 +682,8 @@ def test_an_environment_that_fails_in_an_evaluation_says_at_which_step(
     monkeypatch.setattr(Faulty, "at", 30)
     monkeypatch.setattr(Faulty, "made", 0)
     assert run(*faulty(out)) == 2
-    assert "at step" in capfd.readouterr().err
+    assert "raised" in (line := capfd.readouterr().err.splitlines()[-1])
+    assert "in an episode at step 5 in the evaluation at step 400" in line  # the second one; an episode has 25
 
 
 def test_an_environment_that_cannot_be_kept_starts_new_episodes_and_says_so(tmp_path: Path, capfd: Capture) -> None:
@@ -702,6 +703,17 @@ def test_compiled_programs_are_kept_between_processes(whole_run: Any, cache: Pat
     """The second run of an experiment starts in a second."""
     whole_run()
     assert any((cache / "ddpg-jax").iterdir())
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no name."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    training.use_compilation_cache()
 
 
 def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

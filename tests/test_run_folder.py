@@ -413,6 +413,29 @@ def test_films_are_of_the_environment_that_was_trained(whole_run: Any) -> None:
     assert env.action_space.contains(action)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda line: line.replace(",", ";"), "line 3 has not as many columns"),
+        (lambda line: line.replace(",400,", ",4x0,"), "line 3 has step=4x0, which is no number"),
+    ],
+)
+def test_a_damaged_table_is_one_line(copy_of: Any, damage: Any, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place = copy_of()
+    lines = (place / "metrics.csv").read_text().splitlines(keepends=True)
+    (place / "metrics.csv").write_text("".join([*lines[:2], damage(lines[2]), *lines[3:]]))
+    assert run("plot", str(place), "--out", str(place / "x.png")) == 2
+    assert f"{place}/metrics.csv cannot be read: {words}" in capsys.readouterr().err
+
+
+def test_a_policy_whose_sizes_are_not_those_of_its_arrays_is_refused_when_it_is_read(copy_of: Any) -> None:
+    place = copy_of() / "policy"
+    about = json.loads((place / "policy.json").read_text())
+    (place / "policy.json").write_text(json.dumps({**about, "hidden": [16, 17]}))
+    with pytest.raises(dj.ConfigError, match=r"cannot be read: .*shape"):
+        dj.load_policy(place)
+
+
 @pytest.mark.parametrize("name", ["activation", "precision"])
 def test_a_policy_of_a_newer_kind_is_refused_when_it_is_read(copy_of: Any, name: str) -> None:
     place = copy_of() / "policy"

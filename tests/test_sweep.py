@@ -60,6 +60,9 @@ def test_equal_points_do_not_pass_for_seeds_and_eval_knows_each_ones_environment
     assert main(["eval", str(tmp_path / "s"), "--member", "1", "--episodes", "1"]) == 0
 
 
+SWEEP: Any = dj.sweep  # without its types
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -71,7 +74,11 @@ def test_equal_points_do_not_pass_for_seeds_and_eval_knows_each_ones_environment
         (lambda: grid_points(parse_grid(["batch_size=1.5"])), ["batch_size=1.5", "whole number"]),
         (lambda: random_points({"tau": "log:0:1"}, 3), ["tau=log:0:1", "above 0"]),
         (lambda: random_points({"tau": "normal:0:1"}, 3), ["tau=normal:0:1", "log:LOW:HIGH"]),
-        (lambda: make_legs([{}], 0, {}), ["seeds=0", "at least 1"]),
+        (lambda: make_legs([{}], 0, {}), ["seeds=0", "from 1"]),
+        (lambda: SWEEP(seeds="two"), ["seeds=two", "whole number"]),
+        (lambda: SWEEP(grid=["tau"]), ["grid=['tau']", "map names"]),
+        (lambda: SWEEP(points=["tau"]), ["points=['tau']", "map names"]),
+        (lambda: dj.sweep(points=[]), ["points=[]"]),
         (lambda: make_legs([], 1, {}), ["points=[]"]),
         (lambda: make_legs([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
         (lambda: make_legs([{"seed": 3}], 1, {}), ["seed"]),
@@ -267,21 +274,37 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
     assert main([*sweep, "--out", str(tmp_path / "a")]) == 0
     said = capsys.readouterr()
     assert "best point tau=" in said.out
-    assert "4 members (2 points x 2 seeds) in one program" in said.err
+    assert "program 1 of 2: 4 members (2 points x 2 seeds) in one program" in said.err
+    assert "program 2 of 2: 4 members" in said.err
     for name in ("metrics.csv", "learning_curve.png", "heat_map.png", "sensitivity.png", "policy/member_7/policy.json"):
         assert (tmp_path / "a" / name).exists(), name
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["programs"] == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert manifest["members"][7]["layer_norm"] is False
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
-    assert [point["point"] for point in summary["points"]][:2] == [
-        {"tau": 0.01, "layer_norm": True},
-        {"tau": 0.1, "layer_norm": True},
-    ]
+    asked = [(0.01, True), (0.01, False), (0.1, True), (0.1, False)]
+    assert [tuple(point["point"].values()) for point in summary["points"]] == asked
     assert all(point["seeds"] == 2 for point in summary["points"])
     assert main([*sweep, "--out", str(tmp_path / "a"), "--resume"]) == 0  # finished: nothing is lost
     again = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert again["points"] == summary["points"]
+
+
+def test_a_later_program_that_fits_nowhere_is_refused_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "memory_limit", lambda devices: 10 * 2**20)
+    with pytest.raises(dj.ConfigError, match="replay_capacity=1000000 makes a member of"):
+        dj.sweep("Pendulum-v1", grid={"replay_capacity": [1_000, 1_000_000]}, **{**SMALL, "steps": 10**9})
+
+
+def test_each_environment_has_a_threshold_of_its_own(tmp_path: Path) -> None:
+    words = "--steps 200 --warmup-steps 100 --hidden 16 --eval-episodes 2 --replay-capacity 1000".split()
+    envs = "MountainCarContinuous-v0,Pendulum-v1"
+    assert main(["sweep", "Pendulum-v1", "--grid", f"env={envs}", *words, "--out", str(tmp_path / "a")]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert [(point["point"]["env"], point["threshold"]) for point in summary["points"]] == [
+        ("MountainCarContinuous-v0", 90.0),
+        ("Pendulum-v1", None),
+    ]
 
 
 def test_random_search_on_the_command_line(tmp_path: Path) -> None:
@@ -291,6 +314,7 @@ def test_random_search_on_the_command_line(tmp_path: Path) -> None:
     members = json.loads((tmp_path / "a" / "manifest.json").read_text())["members"]
     assert len({member["critic_lr"] for member in members}) == 3
     assert main(["sweep", "Pendulum-v1", *sample[:-2], *words, "--out", str(tmp_path / "b")]) == 2
+    assert main(["sweep", "Pendulum-v1", "--points", "3", *words, "--out", str(tmp_path / "b")]) == 2, "points of what?"
     assert main(["sweep", "Pendulum-v1", "--seeds", "0", *words, "--out", str(tmp_path / "b")]) == 2
     assert main(["sweep", "Pendulum-v1", "--grid", "hindsight=none,future", *words, "--out", str(tmp_path / "b")]) == 2
     assert not (tmp_path / "b").exists()  # also where only the second program is impossible

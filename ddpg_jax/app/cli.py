@@ -223,6 +223,8 @@ def _sweep(options: argparse.Namespace) -> int:
             raise ConfigError("--sample needs --points N, the number of points to draw")
         ranges = {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
         points = random_points(ranges, _whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
+    elif options.points is not None:
+        raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
     else:
         points = grid_points(parse_grid(options.grid))
     points = [point for h, point in enumerate(points) if point not in points[:h]]  # equal ones would pass for more seeds

@@ -15,6 +15,7 @@ from ddpg_jax.app.report import by_point, labels, short, swept
 from ddpg_jax.statistics import interval, iqm
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
+MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups
 
 
 def figures(rows: Sequence[dict[str, Any]], name: str, title: str, folder: Path) -> None:
@@ -55,17 +56,24 @@ def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> No
 
 
 def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
-    """One panel for each swept field: the IQM of the final return at each of its values, over seeds and all other fields."""
+    """One panel for each swept field: the IQM of the final return at each of its values, over seeds and all other fields.
+
+    Numbers that a random search has drawn are each there once, so the line is that of groups of neighbours.
+    """
     figure = Figure(figsize=(max(7.0, 3.2 * len(fields)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for i, (field, axes) in enumerate(zip(fields, panels, strict=True)):
         values = sorted({point[i] for point in final}, key=_order)
         groups = [np.concatenate([returns for point, returns in final.items() if point[i] == value]) for value in values]
-        known = [group[np.isfinite(group)] for group in groups]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         places = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
-        for place, group in zip(places, known, strict=True):
+        for place, group in zip(places, groups, strict=True):
             axes.plot(np.full(len(group), place), group, ".", color="C0", alpha=0.3, ms=4)
+        if numeric and len(values) > MOST_VALUES:
+            bins = np.array_split(np.arange(len(values)), BINS)
+            groups = [np.concatenate([groups[v] for v in own]) for own in bins]
+            places = np.array([np.median(places[own]) for own in bins])
+        known = [group[np.isfinite(group)] for group in groups]
         middle = np.array([iqm(group) if len(group) else np.nan for group in known])
         bounds = np.array([interval(group) if len(group) > 1 else (np.nan, np.nan) for group in known])
         axes.plot(places, middle, "o-", lw=2, color="C0")

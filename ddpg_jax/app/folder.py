@@ -38,6 +38,8 @@ PARTS = (
     "tensorboard",
     "manifest.json",
 )
+MEASURED = ("member", "seed", "step", "eval_return_mean", "eval_return_std")
+"""Columns of metrics.csv that are numbers in every row."""
 BEFORE = (".lock", "manifest.json.tmp")
 """What a run that was killed before its first step leaves."""
 PACKAGES = (
@@ -109,8 +111,8 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self._lock: Any = None
 
-    def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
-        """Checks that a run may go here, and locks the folder against another command. Writes nothing else.
+    def check(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
+        """Asks whether a run may go here.
 
         Raises:
             ConfigError: another run is here, or there is nothing to resume.
@@ -130,6 +132,16 @@ class RunFolder:
             self._compare(experiment, members)
         elif not there and self.path.exists() and any(part.name not in BEFORE for part in self.path.iterdir()):
             raise ConfigError(f"out={self.path} is not empty and holds no run; name a new or empty folder")
+
+    def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
+        """Checks, and locks the folder against another command. Writes nothing else.
+
+        Raises:
+            ConfigError: as `check`, or another command has locked it.
+        """
+        if not self.processes.first:
+            return
+        self.check(experiment, members, resume, overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
         try:
@@ -205,13 +217,28 @@ class RunFolder:
         write(path, json.dumps({**old, **values}, indent=2) + "\n")
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """The whole rows of metrics.csv; a torn last line, from a process that was killed, is left out."""
+        """The whole rows of metrics.csv; a torn last line, from a process that was killed, is left out.
+
+        Raises:
+            ConfigError: a line that is none of these.
+        """
         try:
             text = self.metrics.read_text()
         except FileNotFoundError:
             return []
         complete = text[: text.rfind("\n") + 1]
-        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(complete))]
+        rows = []
+        for line, texts in enumerate(csv.DictReader(io.StringIO(complete)), start=2):
+            if None in texts or None in texts.values():
+                raise ConfigError(f"{self.metrics} cannot be read: line {line} has not as many columns as the first")
+            row = {name: _number(text) for name, text in texts.items()}
+            wrong = [name for name in MEASURED if not isinstance(row.get(name, 0), int | float)]
+            if wrong:
+                raise ConfigError(
+                    f"{self.metrics} cannot be read: line {line} has {wrong[0]}={row[wrong[0]]}, which is no number"
+                )
+            rows.append(row)
+        return rows
 
     def rewrite_rows(self, rows: list[dict[str, Any]]) -> None:
         """Makes metrics.csv hold just these rows."""

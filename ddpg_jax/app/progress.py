@@ -12,13 +12,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 class Display:
     """Progress of one run."""
 
-    def __init__(self, total: int, done: int, silent: bool = False):
+    def __init__(self, total: int, done: int, silent: bool = False, what: str = ""):
         self.console = Console(stderr=True)
         self._silent = silent
         self._total = total
         self._bar: Progress | None = None
         if self.console.is_terminal and not silent:
             self._bar = Progress(
+                *([TextColumn(what)] if what else []),
                 TextColumn("[bold]{task.completed:,.0f}[/] / {task.total:,.0f} steps"),
                 BarColumn(),
                 TextColumn("{task.fields[speed]}"),

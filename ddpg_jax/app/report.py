@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ def swept(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray]:
-    """Swept values -> array `[S, evaluations, 2]` of steps and returns, as far as all members have come.
+    """Swept values -> array `[S, evaluations, 2]` of steps and returns, as far as all members have come; points in order.
 
     One that has diverged has come to the end: its returns are NaN from there on.
     """
@@ -35,7 +35,7 @@ def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray
     for row in rows:
         members.setdefault(row["member"], []).append(row)
     points: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
-    for own in members.values():
+    for _, own in sorted(members.items()):
         points.setdefault(tuple(own[0][name] for name in names), []).append(own)
     return {point: _curves(owns) for point, owns in points.items()}
 
@@ -51,16 +51,18 @@ def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
     return np.stack([np.broadcast_to(np.array(steps, np.float64), returns.shape), returns], axis=-1)
 
 
-def summarize(rows: Sequence[dict[str, Any]], threshold: float | None, seconds: float) -> dict[str, Any]:
+def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | None], seconds: float) -> dict[str, Any]:
     """What summary.json says.
 
     Args:
         rows: of metrics.csv.
-        threshold: mean return at which the environment counts as solved.
+        thresholds: member -> mean return at which its environment counts as solved.
         seconds: wall time of the run so far.
     """
     points, names = [], swept(rows)
+    member_of = {tuple(row[name] for name in names): row["member"] for row in rows}
     for values, curves in by_point(rows).items():
+        threshold = thresholds.get(member_of[values])
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         low, high = interval(returns[:, -1])
         solved = [
@@ -137,6 +139,8 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
     name, seeds = named(swept(rows), best), len(points[best])
     spread = f" [{low:.1f}, {high:.1f}]" if seeds > 1 else ""
     lost = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
+    if scores[best] == -np.inf:
+        return f"{env}: NO POINT whose members have not diverged; diverged members: {lost}"
     return (
         f"{env}: {'best point ' + name + ', ' if name else ''}IQM {scores[best]:.1f}{spread} over {seeds} "
         f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, diverged members: {lost}"

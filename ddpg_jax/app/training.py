@@ -27,8 +27,9 @@ from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.experiment import Experiment, env_options
+from ddpg_jax.policy import reward_threshold
 from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
-from ddpg_jax.sweeping import Leg, check_environments, describe, in_memory
+from ddpg_jax.sweeping import Leg, check_legs, describe, in_memory
 from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 
@@ -54,8 +55,9 @@ class Stopped(Exception):
 def use_compilation_cache() -> None:
     """Keeps compiled programs between processes, in the user's cache folder or where JAX was told to."""
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "ddpg-jax"))
+        with contextlib.suppress(RuntimeError):  # a user without a home has no cache
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            jax.config.update("jax_compilation_cache_dir", str(root / "ddpg-jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
@@ -99,6 +101,7 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
     place = RunFolder(options.out or folders.default_folder(experiment, members), processes)
     check_tracker(options.track)
     _check_same(experiment, members, place.path, options, processes)
+    place.check(experiment, members, options.resume, options.overwrite)
     if options.resume:
         place.claim(experiment, members, options.resume, options.overwrite)
         _check_shared(place, processes)
@@ -171,7 +174,7 @@ class Programs:
         """Makes the first program, and asks the environments of the others, unless earlier work is known."""
         if not self.parts:
             self.get(0)
-            check_environments(self._legs, make_program)
+            check_legs(self._legs, make_program, *self._room())
 
     def get(self, k: int) -> Program | None:
         """This process's part of the k-th program, or None behind the last one. The one before is closed."""
@@ -197,10 +200,21 @@ class Programs:
             if leg is None:
                 return None
             if leg.members:
-                # Not on a CPU, the memory is that of a device, which no neighbour and no copy for a checkpoint shares.
-                on_cpu = jax.default_backend() == "cpu"
-                neighbours, copies = (self._processes.neighbours, COPIES) if on_cpu else (1, 0)
-                self._fitting = in_memory(leg, self._make, self._agree, neighbours, copies)
+                self._fitting = in_memory(leg, self._make, self._agree, *self._room())
+
+    def _room(self) -> tuple[int, int]:
+        """`(neighbours, copies)`: how many processes share the memory, and how often the state lies there besides."""
+        # Not on a CPU, the memory is that of a device, which no neighbour and no copy for a checkpoint shares.
+        return (self._processes.neighbours, COPIES) if jax.default_backend() == "cpu" else (1, 0)
+
+    def total(self) -> int:
+        """How many programs there are in all, as far as it is known: a structure that is yet to come may not fit at once."""
+        return sum(self._of_leg(leg) for leg in self._legs)
+
+    def _of_leg(self, leg: Leg) -> int:
+        parts = [part for part in self.parts if part.experiment == leg.experiment]
+        left = len(leg.members) - sum(len(part.members) for part in parts)
+        return len(parts) + math.ceil(left / len(parts[-1].members)) if parts else 1
 
     def _make(self, experiment: Experiment, members: list[Member]) -> Program:
         mine = self._processes.share(members)
@@ -232,7 +246,6 @@ class Job:
     ):
         self.experiment, self.members, self.programs, self.processes = experiment, members, programs, processes
         self.place, self.options, self.track = place, options, track
-        self.threshold: float | None = None
         self.rows: list[dict[str, Any]] = []
         self.earlier = 0.0  # seconds of the processes before this one
         self.begun: float | None = None
@@ -302,7 +315,7 @@ class Job:
         experiment, many = part.experiment, len(part.members)
         if len(self.members) > 1:
             shared = f", shared by {processes.total} processes" if processes.total > 1 else ""
-            say(f"program {k + 1}{shared}: {describe(part, program)}")
+            say(f"program {k + 1} of {self.programs.total()}{shared}: {describe(part, program)}")
         self._note_programs()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
         with self._noting_failures(experiment, checkpoints):
@@ -313,12 +326,13 @@ class Job:
         self.begun = self.begun or time.monotonic()
         before, saved = self.programs.steps_before(k), time.monotonic()
         last = (saved, begin * experiment.num_envs)
-        display = Display(self.programs.steps, before + last[1] * many, not processes.first)
+        what = f"{many} members, program {k + 1} of {self.programs.total()}" if len(self.members) > 1 else ""
+        display = Display(self.programs.steps, before + last[1] * many, not processes.first, what)
         with display, self._noting_failures(experiment, checkpoints):
             for tick in drive(program, experiment, state, begin, journal, processes.gather):
                 now, rows = time.monotonic(), self._log(tick.rows)
                 display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
-                last = (now, tick.step)
+                last = (now, tick.step) if rows else last
                 due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
                 if not any(processes.gather(bool(received or due or tick.finished))):
                     continue
@@ -366,16 +380,18 @@ class Job:
 
     def _keep_policies(self, program: Program, experiment: Experiment, state: Any) -> None:
         for m, member in enumerate(program.members):
-            where = self.place.policy if len(self.members) == 1 else self.place.policy / f"member_{member.number}"
-            make_policy(experiment, program.spec, program.actor(state, m)).save(where)
-            self.threshold = program.spec.reward_threshold
+            make_policy(experiment, program.spec, program.actor(state, m)).save(self._policy_folder(member))
+
+    def _policy_folder(self, member: Member) -> Path:
+        return self.place.policy if len(self.members) == 1 else self.place.policy / f"member_{member.number}"
 
     def _finish(self) -> str:
         """Writes summary and figures; gives the line that reports the result."""
         if not self.rows:
             raise ConfigError(f"out={self.place.path} has lost its metrics.csv; run it again with --overwrite")
         seconds = self.seconds
-        summary = report.summarize(self.rows, self.threshold, seconds)
+        thresholds = {member.number: reward_threshold(self._policy_folder(member)) for member in self.members}
+        summary = report.summarize(self.rows, thresholds, seconds)
         folders.write(self.place.path / "summary.json", report.as_json(summary))
         figures(self.rows, self.experiment.preset, f"DDPG on {self.experiment.env}", self.place.path)
         self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
