@@ -164,7 +164,6 @@ def make_training(
         updates: gradient steps for each vector step.
         eval_episodes: episodes of one evaluation.
     """
-    everywhere = jnp.ones(num_envs, bool)
 
     def init(key: Key, hyper: Hyperparams) -> RunState:
         env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
@@ -180,7 +179,7 @@ def make_training(
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, transition = jax.vmap(env.step)(keys, state.env, state.obs, action)
         state = replace(state, noise=explorer.reset(noise, transition.last), env=env_state, obs=obs)
-        state, ended = store(agent, replay, state, transition, everywhere)
+        state, ended = store(agent, replay, state, transition, jnp.ones(num_envs, bool))
         # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
         fine = is_finite(transition) & jnp.isfinite(obs).all()
         return state, ended, fine | ~jnp.isfinite(action).all()

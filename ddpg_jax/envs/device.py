@@ -119,7 +119,8 @@ def make_env(
     def step(key: Key, env_state: Any, obs: Array, action: Array) -> tuple[Any, Array, Transition]:
         reset_key, step_key = jax.random.split(key)
         state, elapsed = env_state
-        native = to_native(action, low, high).reshape(spec.action_shape)
+        # A compiler that knew the bounds would work them in: one way in a program for one device, another in one for several.
+        native = to_native(action, *jax.lax.optimization_barrier((low, high))).reshape(spec.action_shape)
         state, reward, terminated = advance(step_key, state, native)
         terminated = jnp.asarray(terminated, bool)
         last = terminated | (elapsed + 1 >= max_steps)

@@ -55,7 +55,8 @@ def action_units() -> Env:
 
     def advance(key: Key, x: Array, action: Array) -> tuple[Array, Array, Any]:
         del key
-        return x, -jnp.sum(jnp.square((action - jnp.array(ACTION_GOAL)) / jnp.array([4.0, 10.0]))), True
+        distances = ((action[a] - goal) / width for a, (goal, width) in enumerate(zip(ACTION_GOAL, (4.0, 10.0), strict=True)))
+        return x, -sum(jnp.square(distance) for distance in distances), True
 
     return make_env(spec, _still, advance, lambda x: x)
 
