@@ -98,7 +98,7 @@ def drive(
         EnvironmentFailure: see `Program.advance`.
     """
     journal = journal or Journal([], [-1] * len(program.members), begin)
-    pending, diverged, spent = list(journal.pending), np.array(journal.diverged), journal.seconds
+    pending, diverged, spent = [*journal.pending], np.array(journal.diverged), journal.seconds
     so_far: Any = Metrics(*journal.metrics) if journal.metrics else None
     updates = round(experiment.num_envs * experiment.updates_per_step)
     total = total_iterations(experiment)
@@ -111,7 +111,7 @@ def drive(
             state, so_far, seconds = program.advance(state, i, until, diverged < 0, so_far)
             i, look, spent = until, _longer(look, until - i, max(gather(seconds))), spent + seconds
             if i < end:
-                unfinished = Journal(pending, diverged.tolist(), first, spent, _plain(so_far))
+                unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far))
                 yield Tick(state, i, i * experiment.num_envs, [], unfinished, False)
         diverged = np.where(diverged < 0, np.asarray(so_far.diverged_step), diverged)
         learned = (end - first) * updates if first >= warmup else 0
@@ -124,7 +124,7 @@ def drive(
             rows = _rows(program, experiment, end, pending, diverged, *program.evaluate(state, end))
             pending = []
         over = over or end == total
-        yield Tick(state, end, end * experiment.num_envs, rows, Journal(pending, diverged.tolist(), end), over)
+        yield Tick(state, end, end * experiment.num_envs, rows, Journal([*pending], diverged.tolist(), end), over)
         if over:
             return
 

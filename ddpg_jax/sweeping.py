@@ -163,15 +163,15 @@ def in_memory(
         ConfigError: not even one member a device fits.
     """
     program = make(leg.experiment, leg.members)
-    fit = 0
     try:
         fit = agree(_fitting(leg, program, memory_limit(len(program.placement.devices)) * HEADROOM / neighbours, copies))
-    finally:
-        if fit < len(leg.members):
-            program.close()
+    except BaseException:
+        program.close()
+        raise
     if fit >= len(leg.members):
         yield leg, program
         return
+    program.close()
     for first in range(0, len(leg.members), fit):
         part = Leg(leg.experiment, leg.members[first : first + fit])
         yield part, make(part.experiment, part.members)
@@ -180,8 +180,8 @@ def in_memory(
 def check_legs(
     legs: Sequence[Leg], make: Callable[[Experiment, list[Member]], Program], neighbours: int = 1, copies: int = 0
 ) -> None:
-    """Makes a member of every leg that asks for another environment than the first, for other things of it, or for other
-    memory, and compiles nothing: what will not do says so before any has trained.
+    """Makes a member of every leg that asks for another environment than the first, for other things of it, or for another
+    amount of memory, and compiles nothing: what will not do says so before any has trained.
 
     Args:
         legs: all of a sweep.

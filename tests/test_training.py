@@ -5,6 +5,7 @@ Nearly everything runs on a walk whose episodes end at different times in differ
 
 import dataclasses
 import functools
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -184,6 +185,18 @@ def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> N
         again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, alive, pieces)
     assert_same_bits(pieces, whole)
     assert_same_bits(again.train, state.train)
+
+
+def test_what_a_tick_gave_stays_as_it_is() -> None:
+    """A checkpoint is written while training goes on."""
+    experiment, hyper = dj.configure({"steps": 400, "warmup_steps": 200, "eval_every": 400, "hidden": (8,), "eval_episodes": 1})
+    program = dj.make_program(experiment, [dj.Member(0, hyper)])
+    journals, then = [], []
+    for tick in dj.drive(program, experiment, program.start()):
+        journals.append(tick.journal)
+        then.append(json.dumps(tick.journal))
+    assert max(len(journal.pending) for journal in journals) == 1
+    assert [json.dumps(journal) for journal in journals] == then
 
 
 STEPS, CAPACITY = 6, 100_000

@@ -30,14 +30,17 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
 
     Raises:
         ConfigError: no whole run is in the folder.
+        EnvironmentFailure: the environment raised, or gave a number that is not finite.
     """
     x = recorded(folder, policy_at)
     policy = load_policy(policy_at)
     env = device_env(x.backend, x.env, env_options(x))
     if env is not None:
         run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
-        returns, lengths = run(jax.random.key(seed), policy.params)
-        return np.asarray(returns), np.asarray(lengths)
+        returns, lengths = map(np.asarray, run(jax.random.key(seed), policy.params))
+        if not np.isfinite(returns).all():
+            raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
+        return returns, lengths
     host = make_host(x.env, episodes, env_options(x))
     act = jax.jit(policy.unit_action)
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]

@@ -171,10 +171,10 @@ class Programs:
         return _steps(self.parts[:k])
 
     def check(self) -> None:
-        """Makes the first program, and asks the environments of the others, unless earlier work is known."""
+        """Asks whether the programs can be made, and makes the first, unless earlier work is known."""
         if not self.parts:
-            self.get(0)
             check_legs(self._legs, make_program, *self._room())
+            self.get(0)
 
     def get(self, k: int) -> Program | None:
         """This process's part of the k-th program, or None behind the last one. The one before is closed."""
