@@ -242,9 +242,14 @@ def describe(leg: Leg, program: Program) -> str:
     points = len({member.swept for member in leg.members})
     seeds = len({member.seed for member in leg.members})
     return (
-        f"{members} members ({points} points x {seeds} seeds) in one program, {placement.kind} over {devices} "
-        f"device{'s' if devices > 1 else ''}; {each / 2**20:,.1f} MiB a member, {need / 2**20:,.0f} MiB a device"
+        f"{_several(members, 'member')} ({_several(points, 'point')} x {_several(seeds, 'seed')}) in one program, "
+        f"{placement.kind} over {_several(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
+        f"{need / 2**20:,.0f} MiB a device"
     )
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 @dataclasses.dataclass(frozen=True)

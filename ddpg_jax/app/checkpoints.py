@@ -51,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, processes: Processes = ALONE):
         self._processes = processes
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, cleanup_tmp_directories=True)
         self._folder = folder.resolve()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 

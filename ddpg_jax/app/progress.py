@@ -19,7 +19,7 @@ class Display:
         self._bar: Progress | None = None
         if self.console.is_terminal and not silent:
             self._bar = Progress(
-                *([TextColumn(what)] if what else []),
+                *([TextColumn(f"{what}:")] if what else []),
                 TextColumn("[bold]{task.completed:,.0f}[/] / {task.total:,.0f} steps"),
                 BarColumn(),
                 TextColumn("{task.fields[speed]}"),
