@@ -101,10 +101,11 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
     place = RunFolder(options.out or folders.default_folder(experiment, members), processes)
     check_tracker(options.track)
     _check_same(experiment, members, place.path, options, processes)
-    place.check(experiment, members, options.resume, options.overwrite)
     if options.resume:
         place.claim(experiment, members, options.resume, options.overwrite)
         _check_shared(place, processes)
+    else:
+        place.check(experiment, members, options.resume, options.overwrite)
     programs = Programs(legs, place.programs() if options.resume else [], processes)
     with contextlib.closing(programs):
         programs.check()  # an environment that will not do says so before anything is written
