@@ -31,7 +31,7 @@ class Journal(NamedTuple):
     """What the blocks since the last evaluation reported."""
     diverged: list[int]
     """For each member the vector step at which it diverged, else -1."""
-    begin: int = 0
+    begin: int
     """The vector step at which the block began that is not over."""
     seconds: float = 0.0
     """What it has taken so far."""

@@ -334,11 +334,11 @@ def extended(so_far: Metrics | None, columns: dict[str, np.ndarray], begin: int)
         so_far = Metrics(zeros, zeros, never, never)
     sums: Any = {name: summed(so_far.sums[name], column) for name, column in columns.items()}
     counts: Any = {name: so_far.counts[name] + (~np.isnan(column)).sum(axis=1) for name, column in columns.items()}
-    diverged = np.asarray(so_far.diverged_step)
+    diverged: Any = np.asarray(so_far.diverged_step)
     if "critic_loss" in columns:
         broken = has_diverged(columns["critic_loss"], columns["q_mean"])
         diverged = np.where((diverged < 0) & broken.any(axis=1), begin + broken.argmax(axis=1), diverged)
-    return Metrics(sums, counts, never, diverged)  # pyright: ignore[reportArgumentType]
+    return Metrics(sums, counts, never, diverged)
 
 
 def summed(total: Any, column: np.ndarray) -> np.ndarray:

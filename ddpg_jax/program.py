@@ -148,15 +148,14 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
 
     def block_so_far(name: str, metrics: Metrics | None) -> Metrics:
         none = no_metrics(("train_return_mean", *(reported(experiment) if name == "learn" else ())))
-        shape = () if placement.alone else (placement.slots,)
+        if metrics is None:
+            metrics = jax.tree.map(lambda x: np.full(count, x), none)
 
         def padded(none: Array, column: np.ndarray) -> np.ndarray:
-            column = np.asarray(column, none.dtype)
-            return np.concatenate([column, np.repeat(column[-1:], placement.slots - count)]).reshape(shape)
+            column = np.pad(np.asarray(column, none.dtype), (0, placement.slots - count))
+            return column[0] if placement.alone else column
 
-        if metrics is not None:
-            return placement.put(jax.tree.map(padded, none, metrics))
-        return placement.put(jax.tree.map(lambda x: np.full(shape, x), none))
+        return placement.put(jax.tree.map(padded, none, metrics))
 
     def going_on(alive: np.ndarray) -> Array:
         # A member alone is stopped from outside, or goes on where other processes have members that do.

@@ -25,7 +25,7 @@ import pytest
 
 import ddpg_jax as dj
 from ddpg_jax import driving
-from ddpg_jax.app import checkpoints, progress, training
+from ddpg_jax.app import checkpoints, programs, progress, training
 from ddpg_jax.app.checkpoints import Checkpoints
 from ddpg_jax.app.folder import RunFolder
 from tests.runs import (
@@ -391,7 +391,7 @@ def test_a_run_that_cannot_be_made_here_keeps_its_checkpoints(
 
     folder = copy_of()
     with monkeypatch.context() as patch:
-        patch.setattr(training, "make_program", missing)
+        patch.setattr(programs, "make_program", missing)
         assert run(*command(folder, "--resume")) == 2
     said = capfd.readouterr().err
     assert "needs an extra that is missing" in said

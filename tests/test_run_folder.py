@@ -19,7 +19,8 @@ from PIL import Image
 import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import folder as folders
-from ddpg_jax.app import report, training
+from ddpg_jax.app import report
+from ddpg_jax.app.programs import Programs
 from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, configure
 from ddpg_jax.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
@@ -386,7 +387,7 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_anything_is_made(whole_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.Programs, "check", lambda self: pytest.fail("it was made"))
+    monkeypatch.setattr(Programs, "check", lambda self: pytest.fail("it was made"))
     assert run(*command(whole_run())) == 2
 
 

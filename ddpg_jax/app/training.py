@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ddpg_jax.api import make_policy, make_program
+from ddpg_jax.api import make_policy
 from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.figures import figures
 from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.app.processes import ALONE, Ended, Processes, idle_program
+from ddpg_jax.app.processes import ALONE, Ended, Processes
+from ddpg_jax.app.programs import Programs
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive
@@ -29,7 +30,7 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.policy import reward_threshold
 from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
-from ddpg_jax.sweeping import Leg, check_legs, describe, in_memory
+from ddpg_jax.sweeping import Leg, describe
 from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 
@@ -59,10 +60,6 @@ def use_compilation_cache() -> None:
             root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             jax.config.update("jax_compilation_cache_dir", str(root / "ddpg-jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-COPIES = 3
-"""How often the state of all members lies in memory besides while a checkpoint is written: ours, and those that orbax makes."""
 
 
 @contextmanager
@@ -151,85 +148,6 @@ def _check_shared(place: RunFolder, processes: Processes) -> None:
         same = False
     if not same:
         raise ConfigError(f"out={place.path} is not the folder that process 0 has; it must be on a file system that all share")
-
-
-class Programs:
-    """The programs of a run, one after the other; each is made when its turn comes, as large as memory allows."""
-
-    def __init__(self, legs: list[Leg], recorded: list[list[int]], processes: Processes):
-        self._legs = legs
-        known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
-        self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
-        done = {m for part in recorded for m in part}
-        self.steps = _steps(legs)
-        self._ahead = iter([Leg(leg.experiment, [m for m in leg.members if m.number not in done]) for leg in legs])
-        self._fitting: Iterator[tuple[Leg, Program]] = iter(())
-        self._program: tuple[int, Program] | None = None
-        self._processes = processes
-
-    def steps_before(self, k: int) -> int:
-        """Steps of all members of the programs before the k-th."""
-        return _steps(self.parts[:k])
-
-    def check(self) -> None:
-        """Asks whether the programs can be made, and makes the first, unless earlier work is known."""
-        if not self.parts:
-            check_legs(self._legs, make_program, *self._room())
-            self.get(0)
-
-    def get(self, k: int) -> Program | None:
-        """This process's part of the k-th program, or None behind the last one. The one before is closed."""
-        if self._program and self._program[0] == k:
-            return self._program[1]
-        self.close()
-        if k < len(self.parts):
-            program = self._make(*self.parts[k])
-        else:
-            found = self._next()
-            if found is None:
-                return None
-            part, program = found
-            self.parts.append(part)
-        self._program = k, program
-        return program
-
-    def _next(self) -> tuple[Leg, Program] | None:
-        while True:
-            for found in self._fitting:
-                return found
-            leg = next(self._ahead, None)
-            if leg is None:
-                return None
-            if leg.members:
-                self._fitting = in_memory(leg, self._make, self._agree, *self._room())
-
-    def _room(self) -> tuple[int, int]:
-        """`(neighbours, copies)`: how many processes share the memory, and how often the state lies there besides."""
-        # Not on a CPU, the memory is that of a device, which no neighbour and no copy for a checkpoint shares.
-        return (self._processes.neighbours, COPIES) if jax.default_backend() == "cpu" else (1, 0)
-
-    def total(self) -> int:
-        """How many programs there are in all, as far as it is known: a structure that is yet to come may not fit at once."""
-        return sum(self._of_leg(leg) for leg in self._legs)
-
-    def _of_leg(self, leg: Leg) -> int:
-        parts = [part for part in self.parts if part.experiment == leg.experiment]
-        left = len(leg.members) - sum(len(part.members) for part in parts)
-        return len(parts) + math.ceil(left / len(parts[-1].members)) if parts else 1
-
-    def _make(self, experiment: Experiment, members: list[Member]) -> Program:
-        mine = self._processes.share(members)
-        return make_program(experiment, mine) if mine else idle_program()
-
-    def _agree(self, fit: int) -> int:
-        """How many members fit in all processes, if so many fit in this one: shares are equal, so the least counts."""
-        return self._processes.total * min(self._processes.gather(fit))
-
-    def close(self) -> None:
-        """Closes the program that is open."""
-        if self._program:
-            self._program[1].close()
-            self._program = None
 
 
 class Job:
@@ -400,11 +318,6 @@ class Job:
         if total_iterations(self.experiment) <= warmup_iterations(self.experiment):
             line += f", all of them warm-up (warmup_steps={self.experiment.warmup_steps}), in which nothing is learned,"
         return f"{line} in {seconds:.0f} s; {self.place.path}"
-
-
-def _steps(legs: list[Leg]) -> int:
-    """Steps that all their members will have done at the end."""
-    return sum(len(leg.members) * total_iterations(leg.experiment) * leg.experiment.num_envs for leg in legs)
 
 
 def backend_of(experiment: Experiment) -> str:
