@@ -57,7 +57,27 @@ def speed() -> str:
             cores = f"{row['devices']} core{'s' if row['devices'] > 1 else ''}"
             rates = (np.array(one[name]) for one, name in ((result, "updates_per_second"), (row, "limit_updates_per_second")))
             line(f"sweep of {members} member{'s' if members != '1' else ''}, {cores}, Pendulum-v1", row["batch_size"], *rates)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *ratios()])
+
+
+def ratios() -> list[str]:
+    """Rates beside those of other systems, a column for each batch size, for `README.md`."""
+    from benchmarks.peers import AGAINST
+
+    results = {}
+    for path in sorted(RESULTS.glob("peers_*.json")):
+        result = json.loads(path.read_text())
+        results[result["batch_size"]] = (path.stem, result["updates_per_second"])
+    columns = [f"[batch {batch}](benchmarks/results/{name}.json)" for batch, (name, _) in sorted(results.items())]
+    lines = [f"| times the rate of the other | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for kind, pairs in AGAINST.items():
+        for one, other in pairs:
+            cells = []
+            for _, (_, rates) in sorted(results.items()):
+                ratio = np.array(rates[kind][one]) / rates[kind][other]
+                cells.append(f"{np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f}, {len(ratio)} rounds)")
+            lines.append(f"| {one} / {other} | {' | '.join(cells)} |".replace("_", " "))
+    return lines
 
 
 def with_speed(readme: str) -> str:
@@ -171,6 +191,27 @@ def scaling() -> str:
     return by_platform("scaling", head, cells)
 
 
+def compiled() -> str:
+    """What accelerators would run, by the compilers' account."""
+    result = load("compiled")
+    if result is None:
+        return ""
+    rows = {(row["target"], row["part"], row["members"]): row for row in result["rows"]}
+    targets, parts, members = (list(dict.fromkeys(key[i] for key in rows)) for i in range(3))
+    launching = [target for target in targets if rows[target, parts[0], 1]["kernels_a_step"] is not None]
+    heads = [f"kernels a step, {target}, {count}" for target in launching for count in members]
+    heads += [f"MiB a member, {target}, {count}" for target in targets for count in members]
+    lines = ["## Compiled for accelerators, which nothing was run on: one member and 64\n"]
+    lines += [f"| | {' | '.join(heads)} | copies of the replay in a step |", "|---|" + "---|" * (len(heads) + 1)]
+    for part in parts:
+        cells = [f"{rows[target, part, count]['kernels_a_step']}" for target in launching for count in members]
+        for row in (rows[target, part, count] for target in targets for count in members):
+            cells.append(f"{(row['bytes_a_member'] + row['scratch_bytes_a_member']) / 2**20:.1f}")
+        cells.append(str(max(row["copies_of_the_replay"] for key, row in rows.items() if key[1] == part)))
+        lines.append(f"| {part} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", where(result, "compiled"), ""])
+
+
 def environments() -> str:
     """Steps a second of each environment, alone and with learning."""
 
@@ -202,6 +243,7 @@ def page() -> str:
         peers(),
         budget(),
         scaling(),
+        compiled(),
         environments(),
     ]
     return "\n".join(section for section in sections if section).rstrip() + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def sweep(
     env: Any = "Pendulum-v1",
     seeds: int = 1,
     grid: Mapping[str, Sequence[Any]] | None = None,
-    points: Sequence[Point] | None = None,
+    points: Iterable[Point] | None = None,
     **fields: Any,
 ) -> Sweep:
     """Trains seeds x points at once. Nothing is written.
@@ -81,7 +81,7 @@ def sweep(
         seeds: `S`; they count from the field `seed` and are the same at every point.
         grid: field -> values; all combinations are points.
         points: in its place, the points themselves, each with the same fields.
-        **fields: what all points have in common.
+        **fields: what all points have in common, where they do not say otherwise.
 
     Raises:
         ConfigError: as `train`; an empty grid; more than memory holds.
@@ -95,9 +95,12 @@ def sweep(
         raise ConfigError("points and grid exclude each other; give one of them")
     if grid is not None and not grid:
         raise ConfigError("grid={} is not allowed; it must name at least one field, or be left out")
-    if points is not None and not all(isinstance(point, Mapping) for point in points):
+    points = list(points) if isinstance(points, Iterable) else points
+    if points is not None and (isinstance(points, int | float) or not all(isinstance(point, Mapping) for point in points)):
         raise ConfigError(f"points={points!r} is not allowed; each must map names of fields to values")
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
+    if not isinstance(env, str) and any("env" in point for point in chosen):
+        raise ConfigError("env cannot be swept where the environment is given as an object; name the environments, all of them")
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
     legs = make_legs(chosen, seeds, given)
     use_all_cores()

@@ -56,7 +56,7 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
     agent = normalize_observations(agent, obs_dim) if x.normalize_obs else agent
-    agent = normalize_rewards(agent) if x.normalize_reward else agent
+    agent = normalize_rewards(agent, x.n_step) if x.normalize_reward else agent
     ring = (
         replay.make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
     )

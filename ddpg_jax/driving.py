@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +14,10 @@ import numpy as np
 from ddpg_jax.building import reported
 from ddpg_jax.experiment import Experiment
 from ddpg_jax.program import Program, total_iterations, warmup_iterations
-from ddpg_jax.training import Metrics, means
+from ddpg_jax.training import Metrics
 
 BLOCK_UPDATES = 1_000
-"""Of each member at most: what it reports of a block are means in float32, and one that has diverged is stopped behind it."""
+"""Of each member at most: what it reports of a block are sums in float32, and one that has diverged is stopped behind it."""
 
 LOOK_SECONDS = 0.5
 """About how long a program runs between two looks at the world outside: signals, checkpoints, other processes."""
@@ -37,6 +39,8 @@ class Journal(NamedTuple):
     """What it has taken so far."""
     metrics: list[Any] | None = None
     """What it has reported so far: `Metrics` as lists."""
+    elapsed: float = 0.0
+    """Seconds of all blocks that are over."""
 
 
 class Tick(NamedTuple):
@@ -65,7 +69,7 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
     """
     x = experiment
     total = total_iterations(x)
-    every = -(-x.eval_every // x.num_envs)
+    every = period(x)
     limit = max(1, BLOCK_UPDATES // round(x.num_envs * x.updates_per_step))
     warmup = warmup_iterations(x)
     i = begin
@@ -98,35 +102,49 @@ def drive(
         EnvironmentFailure: see `Program.advance`.
     """
     journal = journal or Journal([], [-1] * len(program.members), begin)
-    pending, diverged, spent = [*journal.pending], np.array(journal.diverged), journal.seconds
+    pending, diverged, spent, elapsed = [*journal.pending], np.array(journal.diverged), journal.seconds, journal.elapsed
     so_far: Any = Metrics(*journal.metrics) if journal.metrics else None
     updates = round(experiment.num_envs * experiment.updates_per_step)
     total = total_iterations(experiment)
     warmup = warmup_iterations(experiment)
-    i, look = begin, FIRST_LOOK
+    i, look, unfinished = begin, FIRST_LOOK, journal
     for first, end, evaluating in schedule(experiment, journal.begin):
         look = FIRST_LOOK if first == warmup else look  # learning is slower
         while i < end:
             until = min(i + look, end)
             state, so_far, seconds = program.advance(state, i, until, diverged < 0, so_far)
             i, look, spent = until, _longer(look, until - i, max(gather(seconds))), spent + seconds
+            unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far), elapsed)
             if i < end:
-                unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far))
                 yield Tick(state, i, i * experiment.num_envs, [], unfinished, False)
+        # A run that is made longer later does not notice that it ended here, be it in the midst of a block or of a row.
+        left = unfinished if _cut_short(experiment, first, end) else None
         diverged = np.where(diverged < 0, np.asarray(so_far.diverged_step), diverged)
+        sums, counts, *_ = _plain(so_far)
         learned = (end - first) * updates if first >= warmup else 0
-        columns = {name: np.asarray(column, np.float64).tolist() for name, column in means(so_far).items()}
-        pending.append({**columns, "iterations": end - first, "updates": learned, "seconds": spent})
-        so_far, spent = None, 0.0
-        over = all(gather(bool((diverged >= 0).all())))
+        pending.append({"sums": sums, "counts": counts, "updates": learned, "seconds": spent})
+        so_far, spent, elapsed = None, 0.0, elapsed + spent
+        over = end == total or all(gather(bool((diverged >= 0).all())))
         rows = []
         if evaluating or over:
-            rows = _rows(program, experiment, end, pending, diverged, *program.evaluate(state, end))
-            pending = []
-        over = over or end == total
-        yield Tick(state, end, end * experiment.num_envs, rows, Journal([*pending], diverged.tolist(), end), over)
+            returns, lengths = program.evaluate(state, end)
+            diverged = np.where((diverged < 0) & ~np.isfinite(returns).all(axis=1), end - 1, diverged)
+            rows = _rows(program, experiment, end, pending, elapsed, diverged, returns, lengths)
+            pending = [] if end % period(experiment) == 0 else pending
+        journal = left or Journal([*pending], diverged.tolist(), end, elapsed=elapsed)
+        yield Tick(state, end, end * experiment.num_envs, rows, journal, over)
         if over:
             return
+
+
+def period(experiment: Experiment) -> int:
+    """Vector steps between two evaluations."""
+    return -(-experiment.eval_every // experiment.num_envs)
+
+
+def _cut_short(experiment: Experiment, begin: int, end: int) -> bool:
+    """Whether the block would be longer if the run were."""
+    return next(schedule(replace(experiment, steps=sys.maxsize), begin))[1] > end
 
 
 def _longer(look: int, steps: int, seconds: float) -> int:
@@ -143,23 +161,24 @@ def _rows(
     experiment: Experiment,
     i: int,
     blocks: list[dict[str, Any]],
+    elapsed: float,
     diverged: np.ndarray,
     returns: np.ndarray,
     lengths: np.ndarray,
 ) -> list[dict[str, Any]]:
     """One row of metrics.csv for each member."""
-    weight = np.array([block["iterations"] for block in blocks])
     seconds = sum(block["seconds"] for block in blocks if block["updates"])
     speed = sum(block["updates"] for block in blocks) / seconds if seconds else math.nan
     rows = []
     for m, member in enumerate(program.members):
 
         def mean(name: str, m: int = m) -> float:
-            values = np.array([block[name][m] if name in block else math.nan for block in blocks])
-            known = ~np.isnan(values)
-            return float((values[known] * weight[known]).sum() / weight[known].sum()) if known.any() else math.nan
+            known = [block for block in blocks if name in block["sums"]]
+            count = sum(block["counts"][name][m] for block in known)
+            return sum(block["sums"][name][m] for block in known) / count if count else math.nan
 
         lost = diverged[m] >= 0
+        means = {name: mean(name) for name in ("train_return_mean", *reported(experiment))}
         row = {
             "member": member.number,
             "seed": member.seed,
@@ -168,8 +187,9 @@ def _rows(
             "eval_return_mean": math.nan if lost else float(returns[m].mean(dtype=np.float64)),
             "eval_return_std": math.nan if lost else float(returns[m].std(dtype=np.float64)),
             "eval_length_mean": math.nan if lost else float(lengths[m].mean(dtype=np.float64)),
-            **{name: mean(name) for name in ("train_return_mean", *reported(experiment))},
-            "updates_per_second": speed,
+            **means,
+            "updates_per_second": math.nan if math.isnan(means["critic_loss"]) else speed,
+            "seconds": round(elapsed, 3),
             "diverged_step": (int(diverged[m]) + 1) * experiment.num_envs if lost else "",
         }
         rows.append(row)

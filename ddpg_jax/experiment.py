@@ -195,6 +195,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "hindsight_k": (0.0, 2**24),
     "reward_scale": (1e-12, math.inf),
 }
+AT_MOST = {"n_step": 100, "num_critics": 100, "eval_episodes": 100_000}
+"""Of what is compiled, or made, so many times over: more is a slip of the keyboard that would never end."""
 WHOLE: dict[str, tuple[int, int]] = {"sync_period": (1, 2**24)}
 """Ranges of numbers that are traced like all others, and must be whole."""
 TEXTS: dict[str, Callable[[str, Any], Any]] = {
@@ -241,7 +243,7 @@ def coerce(name: str, value: Any) -> Any:
     """
     fields = {**STRUCTURE, **NUMBERS}
     if name not in fields:
-        close = difflib.get_close_matches(name, fields, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(str(name), fields, n=3, cutoff=0.5)
         raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or fields)}")
     default = fields[name]
     if name in TEXTS:
@@ -253,7 +255,7 @@ def coerce(name: str, value: Any) -> Any:
     if isinstance(default, tuple):
         return reading.sizes(name, value)
     if isinstance(default, int):
-        return reading.integer(name, value, AT_LEAST[name])
+        return reading.integer(name, value, AT_LEAST[name], AT_MOST.get(name, reading.LONGEST))
     if name in WHOLE:
         return float(reading.integer(name, value, *WHOLE[name]))
     if isinstance(default, float):

@@ -19,10 +19,20 @@ from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
-from ddpg_jax.program import KEPT, Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
+from ddpg_jax.program import (
+    KEPT,
+    Member,
+    Program,
+    compiled_bytes,
+    is_sound,
+    pick,
+    stack_members,
+    structure_of,
+    warmup_iterations,
+)
 from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, RunState, has_diverged
-from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets
+from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params
 
 CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 """Without it a call copies weight matrices, for fear that they are still read when they are overwritten: 7 % of its time."""
@@ -178,12 +188,12 @@ def host_program(
         array = np.asarray(array)
         return array if placement.alone else array[:count].reshape(-1, *array.shape[2:])
 
-    def first_obs() -> np.ndarray:
-        with at_step(0):
-            return env.reset(seeds(0, 0, num_envs))
+    def reset(i: int) -> np.ndarray:
+        with at_step(i * num_envs):
+            return env.reset(seeds(0, i, num_envs))
 
     def start() -> HostState:
-        return pack(functions.init(keys, hypers, by_member(first_obs())))
+        return pack(functions.init(keys, hypers, by_member(reset(0))))
 
     def pack(state: RunState) -> HostState:
         actor, rest = functions.split(state)
@@ -217,7 +227,6 @@ def host_program(
     def advance(
         state: HostState, begin: int, end: int, alive: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[HostState, Metrics, float]:
-        del alive  # the others are not held up by it: all learn in one call
         begun = since = time.perf_counter()
         reports = []
         for i in range(begin, end):
@@ -236,6 +245,8 @@ def host_program(
         seconds = (now - since) * len(reports) / others if others else now - begun
         columns = {name: table[..., c] for c, name in enumerate(names)} if begin >= warmup else {}
         columns["train_return_mean"] = table[..., len(names) :].reshape(count, -1)
+        # All learn in one call, also those that have diverged; but nobody listens to them.
+        columns = {name: np.where(alive[:, None], column, np.nan) for name, column in columns.items()}
         return state, extended(so_far, columns, begin), seconds
 
     def policy(state: HostState, obs: np.ndarray) -> np.ndarray:
@@ -246,16 +257,21 @@ def host_program(
             evaluators.append(make_host(experiment.env, count * episodes, env_options(experiment)))
         with at_step(i * num_envs, "in the evaluation "):
             returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: policy(state, obs))
-        return returns.reshape(count, episodes), lengths.reshape(count, episodes)
+        returns = returns.reshape(count, episodes)
+        returns[[not is_sound(actor(state, m)) for m in range(count)]] = np.nan
+        return returns, lengths.reshape(count, episodes)
 
-    def load(arrays: Any, text: str | None) -> Any:
-        obs = first_obs()
+    def actor(state: HostState, m: int) -> Params:
+        return pick(functions.actor(state.actor), m, placement)
+
+    def load(arrays: Any, text: str | None, i: int) -> Any:
+        obs = reset(i)
         if text is not None:
             env.restore(text)
             return pack(arrays)
         # The episodes that ran are lost, and new ones start.
         cut = interrupt if placement.alone else jax.vmap(interrupt)
-        return pack(
+        state = pack(
             replace(
                 arrays,
                 obs=jnp.asarray(by_member(obs)),
@@ -264,6 +280,8 @@ def host_program(
                 replay=cut(arrays.replay),
             )
         )
+        ones = np.ones(env.num_envs, bool)
+        return choose(state, HostStep(np.zeros(env.num_envs), ~ones, last=ones, next_obs=obs, obs=obs, valid=ones), i)
 
     def shapes() -> Any:
         obs = by_member(np.zeros((count * num_envs, spec.obs_dim), np.float32))
@@ -288,7 +306,7 @@ def host_program(
         save=lambda state: (unpack(state), env.snapshot()),
         load=load,
         shapes=shapes,
-        actor=lambda state, m: pick(functions.actor(state.actor), m, placement),
+        actor=actor,
         memory=memory,
         placement=placement,
         close=close,

@@ -6,8 +6,8 @@ first is the order of operations (`Experiment.host_order`):
 - textbook: act, step, store, update; the next action comes from the updated actor. This is Algorithm 1 of Lillicrap et al.
   2015, and what the device backend does. Environment and update wait for each other.
 - overlapped: act, step, store, and the next action comes from the actor as it is BEFORE the update, which then runs while the
-  environment does that action. Every action is from the actor of one update earlier than in the textbook; all else is the same,
-  and nothing depends on which of the two happens to be faster.
+  environment does that action. Every action is from the actor of one vector step earlier than in the textbook; all else is the
+  same, and nothing depends on which of the two happens to be faster.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
 
 
 def value_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
-    """`q_l2` times the mean of the squared values."""
+    """`q_l2` times the mean of the squared values, summed over critics."""
     del critic_params
     return hyper.q_l2 * jnp.sum(jnp.mean(jnp.square(q), axis=1))
 

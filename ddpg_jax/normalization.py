@@ -101,20 +101,22 @@ def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
     return Agent(init, act, q_values, update, observe)
 
 
-def scaled(critic_params: Params, reward: Array) -> Array:
-    """Rewards as a critic learns from them: divided by their running root mean square, clipped, if they are normalized at all.
+def scaled(critic_params: Params, reward: Array, steps: int = 1) -> Array:
+    """Rewards, or sums of so many, as a critic learns from them: divided by the running root mean square of one, and bounded,
+    if they are normalized at all.
 
     They are not centred, which would change what is best; so their deviation, which is 0 where all rewards are the same, is no
-    measure of their size. One shape in and out.
+    measure of their size. The bound is for those that nothing like was seen of, as hindsight's. One shape in and out.
     """
     if REWARD not in critic_params:
         return reward
     moments = critic_params[REWARD]
-    return jnp.clip(reward * jax.lax.rsqrt(jnp.square(moments["mean"]) + variance(moments) + 1e-8), -LIMIT, LIMIT)
+    scale = jax.lax.rsqrt(jnp.square(moments["mean"]) + variance(moments) + 1e-8)
+    return jnp.clip(reward * scale, -LIMIT * steps, LIMIT * steps)
 
 
-def normalize_rewards(agent: Agent) -> Agent:
-    """The agent, with rewards that are `scaled`."""
+def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
+    """The agent, with rewards that are `scaled`; those of a batch are sums of up to `n_step`."""
 
     def wrap(state: TrainState, moments: Moments) -> TrainState:
         return replace(state, params=Nets(state.params.actor, {NET: state.params.critic, REWARD: moments}))
@@ -131,7 +133,7 @@ def normalize_rewards(agent: Agent) -> Agent:
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        batch = batch._replace(reward=scaled(state.params.critic, batch.reward))
+        batch = batch._replace(reward=scaled(state.params.critic, batch.reward, n_step))
         inner, info = agent.update(key, bare(state), batch, weight, hyper, t)
         return wrap(inner, state.params.critic[REWARD]), info
 

@@ -120,6 +120,9 @@ def load_policy(folder: str | Path) -> Policy:
             if about.get(name, "float32") not in known:
                 raise ValueError(f"{name}={about[name]} is not known; it must be one of {', '.join(known)}")
         policy = Policy(EnvSpec(**spec), *layers, params, **options)
+        layers_kept = {part for name in leaves.files for part in name.split("/") if part.startswith("hidden_")}
+        if len(layers_kept) != len(policy.hidden):
+            raise ValueError(f"policy.json has hidden={list(policy.hidden)}, and actor.npz {len(layers_kept)} such layers")
         jax.eval_shape(policy.unit_action, params, jax.ShapeDtypeStruct((policy.spec.obs_dim,), jnp.float32))  # do they fit?
         return policy
     except FileNotFoundError as error:

@@ -52,11 +52,12 @@ class Program(NamedTuple):
 
     Raises `EnvironmentFailure`."""
     evaluate: Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
-    """`(state, i) -> (returns [M, K], lengths [M, K])`"""
+    """`(state, i) -> (returns [M, K], lengths [M, K])`; returns that are not finite say that the member's actor is no more."""
     save: Callable[[Any], tuple[Any, str | None]]
     """`(state) -> (arrays, text)`: a pytree for the checkpoint, and the environments where they are no arrays."""
-    load: Callable[[Any, str | None], Any]
-    """The inverse: `(arrays, text) -> state`."""
+    load: Callable[[Any, str | None, int], Any]
+    """The inverse: `(arrays, text, i) -> state` of vector step `i`. Where there is no text of environments on the host, their
+    episodes start anew."""
     shapes: Callable[[], Any]
     """`() -> pytree of jax.ShapeDtypeStruct`, what `save` gives as arrays."""
     actor: Callable[[Any, int], Params]
@@ -96,7 +97,8 @@ class DeviceFunctions(NamedTuple):
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _device_functions(structure: Experiment, env: Env, placement: Placement) -> DeviceFunctions:
+def device_functions(structure: Experiment, env: Env, placement: Placement) -> DeviceFunctions:
+    """What a `device_program` of this structure runs; made once for all of them."""
     parts = build(structure, env.spec)
     training = make_training(
         env,
@@ -136,7 +138,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     placement = placement or place(len(members), experiment.placement)
     count = len(members)
     keys, hypers = stack_members(members, placement)
-    init, phase, evaluate_all = _device_functions(structure_of(experiment), env, placement)
+    init, phase, evaluate_all = device_functions(structure_of(experiment), env, placement)
     warmup = warmup_iterations(experiment)
     turns = placement.turns()
 
@@ -179,7 +181,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         returns, lengths = (np.atleast_2d(column)[:count] for column in evaluate_all(keys, state, jnp.int32(i)))
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
             # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
-            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actor(state, int(m)))):
+            if is_sound(actor(state, int(m))):
                 step = i * experiment.num_envs
                 raise EnvironmentFailure(f"gave a number that is not finite in the evaluation at step {step}")
         return returns, lengths
@@ -201,7 +203,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         advance=advance,
         evaluate=evaluate,
         save=lambda state: (state, None),
-        load=lambda arrays, text: arrays,
+        load=lambda arrays, text, i: arrays,
         shapes=shapes,
         actor=actor,
         memory=memory,
@@ -243,6 +245,11 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 def pick(tree: Any, m: int, placement: Placement) -> Any:
     """Member m's part of a tree that `over_members` gave, as NumPy arrays."""
     return jax.tree.map(lambda x: np.asarray(x if placement.alone else x[m]), tree)
+
+
+def is_sound(params: Params) -> bool:
+    """Whether all numbers of a network are finite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 def compiled_bytes(compiled: Any) -> int:

@@ -14,6 +14,11 @@ from typing import Any
 
 from ddpg_jax.types import ConfigError
 
+SMALLEST, LARGEST = 1.2e-38, 3.4e38
+"""What float32 can hold."""
+LONGEST = 2**31 - 1
+"""What int32 can hold."""
+
 
 def word(name: str, value: Any) -> str:
     """A text that is not empty."""
@@ -41,14 +46,14 @@ def boolean(name: str, value: Any) -> bool:
     return known[str(value).lower()]
 
 
-def integer(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+def integer(name: str, value: Any, low: int, high: int = LONGEST) -> int:
     """A whole number in `[low, high]`, written in any way that is one: 2e4, 20_000."""
     try:
         read = float(str(value).replace("_", ""))
         whole = int(read)
     except (ValueError, OverflowError):
         read, whole = math.nan, 0
-    if isinstance(value, bool) or read != whole or not low <= whole <= high:
+    if _is_truth(value) or read != whole or not low <= whole <= high:
         raise ConfigError(f"{name}={value} is not allowed; it must be a whole number from {low} to {high}")
     return whole
 
@@ -57,9 +62,13 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
     """A finite number in `[low, high]`."""
     try:
         read = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         read = math.nan
-    if isinstance(value, bool) or not math.isfinite(read) or not low <= read <= high:
+    if 0 < abs(read) < SMALLEST or LARGEST < abs(read) < math.inf:
+        raise ConfigError(
+            f"{name}={value} is not allowed; float32 holds nothing between 0 and {SMALLEST:g}, or above {LARGEST:g}"
+        )
+    if _is_truth(value) or not math.isfinite(read) or not low <= read <= high:
         allowed = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
         raise ConfigError(f"{name}={value} is not allowed; it must be {allowed}")
     return read
@@ -67,14 +76,20 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
     """Whole numbers of at least 1: 256-256, 256x256, a sequence of them, or one alone."""
-    parts = re.split(r"[-x, ]+", value.strip("()[] ,")) if isinstance(value, str) else value
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    parts = re.split(r"[-x, ]+", plain.strip("()[] ,")) if isinstance(plain, str) else plain
     try:
-        read = tuple(int(part) for part in (parts if isinstance(parts, list | tuple) else [parts]))
-    except (TypeError, ValueError):
+        read = tuple(integer(name, part, 1) for part in (parts if isinstance(parts, list | tuple) else [parts]))
+    except ConfigError:
         read = ()
-    if not read or min(read) < 1:
+    if not read:
         raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1 joined by -, such as 256-256")
     return read
+
+
+def _is_truth(value: Any) -> bool:
+    """Whether a value is true or false, Python's or NumPy's, which would pass for 1 or 0."""
+    return type(value).__name__ in ("bool", "bool_")
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,42 @@ def iqm(values: Any) -> Any:
     return np.where(np.isnan(values).any(axis=-1), np.nan, middle)[()]
 
 
-def interval(values: Any, resamples: int = 2_000) -> tuple[Any, Any]:
+RESAMPLES = 2_000
+
+
+def interval(values: Any, resamples: int = RESAMPLES) -> tuple[Any, Any]:
     """95 % bootstrap interval of the IQM over seeds: `[..., S]` -> two `[...]`. NaN for fewer than two seeds."""
     values = np.asarray(values, np.float64)
-    seeds = values.shape[-1]
-    if seeds < 2:
+    if values.shape[-1] < 2:
         nothing = np.full(values.shape[:-1], np.nan)
         return nothing, nothing
-    drawn = np.random.default_rng(0).integers(seeds, size=(resamples, seeds))
-    low, high = np.percentile(iqm(values[..., drawn]), [2.5, 97.5], axis=-1)
+    return _between(_redrawn(np.random.default_rng(0), values, resamples))
+
+
+def interval_over_points(points: Sequence[Any]) -> tuple[Any, Any]:
+    """95 % stratified bootstrap interval of the IQM over several points and their seeds, arrays `[S]` of any lengths.
+
+    Seeds are drawn anew within each point: how far points are from each other is no uncertainty. NaN where one has fewer than
+    two seeds.
+
+    >>> low, high = interval_over_points([[0.0, 1.0, 2.0], [100.0, 101.0, 102.0]])
+    >>> bool(49.0 < low < 51.0 < high < 53.0)
+    True
+    """
+    if not points or min(map(len, points)) < 2:
+        return np.nan, np.nan
+    generator = np.random.default_rng(0)
+    return _between(
+        np.concatenate([_redrawn(generator, np.asarray(point, np.float64), RESAMPLES) for point in points], axis=-1)
+    )
+
+
+def _redrawn(generator: np.random.Generator, values: np.ndarray, resamples: int) -> np.ndarray:
+    """`[..., S]` -> `[..., resamples, S]`"""
+    seeds = values.shape[-1]
+    return values[..., generator.integers(seeds, size=(resamples, seeds))]
+
+
+def _between(resampled: np.ndarray) -> tuple[Any, Any]:
+    low, high = np.percentile(iqm(resampled), [2.5, 97.5], axis=-1)
     return low, high

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from ddpg_jax.types import ConfigError
 Point = dict[str, Any]
 
 HEADROOM = 0.9  # of the memory limit
+MOST_MEMBERS = 1_000_000  # more is a slip of the keyboard, and a list of them does not fit in memory
 
 
 class Leg(NamedTuple):
@@ -47,8 +49,9 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
     """
     if not isinstance(grid, Mapping):
         raise ConfigError(f"grid={grid!r} is not allowed; it must map names of fields to lists of values")
+    grid = {name: getattr(values, "tolist", lambda values=values: values)() for name, values in grid.items()}
     for name, values in grid.items():
-        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+        if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
             coerce(name, values) if isinstance(values, str) else None
             raise ConfigError(f"grid: {name}={values!r} is not allowed; it must be a list of at least one value")
     columns = [[coerce(name, value) for value in values] for name, values in grid.items()]
@@ -64,8 +67,7 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
     >>> [sorted(point) for point in random_points({"tau": "log:1e-3:1e-1"}, count=2)]
     [['tau'], ['tau']]
     """
-    if count < 1:
-        raise ConfigError(f"points={count} is not allowed; it must be a whole number of at least 1")
+    count = reading.integer("points", count, 1, MOST_MEMBERS)
     generator = np.random.default_rng(seed)
     columns = {}
     for name, text in ranges.items():
@@ -75,10 +77,11 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
         low, high = (coerce(name, end) for end in ends)
         if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
             raise ConfigError(f"sample: {name}={text} is not allowed; it must be two numbers, the first lower, above 0 for log")
-        drawn = generator.uniform(*((math.log(low), math.log(high)) if kind == "log" else (low, high)), size=count)
-        values = np.exp(drawn) if kind == "log" else drawn
         whole = isinstance(low, int) or name in WHOLE
-        columns[name] = [type(low)(round(x) if whole else x) for x in np.clip(values, low, high).tolist()]
+        end = high + 1 if whole else high  # rounded down, so that both ends are as likely as what is between them
+        drawn = generator.uniform(*((math.log(low), math.log(end)) if kind == "log" else (low, end)), size=count)
+        values = np.exp(drawn) if kind == "log" else drawn
+        columns[name] = [type(low)(math.floor(x) if whole else x) for x in np.clip(values, low, high).tolist()]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -94,7 +97,8 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
         name = name.strip().replace("-", "_")
         if not equals or name in grid:
             raise ConfigError(f"grid={text} is not allowed; it must be FIELD=V1,V2,... with every field once")
-        grid[name] = [value.strip() for value in values.split(",") if value.strip()]
+        apart = re.split(r",(?![^(\[]*[)\]])", values)  # not at the commas of (8,8),(16,16)
+        grid[name] = [value.strip() for value in apart if value.strip()]
         if not grid[name]:
             raise ConfigError(f"grid={text} is not allowed; {name} needs at least one value")
     return grid
@@ -106,7 +110,7 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
     Args:
         points: fields that differ, H of them; `[{}]` for seeds alone.
         seeds: `S`.
-        fields: what all points have in common.
+        fields: what all points have in common, where they do not say otherwise.
 
     Raises:
         ConfigError: a point that cannot be trained, no points, or no seeds.
@@ -114,6 +118,8 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
     seeds = reading.integer("seeds", seeds, 1)
     if not points:
         raise ConfigError("points=[] is not allowed; there must be at least one point")
+    if len(points) * seeds > MOST_MEMBERS:
+        raise ConfigError(f"seeds={seeds} of {len(points)} points are too many members; at most {MOST_MEMBERS:,} are allowed")
     names = list(dict.fromkeys(name for point in points for name in point))
     if "diagnostics" in names:
         raise ConfigError("diagnostics cannot be swept, since it adds columns to the results; give it once, for all points")
@@ -137,9 +143,11 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
 
 
 def plain(value: Any) -> Any:
-    """A field's value as it stands in a table: sizes as 256-256, names with commas."""
+    """A field's value as it stands in a table: sizes as 256-256, names with commas. One size alone is a number."""
     if not isinstance(value, tuple):
         return value
+    if len(value) == 1 and isinstance(value[0], int):
+        return value[0]
     return ",".join(value) if all(isinstance(part, str) for part in value) else "-".join(map(str, value))
 
 
@@ -219,11 +227,11 @@ def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     if need <= limit:
         return len(leg.members)
     each = need / (program.placement.slots / devices)
-    fit = int(limit / each) * devices
+    fit, x = int(limit / each) * devices, leg.experiment
     if fit < devices:
         raise ConfigError(
-            f"replay_capacity={leg.experiment.replay_capacity} makes a member of {each / 2**20:,.0f} MiB, and a device has "
-            f"{limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower replay_capacity or hidden"
+            f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size} and hidden={plain(x.hidden)} takes "
+            f"{each / 2**20:,.0f} MiB, and a device has {limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower one of them"
         )
     return fit
 

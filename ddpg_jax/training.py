@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, TrainState, Transition
 
@@ -258,33 +257,33 @@ def block(
     def first(step: Array, condition: Array | bool, i: Array) -> Array:
         return jnp.where((step < 0) & condition, i, step)
 
-    def body(i: Array, carry: tuple[RunState, Metrics]) -> tuple[RunState, Metrics]:
+    def body(i: Array, carry: tuple[RunState, Any]) -> tuple[RunState, Any]:
         state, metrics = carry
         state, (info, ended, fine) = step(state, i)
         new = values(info, ended)
-        sums = jax.tree.map(lambda total, x: total + jnp.nansum(x), metrics.sums, new)
-        counts = jax.tree.map(lambda count, x: count + jnp.sum(~jnp.isnan(x)), metrics.counts, new)
+        sums = metrics.sums + stack({name: jnp.nansum(x) for name, x in new.items()})
+        counts = metrics.counts + stack({name: jnp.sum(~jnp.isnan(x)) for name, x in new.items()})
         lost = has_diverged(info["critic_loss"], info["q_mean"]) if info else False
         return state, Metrics(sums, counts, first(metrics.bad_step, ~fine, i), first(metrics.diverged_step, lost, i))
 
-    if so_far is None:
-        so_far = no_metrics(values(*jax.eval_shape(step, state, begin)[1][:2]))
-    return jax.lax.fori_loop(begin, end, body, (state, so_far))
+    def stack(by_name: dict[str, Array]) -> Array:
+        return jnp.stack([by_name[name] for name in names])
+
+    def unstack(stacked: Array) -> dict[str, Array]:
+        return dict(zip(names, stacked, strict=True))
+
+    so_far = so_far or no_metrics(values(*jax.eval_shape(step, state, begin)[1][:2]))
+    names = tuple(so_far.sums)
+    # One array for all sums inside the loop: on a GPU each that is carried by itself takes a kernel of its own, every step.
+    start = so_far._replace(sums=stack(so_far.sums), counts=stack(so_far.counts))
+    state, metrics = jax.lax.fori_loop(begin, end, body, (state, start))
+    return state, metrics._replace(sums=unstack(metrics.sums), counts=unstack(metrics.counts))
 
 
 def no_metrics(names: Iterable[str]) -> Metrics:
     """Those of no steps."""
     sums, counts = ({name: jnp.zeros((), kind) for name in names} for kind in (jnp.float32, jnp.int32))
     return Metrics(sums, counts, jnp.int32(-1), jnp.int32(-1))
-
-
-def means(metrics: Metrics) -> dict[str, np.ndarray]:
-    """Means by name, in the type of the sums; NaN where there is nothing in them."""
-    result = {}
-    for name, total in metrics.sums.items():
-        total, count = np.asarray(total), np.asarray(metrics.counts[name])
-        result[name] = np.where(count > 0, total / np.maximum(count, 1).astype(total.dtype), np.nan)
-    return result
 
 
 def has_diverged(critic_loss: Any, q_mean: Any) -> Any:

@@ -38,7 +38,7 @@ TINY = [word for name, value in NUMBERS.items() for word in (f"--{name.replace('
 """Checkpoints, with --checkpoint-seconds 0, at steps 200, 300, 400 and 600; evaluations at 200, 400 and 600."""
 HEADER = (
     "member,seed,step,eval_return_mean,eval_return_std,eval_length_mean,train_return_mean,critic_loss,actor_loss,q_mean,"
-    "updates_per_second,diverged_step"
+    "updates_per_second,seconds,diverged_step"
 )
 BACKENDS = ("device", "host")
 
@@ -68,9 +68,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """metrics.csv, as text, without the one column that is a measurement of time."""
+    """metrics.csv, as text, without the columns that are measurements of time."""
     with open(folder / "metrics.csv", newline="") as file:
-        return [{name: text for name, text in row.items() if name != "updates_per_second"} for row in csv.DictReader(file)]
+        return [
+            {name: text for name, text in row.items() if name not in ("updates_per_second", "seconds")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -305,7 +305,7 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
     ends = [jax.tree.map(np.array, program.save(program.advance(state, 40, 60, everyone)[0])[0])]
     program.close()
     program = dj.make_program(experiment, members)
-    state = program.load(jax.tree.map(jnp.asarray, arrays), text)
+    state = program.load(jax.tree.map(jnp.asarray, arrays), text, 40)
     ends.append(jax.tree.map(np.array, program.save(program.advance(state, 40, 60, everyone)[0])[0]))
     program.close()
     assert_same_arrays(*ends)

@@ -201,6 +201,21 @@ def test_a_functional_environment_may_draw_its_observations() -> None:
     assert 0.0 < float(jnp.abs(obs - true).max()) < 1.0
 
 
+def test_noise_of_observations_is_not_that_of_starts() -> None:
+    """A start that splits its key and an observation that uses its own: none of them may meet another."""
+
+    class Noisy(PendulumFunctional):
+        def initial(self, rng: Any, params: Any = None) -> jax.Array:
+            return jnp.concatenate([jax.random.normal(key, (1,)) for key in jax.random.split(rng)])
+
+        def observation(self, state: Any, rng: Any, params: Any = None) -> jax.Array:
+            return jnp.concatenate([state, jax.random.normal(rng, (1,))])
+
+    env = dj.envs.from_functional(Noisy(), "Noisy", max_steps=15)
+    _, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 500))
+    np.testing.assert_allclose(np.corrcoef(obs.T), np.eye(3), atol=0.15)
+
+
 def test_a_box_of_another_name_is_a_box() -> None:
     class Cube(Box):
         pass

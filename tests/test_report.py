@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from ddpg_jax.app import figures, report
-from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.statistics import interval, interval_over_points, iqm
 
 FIELDS = {
     "point",
@@ -40,7 +40,7 @@ def table(curves: list[list[float]], **swept: list[float]) -> list[dict[str, Any
             if i < len(curve):
                 row: dict[str, Any] = {**dict.fromkeys(report.FIXED, 0.0), "diverged_step": ""}
                 values = {"member": m, "seed": m, **{name: column[m] for name, column in swept.items()}}
-                rows.append({**row, **values, "step": 100 * (i + 1), "eval_return_mean": curve[i]})
+                rows.append({**row, **values, "step": 100 * (i + 1), "seconds": 7.0 * (i + 1), "eval_return_mean": curve[i]})
     return rows
 
 
@@ -109,8 +109,8 @@ def test_the_interval_is_the_same_every_time_and_unknown_for_one_seed() -> None:
 
 
 def test_summary_by_hand() -> None:
-    """Four seeds, three evaluations, a threshold that two of them reach, after 100 and after 300 steps."""
-    curves = [[5.0, 1.0, 2.0], [0.0, 0.0, 6.0], [0.0, 1.0, 0.0], [1.0, 2.0, 4.0]]
+    """Four seeds, three evaluations, a threshold that three of them reach: after 100, 200 and 300 steps."""
+    curves = [[5.0, 1.0, 2.0], [0.0, 0.0, 6.0], [0.0, 1.0, 0.0], [1.0, 5.0, 4.0]]
     summary = report.summarize(table(curves), dict.fromkeys(range(4), 5.0), seconds=60.0)
     assert summary["seconds"] == 60.0
     (point,) = summary["points"]
@@ -121,11 +121,36 @@ def test_summary_by_hand() -> None:
     assert point["final_return_mean"] == 3.0
     assert point["final_return_iqm"] == 3.0
     assert 0.0 <= point["final_return_interval"][0] <= 3.0 <= point["final_return_interval"][1] <= 6.0
-    assert point["best_return_mean"] == pytest.approx((5.0 + 6.0 + 1.0 + 4.0) / 4)
-    assert point["solved_members"] == 2
-    assert point["steps_to_threshold"] == 200.0  # the median of 100 and 300
-    assert point["seconds_to_threshold"] == pytest.approx(40.0)
+    assert point["best_return_mean"] == pytest.approx((5.0 + 6.0 + 1.0 + 5.0) / 4)
+    assert point["solved_members"] == 3
+    assert point["steps_to_threshold"] == 250.0  # the median of 100, 200, 300 and never
+    assert point["seconds_to_threshold"] == 17.5
     assert point["diverged_members"] == {}
+
+
+def test_seeds_that_never_reach_the_threshold_count() -> None:
+    """Else the worse of two algorithms could be the faster one: the seeds that it fails on are the slow ones."""
+    (point,) = report.summarize(table([[5.0], [0.0], [0.0]]), dict.fromkeys(range(3), 5.0), seconds=1.0)["points"]
+    assert point["solved_members"] == 1
+    assert json.loads(report.as_json(point))["steps_to_threshold"] is None
+
+
+def test_points_whose_values_look_alike_have_a_curve_each() -> None:
+    names = report.labels(table([[1.0], [2.0]], tau=[0.1234567, 0.12345674]), "run")
+    assert list(names) == ["tau=0.1234567", "tau=0.12345674"]
+    assert list(report.labels(table([[1.0], [2.0]], tau=[0.1234567, 0.2]), "run")) == ["tau=0.123457", "tau=0.2"]
+
+
+def test_the_interval_over_points_is_that_of_their_seeds() -> None:
+    """Points that are far apart are no uncertainty of any of them (Agarwal et al. 2021: seeds are drawn within each task)."""
+    rng = np.random.default_rng(4)
+    near, far = rng.normal(size=10), rng.normal(loc=100.0, size=10)
+    low, high = interval_over_points([near, far])
+    middle = iqm(np.concatenate([near, far]))
+    assert low <= middle <= high
+    assert high - low < 3.0
+    np.testing.assert_allclose(interval_over_points([near]), interval(near))
+    assert np.isnan(interval_over_points([near, far[:1]])).all()
 
 
 def test_a_member_that_diverged_early_cuts_nobody_short() -> None:
@@ -223,7 +248,9 @@ def test_the_line_at_the_end() -> None:
     """One run: its last evaluation. Seeds: their IQM. A sweep: its best point. What diverged is never the best."""
     (single,) = rows = table([[-150.0]])
     single["eval_return_std"] = 10.0
-    assert report.headline("E", rows, 4) == "E: return -150.0 +- 5.0 (standard error of 4 episodes) after 100 steps"
+    assert (
+        report.headline("E", rows, 4) == "E: return -150.0 +- 5.8 (standard error of 4 episodes) after 100 steps"
+    )  # 10 / sqrt(3)
     single["diverged_step"] = 1050
     assert report.headline("E", rows, 4) == "E: DIVERGED at step 1,050"
     together = report.headline("E", table([[1.0], [3.0]]), 4)

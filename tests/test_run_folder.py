@@ -67,9 +67,20 @@ def test_metrics_have_a_fixed_header_and_a_row_for_each_evaluation(whole_run: An
     table = rows(whole_run(backend))
     assert table[0]["critic_loss"] == "nan"  # nothing is learned in the warm-up
     for row in table[1:]:
-        known = [name for name in report.FIXED[3:] if name not in ("updates_per_second", "diverged_step")]
+        known = [name for name in report.FIXED[3:] if name not in ("updates_per_second", "seconds", "diverged_step")]
         assert all(np.isfinite(float(row[name])) for name in known)
     assert all(float(row["eval_length_mean"]) == 200 for row in table)
+
+
+def test_what_is_no_run_is_not_replaced(tmp_path: Path, capfd: Any) -> None:
+    """Other programs have a manifest.json and folders of these names, too."""
+    out = tmp_path / "site"
+    (out / "policy").mkdir(parents=True)
+    (out / "policy" / "privacy.md").write_text("ours")
+    (out / "manifest.json").write_text('{"name": "a web application"}')
+    assert run(*command(out, "--overwrite")) == 2
+    assert "not the manifest of a run" in capfd.readouterr().err
+    assert (out / "policy" / "privacy.md").read_text() == "ours"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -395,7 +406,8 @@ def test_rows_survive_a_round_trip_and_a_torn_line(tmp_path: Path) -> None:
     """Floats come back bit for bit; a line without its end is what a killed process leaves, and is no row."""
     place = folders.RunFolder(tmp_path)
     values = [0.1 + 0.2, -1e-300, 1e22, float("nan"), -0.0, 200.0]
-    table = [{"member": 0, "seed": 2**31 - 1, "step": i, "x": value} for i, value in enumerate(values)]
+    others = {"seed": 2**31 - 1, "eval_return_mean": 0.5, "eval_return_std": float("nan"), "diverged_step": ""}
+    table = [{"member": 0, **others, "step": i, "x": value} for i, value in enumerate(values)]
     place.append_rows(table[:2])
     place.append_rows(table[2:])
     text = place.metrics.read_text()

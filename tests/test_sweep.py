@@ -32,6 +32,8 @@ def test_grid_is_the_product_and_values_have_the_types_of_their_fields() -> None
     points = grid_points(parse_grid(["tau=0.01,0.1", "hidden=16-16,8", "layer-norm=true"]))
     assert [point["tau"] for point in points] == [0.01, 0.01, 0.1, 0.1]
     assert points[0] == {"tau": 0.01, "hidden": (16, 16), "layer_norm": True}
+    assert grid_points(parse_grid(["hidden=(8,8),(16,)"])) == [{"hidden": (8, 8)}, {"hidden": (16,)}]
+    assert grid_points({"hidden": [np.array([8, 8])]}) == [{"hidden": (8, 8)}]
 
 
 def test_random_points_keep_to_their_ranges_and_repeat() -> None:
@@ -45,6 +47,8 @@ def test_random_points_keep_to_their_ranges_and_repeat() -> None:
     assert abs(exponents.mean() + 3.5) < 0.15  # uniform in the exponent, not in the value
     whole = {point["sync_period"] for point in random_points({"sync_period": "uniform:1:9"}, 50)}
     assert whole == {float(period) for period in range(1, 10)}, "traced as a float, and whole"
+    sizes = [point["batch_size"] for point in random_points({"batch_size": "uniform:1:3"}, 3_000)]
+    assert min(map(sizes.count, (1, 2, 3))) > 900, "the ends are as likely as what is between them"
     assert all(isinstance(point["batch_size"], int) and 16 <= point["batch_size"] <= 64 for point in points)
 
 
@@ -83,6 +87,15 @@ SWEEP: Any = dj.sweep  # without its types
         (lambda: SWEEP(points=["tau"]), ["points=['tau']", "map names"]),
         (lambda: dj.sweep(points=[]), ["points=[]"]),
         (lambda: make_legs([], 1, {}), ["points=[]"]),
+        (lambda: make_legs([{}], 2_000_000, {}), ["seeds=2000000", "at most 1,000,000"]),
+        (lambda: random_points({"tau": "uniform:0:1"}, 10**10), ["points=10000000000", "1000000"]),
+        (lambda: SWEEP(grid={"tau": np.array(0.1)}), ["tau=0.1", "at least one value"]),
+        (lambda: grid_points({"hidden": [(8.7,)]}), ["hidden=(8.7,)", "sizes"]),
+        (lambda: grid_points({"tau": [np.True_]}), ["tau=True", "number"]),
+        (lambda: grid_points({"critic_lr": [1e39]}), ["critic_lr=1e+39", "float32"]),
+        (lambda: SWEEP(points=5), ["points=5", "map names"]),
+        (lambda: SWEEP(points=[{None: 1}]), ["None is no field"]),
+        (lambda: SWEEP(dj.envs.make_device("probe/lqr"), grid={"env": ["probe/lqr"]}), ["env cannot be swept", "an object"]),
         (lambda: make_legs([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
         (lambda: make_legs([{"seed": 3}], 1, {}), ["seed"]),
         (lambda: make_legs([{"hindsight_k": 3}, {"hindsight_k": 4}], 1, {}), ["hindsight_k", "nothing reads it"]),
@@ -167,6 +180,9 @@ def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str,
     assert flagged[0] == flagged[2] == ""
     assert 100 < flagged[1] <= 110
     assert np.isnan(with_it.final[1]).all()
+    last = [row for row in with_it.rows if row["member"] == 1][-1]
+    told = ("train_return_mean", "critic_loss", "actor_loss", "q_mean", "updates_per_second")
+    assert all(np.isnan(last[name]) for name in told), "what it does after that is nobody's business"
     assert with_it.best()["point"] in (0, 2)
 
 
@@ -219,7 +235,7 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
     np.testing.assert_array_equal(whole.returns, divided.returns)
     monkeypatch.setattr(sweeping, "memory_limit", lambda _: 1000)
     for seeds in (3, 1):
-        with pytest.raises(dj.ConfigError, match=r"replay_capacity=1000 makes a member of .* 0 fit"):
+        with pytest.raises(dj.ConfigError, match=r"a member with replay_capacity=1000, .* 0 fit"):
             dj.sweep("Pendulum-v1", seeds=seeds, **SMALL)
 
 
@@ -298,7 +314,7 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
 
 def test_a_later_program_that_fits_nowhere_is_refused_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "memory_limit", lambda devices: 10 * 2**20)
-    with pytest.raises(dj.ConfigError, match="replay_capacity=1000000 makes a member of"):
+    with pytest.raises(dj.ConfigError, match="a member with replay_capacity=1000000, "):
         dj.sweep("Pendulum-v1", grid={"replay_capacity": [1_000, 1_000_000]}, **{**SMALL, "steps": 10**9})
 
 

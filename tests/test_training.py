@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from ddpg_jax import driving
+from ddpg_jax.driving import Journal
 from ddpg_jax.placement import place
-from ddpg_jax.program import device_program
-from ddpg_jax.training import STREAMS, RunState, gradient_steps, means, stream
+from ddpg_jax.program import Program, device_program
+from ddpg_jax.training import STREAMS, Metrics, RunState, gradient_steps, stream
 
 LIMIT, SPEED = 5, 0.25
 WARMUP = 8  # vector steps
@@ -179,12 +181,76 @@ def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> N
     state = program.advance(program.start(), 0, WARMUP, np.ones(2, bool))[0]
     start = jax.tree.map(np.array, state)
     state, whole, _ = program.advance(state, WARMUP, WARMUP + 30, alive)
-    np.testing.assert_array_equal(np.isnan(means(whole)["critic_loss"]), ~alive, "one learned, one was stopped")
+    np.testing.assert_array_equal(whole.counts["critic_loss"], [30, 0], "one learned, one was stopped")
     again, pieces = jax.tree.map(jnp.asarray, start), None
     for begin, end in ((0, 1), (1, 18), (18, 30)):
         again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, alive, pieces)
     assert_same_bits(pieces, whole)
     assert_same_bits(again.train, state.train)
+
+
+def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0) -> Program:
+    """A program of one member whose pieces report what they are told: (begin, end) -> sum and count of returns.
+
+    Each takes a second, and `looks` has all be as long as the first.
+    """
+
+    def advance(state: Any, begin: int, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
+        total, count = reports[begin, end]
+        before = (so_far.sums["train_return_mean"][0], so_far.counts["train_return_mean"][0]) if so_far else (0.0, 0)
+        sums: Any = {"train_return_mean": np.array([before[0] + total])}
+        counts: Any = {"train_return_mean": np.array([before[1] + count])}
+        never: Any = np.array([-1])
+        return state, Metrics(sums, counts, never, never), 1.0
+
+    def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((1, 2), returns), np.ones((1, 2))
+
+    names: Any = ("spec", "start", "save", "load", "shapes", "actor", "memory", "placement", "close")
+    unused: dict[str, Any] = dict.fromkeys(names)
+    return Program(members=[dj.Member(0, HYPER)], advance=advance, evaluate=evaluate, **unused)
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    monkeypatch.setattr(driving, "FIRST_LOOK", steps)
+    monkeypatch.setattr(driving, "LOOK_SECONDS", 1.0)
+
+
+BLOCKS = dj.Experiment(steps=2_500, warmup_steps=2_500, eval_every=2_000)
+
+
+def test_a_mean_over_blocks_is_that_of_all_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block with one long episode counts no more than one with a hundred short ones."""
+    looks(monkeypatch, 1_000)
+    program = told({(0, 1_000): (100.0, 100), (1_000, 2_000): (50.0, 1), (2_000, 2_500): (0.0, 0)})
+    ticks = list(dj.drive(program, BLOCKS, ()))
+    rows = [row for tick in ticks for row in tick.rows]
+    assert [row["step"] for row in rows] == [2_000, 2_500]
+    assert rows[0]["train_return_mean"] == 150.0 / 101
+    assert np.isnan(rows[1]["train_return_mean"])
+    assert [row["seconds"] for row in rows] == [2.0, 3.0]
+
+
+def test_a_run_that_ends_between_two_evaluations_can_be_made_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next row then is that of a run that never stopped there, and counts what the last one has counted."""
+    looks(monkeypatch, 500)
+    halves = {(begin, begin + 500): (1.0 + begin, 1) for begin in range(0, 4_000, 500)}
+    longer = dataclasses.replace(BLOCKS, steps=4_000, warmup_steps=4_000)
+    short = list(dj.drive(told(halves), BLOCKS, ()))
+    assert [row["train_return_mean"] for row in short[-1].rows] == [2_001.0]
+    again = list(dj.drive(told(halves), longer, (), 2_500, Journal(*json.loads(json.dumps(short[-1].journal)))))
+    whole = list(dj.drive(told(halves), longer, ()))
+    assert again[-1].rows == whole[-1].rows
+    assert whole[-1].rows[0]["train_return_mean"] == 2_751.0
+
+
+def test_an_actor_that_diverges_with_the_last_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of the updates is their critic's loss; the actor that they leave is first seen in the evaluation."""
+    looks(monkeypatch, 10)
+    program = told({(begin, begin + 10): (0.0, 0) for begin in range(0, 20, 10)}, returns=np.nan)
+    experiment = dataclasses.replace(BLOCKS, steps=20, eval_every=10)
+    ticks = list(dj.drive(program, experiment, ()))
+    assert [row["diverged_step"] for tick in ticks for row in tick.rows] == [10, 10]
 
 
 def test_what_a_tick_gave_stays_as_it_is() -> None:
@@ -233,8 +299,8 @@ def test_as_many_updates_as_steps_times_updates_per_step(name: str) -> None:
     assert int(state.train.opt.critic[0].count) == STEPS * num_envs
     assert int(state.train.opt.actor[0].count) == STEPS * num_envs // 2
     assert np.asarray(state.replay.size).tolist() == [STEPS] * num_envs
-    losses = {name: mean for name, mean in means(metrics).items() if name != "train_return_mean"}
-    assert all(np.isfinite(x) for x in losses.values()), "the mean over a block leaves out the updates in which the actor rests"
+    assert all(np.isfinite(total) for total in metrics.sums.values()), "sums leave out the updates in which the actor rests"
+    assert int(metrics.counts["actor_loss"]) == STEPS // (1 if num_envs > 1 else 2), "of steps in which it learned at all"
 
 
 @pytest.mark.parametrize(("num_envs", "each"), [(3, "0.33333333"), (49, 1 / 49), (8, 0.125)])
@@ -323,7 +389,7 @@ def test_noise_and_returns_start_anew_with_every_episode() -> None:
         returns = returns + np.asarray(newest.reward)
         np.testing.assert_array_equal(np.asarray(state.noise)[:, 0] == 0.0, ended)
         np.testing.assert_allclose(state.returns, np.where(ended, 0.0, returns), rtol=1e-6)
-        expected = returns[ended].mean() if ended.any() else np.nan
-        np.testing.assert_allclose(means(metrics)["train_return_mean"], expected, rtol=1e-5)
+        np.testing.assert_allclose(metrics.sums["train_return_mean"], returns[ended].sum(), rtol=1e-5)
+        assert int(metrics.counts["train_return_mean"]) == ended.sum()
         ends += ended.sum()
     assert 0 < ends < 4 * 30

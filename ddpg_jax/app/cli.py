@@ -7,15 +7,19 @@ what a field allows: the same words then serve the command line, grids and Pytho
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import errno
 import functools
 import inspect
+import itertools
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{error.filename}: " if error.filename else "a file: "
         cure = "; free some space there" if error.errno in FULL else ""
         return _fail(f"cannot read or write {what}{error.strerror or error}{cure}")
+    except RecursionError:
+        return _fail("an option or a file is nested too deeply to be read")
+    except (MemoryError, RuntimeError) as error:  # XLA has a RuntimeError of its own for it
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail("out of memory; lower batch_size, hidden, replay_capacity, eval_episodes or the number of members", 1)
     except KeyboardInterrupt:
         return 130
 
@@ -79,6 +89,8 @@ def _joined(arguments: list[str]) -> list[str]:
     """`--field -1e-3` as `--field=-1e-3`, which argparse would take for an option, and `--env-kwargs a=1 b=2` as `a=1,b=2`."""
     joined: list[str] = []
     for word in arguments:
+        if re.match(r"--.*=--$", word):  # argparse makes a list of it
+            raise ConfigError(f"{word} is not allowed; an option needs a value")
         if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-[\d.]", word):
             joined[-1] += f"={word}"
         elif len(joined) > 1 and joined[-2] == "--env-kwargs" and re.match(r"[^\W\d]\w*=", word):
@@ -169,7 +181,7 @@ def _fields(parser: Parser) -> None:
 
 def _field(parser: Any, name: str, default: Any) -> None:
     """An option for a field; those of the environment may be given several times."""
-    about = _documentation()[name].rstrip(".").split(". ")[0].replace("%", "%%")
+    about = re.split(r"(?<! al)\. ", _documentation()[name].rstrip("."))[0].replace("%", "%%")
     allowed = f" [{', '.join(CHOICES[name])}]" if name in CHOICES else ""
     shown = f" ({plain(default)})" if default != () else ""
     names = [f"--{name.replace('_', '-')}", *(["--import"] if name == "imports" else [])]
@@ -188,31 +200,41 @@ def _job(parser: Parser) -> None:
 
 @functools.cache
 def _documentation() -> dict[str, str]:
-    """The line under each field in the source of the two classes: said once, shown here."""
-    lines: dict[str, str] = {}
+    """What stands under each field in the source of the two classes: said once, shown here."""
+    texts: dict[str, str] = {}
     for kind in (Experiment, Hyperparams):
-        name = None
-        for line in inspect.getsource(kind).splitlines():
-            line = line.strip()
-            if line.startswith('"""') and name:
-                lines[name], name = line.strip('"'), None
-            elif ": " in line and " = " in line and not line.startswith('"""'):
-                name = line.split(":")[0]
-    return lines
+        (body,) = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(body, ast.ClassDef)
+        for field, below in itertools.pairwise(body.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                texts[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return texts
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Has Ctrl-C end the process at once while modules are imported: an exception would be lost there now and then."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.training import use_compilation_cache
-    from ddpg_jax.sweeping import make_legs
+    with stoppable():
+        from ddpg_jax.app.training import use_compilation_cache
+        from ddpg_jax.sweeping import make_legs
 
     use_compilation_cache()
     return _work(make_legs([{}], 1, _given(options)), options)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.training import use_compilation_cache
-    from ddpg_jax.placement import use_all_cores
-    from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
+    with stoppable():
+        from ddpg_jax.app.training import use_compilation_cache
+        from ddpg_jax.placement import use_all_cores
+        from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
 
     given = _given(options)
     seeds = _whole("seeds", options.seeds)
@@ -247,10 +269,10 @@ def _meeting(options: argparse.Namespace) -> Meeting | None:
     if None in words:
         raise ConfigError("--coordinator, --num-processes and --process-id must be given together, or --distributed alone")
     host, _, port = options.coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 2**16:
         raise ConfigError(f"coordinator={options.coordinator} is not allowed; it must be HOST:PORT with a port below 65536")
     count = _whole("num_processes", options.num_processes)
-    if not options.process_id.isdecimal() or int(options.process_id) >= count:
+    if not options.process_id.isdecimal() or len(options.process_id) > 9 or int(options.process_id) >= count:
         raise ConfigError(f"process_id={options.process_id} is not allowed; it must be a whole number from 0 to {count - 1}")
     return Meeting(host.strip("[]"), int(port), count, int(options.process_id))
 
@@ -320,6 +342,8 @@ def _plot(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from ddpg_jax.app.bench import bench
 
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        raise ConfigError(f"out={options.out} is not allowed; it must be a file, in a folder that is there")
     print(bench(options.out, options.quick))
     return 0
 
@@ -348,13 +372,15 @@ def _envs(options: argparse.Namespace) -> int:
 
     given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in EnvOptions._fields}
     asked = EnvOptions(**given)
+    if (asked.env_kwargs, asked.wrappers) != (STRUCTURE["env_kwargs"], STRUCTURE["wrappers"]) and not options.name:
+        raise ConfigError("--env-kwargs and --wrappers are of one environment; name it")
     for text in about(options.name, asked) if options.name else [overview(asked)]:
         print(text, flush=True)
     return 0
 
 
 def _whole(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise ConfigError(f"{name}={text} is not allowed; it must be a whole number of at least 1")
     return int(text)
 

@@ -19,7 +19,7 @@ from ddpg_jax.envs.naming import maker
 from ddpg_jax.experiment import Experiment, coerce, env_options
 from ddpg_jax.host_program import host_rollout
 from ddpg_jax.policy import Policy, load_policy
-from ddpg_jax.training import rollout
+from ddpg_jax.training import rollout, stream
 from ddpg_jax.types import ConfigError, EnvironmentFailure
 
 FILMS = (".gif", ".webp", ".png")
@@ -37,7 +37,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     env = device_env(x.backend, x.env, env_options(x))
     if env is not None:
         run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
-        returns, lengths = map(np.asarray, run(jax.random.key(seed), policy.params))
+        returns, lengths = map(np.asarray, run(stream(jax.random.key(seed), "eval"), policy.params))
         if not np.isfinite(returns).all():
             raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
         return returns, lengths
@@ -73,6 +73,8 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
         known = {m: value for m, value in last.items() if (folder / "policy" / f"member_{m}").exists()}
         if member is None and known:
             member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])
+        if not known:
+            raise ConfigError(f"{folder} holds no policy; train it to its end, or go on with --resume")
         if member not in known:
             raise ConfigError(f"member={member} is not in {folder}; there are {', '.join(known)}")
         return folder / "policy" / f"member_{member}"

@@ -9,13 +9,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ddpg_jax.app.report import by_point, labels, short, swept
-from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.statistics import interval, interval_over_points, iqm
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
 MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups
+MOST_CELLS = 10  # a heat map with more of them in a row has no room for numbers, nor for the names of all values
 
 
 def figures(rows: Sequence[dict[str, Any]], name: str, title: str, folder: Path) -> None:
@@ -40,68 +41,87 @@ def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> No
         curves = {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MOST_LINES]}
         title += f"\n(the best {MOST_LINES} points of {MOST_LINES + left_out})"
     figure, axes = _canvas(title)
-    for label, curve in curves.items():
+    many = len(curves) > 10  # the colours of the usual cycle
+    for i, (label, curve) in enumerate(curves.items()):
         steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
         seeds = returns.shape[1]
-        named = f"{label} ({seeds} seed{'s' if seeds > 1 else ''})"
+        lost = int(np.isnan(returns[-1]).sum())
+        named = f"{label} ({seeds} seed{'s' if seeds > 1 else ''}{f', {lost} diverged' if lost else ''})"
         (line,) = axes.plot(steps, iqm(returns), lw=2, label=named, marker="o" if len(steps) == 1 else None)
+        if many:
+            line.set_color(matplotlib.colormaps["viridis"](i / (len(curves) - 1)))
         if seeds > 1:
             axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=line.get_color())
-    many = any(curve.shape[0] > 1 for curve in curves.values())
+    several = any(curve.shape[0] > 1 for curve in curves.values())
     axes.set_xlabel("environment steps")
-    axes.set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if many else ""))
+    axes.set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.legend(frameon=False, loc="best", fontsize="small" if len(curves) > 4 else None)
+    if len(curves) > 4:  # they would cover the curves
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
+        figure.set_size_inches(10.0, 4.2)
+    else:
+        axes.legend(frameon=False, loc="best")
     _save(figure, path)
 
 
 def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
     """One panel for each swept field: the IQM of the final return at each of its values, over seeds and all other fields.
 
-    Numbers that a random search has drawn are each there once, so the line is that of groups of neighbours.
+    Numbers that a random search has drawn are each there once, so the line is that of groups of neighbours. The interval is
+    that of the seeds, if each point has several; members that have diverged are counted and left out.
     """
     figure = Figure(figsize=(max(7.0, 3.2 * len(fields)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for i, (field, axes) in enumerate(zip(fields, panels, strict=True)):
         values = sorted({point[i] for point in final}, key=_order)
-        groups = [np.concatenate([returns for point, returns in final.items() if point[i] == value]) for value in values]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         places = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
+        groups = [[returns for point, returns in final.items() if point[i] == value] for value in values]
         for place, group in zip(places, groups, strict=True):
-            axes.plot(np.full(len(group), place), group, ".", color="C0", alpha=0.3, ms=4)
+            reached = np.concatenate(group)
+            axes.plot(np.full(len(reached), place), reached, ".", color="C0", alpha=0.3, ms=4)
         if numeric and len(values) > MOST_VALUES:
             bins = np.array_split(np.arange(len(values)), BINS)
-            groups = [np.concatenate([groups[v] for v in own]) for own in bins]
+            groups = [[returns for v in own for returns in groups[v]] for own in bins]
             places = np.array([np.median(places[own]) for own in bins])
-        known = [group[np.isfinite(group)] for group in groups]
-        middle = np.array([iqm(group) if len(group) else np.nan for group in known])
-        bounds = np.array([interval(group) if len(group) > 1 else (np.nan, np.nan) for group in known])
+        known = [[returns[np.isfinite(returns)] for returns in group] for group in groups]
+        known = [[returns for returns in group if len(returns)] for group in known]
+        middle = np.array([iqm(np.concatenate(group)) if group else np.nan for group in known])
+        low, high = np.array([interval_over_points(group) for group in known]).T
         axes.plot(places, middle, "o-", lw=2, color="C0")
-        axes.fill_between(places, bounds[:, 0], bounds[:, 1], alpha=0.25, lw=0, color="C0")
-        lost = [len(group) - len(rest) for group, rest in zip(groups, known, strict=True)]
-        if numeric and len(values) > 2 and min(values) > 0 and max(values) / min(values) > 20:
-            axes.set_xscale("log")
-        if not numeric:
+        axes.fill_between(places, low, high, alpha=0.25, lw=0, color="C0")
+        if numeric:
+            _scale(axes, np.array(values, float))
+        else:
             axes.set_xticks(places, [str(value) for value in values], rotation=20 if len(values) > 3 else 0)
-        for place, count in zip(places, lost, strict=True):
-            if count:
-                axes.text(
-                    place,
-                    0.02,
-                    f"{count} diverged",
-                    transform=axes.get_xaxis_transform(),
-                    ha="center",
-                    color="C3",
-                    in_layout=False,
-                )
+        for place, own, rest in zip(places, groups, known, strict=True):
+            if lost := sum(map(len, own)) - sum(map(len, rest)):
+                where = axes.get_xaxis_transform()
+                axes.text(place, 0.02, f"{lost} diverged", transform=where, ha="center", color="C3", in_layout=False)
         axes.plot(places, np.zeros(len(places)), alpha=0, transform=axes.get_xaxis_transform())
         axes.margins(x=0.2)
         axes.set_xlabel(field)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("final return without noise\n(IQM and 95 % interval)")
+    several = min(map(len, final.values())) > 1
+    panels[0].set_ylabel("final return without noise\n(IQM" + (" and 95 % interval over seeds)" if several else ")"))
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _scale(axes: Any, values: np.ndarray) -> None:
+    """A logarithmic axis for numbers of different sizes, with a place for 0; few ticks, so that they can be read."""
+    above = values[values > 0]
+    if values.min() >= 0 and len(above) > 1 and above.max() / above.min() > 20:
+        if len(above) == len(values):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=above.min())
+            axes.set_xticks([0.0, *10.0 ** np.arange(np.floor(np.log10(above.min())), np.ceil(np.log10(above.max())) + 1)])
+    elif len(values) == 2:
+        axes.set_xticks(values, [short(value) for value in values.tolist()])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
@@ -114,12 +134,16 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
     image = axes.imshow(table, aspect="auto", origin="lower", cmap="viridis")
     figure.colorbar(image, label="final return without noise (IQM)")
     bright = np.nanmean([np.nanmin(table), np.nanmax(table)]) if np.isfinite(table).any() else 0.0
-    if table.size <= 100:
+    if len(columns) <= MOST_CELLS and len(rows) <= MOST_CELLS:
         for (y, x), value in np.ndenumerate(table):
             text = "diverged" if np.isnan(value) else f"{value:.4g}"
-            axes.text(x, y, text, ha="center", va="center", color="black" if value > bright or np.isnan(value) else "white")
-    axes.set_xticks(range(len(columns)), [short(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [short(value) for value in rows])
+            color = "black" if value > bright or np.isnan(value) else "white"
+            axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small" if len(columns) > 5 else None)
+    for values, set_ticks in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
+        shown = range(0, len(values), -(-len(values) // MOST_CELLS))
+        set_ticks(shown, [short(values[v]) for v in shown])
+    if len(columns) > 5:
+        axes.tick_params(axis="x", rotation=30)
     axes.set_xlabel(fields[0])
     axes.set_ylabel(fields[1])
     axes.grid(visible=False)

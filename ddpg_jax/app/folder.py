@@ -38,14 +38,17 @@ PARTS = (
     "tensorboard",
     "manifest.json",
 )
-MEASURED = ("member", "seed", "step", "eval_return_mean", "eval_return_std")
-"""Columns of metrics.csv that are numbers in every row."""
+MEASURED = ("member", "seed", "step", "eval_return_mean", "eval_return_std", "diverged_step")
+"""Columns of metrics.csv that are numbers in every row, the last one if there is anything."""
 BEFORE = (".lock", "manifest.json.tmp")
 """What a run that was killed before its first step leaves."""
 PACKAGES = (
     "ddpg-jax",
     "jax",
     "jaxlib",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "libtpu",
     "flax",
     "optax",
     "chex",
@@ -96,8 +99,8 @@ def _identity(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
 
 def default_folder(experiment: Experiment, members: list[Member]) -> Path:
     """`runs/ENV-PRESET-seedK-DIGEST`: the same settings find the same folder again."""
-    env = experiment.env.replace("/", "-").replace(":", "-")
-    return Path("runs") / f"{env}-{experiment.preset}-seed{experiment.seed}-{digest(experiment, members)[:6]}"
+    name = f"{experiment.env}-{experiment.preset}".replace("/", "-").replace(":", "-")
+    return Path("runs") / f"{name}-seed{experiment.seed}-{digest(experiment, members)[:6]}"
 
 
 class RunFolder:
@@ -119,9 +122,11 @@ class RunFolder:
         """
         if not self.processes.first:
             return
-        there = (self.path / "manifest.json").exists()
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"out={self.path} is a file; it must be a folder, new or empty")
+        there = (self.path / "manifest.json").exists()
+        if there:
+            self.manifest()  # others have files of this name too, which are not ours to replace
         if there and not (resume or overwrite):
             raise ConfigError(
                 f"out={self.path} holds a run; continue it with --resume, replace it with --overwrite, or name another"
@@ -155,7 +160,10 @@ class RunFolder:
             return
         for part in PARTS:
             path = self.path / part
-            if path.is_dir():
+            if path.is_symlink() and path.is_dir():  # to another disk, say: the link stays
+                for inside in path.iterdir():
+                    shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
+            elif path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -196,12 +204,12 @@ class RunFolder:
         """
         try:
             manifest = json.loads((self.path / "manifest.json").read_text())
-            if not all(name in manifest for name in ("experiment", "members", "identity")):
+            if not _is_manifest(manifest):
                 raise ValueError("it is not the manifest of a run")
             return manifest
         except FileNotFoundError as error:
             raise ConfigError(f"{self.path} holds no run; it has no manifest.json") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{self.path}/manifest.json cannot be read: {error}") from error
 
     def programs(self) -> list[list[int]]:
@@ -224,19 +232,21 @@ class RunFolder:
         """
         try:
             text = self.metrics.read_text()
+            table = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         except FileNotFoundError:
             return []
-        complete = text[: text.rfind("\n") + 1]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"{self.metrics} cannot be read: {error}") from error
         rows = []
-        for line, texts in enumerate(csv.DictReader(io.StringIO(complete)), start=2):
+        for line, texts in enumerate(table, start=2):
             if None in texts or None in texts.values():
                 raise ConfigError(f"{self.metrics} cannot be read: line {line} has not as many columns as the first")
             row = {name: _number(text) for name, text in texts.items()}
-            wrong = [name for name in MEASURED if not isinstance(row.get(name, 0), int | float)]
-            if wrong:
-                raise ConfigError(
-                    f"{self.metrics} cannot be read: line {line} has {wrong[0]}={row[wrong[0]]}, which is no number"
-                )
+            for name in MEASURED:
+                if not isinstance(row.get(name), int | float) and not (name == "diverged_step" and row.get(name) == ""):
+                    raise ConfigError(
+                        f"{self.metrics} cannot be read: line {line} has {name}={row.get(name)}, which is no number"
+                    )
             rows.append(row)
         return rows
 
@@ -280,6 +290,30 @@ def about(experiment: Experiment, members: list[Member], processes: int = 1) -> 
         "end": None,
         "status": "running",
     }
+
+
+def _is_manifest(about: Any) -> bool:
+    """Whether what is read of it has the form that `about` gives."""
+    if not isinstance(about, dict):
+        return False
+    experiment, members, identity = (about.get(name) for name in ("experiment", "members", "identity"))
+    programs, seconds = about.get("programs", []), about.get("seconds", 0.0)
+    return (
+        isinstance(experiment, dict)
+        and isinstance(experiment.get("steps"), int)
+        and isinstance(experiment.get("env"), str)
+        and isinstance(members, list)
+        and bool(members)
+        and all(isinstance(member, dict) and "member" in member and "seed" in member for member in members)
+        and isinstance(identity, dict)
+        and isinstance(identity.get("preset"), str)
+        and isinstance(identity.get("env"), str)
+        and isinstance(identity.get("members"), list)
+        and isinstance(programs, list)
+        and all(isinstance(part, list) and all(isinstance(number, int) for number in part) for part in programs)
+        and isinstance(seconds, int | float)
+        and isinstance(about.get("start"), str)
+    )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -25,12 +25,18 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     """
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
+    if out.is_dir() or not out.parent.is_dir():
+        raise ConfigError(f"out={out} is not allowed; it must be a file, in a folder that is there")
     settings, tables = [], []
+    known: dict[str, Path] = {}
     for folder in folders:
         place = RunFolder(folder)
         manifest, rows = place.manifest(), place.read_rows()
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
+        same = known.setdefault(json.dumps(manifest["identity"], sort_keys=True), folder)
+        if same is not folder:
+            raise ConfigError(f"{folder} and {same} hold the same run, with the same seeds; name one of them")
         values = {**manifest["identity"], **manifest["members"][0]}
         skip = ("seed", "member", "members", *report.swept(rows))
         settings.append({name: value for name, value in values.items() if name not in skip})
@@ -41,10 +47,12 @@ def plot(folders: Sequence[Path], out: Path) -> None:
             curves.setdefault(f"{name}, {label}" if label else name, []).extend(curve)
     joined = {}
     for label, seeds in curves.items():
-        common = set.intersection(*({step for step, _ in seed} for seed in seeds))
+        going = [seed for seed in seeds if not np.isnan(seed[-1, 1])] or seeds  # one that diverged ended where it did
+        common = sorted(set.intersection(*(set(seed[:, 0]) for seed in going)))
         if not common:
             raise ConfigError(f"the runs of {label} have no step in common at which they were evaluated; plot them apart")
-        joined[label] = np.array([[point for point in seed if point[0] in common] for seed in seeds])
+        reached = [dict(seed) for seed in seeds]
+        joined[label] = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
     figures.learning_curves(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", out)
 
 

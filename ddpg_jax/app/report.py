@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ddpg_jax.statistics import interval, iqm
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
-    "actor_loss", "q_mean", "updates_per_second", "diverged_step",
+    "actor_loss", "q_mean", "updates_per_second", "seconds", "diverged_step",
 )  # fmt: skip
 """The columns of metrics.csv that every run has; what stands between `seed` and `step` are the swept fields."""
 KNOWN = (*FIXED, *diagnostics.COLUMNS)
@@ -52,7 +52,8 @@ def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
 
 
 def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | None], seconds: float) -> dict[str, Any]:
-    """What summary.json says.
+    """What summary.json says. Steps and seconds to the threshold are medians over all seeds, so there are none where no more
+    than half of them have solved the environment.
 
     Args:
         rows: of metrics.csv.
@@ -65,9 +66,8 @@ def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | N
         threshold = thresholds.get(member_of[values])
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         low, high = interval(returns[:, -1])
-        solved = [
-            steps[np.argmax(curve >= threshold)] for curve in returns if threshold is not None and (curve >= threshold).any()
-        ]
+        own = [row for row in rows if tuple(row[name] for name in names) == values]
+        solved = _solved(own, threshold)
         points.append(
             {
                 "point": dict(zip(names, values, strict=True)),
@@ -79,17 +79,22 @@ def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | N
                 "final_returns": returns[:, -1].tolist(),
                 "best_return_mean": returns.max(axis=1).mean(),
                 "threshold": threshold,
-                "solved_members": len(solved),
-                "steps_to_threshold": float(np.median(solved)) if solved else None,
-                "seconds_to_threshold": float(np.median(solved)) / steps[-1] * seconds if solved else None,
-                "diverged_members": {
-                    str(row["member"]): row["diverged_step"]
-                    for row in rows
-                    if row["diverged_step"] != "" and tuple(row[name] for name in names) == values
-                },
+                "solved_members": sum(math.isfinite(step) for step, _ in solved),
+                "steps_to_threshold": float(np.median([step for step, _ in solved])),
+                "seconds_to_threshold": float(np.median([took for _, took in solved])),
+                "diverged_members": {str(row["member"]): row["diverged_step"] for row in own if row["diverged_step"] != ""},
             }
         )
     return {"seconds": seconds, "points": points}
+
+
+def _solved(rows: Sequence[dict[str, Any]], threshold: float | None) -> list[tuple[float, float]]:
+    """For each member the step and the seconds of training at which it first reached the threshold, else infinity."""
+    first = {row["member"]: (math.inf, math.inf) for row in rows}
+    for row in rows:
+        if threshold is not None and row["eval_return_mean"] >= threshold and first[row["member"]][0] > row["step"]:
+            first[row["member"]] = (row["step"], row["seconds"])
+    return list(first.values())
 
 
 def as_json(value: Any) -> str:
@@ -109,18 +114,26 @@ def as_json(value: Any) -> str:
 
 def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
     """The curves of a run, labelled with their swept values, or with a name where nothing is swept."""
-    names = swept(rows)
-    return {named(names, point) or name: curve for point, curve in by_point(rows).items()}
-
-
-def named(fields: Sequence[str], point: Sequence[Any]) -> str:
-    """A point as a person reads it."""
-    return ", ".join(f"{field}={short(value)}" for field, value in zip(fields, point, strict=True))
+    names, points = swept(rows), by_point(rows)
+    texts = [named(names, point) for point in points]
+    if len(set(texts)) < len(texts):  # values that agree in what a person reads of them
+        texts = [named(names, point, str) for point in points]
+    return {text or name: curve for text, curve in zip(texts, points.values(), strict=True)}
 
 
 def short(value: Any) -> str:
     """A swept value as a person reads it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def named(fields: Sequence[str], point: Sequence[Any], text: Callable[[Any], str] = short) -> str:
+    """A point as a person reads it, or with its values as `text` gives them."""
+    return ", ".join(f"{field}={text(value)}" for field, value in zip(fields, point, strict=True))
+
+
+def standard_error(deviation: float, episodes: int) -> str:
+    """What follows a mean over episodes; `deviation` is theirs around it. Of one episode nothing is known."""
+    return f" +- {deviation / math.sqrt(episodes - 1):.1f} (standard error of {episodes} episodes)" if episodes > 1 else ""
 
 
 def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
@@ -130,8 +143,7 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
     if len({row["member"] for row in rows}) == 1:
         if last["diverged_step"] != "":
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
-        spread = last["eval_return_std"] / math.sqrt(episodes)
-        result = f"{last['eval_return_mean']:.1f} +- {spread:.1f} (standard error of {episodes} episodes)"
+        result = f"{last['eval_return_mean']:.1f}{standard_error(last['eval_return_std'], episodes)}"
         return f"{env}: return {result} after {last['step']:,} steps"
     scores = {point: np.nan_to_num(iqm(curves[:, -1, 1]), nan=-np.inf) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])

@@ -25,7 +25,7 @@ from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.programs import Programs
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
-from ddpg_jax.driving import Journal, drive
+from ddpg_jax.driving import Journal, drive, period, schedule
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.policy import reward_threshold
@@ -93,6 +93,11 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
         Stopped: a signal came.
         Ended: another process has died or failed.
     """
+    with signals() as received:  # from here on: one that comes while JAX is at work would be lost there
+        return _train(legs, options, processes, received)
+
+
+def _train(legs: list[Leg], options: Options, processes: Processes, received: list[int]) -> str:
     experiment = legs[0].experiment
     members = sorted((member for leg in legs for member in leg.members), key=lambda member: member.number)
     place = RunFolder(options.out or folders.default_folder(experiment, members), processes)
@@ -113,7 +118,7 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
             place.write_manifest(**folders.about(experiment, members, processes.total))
             _check_shared(place, processes)
         with tracker(options.track if processes.first else None, place.path, dataclasses.asdict(experiment)) as track:
-            return Job(experiment, members, programs, place, options, track, processes).run()
+            return Job(experiment, members, programs, place, options, track, processes).run(received)
 
 
 def _check_same(experiment: Experiment, members: list[Member], out: Path, options: Options, processes: Processes) -> None:
@@ -174,10 +179,10 @@ class Job:
         """Wall time of the run, all its processes together."""
         return round(self.earlier + (time.monotonic() - self.begun if self.begun else 0.0), 3)
 
-    def run(self) -> str:
-        """Trains; gives the line that reports the result."""
+    def run(self, received: list[int]) -> str:
+        """Trains, until it is done or a signal is received; gives the line that reports the result."""
         say = Display(1, 0, not self.processes.first).say
-        with Checkpoints(self.place.checkpoints, self.processes) as checkpoints, signals() as received:
+        with Checkpoints(self.place.checkpoints, self.processes) as checkpoints:
             k, kept = 0, None
             if self.options.resume:
                 kept = checkpoints.newest(self._shapes, say)
@@ -205,12 +210,24 @@ class Job:
             step = kept.iteration * experiment.num_envs
             reached = {**dict.fromkeys(before, math.inf), **{member.number: step for member in now}}
             over = self._over(kept)
+            if not over and kept.iteration % period(experiment):  # it was to end here, and now does not
+                reached |= {member.number: step - 1 for member in now}
             say(f"{self.place.path} {'was finished at' if over else 'goes on from'} step {step:,}")
             if kept.text is None and backend_of(experiment) == "host":
                 say("the environments could not be kept: their episodes start anew")
         self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
+        lost = self._lost(kept, reached) if kept else []
+        if lost:
+            say(f"{self.place.metrics} has lost its rows of step {', '.join(f'{step:,}' for step in lost)}")
         self.earlier = self.place.manifest().get("seconds", 0.0) if self.rows else 0.0
         self.place.write_manifest(experiment=dataclasses.asdict(self.experiment), status="running", end=None)
+
+    def _lost(self, kept: Checkpoint, reached: dict[int, float]) -> list[int]:
+        """Steps of the evaluations that a checkpoint has behind it and metrics.csv does not have of all members."""
+        experiment, now = self.programs.parts[kept.program]
+        there = {(row["member"], row["step"]) for row in self.rows}
+        ends = [end * experiment.num_envs for _, end, evaluated in schedule(experiment) if evaluated and end <= kept.iteration]
+        return [step for step in ends if any((m.number, step) not in there for m in now if step <= reached[m.number])]
 
     def _over(self, kept: Checkpoint | None) -> bool:
         """Whether the program of a checkpoint has nothing left to do: it is at its end, or all its members diverged."""
@@ -238,7 +255,7 @@ class Job:
         self._note_programs()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
         with self._noting_failures(experiment, checkpoints):
-            state = program.load(kept.arrays, kept.text) if kept else program.start()
+            state = program.load(kept.arrays, kept.text, kept.iteration) if kept else program.start()
         if self._over(kept):
             self._keep_policies(program, experiment, state)
             return

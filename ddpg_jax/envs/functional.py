@@ -37,12 +37,14 @@ def from_functional(func_env: Any, name: str, max_steps: int, reward_threshold: 
         return func_env.observation(state, None)
 
     def start_observed(key: Key) -> tuple[Any, Array]:
-        state = func_env.initial(key)
-        return state, func_env.observation(state, jax.random.fold_in(key, 1))
+        start_key, observation_key = jax.random.split(key)
+        state = func_env.initial(start_key)
+        return state, func_env.observation(state, observation_key)
 
     def advance_observed(key: Key, state: tuple[Any, Array], action: Array) -> tuple[tuple[Any, Array], Array, Array]:
-        after, reward, terminated = advance(key, state[0], action)
-        return (after, func_env.observation(after, jax.random.fold_in(key, 3))), reward, terminated
+        step_key, observation_key = jax.random.split(key)
+        after, reward, terminated = advance(step_key, state[0], action)
+        return (after, func_env.observation(after, observation_key)), reward, terminated
 
     try:
         jax.eval_shape(lambda key: observe(func_env.initial(key)), jax.random.key(0))

@@ -7,6 +7,7 @@ episode as the successor of its last step, and apart from them the observations 
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import io
 import pickle
@@ -114,12 +115,13 @@ class HostEnv:
         """Whatever an environment raises, as an `EnvironmentFailure`."""
         try:
             return call(*arguments, **options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EnvironmentFailure(f"raised {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """Closes the environments."""
-        self.vector_env.close()
+        """Closes the environments; what they raise then is nothing that anybody waits for."""
+        with contextlib.suppress(Exception):
+            self.vector_env.close()
 
     def snapshot(self) -> str | None:
         """The whole state of the environments as text, or None where they do not let themselves be written."""
