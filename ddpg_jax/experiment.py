@@ -42,7 +42,7 @@ class Experiment:
     """Environments on the host: overlapped, an action comes from the actor before the last update, which meanwhile runs, or
     textbook: it waits for it. The device backend is always in the order of the textbook."""
     preset: str = "default"
-    """The named values that all other fields start from."""
+    """The named values that all other fields start from; on the command line also a JSON file of them."""
     steps: int = 20_000
     """Length of the run, the warm-up included."""
     seed: int = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import resource
 import shlex
@@ -199,8 +198,12 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
 
 
 @pytest.fixture
-def send(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`(signal, count)`: has this process send itself signals when the run shows its second evaluation."""
+def send(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`(signal, count)`: has this process send itself signals when the run shows its second evaluation.
+
+    Ctrl-C acts as in a terminal also where the tests run in the background, for which shells switch it off.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def prepare(number: int, count: int = 1) -> None:
         real, seen = progress.Display.update, []
@@ -210,17 +213,13 @@ def send(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             seen.extend(arguments[-1])
             if len(seen) == 2:
                 seen.append("sent")
-                gc.disable()  # JAX takes part in it, and an exception that a signal raises in there is lost
-                try:
-                    for _ in range(count):
-                        signal.raise_signal(number)  # two that come by `os.kill` may be taken for one
-                        time.sleep(0.01)  # and so may these, where another thread asks for the interpreter just now
-                finally:
-                    gc.enable()
+                for _ in range(count):
+                    signal.raise_signal(number)  # two that come by `os.kill` may be taken for one
 
         monkeypatch.setattr(progress.Display, "update", update)
 
-    return prepare
+    yield prepare
+    signal.signal(signal.SIGINT, before)
 
 
 def assert_says_how_to_go_on(line: str, out: Path) -> None:
