@@ -203,7 +203,17 @@ def check_legs(
 
     def asked(leg: Leg) -> tuple[Any, ...]:
         x = leg.experiment
-        return x.env, x.backend, env_options(x), x.hindsight, x.replay_capacity, x.hidden, x.num_envs, x.num_critics
+        return (
+            x.env,
+            x.backend,
+            env_options(x),
+            x.hindsight,
+            x.replay_capacity,
+            x.hidden,
+            x.num_envs,
+            x.num_critics,
+            x.batch_size,
+        )
 
     known = {asked(legs[0])}
     for leg in legs[1:]:
@@ -220,14 +230,14 @@ def check_legs(
 
 def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
-    alone = len(leg.members) == 1  # then there is nothing to divide, and what it holds is known without the compiler
-    devices = len(program.placement.devices)
-    held = state_bytes(program) / devices
-    need = (held if alone else program.memory()) + copies * held
+    alone = len(leg.members) == 1  # then there is nothing to divide, and the least that it needs is known without the compiler
+    devices, x = len(program.placement.devices), leg.experiment
+    held, activations = state_bytes(program) / devices, 4 * x.batch_size * sum(x.hidden)
+    need = (held + activations if alone else program.memory()) + copies * held
     if need <= limit:
         return len(leg.members)
     each = need / (program.placement.slots / devices)
-    fit, x = int(limit / each) * devices, leg.experiment
+    fit = int(limit / each) * devices
     if fit < devices:
         raise ConfigError(
             f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size} and hidden={plain(x.hidden)} takes "

@@ -312,10 +312,19 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
     assert again["points"] == summary["points"]
 
 
-def test_a_later_program_that_fits_nowhere_is_refused_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"replay_capacity": [1_000, 1_000_000]}, "a member with replay_capacity=1000000, "),
+        ({"replay_capacity": [100_000], "batch_size": [16, 100_000]}, "batch_size=100000 and hidden=16-16"),
+    ],
+)
+def test_a_later_program_that_fits_nowhere_is_refused_before_the_first(
+    monkeypatch: pytest.MonkeyPatch, grid: Any, words: str
+) -> None:
     monkeypatch.setattr(sweeping, "memory_limit", lambda devices: 10 * 2**20)
-    with pytest.raises(dj.ConfigError, match="a member with replay_capacity=1000000, "):
-        dj.sweep("Pendulum-v1", grid={"replay_capacity": [1_000, 1_000_000]}, **{**SMALL, "steps": 10**9})
+    with pytest.raises(dj.ConfigError, match=words):
+        dj.sweep("Pendulum-v1", grid=grid, **{**SMALL, "warmup_steps": 100_000, "steps": 10**9})
 
 
 def test_random_search_on_the_command_line(tmp_path: Path) -> None:
