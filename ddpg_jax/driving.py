@@ -131,6 +131,7 @@ def drive(
             diverged = np.where((diverged < 0) & ~np.isfinite(returns).all(axis=1), end - 1, diverged)
             rows = _rows(program, experiment, end, pending, elapsed, diverged, returns, lengths)
             pending = [] if end % period(experiment) == 0 else pending
+            over = over or all(gather(bool((diverged >= 0).all())))
         journal = left or Journal([*pending], diverged.tolist(), end, elapsed=elapsed)
         yield Tick(state, end, end * experiment.num_envs, rows, journal, over)
         if over:

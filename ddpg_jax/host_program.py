@@ -24,7 +24,6 @@ from ddpg_jax.program import (
     Member,
     Program,
     compiled_bytes,
-    is_sound,
     pick,
     stack_members,
     structure_of,
@@ -258,7 +257,8 @@ def host_program(
         with at_step(i * num_envs, "in the evaluation "):
             returns, lengths = host_rollout(evaluators[0], seeds(1, i, episodes), lambda obs: policy(state, obs))
         returns = returns.reshape(count, episodes)
-        returns[[not is_sound(actor(state, m)) for m in range(count)]] = np.nan
+        leaves = [np.asarray(leaf).reshape(placement.slots, -1) for leaf in jax.tree.leaves(functions.actor(state.actor))]
+        returns[~np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)[:count]] = np.nan
         return returns, lengths.reshape(count, episodes)
 
     def actor(state: HostState, m: int) -> Params:

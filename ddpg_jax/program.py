@@ -181,7 +181,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         returns, lengths = (np.atleast_2d(column)[:count] for column in evaluate_all(keys, state, jnp.int32(i)))
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
             # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
-            if is_sound(actor(state, int(m))):
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actor(state, int(m)))):
                 step = i * experiment.num_envs
                 raise EnvironmentFailure(f"gave a number that is not finite in the evaluation at step {step}")
         return returns, lengths
@@ -245,11 +245,6 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 def pick(tree: Any, m: int, placement: Placement) -> Any:
     """Member m's part of a tree that `over_members` gave, as NumPy arrays."""
     return jax.tree.map(lambda x: np.asarray(x if placement.alone else x[m]), tree)
-
-
-def is_sound(params: Params) -> bool:
-    """Whether all numbers of a network are finite."""
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 def compiled_bytes(compiled: Any) -> int:

@@ -274,7 +274,7 @@ def block(
 
     so_far = so_far or no_metrics(values(*jax.eval_shape(step, state, begin)[1][:2]))
     names = tuple(so_far.sums)
-    # One array for all sums inside the loop: on a GPU each that is carried by itself takes a kernel of its own, every step.
+    # One array for all sums inside the loop: where a member is alone on a GPU, each by itself takes a kernel, every step.
     start = so_far._replace(sums=stack(so_far.sums), counts=stack(so_far.counts))
     state, metrics = jax.lax.fori_loop(begin, end, body, (state, start))
     return state, metrics._replace(sums=unstack(metrics.sums), counts=unstack(metrics.counts))

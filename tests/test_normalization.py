@@ -45,7 +45,7 @@ def test_rewards_that_are_always_the_same_are_of_size_one(reward: float) -> None
     found = scaled({REWARD: moments}, jnp.array([reward, 1e6, -1e6]))
     np.testing.assert_allclose(found, [np.sign(reward), 10.0, -10.0], rtol=1e-3)
     sums = scaled({REWARD: moments}, jnp.array([20.0 * reward, 1e6]), steps=20)
-    np.testing.assert_allclose(sums, [20.0 * np.sign(reward), 200.0], rtol=1e-3, err_msg="of an n-step return, each reward")
+    np.testing.assert_allclose(sums, [20.0 * np.sign(reward), 200.0], rtol=1e-3, err_msg="the bound of so many")
 
 
 def test_moments_forget_rather_than_stop_to_count() -> None:

@@ -28,6 +28,7 @@ from ddpg_jax import driving
 from ddpg_jax.app import checkpoints, programs, progress, training
 from ddpg_jax.app.checkpoints import Checkpoints
 from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.app.programs import Programs
 from tests.runs import (
     BACKENDS,
     HEADER,
@@ -265,6 +266,22 @@ def test_a_second_signal_does_not_wait(send: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     resume(out)
     assert_same_run(out, whole_run())
+
+
+def test_a_signal_before_the_first_step_leaves_everything_as_it_was(
+    copy_of: Any, monkeypatch: pytest.MonkeyPatch, send: Any
+) -> None:
+    """Also the run that this one was to replace."""
+    folder, real = copy_of(), Programs.check
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def check(programs: Programs) -> None:
+        real(programs)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Programs, "check", check)
+    assert run(*command(folder, "--overwrite", "--seed", "5")) == 130
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_control_c_on_a_process(tmp_path: Path) -> None:

@@ -366,6 +366,14 @@ def test_a_sweep_of_many_programs_is_not_made_longer(tmp_path: Path) -> None:
         folders.RunFolder(tmp_path / "a").claim(longer, members, resume=True, overwrite=False)
 
 
+def test_a_run_whose_journal_is_of_another_form_is_refused(tmp_path: Path) -> None:
+    fake_run(tmp_path / "a", [1.0])
+    place = folders.RunFolder(tmp_path / "a")
+    place.write_manifest(format=1)
+    with pytest.raises(dj.ConfigError, match="another version of ddpg_jax"):
+        place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=True, overwrite=False)
+
+
 def test_a_run_of_an_older_version_goes_on_if_newer_fields_are_at_their_defaults(tmp_path: Path) -> None:
     fake_run(tmp_path / "a", [1.0])
     place = folders.RunFolder(tmp_path / "a")

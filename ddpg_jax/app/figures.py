@@ -117,7 +117,8 @@ def _scale(axes: Any, values: np.ndarray) -> None:
             axes.set_xscale("log")
         else:
             axes.set_xscale("symlog", linthresh=above.min())
-            axes.set_xticks([0.0, *10.0 ** np.arange(np.floor(np.log10(above.min())), np.ceil(np.log10(above.max())) + 1)])
+            low, high = np.floor(np.log10(above.min())), np.ceil(np.log10(above.max()))
+            axes.set_xticks([0.0, *10.0 ** np.arange(low, high + 1, np.ceil((high - low) / 5))])
     elif len(values) == 2:
         axes.set_xticks(values, [short(value) for value in values.tolist()])
     else:

@@ -38,6 +38,8 @@ PARTS = (
     "tensorboard",
     "manifest.json",
 )
+FORMAT = 2
+"""Of what a run goes on from: its journal and its table. A run of another can be looked at, and not be resumed."""
 MEASURED = ("member", "seed", "step", "eval_return_mean", "eval_return_std", "diverged_step")
 """Columns of metrics.csv that are numbers in every row, the last one if there is anything."""
 BEFORE = (".lock", "manifest.json.tmp")
@@ -171,6 +173,11 @@ class RunFolder:
     def _compare(self, experiment: Experiment, members: list[Member]) -> None:
         manifest = self.manifest()
         then, now = manifest["identity"], _identity(experiment, members)
+        if manifest.get("format") != FORMAT:
+            raise ConfigError(
+                f"out={self.path} was begun by another version of ddpg_jax, and cannot go on with this one; finish it there, "
+                "or replace it with --overwrite"
+            )
         count = manifest.get("processes", 1)
         if count != self.processes.total:
             raise ConfigError(
@@ -267,7 +274,7 @@ class RunFolder:
 def about(experiment: Experiment, members: list[Member], processes: int = 1) -> dict[str, Any]:
     """What a manifest says of a run that starts."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "experiment": dataclasses.asdict(experiment),
         "members": [
             {"member": member.number, "seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members

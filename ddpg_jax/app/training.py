@@ -112,7 +112,8 @@ def _train(legs: list[Leg], options: Options, processes: Processes, received: li
     with contextlib.closing(programs):
         programs.check()  # an environment that will not do says so before anything is written
         if not options.resume:
-            processes.gather(None)
+            if any(processes.gather(bool(received))):
+                raise KeyboardInterrupt  # before anything is written, or replaced
             place.claim(experiment, members, options.resume, options.overwrite)
             place.clear()
             place.write_manifest(**folders.about(experiment, members, processes.total))
