@@ -124,14 +124,15 @@ def drive(
         learned = (end - first) * updates if first >= warmup else 0
         pending.append({"sums": sums, "counts": counts, "updates": learned, "seconds": spent})
         so_far, spent, elapsed = None, 0.0, elapsed + spent
+        found = program.evaluate(state, end) if evaluating else None
+        if found:
+            diverged = np.where((diverged < 0) & ~np.isfinite(found[0]).all(axis=1), end - 1, diverged)
         over = end == total or all(gather(bool((diverged >= 0).all())))
         rows = []
         if evaluating or over:
-            returns, lengths = program.evaluate(state, end)
-            diverged = np.where((diverged < 0) & ~np.isfinite(returns).all(axis=1), end - 1, diverged)
+            returns, lengths = found or program.evaluate(state, end)
             rows = _rows(program, experiment, end, pending, elapsed, diverged, returns, lengths)
             pending = [] if end % period(experiment) == 0 else pending
-            over = over or all(gather(bool((diverged >= 0).all())))
         journal = left or Journal([*pending], diverged.tolist(), end, elapsed=elapsed)
         yield Tick(state, end, end * experiment.num_envs, rows, journal, over)
         if over:
