@@ -162,6 +162,11 @@ AGAINST = {
 }
 
 
+def ratios(kind: str, rates: dict[str, list[float]]) -> list[tuple[str, str, np.ndarray]]:
+    """`(one, other, ratio of each round)` for the pairs of a kind, from the rates of all its systems."""
+    return [(one, other, np.array(rates[one]) / np.array(rates[other])) for one, other in AGAINST[kind]]
+
+
 def start(system: str, options: argparse.Namespace, core: int | None = None) -> subprocess.Popen[str]:
     """A process that measures one system, on one core or on all."""
     words = ["--one", system, "--env", options.env, "--batch-size", str(options.batch_size), "--steps", str(options.steps)]
@@ -237,8 +242,7 @@ def main() -> None:
     for kind in kinds:
         for name, values in rates[kind].items():
             print(f"{kind:5s} {name:14s} {np.median(values):8,.0f} updates/s ({min(values):,.0f} .. {max(values):,.0f})")
-        for one, other in AGAINST[kind]:
-            ratio = np.array(rates[kind][one]) / np.array(rates[kind][other])
+        for one, other, ratio in ratios(kind, rates[kind]):
             print(f"{kind:5s} {one} / {other}: {np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f})")
     path = RESULTS / f"peers_{options.env}_{options.batch_size}.json"
     before = json.loads(path.read_text()) if options.only and path.exists() else {"commands": {}, "updates_per_second": {}}

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import ratios
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
@@ -57,27 +59,26 @@ def speed() -> str:
             cores = f"{row['devices']} core{'s' if row['devices'] > 1 else ''}"
             rates = (np.array(one[name]) for one, name in ((result, "updates_per_second"), (row, "limit_updates_per_second")))
             line(f"sweep of {members} member{'s' if members != '1' else ''}, {cores}, Pendulum-v1", row["batch_size"], *rates)
-    return "\n".join([*lines, "", *ratios()])
+    return "\n".join([*lines, "", *beside_others()])
 
 
-def ratios() -> list[str]:
+def beside_others() -> list[str]:
     """Rates beside those of other systems, a column for each batch size, for `README.md`."""
-    from benchmarks.peers import AGAINST
-
-    results = {}
-    for path in sorted(RESULTS.glob("peers_*.json")):
-        result = json.loads(path.read_text())
-        results[result["batch_size"]] = (path.stem, result["updates_per_second"])
-    columns = [f"[batch {batch}](benchmarks/results/{name}.json)" for batch, (name, _) in sorted(results.items())]
+    columns, table = [], {}
+    for name, result in peer_results():
+        columns.append(f"[batch {result['batch_size']}](benchmarks/results/{name}.json)")
+        for kind, rates in result["updates_per_second"].items():
+            for one, other, ratio in ratios(kind, rates):
+                cell = f"{np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f}, {len(ratio)} rounds)"
+                table.setdefault(f"{one} / {other}".replace("_", " "), []).append(cell)
     lines = [f"| times the rate of the other | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    for kind, pairs in AGAINST.items():
-        for one, other in pairs:
-            cells = []
-            for _, (_, rates) in sorted(results.items()):
-                ratio = np.array(rates[kind][one]) / rates[kind][other]
-                cells.append(f"{np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f}, {len(ratio)} rounds)")
-            lines.append(f"| {one} / {other} | {' | '.join(cells)} |".replace("_", " "))
-    return lines
+    return [*lines, *(f"| {names} | {' | '.join(cells)} |" for names, cells in table.items())]
+
+
+def peer_results() -> list[tuple[str, dict[str, Any]]]:
+    """`(name, result)` of the comparisons with others, by batch size."""
+    found = [(path.stem, json.loads(path.read_text())) for path in RESULTS.glob("peers_*.json")]
+    return sorted(found, key=lambda pair: pair[1]["batch_size"])
 
 
 def with_speed(readme: str) -> str:
@@ -118,11 +119,8 @@ def parts(kind: str, title: str, column: str, digits: int = 1) -> str:
 
 def peers() -> str:
     """Rates beside other systems, and ratios pair by pair."""
-    from benchmarks.peers import AGAINST
-
     found = []
-    for path in sorted(RESULTS.glob("peers_*.json"), key=lambda path: json.loads(path.read_text())["batch_size"]):
-        result = json.loads(path.read_text())
+    for stem, result in peer_results():
         lines = [f"## Beside others: {result['env']}, batch {result['batch_size']}\n"]
         lines += ["| | | updates/s, all seeds | from .. to |", "|---|---|---|---|"]
         for kind, rates in result["updates_per_second"].items():
@@ -131,12 +129,11 @@ def peers() -> str:
                 lines.append(f"| {kind} | {name.replace('_', ' ')} | {np.median(values):,.0f} | {spread} |")
         lines += ["", "| ratio, round by round | median | from .. to |", "|---|---|---|"]
         for kind in result["updates_per_second"]:
-            for one, other in AGAINST[kind]:
-                ratio = np.array(result["updates_per_second"][kind][one]) / result["updates_per_second"][kind][other]
+            for one, other, ratio in ratios(kind, result["updates_per_second"][kind]):
                 names = f"{kind}: {one} / {other}".replace("_", " ")
                 lines.append(f"| {names} | {np.median(ratio):.2f} | {ratio.min():.2f} .. {ratio.max():.2f} |")
         commands = "`, `".join(dict.fromkeys(result["commands"].values()))
-        found += [*lines, "", where({**result, "command": commands}, path.stem), ""]
+        found += [*lines, "", where({**result, "command": commands}, stem), ""]
     return "\n".join(found)
 
 

@@ -96,7 +96,7 @@ def sweep(
     if grid is not None and not grid:
         raise ConfigError("grid={} is not allowed; it must name at least one field, or be left out")
     points = list(points) if isinstance(points, Iterable) else points
-    if points is not None and (isinstance(points, int | float) or not all(isinstance(point, Mapping) for point in points)):
+    if points is not None and not (isinstance(points, list) and all(isinstance(point, Mapping) for point in points)):
         raise ConfigError(f"points={points!r} is not allowed; each must map names of fields to values")
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
     if not isinstance(env, str) and any("env" in point for point in chosen):

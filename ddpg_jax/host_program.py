@@ -19,16 +19,7 @@ from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
-from ddpg_jax.program import (
-    KEPT,
-    Member,
-    Program,
-    compiled_bytes,
-    pick,
-    stack_members,
-    structure_of,
-    warmup_iterations,
-)
+from ddpg_jax.program import KEPT, Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
 from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, RunState, has_diverged
 from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params

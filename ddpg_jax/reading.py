@@ -76,7 +76,7 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
     """Whole numbers of at least 1: 256-256, 256x256, a sequence of them, or one alone."""
-    plain = value.tolist() if hasattr(value, "tolist") else value
+    plain = unboxed(value)
     parts = re.split(r"[-x, ]+", plain.strip("()[] ,")) if isinstance(plain, str) else plain
     try:
         read = tuple(integer(name, part, 1) for part in (parts if isinstance(parts, list | tuple) else [parts]))
@@ -85,6 +85,11 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     if not read:
         raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1 joined by -, such as 256-256")
     return read
+
+
+def unboxed(value: Any) -> Any:
+    """Lists and numbers of Python's in place of those of NumPy and JAX."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_truth(value: Any) -> bool:

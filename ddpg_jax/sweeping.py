@@ -49,7 +49,7 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
     """
     if not isinstance(grid, Mapping):
         raise ConfigError(f"grid={grid!r} is not allowed; it must map names of fields to lists of values")
-    grid = {name: getattr(values, "tolist", lambda values=values: values)() for name, values in grid.items()}
+    grid = {name: reading.unboxed(values) for name, values in grid.items()}
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
             coerce(name, values) if isinstance(values, str) else None

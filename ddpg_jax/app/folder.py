@@ -333,6 +333,16 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
+def check_file(name: str, path: Path) -> None:
+    """Asks whether a file can be written where an option says, before any work is done.
+
+    Raises:
+        ConfigError: it is a folder, or in none.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{name}={path} is not allowed; it must be a file, in a folder that is there")
+
+
 def now() -> str:
     """The time, ISO 8601 with its zone, to the second."""
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

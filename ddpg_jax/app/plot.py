@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.app import figures, report
-from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.app.folder import RunFolder, check_file
 from ddpg_jax.experiment import configure
 from ddpg_jax.presets import PRESETS
 from ddpg_jax.types import ConfigError
@@ -25,8 +25,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     """
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConfigError(f"out={out} is not allowed; it must be a file, in a folder that is there")
+    check_file("out", out)
     settings, tables = [], []
     known: dict[str, Path] = {}
     for folder in folders:
