@@ -6,6 +6,7 @@ A single run is a sweep of one member: there is one way through the code.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,7 +64,7 @@ class Program(NamedTuple):
     actor: Callable[[Any, int], Params]
     """`(state, m) -> actor_params` of one member."""
     memory: Callable[[], int]
-    """`() -> bytes` that a device needs to learn, as the compiler counts them."""
+    """`() -> bytes` that a device needs to learn, and on the device to evaluate, as the compiler counts them."""
     placement: Placement
     close: Callable[[], None]
 
@@ -92,8 +93,7 @@ class DeviceFunctions(NamedTuple):
 
     init: Any
     phase: Callable[..., Any]
-    """`(name, *arguments) -> compiled`: `fill` or `learn`, compiled when it is first asked for."""
-    evaluate: Any
+    """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled when it is first asked for."""
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -114,6 +114,7 @@ def device_functions(structure: Experiment, env: Env, placement: Placement) -> D
         name: jax.jit(advance_members(_unless_diverged(function, placement), placement), donate_argnums=1)
         for name, function in (("fill", training.fill), ("learn", training.learn))
     }
+    phases["evaluate"] = jax.jit(over_members(training.evaluate, placement, shared=1))
     compiled: dict[str, Any] = {}
 
     def phase(name: str, *arguments: Any) -> Any:
@@ -121,11 +122,7 @@ def device_functions(structure: Experiment, env: Env, placement: Placement) -> D
             compiled[name] = phases[name].lower(*arguments).compile()
         return compiled[name]
 
-    return DeviceFunctions(
-        jax.jit(over_members(training.init, placement)),
-        phase,
-        jax.jit(over_members(training.evaluate, placement, shared=1)),
-    )
+    return DeviceFunctions(jax.jit(over_members(training.init, placement)), phase)
 
 
 def structure_of(experiment: Experiment) -> Experiment:
@@ -138,12 +135,12 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     placement = placement or place(len(members), experiment.placement)
     count = len(members)
     keys, hypers = stack_members(members, placement)
-    init, phase, evaluate_all = device_functions(structure_of(experiment), env, placement)
+    init, phase = device_functions(structure_of(experiment), env, placement)
     warmup = warmup_iterations(experiment)
     turns = placement.turns()
 
-    def clocks(begin: int, end: int) -> Any:
-        return placement.put_everywhere((np.int32(begin), np.int32(end)))
+    def clocks(*times: int) -> Any:
+        return placement.put_everywhere(tuple(np.int32(time) for time in times))
 
     def everyone() -> Array:
         return placement.put(np.ones(() if placement.alone else placement.slots, bool))
@@ -178,7 +175,8 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         return state, metrics, time.perf_counter() - since
 
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        returns, lengths = (np.atleast_2d(column)[:count] for column in evaluate_all(keys, state, jnp.int32(i)))
+        arguments = (keys, state, *clocks(i))
+        returns, lengths = (np.atleast_2d(column)[:count] for column in phase("evaluate", *arguments)(*arguments))
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
             # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actor(state, int(m)))):
@@ -194,7 +192,9 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
 
     def memory() -> int:
         rest = (keys, hypers, everyone(), block_so_far("learn", None))
-        return compiled_bytes(phase("learn", turns, shapes(), rest, clocks(0, 1)))
+        learning = compiled_bytes(phase("learn", turns, shapes(), rest, clocks(0, 1)))
+        evaluating = compiled_bytes(phase("evaluate", keys, shapes(), *clocks(0)))  # without what it does not read, the replay
+        return max(learning, evaluating + bytes_of(shapes()) // len(placement.devices))
 
     return Program(
         env.spec,
@@ -245,6 +245,11 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 def pick(tree: Any, m: int, placement: Placement) -> Any:
     """Member m's part of a tree that `over_members` gave, as NumPy arrays."""
     return jax.tree.map(lambda x: np.asarray(x if placement.alone else x[m]), tree)
+
+
+def bytes_of(shapes: Any) -> int:
+    """Bytes of arrays of these shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def compiled_bytes(compiled: Any) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from ddpg_jax import reading
 from ddpg_jax.experiment import READ_BY, WHOLE, Experiment, coerce, configure, env_options
 from ddpg_jax.placement import memory_limit
-from ddpg_jax.program import Member, Program
+from ddpg_jax.program import Member, Program, bytes_of
 from ddpg_jax.statistics import interval, iqm
 from ddpg_jax.types import ConfigError
 
@@ -213,6 +213,7 @@ def check_legs(
             x.num_envs,
             x.num_critics,
             x.batch_size,
+            x.eval_episodes,
         )
 
     known = {asked(legs[0])}
@@ -232,7 +233,8 @@ def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
     alone = len(leg.members) == 1  # then there is nothing to divide, and the least that it needs is known without the compiler
     devices, x = len(program.placement.devices), leg.experiment
-    held, activations = state_bytes(program) / devices, 4 * x.batch_size * sum(x.hidden)
+    held = bytes_of(program.shapes()) / devices
+    activations = 4 * max(x.batch_size * sum(x.hidden), x.eval_episodes * max(x.hidden))  # to learn from them all are kept
     need = (held + activations if alone else program.memory()) + copies * held
     if need <= limit:
         return len(leg.members)
@@ -240,15 +242,11 @@ def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     fit = int(limit / each) * devices
     if fit < devices:
         raise ConfigError(
-            f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size} and hidden={plain(x.hidden)} takes "
-            f"{each / 2**20:,.0f} MiB, and a device has {limit / 2**20:,.0f} MiB: {int(limit / each)} fit; lower one of them"
+            f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size}, hidden={plain(x.hidden)} and "
+            f"eval_episodes={x.eval_episodes} takes {each / 2**20:,.0f} MiB, and a device has {limit / 2**20:,.0f} MiB: "
+            f"{int(limit / each)} fit; lower one of them"
         )
     return fit
-
-
-def state_bytes(program: Program) -> int:
-    """Bytes of what a program carries from step to step, all members together."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.shapes()))
 
 
 def describe(leg: Leg, program: Program) -> str:
@@ -300,7 +298,10 @@ class Sweep:
         return np.array([last[m] for m in range(len(last))]).reshape(len(self.points), len(self.seeds))
 
     def best(self) -> dict[str, Any]:
-        """The point with the highest IQM of the final returns: its fields, the IQM, its interval, and where it is."""
+        """The point with the highest IQM of the final returns: its fields, the IQM, its interval, and where it is.
+
+        The best of many is partly the luckiest: for what it is worth, train it again with other seeds.
+        """
         scores = np.nan_to_num(iqm(self.final), nan=-np.inf)
         h = int(np.argmax(scores))
         low, high = interval(self.final[h])

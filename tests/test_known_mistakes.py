@@ -36,12 +36,13 @@ def test_vmapped_members_do_not_copy_their_replays_at_every_step(monkeypatch: py
     experiment, hyper = dj.configure({**fields, "policy_delay": 2})
     some = [dj.Member(seed, hyper) for seed in range(members)]
     device_program(experiment, dj.envs.make_device("probe/lqr"), some, place(members, "vmap")).memory()
-    [text] = texts
+    text, evaluating = texts
     whole = rf"= f32\[{members},{capacity},{2 * 2 + 1 + 3}\]\S* "
     assert re.search(whole + r"(scatter|dynamic-update-slice)\(", text), "the replays are not written as this test thinks"
     entry = text[text.index("\nENTRY ") :]
     assert len(re.findall(whole + r"copy\(", text)) == len(re.findall(whole + r"copy\(", entry)) <= 1
     assert not re.findall(whole + r"select\(", text)
+    assert not re.search(whole, evaluating), "an evaluation has no use for replays"
 
 
 def test_gradient_steps_are_a_loop_and_not_unrolled() -> None:

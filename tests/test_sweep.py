@@ -290,6 +290,15 @@ def test_the_estimate_of_memory_covers_the_peak() -> None:
     assert 0.5 * estimate < peak < 1.1 * estimate, (estimate, peak)
 
 
+def test_the_estimate_of_memory_knows_of_the_evaluation() -> None:
+    """Two layers of activations of 10,000 episodes are more than all that learning needs; the states are there meanwhile."""
+    few, many = (
+        dj.make_program(*make_legs([{}], 2, {"env": "Pendulum-v1", **SMALL, "eval_episodes": k})[0]) for k in (1, 10_000)
+    )
+    states = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(many.shapes()))
+    assert many.memory() > states + 2 * 4 * 16 * 10_000 > few.memory()
+
+
 def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--steps 300 --warmup-steps 100 --eval-every 100 --hidden 16-16 --eval-episodes 2 --replay-capacity 1000".split()
     sweep = ["sweep", "Pendulum-v1", "--seeds", "2", "--grid", "tau=0.01,0.1", "--grid", "layer_norm=true,false", *words]
@@ -316,7 +325,8 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
     ("grid", "words"),
     [
         ({"replay_capacity": [1_000, 1_000_000]}, "a member with replay_capacity=1000000, "),
-        ({"replay_capacity": [100_000], "batch_size": [16, 100_000]}, "batch_size=100000 and hidden=16-16"),
+        ({"replay_capacity": [100_000], "batch_size": [16, 100_000]}, "batch_size=100000, hidden=16-16 and"),
+        ({"replay_capacity": [1_000], "eval_episodes": [2, 100_000], "hidden": [256]}, "eval_episodes=100000 takes"),
     ],
 )
 def test_a_later_program_that_fits_nowhere_is_refused_before_the_first(
