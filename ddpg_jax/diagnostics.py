@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.normalization import scaled
+from ddpg_jax.normalization import normalized_reward
 from ddpg_jax.types import Agent, Array, ConfigError, Env, Hyperparams, Key, Nets, Params, TrainState
 
 SATURATED = 0.99
@@ -79,7 +79,7 @@ def overestimation(
         value = jnp.min(agent.q_values(train.params.critic, obs, action), axis=0)
         keys = jax.random.split(jax.random.fold_in(step_key, i), episodes)
         env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, action)
-        reward = scaled(train.params.critic, hyper.reward_scale * transition.reward)
+        reward = normalized_reward(train.params.critic, hyper.reward_scale * transition.reward)
         return (env_state, obs, running & ~transition.last), (value, reward, running)
 
     start = (env_state, obs, jnp.ones(episodes, bool))

@@ -65,7 +65,7 @@ class Experiment:
     n_step: int = 1
     """Rewards summed before the bootstrap."""
     exploration: str = "ou"
-    """Noise on the actions while collecting: ou, gaussian or none, or on the parameters of the actor."""
+    """Noise while collecting: ou or gaussian on the actions, parameter on the parameters of the actor, or none."""
     noise_schedule: str = "constant"
     """How the scale of the noise changes: constant, linear, exponential or cosine, to `noise_sigma_final`."""
     hidden: tuple[int, ...] = (256, 256)
@@ -81,7 +81,7 @@ class Experiment:
     normalize_obs: bool = False
     """Observations less their running mean and divided by their running deviation."""
     normalize_reward: bool = False
-    """Rewards divided by their running root mean square."""
+    """Rewards divided by the running root mean square of single ones (others divide by the deviation of returns)."""
     action_layer: int = 0
     """The layer of the critic at whose input the action joins; 0 is the first."""
     num_critics: int = 1
@@ -319,5 +319,12 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
                 f"{name}={getattr(hyper, name):g} is not allowed; it counts from the start of the run, and must be more than "
                 f"the {clock:g} of the warm-up"
             )
-    if x.lr_schedule == "exponential" and not hyper.lr_final > 0:
-        raise ConfigError(f"lr_final={hyper.lr_final:g} is not allowed; with lr_schedule=exponential it must be above 0")
+    for name in ("lr_final", "actor_lr", "critic_lr"):
+        value = getattr(hyper, name)
+        if x.lr_schedule == "exponential" and not value > 0:
+            raise ConfigError(f"{name}={value:g} is not allowed; with lr_schedule=exponential it must be above 0")
+    if x.exploration == "ou" and hyper.ou_theta * hyper.ou_dt >= 2:
+        raise ConfigError(
+            f"ou_theta={hyper.ou_theta:g} is not allowed with ou_dt={hyper.ou_dt:g}; their product must be below 2, or else "
+            "the noise grows without end"
+        )

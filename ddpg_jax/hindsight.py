@@ -72,7 +72,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
     k is `Hyperparams.hindsight_k`, the number of transitions with another goal for each as it was. Goals are drawn when they
     are needed, from what of the episode is stored by then: of an episode that still runs the last step is the newest, and of
     one that is partly overwritten, the first is the oldest. In an n-step window all steps get the same goal, and it ends where
-    the episode would have terminated.
+    the episode would have terminated. What terminated for another reason than its goal, a fall, still does.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> goal = dj.envs.make_device("point-reach").spec.goal
@@ -147,7 +147,11 @@ def relabel(steps: list[Transition], chosen: Array, wished: Array, goal: Goal) -
         return jnp.where(chosen[:, None], jnp.concatenate([obs[:, : -goal.dim], wished], axis=-1), obs)
 
     reached = jnp.stack([achieved(step.next_obs, goal) for step in steps])
-    rewards, discounts = goal.outcome(reached, jnp.broadcast_to(wished, reached.shape))
+    own = jnp.stack([step.next_obs[:, -goal.dim :] for step in steps])
+    pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(wished, own.shape), own])
+    (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
+    fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
+    discounts = jnp.where(fallen, 0.0, discounts)
     return [
         Transition(
             desire(step.obs),

@@ -60,13 +60,15 @@ def squared(td: Array, hyper: Hyperparams) -> Array:
 def huber(td: Array, hyper: Hyperparams) -> Array:
     """td^2 up to `huber_delta` and linear behind it (Huber 1964), twice the usual so that small errors weigh as in `squared`.
 
+    With a `huber_delta` of 0, its default, it is `squared`.
+
     >>> import jax.numpy as jnp, ddpg_jax as dj
     >>> dj.losses.huber(jnp.array([0.5, 3.0]), dj.Hyperparams(huber_delta=1.0)).tolist()
     [0.25, 5.0]
     """
     delta = hyper.huber_delta
     size = jnp.abs(td)
-    return jnp.where(size <= delta, jnp.square(td), delta * (2.0 * size - delta))
+    return jnp.where((size <= delta) | (delta == 0), jnp.square(td), delta * (2.0 * size - delta))
 
 
 def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:

@@ -55,7 +55,7 @@ def measure(moments: Moments, values: Array, valid: Array) -> Moments:
 
 
 def variance(moments: Moments) -> Array:
-    """`[...]`"""
+    """Of the values themselves, `spread / count`, `[...]`."""
     return moments["spread"] / moments["count"]
 
 
@@ -101,7 +101,7 @@ def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
     return Agent(init, act, q_values, update, observe)
 
 
-def scaled(critic_params: Params, reward: Array, steps: int = 1) -> Array:
+def normalized_reward(critic_params: Params, reward: Array, steps: int = 1) -> Array:
     """Rewards, or sums of so many, as a critic learns from them: divided by the running root mean square of one, and bounded,
     if they are normalized at all.
 
@@ -116,7 +116,7 @@ def scaled(critic_params: Params, reward: Array, steps: int = 1) -> Array:
 
 
 def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
-    """The agent, with rewards that are `scaled`; those of a batch are sums of up to `n_step`."""
+    """The agent, with rewards that are `normalized_reward`; those of a batch are sums of up to `n_step`."""
 
     def wrap(state: TrainState, moments: Moments) -> TrainState:
         return replace(state, params=Nets(state.params.actor, {NET: state.params.critic, REWARD: moments}))
@@ -133,7 +133,7 @@ def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        batch = batch._replace(reward=scaled(state.params.critic, batch.reward, n_step))
+        batch = batch._replace(reward=normalized_reward(state.params.critic, batch.reward, n_step))
         inner, info = agent.update(key, bare(state), batch, weight, hyper, t)
         return wrap(inner, state.params.critic[REWARD]), info
 

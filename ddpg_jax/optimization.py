@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax.numpy as jnp
 import optax
 
 from ddpg_jax.schedules import Shape, constant, progress
@@ -40,8 +41,12 @@ def adamw(
 
 
 def clipped(optimizer: Optimizer, norm: Number) -> Optimizer:
-    """The optimizer behind a limit on the GLOBAL norm of the gradient of its network (Pascanu et al. 2013)."""
-    return lambda hyper, t: optax.chain(optax.clip_by_global_norm(norm(hyper)), optimizer(hyper, t))  # pyright: ignore
+    """The optimizer behind a limit on the GLOBAL norm of the gradient of its network (Pascanu et al. 2013); 0 is no limit."""
+
+    def limit(hyper: Hyperparams) -> Scalar:
+        return jnp.where(jnp.asarray(norm(hyper)) == 0, jnp.inf, norm(hyper))
+
+    return lambda hyper, t: optax.chain(optax.clip_by_global_norm(limit(hyper)), optimizer(hyper, t))  # pyright: ignore
 
 
 def scheduled(rate: Scalar, schedule: Shape, hyper: Hyperparams, t: Array) -> Scalar:

@@ -35,7 +35,9 @@ ZERO_BIAS = "weights start in +-1/sqrt(fan-in) and biases too; there {} and bias
 SCALED = "its critic reads actions in the environment's own units, here scaled to [-1, 1]: the same where they are bounded by 1"
 SECOND = "the actor and the targets follow every second update, which of the two is not fixed"
 
+_THEIRS: dict[str, Any] = {"host_order": "textbook"}  # nobody else acts ahead of the update
 _FUJIMOTO: dict[str, Any] = {
+    **_THEIRS,
     "exploration": "gaussian",
     "noise_sigma": 0.1,
     "warmup_steps": 25_000,
@@ -53,6 +55,7 @@ PRESETS: dict[str, Preset] = {
     "lillicrap2015": Preset(
         "Lillicrap et al. 2015, section 7, low-dimensional observations.",
         {
+            **_THEIRS,
             "tau": 1e-3,
             "critic_l2": 1e-2,
             "hidden": (400, 300),
@@ -73,7 +76,14 @@ PRESETS: dict[str, Preset] = {
     ),
     "nexus": Preset(
         "The Nexus course's notes on DDPG: LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
-        {"layer_norm": True, "batch_size": 256, "noise_sigma": 0.1, "replay_capacity": 1_000_000, "warmup_steps": 256},
+        {
+            **_THEIRS,
+            "layer_norm": True,
+            "batch_size": 256,
+            "noise_sigma": 0.1,
+            "replay_capacity": 1_000_000,
+            "warmup_steps": 256,
+        },
         (
             WARMUP.format("the noisy policy acts from the first step"),
             "its noise of .1 is in the environment's own units: on Pendulum-v1, bounded by 2, that is --noise-sigma 0.05",
@@ -85,26 +95,30 @@ PRESETS: dict[str, Preset] = {
     "keras": Preset(
         "The Keras notebook on DDPG for Pendulum: both rates higher, OU sigma .2 in Pendulum's units, no warm-up.",
         {
+            **_THEIRS,
             "actor_lr": 1e-3,
             "critic_lr": 2e-3,
             "noise_sigma": 0.1,
+            "ou_dt": 0.01,
             "warmup_steps": 64,
-            "init": "fan_in",
+            "replay_capacity": 50_000,
         },
         (
             "the critic joins observation and action at once; there they go through layers of 16-32 and of 32 before",
-            "noise_sigma .1 is its .2 over Pendulum's bound of 2",
+            "noise_sigma .1 is its .2 over Pendulum's bound of 2; where the notebook is retold without its step dt: --ou-dt 1",
             SCALED,
             WARMUP.format("the noisy policy acts and learns from the first step, from batches with repetitions"),
-            "the noise starts anew with every episode; there it never does",
+            "the noise starts anew with every episode; there it never does, and it forgets within some 700 steps",
             "terminations do not bootstrap; there everything does, which is the same on Pendulum",
             ZERO_BIAS.format("Glorot's uniform"),
+            "the last layer of the critic starts in +-3e-3 as that of the actor; there only the actor's does",
             "the epsilon of Adam is 1e-8; there 1e-7",
         ),
     ),
     "spinningup": Preset(
         "OpenAI Spinning Up, PyTorch: both rates 1e-3, batches of 100, Gaussian noise .1, 10,000 random steps.",
         {
+            **_THEIRS,
             "actor_lr": 1e-3,
             "batch_size": 100,
             "exploration": "gaussian",
@@ -149,6 +163,7 @@ PRESETS: dict[str, Preset] = {
     "sb3": Preset(
         "Stable-Baselines3: both rates 1e-3, 400-300 networks, batches of 256, no noise.",
         {
+            **_THEIRS,
             "actor_lr": 1e-3,
             "hidden": (400, 300),
             "batch_size": 256,
@@ -162,6 +177,7 @@ PRESETS: dict[str, Preset] = {
     "sbx": Preset(
         "Stable-Baselines Jax: rates 3e-4 and 1e-3, batches of 256, no noise.",
         {
+            **_THEIRS,
             "actor_lr": 3e-4,
             "batch_size": 256,
             "exploration": "none",
@@ -172,6 +188,8 @@ PRESETS: dict[str, Preset] = {
         (
             "the warm-up is as long as a batch; there 100 steps, and batches with repetitions",
             ZERO_BIAS.format("LeCun's normal"),
+            "the targets follow behind the actor's step; there ahead of it, so that the actor's target is one update older",
+            "the loss of the critic is halved there, which Adam does not notice",
         ),
     ),
     "td3": Preset(

@@ -143,12 +143,13 @@ def prioritized(
     n_step: int = 1,
     ring: MakeRing = make_ring,
 ) -> Replay:
-    """Proportional prioritization (Schaul et al. 2016, section 3.3 and Algorithm 1).
+    """Proportional prioritization (Schaul et al. 2016, sections 3.3 and 3.4, and Algorithm 1).
 
     Row i is drawn with chance P(i) = p_i^alpha / sum_k p_k^alpha, where p_i = |td_i| + epsilon as it was last drawn; what is
-    new has the largest p^alpha so far, 1 at first. Its loss weighs (C P(i))^-beta, relative to the largest weight of the
-    batch; beta goes from `priority_beta` to `priority_beta_final` in a straight line. Draws are stratified as in the paper,
-    one from each of B equal parts of the sum, which has the same expectation as independent draws and less variance.
+    new has the largest p^alpha so far, 1 at first. Its loss weighs (n P(i))^-beta with n the rows that are stored, relative to
+    the largest weight of the batch; beta goes from `priority_beta` to `priority_beta_final` in a straight line. Draws are
+    stratified as in the paper, one from each of B equal parts of the sum, which has the same expectation as independent draws
+    and less variance.
 
     Args: as `uniform`.
 

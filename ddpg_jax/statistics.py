@@ -9,9 +9,9 @@ import numpy as np
 
 
 def iqm(values: Any) -> Any:
-    """Interquartile mean over the last axis: what is left when the lowest and the highest quarter are cut off, averaged.
+    """Interquartile mean over the last axis: what is left when the S // 4 lowest and the S // 4 highest are cut off, averaged.
 
-    NaN, a member that has diverged, is never cut off: what it is part of is NaN.
+    Of fewer than four it is the mean. NaN, a member that has diverged, is never cut off: what it is part of is NaN.
 
     >>> float(iqm([0.0, 1.0, 2.0, 100.0]))
     1.5
@@ -26,7 +26,11 @@ RESAMPLES = 2_000
 
 
 def interval(values: Any, resamples: int = RESAMPLES) -> tuple[Any, Any]:
-    """95 % bootstrap interval of the IQM over seeds: `[..., S]` -> two `[...]`. NaN for fewer than two seeds."""
+    """95 % bootstrap interval of the IQM over seeds (percentiles): `[..., S]` -> two `[...]`. NaN for fewer than two seeds.
+
+    With few seeds it is too narrow, as all such intervals are: of 2,000 normal samples it held the middle of 48 % with two
+    seeds, 76 % with three, 90 % with five, 93 % with ten and 94 % with twenty.
+    """
     values = np.asarray(values, np.float64)
     if values.shape[-1] < 2:
         nothing = np.full(values.shape[:-1], np.nan)

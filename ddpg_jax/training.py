@@ -1,8 +1,9 @@
 """Training: collect -> store -> sample -> update, as pure functions of ONE member; whoever wants many maps over them.
 
-Two clocks run, and both come from outside the carried state, so that they are never batched: `i` counts vector steps and
-`t = i * N` environment steps, summed over environments. Every random draw has the key `fold_in(stream, clock)`, with one
-stream for each purpose; hence a run in two halves equals one run bit for bit, and a new part does not shift another's.
+Clocks come from outside the carried state, so that they are never batched. `i` counts vector steps. What explores gets
+`t = i * N`, environment steps summed over environments; what learns gets a `t` that counts updates, `i * updates + k`. Every
+random draw has the key `fold_in(stream, clock)`, with one stream for each purpose; hence a run in two halves equals one run bit
+for bit, and a new part does not shift another's.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Training(NamedTuple):
     learn: Callable[..., tuple[RunState, Metrics]]
     """As `fill`: vector steps of collecting and learning."""
     evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
-    """`(key, state, t) -> (returns [K], lengths [K])`: whole episodes of the policy without noise."""
+    """`(key, state, i) -> (returns [K], lengths [K])` at vector step `i`: whole episodes of the policy without noise."""
 
 
 def train_step(
@@ -202,8 +203,8 @@ def make_training(
 
         return block(step, state, begin, end, so_far)
 
-    def evaluate(key: Key, state: RunState, t: Array) -> tuple[Array, Array]:
-        return rollout(env, agent.act, stream(key, "eval", t), state.train.params.actor, eval_episodes)
+    def evaluate(key: Key, state: RunState, i: Array) -> tuple[Array, Array]:
+        return rollout(env, agent.act, stream(key, "eval", i), state.train.params.actor, eval_episodes)
 
     return Training(init, fill, learn, evaluate)
 

@@ -44,7 +44,8 @@ class Transition(NamedTuple):
     reward: Array
     """`[...]` float32; after `Replay.sample`, the n-step sum of discounted rewards."""
     discount: Array
-    """`[...]` 0 where the environment TERMINATED, else 1; after `Replay.sample`, gamma**n times that."""
+    """`[...]` 0 where the environment TERMINATED, else 1; after `Replay.sample`, gamma**m times that, with m <= n the steps
+    of its window."""
     last: Array
     """`[...]` bool, terminated OR truncated: n-step windows stop here, bootstrapping does not."""
     next_obs: Array
@@ -70,9 +71,10 @@ class Hyperparams(NamedTuple):
     tau: Scalar = 0.005
     """Soft update: target <- tau * online + (1 - tau) * target."""
     noise_sigma: Scalar = 0.2
-    """Scale of the exploration noise, in units of the action range [-1, 1]."""
+    """Scale of the exploration noise, in units of the action range [-1, 1]. Of Ornstein-Uhlenbeck noise it is the scale of one
+    step; in the long run that noise has a deviation of sigma / sqrt(theta * (2 - theta * dt)), 0.38 by default."""
     noise_sigma_final: Scalar = 0.02
-    """Scale that a linear or exponential `noise_schedule` ends at."""
+    """Scale that a `noise_schedule` ends at."""
     noise_decay_steps: Scalar = 20_000.0
     """Environment steps, the warm-up's included, over which the schedule goes from `noise_sigma` to `noise_sigma_final`."""
     ou_theta: Scalar = 0.15
@@ -102,9 +104,9 @@ class Hyperparams(NamedTuple):
     critic_clip: Scalar = 0.0
     """Largest norm of the critic's gradient; 0 for any."""
     actor_decay: Scalar = 0.0
-    """Decoupled weight decay of the actor (AdamW)."""
+    """Decoupled weight decay of the actor (AdamW): a step takes learning rate * decay of each parameter, biases included."""
     critic_decay: Scalar = 0.0
-    """Decoupled weight decay of the critic (AdamW)."""
+    """Decoupled weight decay of the critic, likewise."""
     lr_final: Scalar = 0.1
     """Fraction of the learning rates that an `lr_schedule` ends at."""
     lr_decay_updates: Scalar = 100_000.0
@@ -120,7 +122,7 @@ class Hyperparams(NamedTuple):
     priority_beta_updates: Scalar = 100_000.0
     """Prioritized replay: updates from the one to the other, counted as if the warm-up had them too."""
     priority_epsilon: Scalar = 1e-6
-    """Prioritized replay: added to every |TD error|, so that none is never drawn again."""
+    """Prioritized replay: added to every |TD error|, so that each transition keeps a chance to be drawn."""
     hindsight_k: Scalar = 4.0
     """Hindsight: transitions with another goal for each with its own."""
 
@@ -157,7 +159,8 @@ class Agent(NamedTuple):
     q_values: Callable[[Params, Array, Array], Array]
     """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
     update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, dict[str, Array]]]
-    """`(key, state, batch [B], weight [B], hyper, t) -> (state, info)`; `info["td"]` is `[B]`; `t` counts updates."""
+    """`(key, state, batch [B], weight [B], hyper, t) -> (state, info)`; consumes the key; `t` counts updates. `info["td"]` is
+    `[B]`, y - Q of the first critic, also where there are several: what prioritized replay goes by."""
     observe: Callable[[TrainState, Transition, Array], TrainState]
     """`(state, transition [N], valid [N] bool) -> state`: takes note of what was collected; the identity unless something is
     normalized."""
@@ -189,7 +192,8 @@ class Explorer(NamedTuple):
     init: Callable[[int, Params], Any]
     """`(N, actor_params) -> noise`, arrays at the start of an episode; of the parameters only the shapes matter."""
     explore: Callable[..., tuple[Array, Any]]
-    """`(key, noise, act, actor_params, obs [N, O], hyper, t) -> (action [N, A], noise)`; `t` counts environment steps."""
+    """`(key, noise, act, actor_params, obs [N, O], hyper, t) -> (action [N, A], noise)`; consumes the key; `t` counts
+    environment steps."""
     reset: Callable[[Any, Array], Any]
     """`(noise, last [N] bool) -> noise`, started anew where an episode has ended."""
 

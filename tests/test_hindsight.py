@@ -86,9 +86,9 @@ class Oracle:
             if hit or step.last:
                 break
         wish, first, end = (OWN if goal is None else goal), self.lanes[n][place], self.lanes[n][k]
-        hit = end.terminated if goal is None else end.y == goal
+        over = end.terminated or (goal is not None and end.y == goal)  # OWN is never achieved: what terminated had fallen
         obs, next_obs = (np.array([at, at, wish], np.float32) for at in (first.x, end.y))
-        fields: list[Any] = [obs, np.array([first.x], np.float32), total, 0.0 if hit else discount, end.last or hit, next_obs]
+        fields: list[Any] = [obs, np.array([first.x], np.float32), total, 0.0 if over else discount, end.last or over, next_obs]
         return dj.Transition(*fields)
 
 
@@ -173,6 +173,15 @@ def test_goals_are_uniform_over_what_the_strategy_allows(strategy: str) -> None:
     assert set(found) == oracle.goals(0, row, strategy)
     assert len(found) == {"future": 4, "episode": 8}[strategy]
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_an_episode_that_its_own_goal_ended_goes_on_for_another_goal() -> None:
+    """Of two terminated steps the first had reached its goal, 5, and the second had fallen; neither reaches the other goal."""
+    obs = jnp.array([[4.0, 4.0, 5.0], [4.0, 4.0, 9.0]])
+    step = dj.Transition(obs, obs[:, :1], jnp.ones(2), jnp.zeros(2), jnp.ones(2, bool), obs + jnp.array([[1.0, 1.0, 0.0]]))
+    for wished, discounts in ((7.0, [1.0, 0.0]), (5.0, [0.0, 0.0])):
+        [again] = dj.hindsight.relabel([step], jnp.ones(2, bool), jnp.full((2, 1), wished), GOAL)
+        assert again.discount.tolist() == discounts
 
 
 @pytest.mark.parametrize("k", [1.0, 4.0])

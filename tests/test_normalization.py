@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpg_jax as dj
-from ddpg_jax.normalization import NET, OBS, REWARD, measure, scaled, standardized, start, variance
+from ddpg_jax.normalization import NET, OBS, REWARD, measure, normalized_reward, standardized, start, variance
 
 TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_every": 60, "eval_episodes": 1}
 
@@ -42,9 +42,9 @@ def test_rewards_that_are_always_the_same_are_of_size_one(reward: float) -> None
     moments = start()
     for _ in range(20):
         moments = measure(moments, jnp.full(100, reward), jnp.ones(100, bool))
-    found = scaled({REWARD: moments}, jnp.array([reward, 1e6, -1e6]))
+    found = normalized_reward({REWARD: moments}, jnp.array([reward, 1e6, -1e6]))
     np.testing.assert_allclose(found, [np.sign(reward), 10.0, -10.0], rtol=1e-3)
-    sums = scaled({REWARD: moments}, jnp.array([20.0 * reward, 1e6]), steps=20)
+    sums = normalized_reward({REWARD: moments}, jnp.array([20.0 * reward, 1e6]), steps=20)
     np.testing.assert_allclose(sums, [20.0 * np.sign(reward), 200.0], rtol=1e-3, err_msg="the bound of so many")
 
 

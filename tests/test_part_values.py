@@ -37,6 +37,7 @@ def test_huber_is_squared_inside_and_linear_outside(delta: float) -> None:
     slope = jax.vmap(jax.grad(lambda x: huber(x, hyper)))(jnp.asarray(td))
     np.testing.assert_allclose(slope, np.clip(2 * td, -2 * delta, 2 * delta), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(squared(jnp.asarray(td), hyper), td**2, rtol=1e-6)
+    np.testing.assert_allclose(huber(jnp.asarray(td), dj.Hyperparams()), td**2, rtol=1e-6)  # 0 is off
 
 
 def test_penalties_of_the_critic() -> None:
@@ -75,17 +76,17 @@ def test_penalty_of_the_actor_is_on_what_its_tanh_gets() -> None:
 
 
 def test_clipping_is_of_the_norm_of_the_whole_gradient() -> None:
-    """Its direction stays, which an elementwise clip changes; a gradient inside the bound is left alone."""
+    """Its direction stays, which an elementwise clip changes; a gradient inside the bound is left alone, and 0 is no bound."""
     one, other = arrays((4, 3), (3,))
     norm = math.sqrt(np.sum(one**2) + np.sum(other**2))
     plain = clipped(lambda hyper, t: optax.sgd(1.0), lambda hyper: hyper.critic_clip)
     grads = {"a": jnp.asarray(one), "b": jnp.asarray(other)}
     zeros = jax.tree.map(jnp.zeros_like, grads)
-    for bound in (0.5 * norm, 2.0 * norm):
+    for bound in (0.5 * norm, 2.0 * norm, 0.0):
         tx = plain(dj.Hyperparams(critic_clip=bound), jnp.int32(0))
         moved, _ = descend(tx, grads, tx.init(zeros), zeros)
         for name, grad in (("a", one), ("b", other)):
-            np.testing.assert_allclose(moved[name], -min(1.0, bound / norm) * grad, rtol=1e-5)
+            np.testing.assert_allclose(moved[name], -min(1.0, bound / norm or 1.0) * grad, rtol=1e-5)
 
 
 def adamw_numpy(start: np.ndarray, grads: list[np.ndarray], lr: float, decay: float) -> np.ndarray:
