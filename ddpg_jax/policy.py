@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -52,12 +51,13 @@ class Policy:
         if shape[len(batch) :] != self.spec.obs_shape:
             raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")
         flat = jnp.asarray(obs, jnp.float32).reshape(*batch, self.spec.obs_dim)
-        action = _native(self.spec, self._actor(), self.params, flat)
+        unit, low, high = _compiled(self._actor(), self.params, flat), self.spec.action_low, self.spec.action_high
         if isinstance(obs, jax.Array):
-            return action.reshape(*batch, *self.spec.action_shape)
-        # A bound of type float64 is seldom a float32, and the nearest one may lie outside.
-        exact = np.asarray(action, self.spec.action_dtype).clip(self.spec.action_low, self.spec.action_high)
-        return exact.astype(self.spec.action_dtype).reshape(*batch, *self.spec.action_shape)
+            bounds = (jnp.broadcast_to(jnp.asarray(bound), unit.shape) for bound in (low, high))
+            return to_native(unit, *bounds).reshape((*batch, *self.spec.action_shape))
+        # As in training: in float64, where bounds are exact and their difference is finite.
+        action = to_native(np.asarray(unit, np.float64), np.asarray(low), np.asarray(high))
+        return action.astype(self.spec.action_dtype).reshape((*batch, *self.spec.action_shape))
 
     def unit_action(self, params: Params, obs: Array) -> Array:
         """mu(s) in [-1, 1]: `[..., O] -> [..., A]`, for `training.rollout`."""
@@ -93,12 +93,7 @@ def _unit(actor: Actor, params: Params, obs: Array) -> Array:
     return apply(actor, params, obs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _native(spec: EnvSpec, actor: Actor, params: Params, obs: Array) -> Array:
-    """`[..., O] -> [..., A]` in the environment's units."""
-    action = _unit(actor, params, obs)
-    low, high = (jnp.broadcast_to(jnp.asarray(bound), action.shape) for bound in (spec.action_low, spec.action_high))
-    return to_native(action, low, high)
+_compiled = jax.jit(_unit, static_argnums=0)
 
 
 def load_policy(folder: str | Path) -> Policy:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.phys2d.pendulum import PendulumFunctional
 from gymnasium.spaces import Box
+from gymnasium.utils import EzPickle
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import ddpg_jax as dj
@@ -201,6 +202,34 @@ def test_a_policy_keeps_to_bounds_that_are_no_float32() -> None:
         np.testing.assert_allclose(action[0], space.low[0] if bias < 0 else space.high[0], atol=1e-6)
 
 
+BIGGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box(-2.0, 2.0, ()),
+        Box(-BIGGEST, BIGGEST, (1,)),
+        Box(np.array([1e6]), np.array([1e6 + 1]), dtype=np.float64),
+    ],
+    ids=["scalar", "biggest", "offset"],
+)
+def test_a_policy_acts_as_it_did_in_training(space: Box) -> None:
+    """Whatever the bounds: where float32 holds neither their difference nor what lies between them, too."""
+
+    class Bounded(Shaped):
+        def __init__(self) -> None:
+            super().__init__(space.dtype)
+            self.action_space = space
+
+    env = vectorize(Bounded, "Bounded", 1)
+    params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(1, (8,), final_bound=None), 6))(jax.random.key(0))
+    policy = dj.Policy(env.spec, (8,), "relu", False, params)
+    action = policy(np.ones((2, 3)))
+    assert space.contains(action), action
+    np.testing.assert_array_equal(action, env.native(np.asarray(policy.unit_action(params, jnp.ones((1, 6)))))[0])
+
+
 class Buffered(Counter):
     """Gives the same array at every step, and writes into it."""
 
@@ -244,9 +273,60 @@ class Tied(Counter):
         return self.look(), *rest
 
 
-def test_what_points_back_to_its_environment_does_so_after_a_restore() -> None:
+class Viewed(Counter):
+    """Counts in a view of an array that it looks at."""
+
+    def __init__(self, lane: int = 0):
+        super().__init__(lane)
+        self.memory = np.zeros((2, 3), np.float32)
+        self.counted = self.memory.T[::-1][1:2]
+
+    def observe(self) -> np.ndarray:
+        return super().observe() + self.memory[0]
+
+    def step(self, action: np.ndarray) -> Any:
+        self.counted += 1
+        return super().step(action)
+
+
+class Composed(Counter):
+    """Acts through an environment that it holds, and that remembers how it was made; its `env` is none."""
+
+    class Inner(EzPickle, Counter):
+        def __init__(self, lane: int):
+            EzPickle.__init__(self, lane)
+            Counter.__init__(self, lane)
+
+    def __init__(self, lane: int = 0):
+        super().__init__(lane)
+        self.env, self.inner = "production", self.Inner(lane)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.inner.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray) -> Any:
+        return self.inner.step(action)
+
+
+class Circular(Counter):
+    """Is its own `env`."""
+
+    def __init__(self, lane: int = 0):
+        super().__init__(lane)
+        self.env = self
+
+
+def in_wrappers() -> Any:
+    """Those of Gymnasium keep functions, which cannot be pickled."""
+    from gymnasium.wrappers import RescaleAction, TimeAwareObservation
+
+    return TimeAwareObservation(RescaleAction(gymnasium.make("Pendulum-v1"), np.float32(-1.0), np.float32(1.0)))
+
+
+@pytest.mark.parametrize("make", [Tied, Viewed, Composed, Circular, in_wrappers], ids=lambda make: make.__name__)
+def test_what_is_one_thing_in_an_environment_is_one_after_a_restore(make: Any) -> None:
     """Pickled with what it points to, a part would go on in a copy of the environment, and the environment stand still."""
-    env, fresh = (vectorize(Tied, "Tied", 2) for _ in range(2))
+    env, fresh = (vectorize(make, "Tied", 2) for _ in range(2))
     env.reset([0, 1])
     play(env, 5, seed=0)
     snapshot = env.snapshot()
@@ -259,6 +339,25 @@ def test_what_points_back_to_its_environment_does_so_after_a_restore() -> None:
             np.testing.assert_array_equal(part, true_part)
     with pytest.raises(dj.EnvironmentFailure, match="cannot be put back to where it was"):
         vectorize(Counter, "Counter", 1).restore(snapshot)
+
+
+class Talkative(Counter):
+    """Tells all kinds of things besides."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, _ = super().reset(seed=seed)
+        return obs, {"final_obs": obs * 0 + 99, "final_info": "none", 3: "x"}
+
+    def step(self, action: np.ndarray) -> Any:
+        told = {"contacts": np.zeros(self.clock), "reached": None if self.clock < 2 else self.clock}
+        return *super().step(action)[:4], told
+
+
+def test_what_an_environment_tells_besides_is_nothing_to_training() -> None:
+    """Vectors put infos together, which need the same shapes, and keep the last observation there, under `final_obs`."""
+    env = vectorize(Talkative, "Talkative", 2)
+    env.reset([0, 0])
+    assert all((step.next_obs < 9).all() for step in play(env, 12, seed=0))
 
 
 def play(env: HostEnv, steps: int, seed: int) -> list[HostStep]:
@@ -286,6 +385,7 @@ class Faulty(Counter):
                 raise ValueError("the motor is on fire")
             reward = {"NaN reward": np.nan, "infinite reward": np.inf}.get(self.fault, reward)
             obs = {"NaN observation": obs * np.nan, "other shape": obs[:2]}.get(self.fault, obs)
+            reward = np.zeros(2) if self.fault == "two rewards" else reward
         return obs, reward, terminated, truncated, info
 
 
@@ -294,7 +394,8 @@ FAULTS = {
     "NaN reward": r"gave nan as reward",
     "infinite reward": r"gave inf as reward",
     "NaN observation": r"gave nan as observation",
-    "other shape": r"shape",
+    "other shape": r"^gave an observation of shape \(2,\); its space says \(3,\)",
+    "two rewards": r"^gave a reward of shape \(2,\); it must be one number",
     "reset raises": r"raised ValueError: the doors are shut",
     "reset gives NaN": r"gave nan as observation",
 }
@@ -305,6 +406,14 @@ FAULTS = {
 def test_what_is_wrong_with_an_environment_is_named(fault: str, mode: AutoresetMode) -> None:
     env = host_env([lambda: Faulty(fault)], mode)
     env.reset([0])
+    with pytest.raises(dj.EnvironmentFailure, match=FAULTS[fault] if "gave a" not in FAULTS[fault] else "shape|sequence"):
+        play(env, 4, seed=0)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_is_named_alike_where_environments_are_made_here(fault: str) -> None:
+    env = vectorize(lambda: Faulty(fault), "Faulty", 2)
+    env.reset([0, 0])
     with pytest.raises(dj.EnvironmentFailure, match=FAULTS[fault]):
         play(env, 4, seed=0)
 

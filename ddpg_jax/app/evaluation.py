@@ -102,8 +102,8 @@ def check_film(folder: Path, policy_at: Path, path: Path) -> None:
             warnings.simplefilter("ignore")  # that it does not render is said below
             env = maker(name, env_options(x), render_mode="rgb_array")()
             env.reset(seed=0)
-            if env.render() is None:
-                raise ValueError("it gives no picture")
+            _picture(env.render())
+            _milliseconds(env)
             env.close()
     except Exception as error:  # a package or a screen that is not there, a mode that it does not know
         raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}") from error
@@ -115,8 +115,6 @@ def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
     Raises:
         ConfigError: the ending of the name, or the environment does not render.
     """
-    from PIL import Image
-
     check_film(folder, policy_at, path)
     x = recorded(folder, policy_at)
     policy: Policy = load_policy(policy_at)
@@ -130,12 +128,33 @@ def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
             obs, _, terminated, truncated, _ = env.step(policy(obs))
             frames.append(env.render())
             done = terminated or truncated
+        pictures = [_picture(frame) for frame in frames]
     except Exception as error:  # whatever an environment raises
         raise EnvironmentFailure(f"env={x.env} raised {type(error).__name__}: {error} while it was filmed") from error
-    fps = env.metadata.get("render_fps", 30)
+    duration = _milliseconds(env)
     env.close()
-    pictures = [Image.fromarray(np.asarray(frame)) for frame in frames]
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+    pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
     temporary.replace(path)
     return len(frames)
+
+
+def _picture(frame: Any) -> Any:
+    """What an environment rendered, `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` of 8 bits, as a picture.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    from PIL import Image
+
+    pixels = np.asarray(frame)
+    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,), (4,)):
+        what = "nothing" if frame is None else f"{pixels.dtype} of shape {pixels.shape}"
+        raise ValueError(f"it renders {what}, and not uint8 of shape (height, width, 3)")
+    return Image.fromarray(pixels)
+
+
+def _milliseconds(env: Any) -> int:
+    """How long a picture is shown; 30 a second where the environment does not say."""
+    return round(1000 / (env.metadata.get("render_fps") or 30))

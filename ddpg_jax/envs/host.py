@@ -6,16 +6,15 @@ episode as the successor of its last step, and apart from them the observations 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import copy
-import io
-import pickle
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpg_jax.envs import snapshots
 from ddpg_jax.envs.goals import goal_on_host
 from ddpg_jax.envs.naming import maker
 from ddpg_jax.envs.spaces import flatten_goals, has_goals, join_goals, spec_of, to_native
@@ -115,6 +114,8 @@ class HostEnv:
         """Whatever an environment raises, as an `EnvironmentFailure`."""
         try:
             return call(*arguments, **options)
+        except EnvironmentFailure:
+            raise
         except (Exception, SystemExit) as error:
             raise EnvironmentFailure(f"raised {type(error).__name__}: {error}") from error
 
@@ -125,16 +126,8 @@ class HostEnv:
 
     def snapshot(self) -> str | None:
         """The whole state of the environments as text, or None where they do not let themselves be written."""
-        if not (self._same_step and hasattr(self.vector_env, "envs")):
-            return None
-        layers = self._all_layers()
-        data = io.BytesIO()
-        try:
-            _Pickler(data, layers).dump([_state(layer) for layer in layers])
-            _Unpickler(io.BytesIO(data.getvalue()), layers).load()
-        except Exception:  # whatever an environment keeps: locks, windows, sockets
-            return None
-        return base64.b64encode(data.getvalue()).decode()
+        known = self._same_step and hasattr(self.vector_env, "envs")
+        return snapshots.snapshot(self.vector_env.envs) if known else None
 
     def restore(self, snapshot: str) -> None:
         """Puts back what `snapshot` gave. It unpickles: only for checkpoints of one's own runs.
@@ -142,45 +135,13 @@ class HostEnv:
         Raises:
             EnvironmentFailure: the environment is not as it was, another version of it perhaps.
         """
-        layers = self._all_layers()
-        try:
-            states = _Unpickler(io.BytesIO(base64.b64decode(snapshot)), layers).load()
-            for layer, state in zip(layers, states, strict=True):
-                vars(layer).update(state)
-        except Exception as error:
-            raise EnvironmentFailure(f"cannot be put back to where it was: {type(error).__name__}: {error}") from error
-
-    def _all_layers(self) -> list[Any]:
-        """All wrappers of all environments, and themselves."""
-        return [layer for env in self.vector_env.envs for layer in _layers(env)]
+        snapshots.restore(self.vector_env.envs, snapshot)
 
     def _flat(self, obs: Any) -> np.ndarray:
         obs = join_goals(obs) if self._has_goals else np.asarray(obs)
         if obs.shape[1:] != self.spec.obs_shape:
             raise EnvironmentFailure(f"gave an observation of shape {obs.shape[1:]}; its space says {self.spec.obs_shape}")
         return obs.reshape(obs.shape[0], -1).astype(np.float32)
-
-
-class _Pickler(pickle.Pickler):
-    """Writes what environments hold; of what points back to one of their layers, which one: a copy of it would live apart."""
-
-    def __init__(self, file: Any, layers: list[Any]):
-        super().__init__(file)
-        self._numbers = {id(layer): n for n, layer in enumerate(layers)}
-
-    def persistent_id(self, obj: Any) -> int | None:
-        return self._numbers.get(id(obj))
-
-
-class _Unpickler(pickle.Unpickler):
-    """The inverse; `layers` are those that live now."""
-
-    def __init__(self, file: Any, layers: list[Any]):
-        super().__init__(file)
-        self._layers = layers
-
-    def persistent_load(self, pid: int) -> Any:
-        return self._layers[pid]
 
 
 def vectorize(make: Any, name: str, count: int, reward_threshold: float | None = None) -> HostEnv:
@@ -191,7 +152,6 @@ def vectorize(make: Any, name: str, count: int, reward_threshold: float | None =
     """
     import gymnasium
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
-    from gymnasium.wrappers import TransformObservation
 
     if not callable(make):
         raise ConfigError(
@@ -200,11 +160,42 @@ def vectorize(make: Any, name: str, count: int, reward_threshold: float | None =
         )
 
     def made() -> Any:
-        # The last observation of an episode is handed on while the environment resets, and some write into it then.
         env: Any = make()
-        return TransformObservation(env, copy.deepcopy, env.observation_space) if isinstance(env, gymnasium.Env) else env
+        return _truthful()(env) if isinstance(env, gymnasium.Env) else env
 
     return HostEnv(SyncVectorEnv([made] * count, autoreset_mode=AutoresetMode.SAME_STEP), name, reward_threshold)  # pyright: ignore
+
+
+@functools.cache
+def _truthful() -> Any:
+    """A Gymnasium wrapper, defined when Gymnasium is there, for what a vector of environments does not ask itself."""
+    from gymnasium import Wrapper
+
+    class Truthful(Wrapper):
+        """Observations are copies: the last of an episode is handed on while the environment resets, and some write into it.
+
+        There are no infos: nobody reads them, those of several environments must have the same shapes, and one that is called
+        `final_obs` would take the place of the last observation.
+        """
+
+        def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+            obs, _ = self.env.reset(**options)
+            return self._checked(obs), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            obs, reward, terminated, truncated, _ = self.env.step(action)
+            reward: Any = reward
+            if np.size(reward) != 1:
+                raise EnvironmentFailure(f"gave a reward of shape {np.shape(reward)}; it must be one number")
+            return self._checked(obs), np.asarray(reward).item(), bool(terminated), bool(truncated), {}
+
+        def _checked(self, obs: Any) -> Any:
+            space = self.env.observation_space
+            if not isinstance(obs, dict) and np.shape(obs) != space.shape:
+                raise EnvironmentFailure(f"gave an observation of shape {np.shape(obs)}; its space says {space.shape}")
+            return copy.deepcopy(obs)
+
+    return Truthful
 
 
 def make_host(name: str, num_envs: int, options: EnvOptions = NO_OPTIONS) -> HostEnv:
@@ -228,19 +219,6 @@ def _alone(obs: Any) -> Any:
 def _time_limit(vector_env: Any) -> int | None:
     spec = getattr(vector_env, "spec", None) or getattr(getattr(vector_env, "envs", [None])[0], "spec", None)
     return getattr(spec, "max_episode_steps", None)
-
-
-def _layers(env: Any) -> list[Any]:
-    """The wrappers of an environment from the outside in, and itself."""
-    layers = [env]
-    while "env" in vars(layers[-1]):
-        layers.append(vars(layers[-1])["env"])
-    return layers
-
-
-def _state(layer: Any) -> dict[str, Any]:
-    """What a wrapper or an environment has of its own. Not by pickling it whole: that only remembers how it was made."""
-    return {name: value for name, value in vars(layer).items() if name not in ("env", "spec", "_cached_spec")}
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:
