@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax
 import pytest
 from rich.console import Console
 
@@ -229,6 +230,62 @@ def test_commands_on_a_folder_without_a_run_are_one_line(one_line: Any, tmp_path
     for folder in (tmp_path, tmp_path / "nothing"):
         line = one_line(words[0], str(folder), *words[1:])
         assert f"{folder} holds no run" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_disable_jit", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_settings_of_jax_that_change_results_are_one_line(one_line: Any, tmp_path: Path, name: str, value: Any) -> None:
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        assert f"{name.upper()}={value} is not allowed, since " in one_line(*command(tmp_path / "out"))
+    finally:
+        jax.config.update(name, before)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_is_not_here_is_one_line(tmp_path: Path, platform: str) -> None:
+    arguments = [sys.executable, "-m", "ddpg_jax", *command(tmp_path / "out")]
+    done = subprocess.run(arguments, env={**os.environ, "JAX_PLATFORMS": platform}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"ddpg-jax: JAX_PLATFORMS={platform} is not allowed here")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_no_text_is_one_line(one_line: Any, tmp_path: Path) -> None:
+    assert "its name must be UTF-8" in one_line(*command(Path(f"{tmp_path}/caf\udce9")))
+
+
+@pytest.mark.parametrize(
+    "change", [{"programs": [[5]]}, {"programs": [[]]}, {"identity": {"preset": "default", "env": "x", "members": [None]}}]
+)
+def test_a_manifest_of_members_that_are_none_is_one_line(one_line: Any, copy_of: Any, change: dict[str, Any]) -> None:
+    folder = copy_of()
+    about = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**about, **change}))
+    assert "it is not the manifest of a run" in one_line(*command(folder, "--resume"))
+
+
+def test_a_table_with_other_columns_is_not_added_to(copy_of: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of()
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    more = "".join(f"{line},{'note' if n == 0 else 1}\n" for n, line in enumerate(lines))
+    (folder / "metrics.csv").write_text(more)
+    capfd.readouterr()
+    assert run(*command(folder, "--resume", "--steps", "800")) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].endswith("has other columns than this run writes: note; mend its first line")
+    assert (folder / "metrics.csv").read_text() == more
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"experiment', ""])

@@ -344,7 +344,7 @@ def test_what_is_one_thing_in_an_environment_is_one_after_a_restore(make: Any) -
 class Talkative(Counter):
     """Tells all kinds of things besides."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         obs, _ = super().reset(seed=seed)
         return obs, {"final_obs": obs * 0 + 99, "final_info": "none", 3: "x"}
 
@@ -378,7 +378,7 @@ class Faulty(Counter):
             raise ValueError("the doors are shut")
         return (obs * np.nan if self.episode > 0 and self.fault == "reset gives NaN" else obs), info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> Any:
         obs, reward, terminated, truncated, info = super().step(action)
         if self.clock == 3:
             if self.fault == "raises":

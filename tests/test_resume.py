@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import shlex
@@ -230,7 +231,10 @@ def assert_says_how_to_go_on(line: str, out: Path) -> None:
     assert line.endswith(" --resume")
 
 
-@pytest.mark.parametrize(("backend", "number", "status"), [("device", signal.SIGINT, 130), ("host", signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("backend", "number", "status"),
+    [("device", signal.SIGINT, 130), ("host", signal.SIGTERM, 143), ("device", signal.SIGHUP, 129)],
+)
 def test_a_signal_ends_a_run_after_a_checkpoint(
     send: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,7 +246,8 @@ def test_a_signal_ends_a_run_after_a_checkpoint(
     capfd: Capture,
 ) -> None:
     whole, out = whole_run(backend), tmp_path / "out"
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    under_nohup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     send(number)
     capfd.readouterr()
     assert run(*command(out, "--checkpoint-seconds", "1000", backend=backend)) == status
@@ -251,7 +256,8 @@ def test_a_signal_ends_a_run_after_a_checkpoint(
     assert_says_how_to_go_on(said.err.splitlines()[-1], out)
     assert manifest(out)["status"] == "interrupted"
     assert steps_kept(out) == [400]
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+    signal.signal(signal.SIGHUP, under_nohup)
     monkeypatch.undo()
     resume(out, backend=backend)
     assert_same_run(out, whole)
@@ -502,16 +508,72 @@ def test_no_damage_to_any_file_goes_unnoticed(whole_run: Any, tmp_path: Path, da
     assert len(taken) < len(names)
 
 
-def test_without_a_whole_checkpoint_it_starts_from_the_beginning(whole_run: Any, copy_of: Any, capfd: Capture) -> None:
+def test_without_a_whole_checkpoint_nothing_is_touched(whole_run: Any, copy_of: Any, capfd: Capture) -> None:
+    """What keeps all of them from being read may be rights, a disk or a setting, and pass."""
     folder = copy_of()
-    for step in (400, 600):
-        truncate(largest(folder / "checkpoints" / str(step)))
+    files = [largest(folder / "checkpoints" / str(step)) for step in (400, 600)]
+    whole = [file.read_bytes() for file in files]
+    for file in files:
+        truncate(file)
     capfd.readouterr()
-    resume(folder)
+    assert run(*command(folder, "--resume")) == 2
     said = capfd.readouterr().err
-    assert said.count("is damaged") == 2
-    assert "starting from the beginning" in said
+    assert said.count("\n") == 1
+    assert "none of the checkpoints" in said
+    assert steps_kept(folder) == [400, 600]
+    assert rows(folder) == rows(whole_run())
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data)
+    resume(folder)
     assert_same_run(folder, whole_run())
+
+
+@pytest.mark.parametrize("how", ["of another seed", "of another step"])
+def test_a_checkpoint_that_was_put_there_is_no_checkpoint(how: str, copy_of: Any, tmp_path: Path, capfd: Capture) -> None:
+    """What goes on from it would pass for the run that the manifest tells of."""
+    folder = copy_of()
+    if how == "of another seed":
+        assert run(*command(tmp_path / "other", "--seed", "7")) == 0
+        shutil.rmtree(folder / "checkpoints")
+        shutil.copytree(tmp_path / "other" / "checkpoints", folder / "checkpoints")
+    else:
+        shutil.rmtree(folder / "checkpoints" / "400")
+        (folder / "checkpoints" / "600").rename(folder / "checkpoints" / "500")
+    capfd.readouterr()
+    assert run(*command(folder, "--resume", "--steps", "800")) == 2
+    assert "it is of another run, or of another step" in capfd.readouterr().err
+
+
+class Deaf(io.StringIO):
+    """The standard error of a terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_run_that_nobody_listens_to_goes_on(whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", Deaf())
+        assert run(*command(tmp_path / "out")) == 0
+        assert run(*command(tmp_path / "out")) == 2, "and what is wrong has no traceback for want of a listener"
+    assert_same_run(tmp_path / "out", whole_run())
+
+
+def test_an_environment_that_goes_to_another_folder_takes_nothing_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Any
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    original = programs.make_program
+
+    def moving(*arguments: Any) -> Any:
+        os.chdir(tmp_path / "elsewhere")
+        return original(*arguments)
+
+    monkeypatch.setattr(programs, "make_program", moving)
+    assert run(*command(Path("out"))) == 0
+    assert not any((tmp_path / "elsewhere").iterdir())
+    assert_same_run(tmp_path / "out", whole_run())
 
 
 @pytest.mark.parametrize("cut", [1, 30, 110])

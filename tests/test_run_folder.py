@@ -361,7 +361,7 @@ def test_a_sweep_of_many_programs_is_not_made_longer(tmp_path: Path) -> None:
     place = folders.RunFolder(tmp_path / "a")
     longer, members = dj.Experiment(steps=40_000), [Member(0, dj.Hyperparams())]
     place.claim(longer, members, resume=True, overwrite=False)
-    place.write_manifest(programs=[[0], [1]])
+    place.write_manifest(programs=[[0], [0]])
     with pytest.raises(dj.ConfigError, match=r"steps=40000 .*there 20000"):
         folders.RunFolder(tmp_path / "a").claim(longer, members, resume=True, overwrite=False)
 

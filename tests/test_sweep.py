@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -319,6 +320,16 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
     assert main([*sweep, "--out", str(tmp_path / "a"), "--resume"]) == 0  # finished: nothing is lost
     again = json.loads((tmp_path / "a" / "summary.json").read_text())
     assert again["points"] == summary["points"]
+    # What its first program has left cannot be made again: it is named, and the rest is reported.
+    shutil.rmtree(tmp_path / "a" / "policy" / "member_0")
+    table = tmp_path / "a" / "metrics.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if not line.startswith("4,")))
+    capsys.readouterr()
+    assert main([*sweep, "--out", str(tmp_path / "a"), "--resume"]) == 0
+    said = capsys.readouterr().err
+    assert "metrics.csv has lost its rows of the members 4, whose program is over" in said
+    assert "policy/member_0 is lost, and the program that trained it is over" in said
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,13 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run; of several processes each has its own, and what one has is whole when all have it."""
+    """The checkpoints of one run; of several processes each has its own, and what one has is whole when all have it.
 
-    def __init__(self, folder: Path, processes: Processes = ALONE):
-        self._processes = processes
+    `run` is the digest of its experiment, by which it knows its own; whoever gives none takes any.
+    """
+
+    def __init__(self, folder: Path, processes: Processes = ALONE, run: str = ""):
+        self._processes, self._run = processes, run
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, cleanup_tmp_directories=True)
         self._folder = folder.resolve()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -85,10 +88,15 @@ class Checkpoints:
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "journal": checkpoint.journal}
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
-        meta["places"] = places(arrays)
+        number = checkpoint.program * STRIDE + checkpoint.iteration
+        meta |= {"places": places(arrays), "run": self._run, "number": number}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._one_line():
-            self._manager.save(checkpoint.program * STRIDE + checkpoint.iteration, args=items, force=True)
+            self._manager.save(number, args=items, force=True)
+
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self._manager.all_steps())
 
     def wait(self) -> None:
         """Returns when all is on the disk.
@@ -123,12 +131,14 @@ class Checkpoints:
     def newest(self, shapes: Callable[[int], Any | None], say: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole in all processes, or None.
 
-        `say` is told of those that are damaged, and they are removed. `shapes` gives those of a program's arrays, or None where
-        there is no such program. What it raises says nothing of the checkpoint, which stays.
+        Where an older one is whole, `say` is told of those that are damaged, and they are removed. `shapes` gives those of a
+        program's arrays, or None where there is no such program. What it raises says nothing of the checkpoint, which stays.
 
         Raises:
-            ConfigError: it was written with another number of devices.
+            ConfigError: it was written with another number of devices; or there are some, and none can be read, which need not
+                be their fault: they all stay.
         """
+        damaged: dict[int, str] = {}
         here = sorted(self._manager.all_steps(), reverse=True)
         everywhere = set.intersection(*map(set, self._processes.gather(here)))
         for number in here:
@@ -138,13 +148,20 @@ class Checkpoints:
             found = self._read(number, shapes(number // STRIDE))
             reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
             if isinstance(found, Checkpoint) and not reasons:
+                for late, reason in damaged.items():
+                    say(f"the checkpoint at vector step {late % STRIDE} is damaged and left out: {reason}")
+                    self._manager.delete(late)
                 if jax.default_backend() != "cpu":
                     return found
                 return found._replace(arrays=jax.tree.map(jax.numpy.copy, found.arrays))  # orbax's memory is not ours to donate
-            say(f"the checkpoint at vector step {number % STRIDE} is damaged and left out: {reasons[0]}")
-            self._manager.delete(number)
+            damaged[number] = reasons[0]
             del found
             gc.collect()  # what is left of the reads that failed
+        if damaged:
+            raise ConfigError(
+                f"none of the checkpoints in {self._folder} can be read ({next(iter(damaged.values()))}); mend what is in the "
+                "way, or start anew with --overwrite"
+            )
         return None
 
     def _read(self, number: int, shapes: Any | None) -> Checkpoint | str:
@@ -161,6 +178,8 @@ class Checkpoints:
                     "run goes on with as many cores or devices, and as many processes, as it had"
                 )
             arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
+            if (self._run and meta.get("run", self._run) != self._run) or meta.get("number", number) != number:
+                raise ValueError("it is of another run, or of another step")
             if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:
                 raise ValueError("its checksum does not match")
             return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])

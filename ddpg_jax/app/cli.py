@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import os
@@ -13,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ddpg_jax.app.options import joined, make_parser
+from ddpg_jax.app.machine import check_jax
+from ddpg_jax.app.options import check_file, joined, make_parser
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.envs.naming import import_modules
 from ddpg_jax.experiment import NUMBERS, STRUCTURE, coerce
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(line: str, status: int = 2) -> int:
-    print(f"ddpg-jax: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        print(f"ddpg-jax: {line}", file=sys.stderr)
     return status
 
 
@@ -152,6 +155,7 @@ def _import(options: argparse.Namespace) -> None:
 def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
     from ddpg_jax.app.training import Options, Stopped, train
 
+    check_jax()
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other; give one of them")
@@ -161,8 +165,7 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
             line = train(legs, job, processes)
     except Stopped as stop:
         again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
-        print(f"ddpg-jax: {stop}; go on with: ddpg-jax {again} --resume", file=sys.stderr)
-        return stop.status
+        return _fail(f"{stop}; go on with: ddpg-jax {again} --resume", stop.status)
     if processes.first:
         print(line)
     return 0
@@ -174,6 +177,7 @@ def _eval(options: argparse.Namespace) -> int:
 
     episodes, seed = coerce("eval_episodes", options.episodes), coerce("seed", options.seed)
     policy = policy_folder(options.dir, options.member)
+    check_jax()
     if options.video:
         check_film(options.dir, policy, options.video)
     use_compilation_cache()
@@ -198,9 +202,9 @@ def _plot(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from ddpg_jax.app.bench import bench
-    from ddpg_jax.app.folder import check_file
 
     check_file("out", options.out)
+    check_jax()
     print(bench(options.out, options.quick))
     return 0
 

@@ -109,7 +109,8 @@ class RunFolder:
     """The files of one run. Of several processes the first writes what belongs to all; each has checkpoints of its own."""
 
     def __init__(self, path: Path, processes: Processes = ALONE):
-        self.path = path
+        self.given = path  # as it was typed, for what is said of it
+        self.path = path = path.absolute()  # an environment may go to another folder
         self.processes = processes
         self.checkpoints = path / "checkpoints" / (f"process_{processes.number}" if processes.total > 1 else "")
         self.policy = path / "policy"
@@ -124,21 +125,25 @@ class RunFolder:
         """
         if not self.processes.first:
             return
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"out={str(self.given)!a} is not allowed; its name must be UTF-8") from error
         if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"out={self.path} is a file; it must be a folder, new or empty")
+            raise ConfigError(f"out={self.given} is a file; it must be a folder, new or empty")
         there = (self.path / "manifest.json").exists()
         if there:
             self.manifest()  # others have files of this name too, which are not ours to replace
         if there and not (resume or overwrite):
             raise ConfigError(
-                f"out={self.path} holds a run; continue it with --resume, replace it with --overwrite, or name another"
+                f"out={self.given} holds a run; continue it with --resume, replace it with --overwrite, or name another"
             )
         if resume and not there:
-            raise ConfigError(f"out={self.path} holds no run to resume; leave --resume out to start one")
+            raise ConfigError(f"out={self.given} holds no run to resume; leave --resume out to start one")
         if resume:
             self._compare(experiment, members)
         elif not there and self.path.exists() and any(part.name not in BEFORE for part in self.path.iterdir()):
-            raise ConfigError(f"out={self.path} is not empty and holds no run; name a new or empty folder")
+            raise ConfigError(f"out={self.given} is not empty and holds no run; name a new or empty folder")
 
     def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
         """Checks, and locks the folder against another command. Writes nothing else.
@@ -154,7 +159,7 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(f"out={self.path} is in use by another process; wait for it, or name another folder") from error
+            raise ConfigError(f"out={self.given} is in use by another process; wait for it, or name another folder") from error
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not a run's; the manifest last, so that it can be repeated."""
@@ -175,18 +180,18 @@ class RunFolder:
         then, now = manifest["identity"], _identity(experiment, members)
         if manifest.get("format") != FORMAT:
             raise ConfigError(
-                f"out={self.path} was begun by another version of ddpg_jax, and cannot go on with this one; finish it there, "
+                f"out={self.given} was begun by another version of ddpg_jax, and cannot go on with this one; finish it there, "
                 "or replace it with --overwrite"
             )
         count = manifest.get("processes", 1)
         if count != self.processes.total:
             raise ConfigError(
-                f"out={self.path} holds a run of num_processes={count}, not of {self.processes.total}; resume it with as many, "
-                "or replace it with --overwrite"
+                f"out={self.given} holds a run of num_processes={count}, not of {self.processes.total}; resume it with as "
+                "many, or replace it with --overwrite"
             )
         if len(then["members"]) != len(now["members"]):
             raise ConfigError(
-                f"out={self.path} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
+                f"out={self.given} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
                 "with the settings it was started with"
             )
         pairs = [(then, now), *zip(then["members"], now["members"], strict=True)]
@@ -201,7 +206,7 @@ class RunFolder:
             )
         if differences:
             unique = list(dict.fromkeys(differences))
-            raise ConfigError(f"out={self.path} holds another experiment; it differs in {', '.join(unique)}")
+            raise ConfigError(f"out={self.given} holds another experiment; it differs in {', '.join(unique)}")
 
     def manifest(self) -> dict[str, Any]:
         """What the manifest says.
@@ -215,9 +220,9 @@ class RunFolder:
                 raise ValueError("it is not the manifest of a run")
             return manifest
         except FileNotFoundError as error:
-            raise ConfigError(f"{self.path} holds no run; it has no manifest.json") from error
+            raise ConfigError(f"{self.given} holds no run; it has no manifest.json") from error
         except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.path}/manifest.json cannot be read: {error}") from error
+            raise ConfigError(f"{self.given}/manifest.json cannot be read: {error}") from error
 
     def programs(self) -> list[list[int]]:
         """The members of each program that has been started; none where there is no run."""
@@ -267,6 +272,12 @@ class RunFolder:
         if not self.processes.first:
             return
         fresh = not self.metrics.exists() or self.metrics.stat().st_size == 0
+        if not fresh and rows:
+            with open(self.metrics, newline="") as file:
+                header = next(csv.reader(file))
+            if header != list(rows[0]):
+                different = ", ".join(sorted(set(header) ^ set(rows[0]))) or "their order"
+                raise ConfigError(f"{self.metrics} has other columns than this run writes: {different}; mend its first line")
         with _naming(self.metrics), open(self.metrics, "a", newline="") as file:
             file.write(_csv(rows, header=fresh))
 
@@ -316,8 +327,10 @@ def _is_manifest(about: Any) -> bool:
         and isinstance(identity.get("preset"), str)
         and isinstance(identity.get("env"), str)
         and isinstance(identity.get("members"), list)
+        and all(isinstance(member, dict) for member in identity["members"])
         and isinstance(programs, list)
-        and all(isinstance(part, list) and all(isinstance(number, int) for number in part) for part in programs)
+        and all(isinstance(part, list) and bool(part) for part in programs)
+        and all(number in [member["member"] for member in members] for part in programs for number in part)
         and isinstance(seconds, int | float)
         and isinstance(about.get("start"), str)
     )
@@ -331,16 +344,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name, value in new.items()
         if name != "members" and value != old.get(name, defaults.get(name))
     ]
-
-
-def check_file(name: str, path: Path) -> None:
-    """Asks whether a file can be written where an option says, before any work is done.
-
-    Raises:
-        ConfigError: it is a folder, or in none.
-    """
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{name}={path} is not allowed; it must be a file, in a folder that is there")
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""What a result must say of the machine that it was measured on."""
+"""What a result must say of the machine that it was measured on, and what a run needs of JAX there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from ddpg_jax.app.folder import versions
+from ddpg_jax.types import ConfigError
 
 
 def machine() -> dict[str, Any]:
@@ -33,3 +34,30 @@ def _processor() -> str:
         return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
+
+
+SETTINGS = {
+    "jax_enable_x64": (False, "runs are in float32"),
+    "jax_disable_jit": (False, "runs are compiled"),
+    "jax_default_prng_impl": ("threefry2x32", "its random numbers would not be those of other runs"),
+    "jax_threefry_partitionable": (True, "its random numbers would not be those of other runs"),
+}
+"""What of JAX's configuration a run's results depend on -> the value that they have everywhere, and why."""
+
+
+def check_jax() -> None:
+    """Asks whether JAX is as runs need it, before anything is compiled or written.
+
+    Raises:
+        ConfigError: it has no device here, or is set to something that would change the results.
+    """
+    for name, (value, why) in SETTINGS.items():
+        found = getattr(jax.config, name, value)
+        if found != value:
+            raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion where a named platform has no plug-in at all
+        named = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()[0] if str(error) else "JAX cannot use it"
+        raise ConfigError(f"JAX_PLATFORMS={named} is not allowed here: {reason.rstrip('.')}; unset it, or name cpu") from error

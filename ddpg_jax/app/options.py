@@ -133,6 +133,16 @@ def _job(parser: Parser) -> None:
     job.add_argument("--track", choices=("tensorboard", "wandb"), help="also log there (extra track)")
 
 
+def check_file(name: str, path: Path) -> None:
+    """Asks whether a file can be written where an option says, before any work is done.
+
+    Raises:
+        ConfigError: it is a folder, or in none.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{name}={path} is not allowed; it must be a file, in a folder that is there")
+
+
 @functools.cache
 def _documentation() -> dict[str, str]:
     """What stands under each field in the source of the two classes: said once, shown here."""

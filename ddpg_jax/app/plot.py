@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.app import figures, report
-from ddpg_jax.app.folder import RunFolder, check_file
+from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.app.options import check_file
 from ddpg_jax.experiment import configure
 from ddpg_jax.presets import PRESETS
 from ddpg_jax.types import ConfigError

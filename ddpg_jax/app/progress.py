@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -34,12 +35,14 @@ class Display:
 
     def __enter__(self) -> Display:
         if self._bar:
-            self._bar.start()
+            with _unheard():
+                self._bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self._bar:
-            self._bar.stop()
+            with _unheard():
+                self._bar.stop()
 
     def update(self, step: int, steps_per_second: float, rows: list[dict[str, Any]]) -> None:
         """Shows where the run is; `rows` are those of a new evaluation, if there was one."""
@@ -56,7 +59,13 @@ class Display:
 
     def say(self, line: str) -> None:
         """One line, above the bar."""
-        if self._bar:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        elif not self._silent:
-            print(line, file=sys.stderr, flush=True)
+        with _unheard():
+            if self._bar:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            elif not self._silent:
+                print(line, file=sys.stderr, flush=True)
+
+
+def _unheard() -> contextlib.AbstractContextManager[None]:
+    """A terminal that was closed, or a pipe that nobody reads any more, is no reason to stop."""
+    return contextlib.suppress(OSError, ValueError)

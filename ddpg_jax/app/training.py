@@ -64,17 +64,21 @@ def use_compilation_cache() -> None:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; a second one acts as it usually does."""
+    """Collects SIGINT, SIGTERM and SIGHUP in a list; a second one acts as it usually does.
+
+    But for SIGHUP, that of a closed terminal, which comes in pairs. Under nohup it is ignored, and stays so.
+    """
     received: list[int] = []
     before: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
         del frame
         received.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
     try:
         yield received
     finally:
@@ -153,7 +157,7 @@ def _check_shared(place: RunFolder, processes: Processes) -> None:
     except ConfigError:
         same = False
     if not same:
-        raise ConfigError(f"out={place.path} is not the folder that process 0 has; it must be on a file system that all share")
+        raise ConfigError(f"out={place.given} is not the folder that process 0 has; it must be on a file system that all share")
 
 
 class Job:
@@ -183,7 +187,8 @@ class Job:
     def run(self, received: list[int]) -> str:
         """Trains, until it is done or a signal is received; gives the line that reports the result."""
         say = Display(1, 0, not self.processes.first).say
-        with Checkpoints(self.place.checkpoints, self.processes) as checkpoints:
+        run = folders.digest(self.experiment, self.members)
+        with Checkpoints(self.place.checkpoints, self.processes, run) as checkpoints:
             k, kept = 0, None
             if self.options.resume:
                 kept = checkpoints.newest(self._shapes, say)
@@ -194,7 +199,7 @@ class Job:
                 self._train(k, program, kept, checkpoints, received, say)
                 kept, k = None, k + 1
         self.processes.gather(None)  # all policies are there
-        return self.processes.gather(self._finish() if self.processes.first else None)[0]
+        return self.processes.gather(self._finish(say) if self.processes.first else None)[0]
 
     def _shapes(self, k: int) -> Any | None:
         program = self.programs.get(k)
@@ -203,7 +208,7 @@ class Job:
     def _recall(self, kept: Checkpoint | None, say: Callable[[str], None]) -> None:
         """Takes up what the folder says of the run so far."""
         if kept is None:
-            say(f"{self.place.path} has no checkpoint: starting from the beginning")
+            say(f"{self.place.given} has no checkpoint: starting from the beginning")
             reached: dict[int, float] = {}
         else:
             experiment, now = self.programs.parts[kept.program]
@@ -213,10 +218,14 @@ class Job:
             over = self._over(kept)
             if not over and kept.iteration % period(experiment):  # it was to end here, and now does not
                 reached |= {member.number: step - 1 for member in now}
-            say(f"{self.place.path} {'was finished at' if over else 'goes on from'} step {step:,}")
+            say(f"{self.place.given} {'was finished at' if over else 'goes on from'} step {step:,}")
             if kept.text is None and backend_of(experiment) == "host":
                 say("the environments could not be kept: their episodes start anew")
         self.rows = [row for row in self.place.read_rows() if row["step"] <= reached.get(row["member"], -1)]
+        there = {row["member"] for row in self.rows}
+        gone = [str(number) for number, step in reached.items() if step == math.inf and number not in there]
+        if gone:
+            say(f"{self.place.metrics} has lost its rows of the members {', '.join(gone)}, whose program is over")
         lost = self._lost(kept, reached) if kept else []
         if lost:
             say(f"{self.place.metrics} has lost its rows of step {', '.join(f'{step:,}' for step in lost)}")
@@ -313,7 +322,12 @@ class Job:
             self.place.write_manifest(status=f"failed: {failure}", end=folders.now())
             if isinstance(failure, Ended):
                 raise
-            raise EnvironmentFailure(f"env={experiment.env} {failure}; {self.place.path} keeps what was before") from failure
+            kept = f"{self.place.given} keeps what was before" if checkpoints.any() else "there was no checkpoint yet"
+            raise EnvironmentFailure(f"env={experiment.env} {failure}; {kept}") from failure
+        except OSError as failure:
+            with contextlib.suppress(OSError):
+                self.place.write_manifest(status=f"failed: {failure}", end=folders.now())
+            raise
 
     def _keep_policies(self, program: Program, experiment: Experiment, state: Any) -> None:
         for m, member in enumerate(program.members):
@@ -322,12 +336,17 @@ class Job:
     def _policy_folder(self, member: Member) -> Path:
         return self.place.policy if len(self.members) == 1 else self.place.policy / f"member_{member.number}"
 
-    def _finish(self) -> str:
+    def _finish(self, say: Callable[[str], None]) -> str:
         """Writes summary and figures; gives the line that reports the result."""
         if not self.rows:
-            raise ConfigError(f"out={self.place.path} has lost its metrics.csv; run it again with --overwrite")
+            raise ConfigError(f"out={self.place.given} has lost its metrics.csv; run it again with --overwrite")
         seconds = self.seconds
-        thresholds = {member.number: reward_threshold(self._policy_folder(member)) for member in self.members}
+        thresholds = {}
+        for member in self.members:
+            try:
+                thresholds[member.number] = reward_threshold(self._policy_folder(member))
+            except FileNotFoundError:
+                say(f"{self._policy_folder(member)} is lost, and the program that trained it is over")
         summary = report.summarize(self.rows, thresholds, seconds)
         folders.write(self.place.path / "summary.json", report.as_json(summary))
         figures(self.rows, self.experiment.preset, f"DDPG on {self.experiment.env}", self.place.path)
@@ -335,7 +354,7 @@ class Job:
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
         if total_iterations(self.experiment) <= warmup_iterations(self.experiment):
             line += f", all of them warm-up (warmup_steps={self.experiment.warmup_steps}), in which nothing is learned,"
-        return f"{line} in {seconds:.0f} s; {self.place.path}"
+        return f"{line} in {seconds:.0f} s; {self.place.given}"
 
 
 def backend_of(experiment: Experiment) -> str:
