@@ -147,7 +147,7 @@ def relabel(steps: list[Transition], chosen: Array, wished: Array, goal: Goal) -
         return jnp.where(chosen[:, None], jnp.concatenate([obs[:, : -goal.dim], wished], axis=-1), obs)
 
     reached = jnp.stack([achieved(step.next_obs, goal) for step in steps])
-    own = jnp.stack([step.next_obs[:, -goal.dim :] for step in steps])
+    own = jnp.stack([step.obs[:, -goal.dim :] for step in steps])  # that of an end may be another one already
     pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(wished, own.shape), own])
     (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)

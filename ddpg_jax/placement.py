@@ -199,8 +199,8 @@ def memory_limit(devices: int) -> int:
     return available // devices
 
 
-def use_all_cores() -> int:
-    """Makes every core a device of its own; gives the number of local devices.
+def use_all_cores() -> None:
+    """Makes every core a device of its own, and starts nothing.
 
     Members then run on all cores at once. Where JAX has started already, or the user has said how many devices there are to
     be, it stays at that.
@@ -209,4 +209,3 @@ def use_all_cores() -> int:
     if not asked:
         with contextlib.suppress(RuntimeError):  # it has started
             jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    return jax.local_device_count()

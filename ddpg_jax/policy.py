@@ -55,7 +55,7 @@ class Policy:
         if isinstance(obs, jax.Array):
             bounds = (jnp.broadcast_to(jnp.asarray(bound), unit.shape) for bound in (low, high))
             return to_native(unit, *bounds).reshape((*batch, *self.spec.action_shape))
-        # As in training: in float64, where bounds are exact and their difference is finite.
+        # In float64, as environments on the host are trained: bounds are exact there.
         action = to_native(np.asarray(unit, np.float64), np.asarray(low), np.asarray(high))
         return action.astype(self.spec.action_dtype).reshape((*batch, *self.spec.action_shape))
 

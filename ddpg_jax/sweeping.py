@@ -235,18 +235,21 @@ def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     devices, x = len(program.placement.devices), leg.experiment
     held = bytes_of(program.shapes()) / devices
     activations = 4 * max(x.batch_size * sum(x.hidden), x.eval_episodes * max(x.hidden))  # to learn from them all are kept
-    need = (held + activations if alone else program.memory()) + copies * held
-    if need <= limit:
+    need = held + activations if alone else program.memory()
+    if need + copies * held <= limit:
         return len(leg.members)
-    each = need / (program.placement.slots / devices)
-    fit = int(limit / each) * devices
-    if fit < devices:
+    each = (need + copies * held) / (program.placement.slots / devices)
+    least, shared = each, 0.0
+    if program.placement.kind != "vmap":  # members that take turns share what is needed beside their states, about
+        each = (1 + copies) * held / (program.placement.slots / devices)
+        least, shared = each + activations, need - held
+    if least > limit:
         raise ConfigError(
             f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size}, hidden={plain(x.hidden)} and "
-            f"eval_episodes={x.eval_episodes} takes {each / 2**20:,.0f} MiB, and a device has {limit / 2**20:,.0f} MiB: "
-            f"{int(limit / each)} fit; lower one of them"
+            f"eval_episodes={x.eval_episodes} takes {least / 2**20:,.0f} MiB, and a device has {limit / 2**20:,.0f} MiB: "
+            "0 fit; lower one of them"
         )
-    return fit
+    return max(int((limit - shared) / each), 1) * devices
 
 
 def describe(leg: Leg, program: Program) -> str:

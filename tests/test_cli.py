@@ -251,9 +251,9 @@ def test_settings_of_jax_that_change_results_are_one_line(one_line: Any, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
-def test_a_platform_that_is_not_here_is_one_line(tmp_path: Path, platform: str) -> None:
-    arguments = [sys.executable, "-m", "ddpg_jax", *command(tmp_path / "out")]
+@pytest.mark.parametrize(("job", "platform"), [("train", "cuda"), ("sweep", "cuda"), ("train", "nonsense")])
+def test_a_platform_that_is_not_here_is_one_line(tmp_path: Path, job: str, platform: str) -> None:
+    arguments = [sys.executable, "-m", "ddpg_jax", job, *command(tmp_path / "out")[1:]]
     done = subprocess.run(arguments, env={**os.environ, "JAX_PLATFORMS": platform}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"ddpg-jax: JAX_PLATFORMS={platform} is not allowed here")
@@ -284,7 +284,7 @@ def test_a_table_with_other_columns_is_not_added_to(copy_of: Any, capfd: pytest.
     assert run(*command(folder, "--resume", "--steps", "800")) == 2
     said = capfd.readouterr().err
     assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith("has other columns than this run writes: note; mend its first line")
+    assert said.splitlines()[-1].endswith("has other columns than this run writes: note; take them out")
     assert (folder / "metrics.csv").read_text() == more
 
 
@@ -393,7 +393,7 @@ def test_results_are_all_of_stdout_and_progress_is_a_line_an_evaluation(
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(progress, "Unheard", lambda stderr: Console(file=screen, force_terminal=True, width=100))
     with progress.Display(600, 200) as display:
         display.update(400, 1234.0, [{"eval_return_mean": -7.25, "diverged_step": ""}])
     shown = screen.getvalue()

@@ -278,14 +278,16 @@ class Viewed(Counter):
 
     def __init__(self, lane: int = 0):
         super().__init__(lane)
-        self.memory = np.zeros((2, 3), np.float32)
-        self.counted = self.memory.T[::-1][1:2]
+        self.memory = np.zeros((200, 3), np.float32)  # pickle treats what is larger than 1,000 bytes in another way
+        self.counted, self.sure = self.memory.T[::-1][1:2], np.broadcast_to(self.memory[0], (2, 3))
 
     def observe(self) -> np.ndarray:
         return super().observe() + self.memory[0]
 
     def step(self, action: np.ndarray) -> Any:
         self.counted += 1
+        assert not self.sure.flags.writeable
+        assert (self.sure[1] == self.memory[0]).all()
         return super().step(action)
 
 
@@ -334,6 +336,9 @@ def test_what_is_one_thing_in_an_environment_is_one_after_a_restore(make: Any) -
     truth = play(env, 20, seed=1)
     fresh.reset([2, 3])
     fresh.restore(snapshot)
+    again = fresh.snapshot()
+    assert again is not None, "what was read can be written"
+    fresh.restore(again)
     for step, true in zip(play(fresh, 20, seed=1), truth, strict=True):
         for part, true_part in zip(step, true, strict=True):
             np.testing.assert_array_equal(part, true_part)
@@ -484,9 +489,13 @@ def test_a_snapshot_goes_on_exactly(name: str) -> None:
                 np.testing.assert_array_equal(part, true_part)
 
 
-def test_what_cannot_be_written_has_no_snapshot() -> None:
+@pytest.mark.parametrize(
+    "what", [threading.Lock(), np.array([None, 1, 2])[:1], np.ma.array([1.0, 2.0])], ids=["lock", "objects", "mask"]
+)
+def test_what_cannot_be_written_has_no_snapshot(what: Any) -> None:
+    """Locks, and views that would not be views any more."""
     env = Counter()
-    env.lock = threading.Lock()  # pyright: ignore[reportAttributeAccessIssue]
+    env.what = what  # pyright: ignore[reportAttributeAccessIssue]
     host = host_env([lambda: env])
     host.reset([0])
     assert host.snapshot() is None

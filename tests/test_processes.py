@@ -307,21 +307,41 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("theirs", "wrong", "expected"),
-    [([3, 2], [None], 3), ([2, 1], [None], 2), ([3, 2], ["its checksum does not match", None], 2), ([1], [], None)],
-    ids=["all is well", "the newest is not there", "the newest is damaged there", "nothing in common"],
+    [([3, 2], [None], 3), ([2, 1], [None], 2), ([3, 2], ["its checksum does not match", None], 2)],
+    ids=["all is well", "the newest is not there", "the newest is damaged there"],
 )
 def test_the_newest_checkpoint_is_whole_in_all(
-    tmp_path: Path, theirs: list[int], wrong: list[str | None], expected: int | None
+    tmp_path: Path, theirs: list[int], wrong: list[str | None], expected: int
 ) -> None:
     """This process has checkpoints 2 and 3, and the other says what it has."""
     save(tmp_path, 1, 2, 3)
     answers, said = [theirs, *wrong], []
     with Checkpoints(tmp_path, Processes(2, 0, gather=lambda message: [message, answers.pop(0)])) as kept:
         found = kept.newest(lambda program: {"x": np.zeros(3, np.float32)}, said.append)
-    assert (found.iteration if found else None) == expected
+    assert found is not None
+    assert found.iteration == expected
     assert not answers
-    assert len(said) == len(wrong) - (expected is not None)
-    assert names(tmp_path) == {str(n) for n in (2, 3) if n in theirs and n <= (expected or 0)}  # what is of no use is gone
+    assert len(said) == len(wrong) - 1
+    assert names(tmp_path) == {str(n) for n in (2, 3) if n in theirs and n <= expected}  # what is of no use is gone
+
+
+@pytest.mark.parametrize("theirs", [[], [1]])
+def test_checkpoints_that_one_of_them_does_not_see_stay(tmp_path: Path, theirs: list[int]) -> None:
+    """A second one is begun when all have the first: that of the other is hidden, as by a disk that is not there."""
+    save(tmp_path, 2, 3)
+    with (
+        Checkpoints(tmp_path, Processes(2, 0, gather=lambda message: [message, theirs])) as kept,
+        pytest.raises(dj.ConfigError, match=r"no checkpoint in .* in common"),
+    ):
+        kept.newest(lambda program: {"x": np.zeros(3, np.float32)}, pytest.fail)
+    assert names(tmp_path) == {"2", "3"}
+
+
+def test_a_first_checkpoint_that_one_of_them_did_not_finish_is_none(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    with Checkpoints(tmp_path, Processes(2, 0, gather=lambda message: [message, []])) as kept:
+        assert kept.newest(lambda program: {"x": np.zeros(3, np.float32)}, pytest.fail) is None
+    assert names(tmp_path) == set()
 
 
 def test_a_checkpoint_waits_for_the_one_before_it_everywhere(tmp_path: Path) -> None:
@@ -363,7 +383,7 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sweeping, "memory_limit", lambda _: 100 / sweeping.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
-        return idle_program()._replace(memory=lambda: 20 * len(part), placement=Placement(len(part), "map", (None,)))
+        return idle_program()._replace(memory=lambda: 20 * len(part), placement=Placement(len(part), "vmap", (None,)))
 
     assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
     assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]

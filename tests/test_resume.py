@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -556,6 +557,18 @@ def test_a_run_that_nobody_listens_to_goes_on(whole_run: Any, tmp_path: Path, mo
         patch.setattr("sys.stderr", Deaf())
         assert run(*command(tmp_path / "out")) == 0
         assert run(*command(tmp_path / "out")) == 2, "and what is wrong has no traceback for want of a listener"
+    assert_same_run(tmp_path / "out", whole_run())
+
+
+def test_a_bar_that_nobody_sees_goes_on(whole_run: Any, tmp_path: Path) -> None:
+    """On a terminal rich draws, which ends the process when nobody reads."""
+    arguments = [sys.executable, "-m", "ddpg_jax", *command(tmp_path / "out")]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(arguments, stderr=write, stdout=subprocess.PIPE, env={**os.environ, "FORCE_COLOR": "1"})
+    os.close(write)
+    assert done.returncode == 0
+    assert done.stdout
     assert_same_run(tmp_path / "out", whole_run())
 
 

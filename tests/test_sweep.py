@@ -300,6 +300,23 @@ def test_the_estimate_of_memory_knows_of_the_evaluation() -> None:
     assert many.memory() > states + 2 * 4 * 16 * 10_000 > few.memory()
 
 
+def test_members_that_take_turns_share_the_memory_of_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight, no more at once than fit beside it; and none where it does not fit itself."""
+    fields = {"env": "Pendulum-v1", **SMALL, "eval_episodes": 20_000}
+    [leg] = make_legs([{}], 8, fields)
+    all_together, two = dj.make_program(*leg).memory(), dj.make_program(leg.experiment, leg.members[:2]).memory()
+    assert all_together < 3 * two, "the evaluation is most of it, or this tests nothing"
+    limit = (all_together + two) / 2
+    monkeypatch.setattr(sweeping, "memory_limit", lambda _: limit / sweeping.HEADROOM)
+    parts = list(sweeping.in_memory(leg, dj.make_program))
+    assert [m.number for part, _ in parts for m in part.members] == list(range(8))
+    assert len(parts) > 1
+    assert all(program.memory() <= limit for _, program in parts)
+    monkeypatch.setattr(sweeping, "memory_limit", lambda _: two / 10 / sweeping.HEADROOM)
+    with pytest.raises(dj.ConfigError, match=r"eval_episodes=20000 takes .* 0 fit"):
+        list(sweeping.in_memory(leg, dj.make_program))
+
+
 def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--steps 300 --warmup-steps 100 --eval-every 100 --hidden 16-16 --eval-episodes 2 --replay-capacity 1000".split()
     sweep = ["sweep", "Pendulum-v1", "--seeds", "2", "--grid", "tau=0.01,0.1", "--grid", "layer_norm=true,false", *words]

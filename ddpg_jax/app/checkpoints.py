@@ -138,19 +138,20 @@ class Checkpoints:
             ConfigError: it was written with another number of devices; or there are some, and none can be read, which need not
                 be their fault: they all stay.
         """
+        here: list[int] = sorted(self._manager.all_steps(), reverse=True)
+        everyone = self._processes.gather(here)
+        everywhere = set.intersection(*map(set, everyone))
+        if not everywhere and max(map(len, everyone)) >= KEEP:  # nobody begins a second one before all have the first
+            raise ConfigError(f"the processes have no checkpoint in {self._folder} in common; mend what hides those of some")
+        parts = [number for number in here if number not in everywhere]  # a process died before it had written its own
         damaged: dict[int, str] = {}
-        here = sorted(self._manager.all_steps(), reverse=True)
-        everywhere = set.intersection(*map(set, self._processes.gather(here)))
-        for number in here:
-            if number not in everywhere:  # a process died before it had written its part
-                self._manager.delete(number)
-                continue
+        for number in sorted(everywhere, reverse=True):
             found = self._read(number, shapes(number // STRIDE))
             reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
             if isinstance(found, Checkpoint) and not reasons:
                 for late, reason in damaged.items():
                     say(f"the checkpoint at vector step {late % STRIDE} is damaged and left out: {reason}")
-                    self._manager.delete(late)
+                self._delete([*damaged, *parts])
                 if jax.default_backend() != "cpu":
                     return found
                 return found._replace(arrays=jax.tree.map(jax.numpy.copy, found.arrays))  # orbax's memory is not ours to donate
@@ -162,7 +163,12 @@ class Checkpoints:
                 f"none of the checkpoints in {self._folder} can be read ({next(iter(damaged.values()))}); mend what is in the "
                 "way, or start anew with --overwrite"
             )
+        self._delete(parts)
         return None
+
+    def _delete(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._manager.delete(number)
 
     def _read(self, number: int, shapes: Any | None) -> Checkpoint | str:
         """A checkpoint, or what is wrong with it."""
@@ -171,6 +177,8 @@ class Checkpoints:
             return "it is of another run"
         try:
             meta: Any = self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if (self._run and meta.get("run", self._run) != self._run) or meta.get("number", number) != number:
+                raise ValueError("it is of another run, or of another step")
             here = places(shapes)
             if meta.get("places", here) != here:
                 raise ConfigError(
@@ -178,8 +186,6 @@ class Checkpoints:
                     "run goes on with as many cores or devices, and as many processes, as it had"
                 )
             arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
-            if (self._run and meta.get("run", self._run) != self._run) or meta.get("number", number) != number:
-                raise ValueError("it is of another run, or of another step")
             if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:
                 raise ValueError("its checksum does not match")
             return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])

@@ -196,6 +196,8 @@ class RunFolder:
             )
         pairs = [(then, now), *zip(then["members"], now["members"], strict=True)]
         differences = [line for old, new in pairs for line in _differences(old, new)]
+        if set(manifest.get("backends", [])) == {"device"}:  # where nothing is in the order of the host
+            differences = [line for line in differences if not line.startswith("host_order=")]
         if manifest["experiment"]["steps"] > experiment.steps:
             differences.append(
                 f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)"
@@ -277,7 +279,7 @@ class RunFolder:
                 header = next(csv.reader(file))
             if header != list(rows[0]):
                 different = ", ".join(sorted(set(header) ^ set(rows[0]))) or "their order"
-                raise ConfigError(f"{self.metrics} has other columns than this run writes: {different}; mend its first line")
+                raise ConfigError(f"{self.metrics} has other columns than this run writes: {different}; take them out")
         with _naming(self.metrics), open(self.metrics, "a", newline="") as file:
             file.write(_csv(rows, header=fresh))
 
@@ -322,15 +324,15 @@ def _is_manifest(about: Any) -> bool:
         and isinstance(experiment.get("env"), str)
         and isinstance(members, list)
         and bool(members)
-        and all(isinstance(member, dict) and "member" in member and "seed" in member for member in members)
+        and all(isinstance(member, dict) and isinstance(member.get("member"), int) and "seed" in member for member in members)
         and isinstance(identity, dict)
         and isinstance(identity.get("preset"), str)
         and isinstance(identity.get("env"), str)
         and isinstance(identity.get("members"), list)
         and all(isinstance(member, dict) for member in identity["members"])
         and isinstance(programs, list)
-        and all(isinstance(part, list) and bool(part) for part in programs)
-        and all(number in [member["member"] for member in members] for part in programs for number in part)
+        and all(isinstance(part, list) and part and all(isinstance(number, int) for number in part) for part in programs)
+        and {number for part in programs for number in part} <= {member["member"] for member in members}
         and isinstance(seconds, int | float)
         and isinstance(about.get("start"), str)
     )

@@ -42,7 +42,7 @@ SETTINGS = {
     "jax_default_prng_impl": ("threefry2x32", "its random numbers would not be those of other runs"),
     "jax_threefry_partitionable": (True, "its random numbers would not be those of other runs"),
 }
-"""What of JAX's configuration a run's results depend on -> the value that they have everywhere, and why."""
+"""Settings of JAX that results depend on -> the value that they have everywhere, and why."""
 
 
 def check_jax() -> None:

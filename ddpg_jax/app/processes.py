@@ -276,7 +276,8 @@ def _listen(k: int, stream: Any, inbox: queue.Queue[tuple[int, Any]], stopping: 
 
 def _leave(line: str) -> None:
     """Ends this process as it stands. Its files are whole at any time."""
-    print(f"ddpg-jax: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        print(f"ddpg-jax: {line}", file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -10,11 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+class Unheard(Console):
+    """Rich ends the process when nobody reads what it writes."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
     """Progress of one run."""
 
     def __init__(self, total: int, done: int, silent: bool = False, what: str = ""):
-        self.console = Console(stderr=True)
+        self.console = Unheard(stderr=True)
         self._silent = silent
         self._total = total
         self._bar: Progress | None = None

@@ -106,7 +106,7 @@ def _train(legs: list[Leg], options: Options, processes: Processes, received: li
     members = sorted((member for leg in legs for member in leg.members), key=lambda member: member.number)
     place = RunFolder(options.out or folders.default_folder(experiment, members), processes)
     check_tracker(options.track)
-    _check_same(experiment, members, place.path, options, processes)
+    _check_same(experiment, members, place.given, options, processes)
     if options.resume:
         place.claim(experiment, members, options.resume, options.overwrite)
         _check_shared(place, processes)
@@ -187,7 +187,7 @@ class Job:
     def run(self, received: list[int]) -> str:
         """Trains, until it is done or a signal is received; gives the line that reports the result."""
         say = Display(1, 0, not self.processes.first).say
-        run = folders.digest(self.experiment, self.members)
+        run = self.place.manifest().get("hash", "")
         with Checkpoints(self.place.checkpoints, self.processes, run) as checkpoints:
             k, kept = 0, None
             if self.options.resume:
@@ -324,7 +324,7 @@ class Job:
                 raise
             kept = f"{self.place.given} keeps what was before" if checkpoints.any() else "there was no checkpoint yet"
             raise EnvironmentFailure(f"env={experiment.env} {failure}; {kept}") from failure
-        except OSError as failure:
+        except (OSError, ConfigError) as failure:
             with contextlib.suppress(OSError):
                 self.place.write_manifest(status=f"failed: {failure}", end=folders.now())
             raise

@@ -80,20 +80,18 @@ class _Pickler(pickle.Pickler):
     """
 
     def __init__(self, file: Any, layers: list[Any]):
-        super().__init__(file, protocol=4)  # from 5 on, arrays that were read live in memory that is not NumPy's
+        super().__init__(file)
         self._numbers = {id(layer): n for n, layer in enumerate(layers)}
 
     def persistent_id(self, obj: Any) -> int | None:
         return self._numbers.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
-        from gymnasium import Env
+        from gymnasium.utils import EzPickle
 
-        if isinstance(obj, Env):  # one that another holds; those with EzPickle would only remember how they were made
+        if getattr(type(obj), "__getstate__", None) is EzPickle.__getstate__:  # it would only remember how it was made
             return copyreg.__newobj__, (type(obj),), vars(obj), None, None, _fill  # pyright: ignore[reportAttributeAccessIssue]
-        if type(obj) is np.ndarray and obj.base is not None and not obj.dtype.hasobject:
-            return _as_view(obj)
-        return NotImplemented
+        return _as_view(obj) if isinstance(obj, np.ndarray) and obj.base is not None else NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):
@@ -112,19 +110,25 @@ def _fill(obj: Any, state: dict[str, Any]) -> None:
 
 
 def _as_view(array: np.ndarray) -> Any:
-    """How a view is made again of the array that owns its memory."""
+    """How a view is made again of the array that owns its memory, which is written whole."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
-    if owner.base is not None:
+    if owner.base is not None and not isinstance(owner.base, bytes | bytearray | memoryview):
         if array.flags.writeable or owner.flags.writeable:  # a simulator's own memory, say
             raise pickle.PicklingError("a view of memory that is not NumPy's")
         return NotImplemented
-    if not owner.flags.forc or owner.dtype.hasobject:
-        raise pickle.PicklingError("a view of an array with gaps, or of objects")
+    if owner is array:  # what was read from a file lives in bytes that nobody else has
+        return NotImplemented
+    if type(array) is not np.ndarray or array.dtype.hasobject or owner.dtype.hasobject or not owner.flags.forc:
+        raise pickle.PicklingError("a view of objects, of an array with gaps, or one that is more than a view")
     offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    return _view, (owner, array.shape, array.dtype, offset, array.strides)
+    return _view, (owner, array.shape, array.dtype, offset, array.strides, array.flags.writeable)
 
 
-def _view(owner: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, offset: int, strides: tuple[int, ...]) -> np.ndarray:
-    return np.ndarray(shape, dtype, owner.ravel(order="K"), offset, strides)  # pyright: ignore[reportArgumentType]
+def _view(
+    owner: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, offset: int, strides: tuple[int, ...], writeable: bool
+) -> np.ndarray:
+    view = np.ndarray(shape, dtype, owner.ravel(order="K"), offset, strides)  # pyright: ignore[reportArgumentType]
+    view.flags.writeable = writeable
+    return view
