@@ -116,7 +116,7 @@ def normalized_reward(critic_params: Params, reward: Array, steps: int = 1) -> A
 
 
 def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
-    """The agent, with rewards that are `normalized_reward`; those of a batch are sums of up to `n_step`."""
+    """The agent, with a `normalized_reward` for each; those of a batch are sums of up to `n_step`."""
 
     def wrap(state: TrainState, moments: Moments) -> TrainState:
         return replace(state, params=Nets(state.params.actor, {NET: state.params.critic, REWARD: moments}))

@@ -44,7 +44,8 @@ def clipped(optimizer: Optimizer, norm: Number) -> Optimizer:
     """The optimizer behind a limit on the GLOBAL norm of the gradient of its network (Pascanu et al. 2013); 0 is no limit."""
 
     def limit(hyper: Hyperparams) -> Scalar:
-        return jnp.where(jnp.asarray(norm(hyper)) == 0, jnp.inf, norm(hyper))
+        bound = jnp.asarray(norm(hyper))
+        return jnp.where(bound == 0, jnp.inf, bound)
 
     return lambda hyper, t: optax.chain(optax.clip_by_global_norm(limit(hyper)), optimizer(hyper, t))  # pyright: ignore
 

@@ -28,8 +28,13 @@ RESAMPLES = 2_000
 def interval(values: Any, resamples: int = RESAMPLES) -> tuple[Any, Any]:
     """95 % bootstrap interval of the IQM over seeds (percentiles): `[..., S]` -> two `[...]`. NaN for fewer than two seeds.
 
-    With few seeds it is too narrow, as all such intervals are: of 2,000 normal samples it held the middle of 48 % with two
-    seeds, 76 % with three, 90 % with five, 93 % with ten and 94 % with twenty.
+    With few seeds it is too narrow, as all such intervals are. How often it holds the middle of a normal distribution:
+
+    >>> def held(seeds):
+    ...     low, high = interval(np.random.default_rng(7).normal(size=(2_000, seeds)), resamples=500)
+    ...     return round(float(np.mean((low <= 0) & (high >= 0))), 2)
+    >>> [held(seeds) for seeds in (2, 3, 5, 10, 20)]
+    [0.48, 0.73, 0.89, 0.93, 0.94]
     """
     values = np.asarray(values, np.float64)
     if values.shape[-1] < 2:

@@ -393,7 +393,7 @@ def test_results_are_all_of_stdout_and_progress_is_a_line_an_evaluation(
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "Unheard", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(progress, "PatientConsole", lambda stderr: Console(file=screen, force_terminal=True, width=100))
     with progress.Display(600, 200) as display:
         display.update(400, 1234.0, [{"eval_return_mean": -7.25, "diverged_step": ""}])
     shown = screen.getvalue()

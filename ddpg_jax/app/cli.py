@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import errno
 import os
@@ -17,6 +16,7 @@ from typing import Any
 from ddpg_jax.app.machine import check_jax
 from ddpg_jax.app.options import check_file, joined, make_parser
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
+from ddpg_jax.app.stderr import tell
 from ddpg_jax.envs.naming import import_modules
 from ddpg_jax.experiment import NUMBERS, STRUCTURE, coerce
 from ddpg_jax.presets import PRESETS, read_preset
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(line: str, status: int = 2) -> int:
-    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-        print(f"ddpg-jax: {line}", file=sys.stderr)
+    tell(f"ddpg-jax: {line}")
     return status
 
 

@@ -194,10 +194,10 @@ class RunFolder:
                 f"out={self.given} holds a run of {len(then['members'])} members, not of {len(now['members'])}; resume it "
                 "with the settings it was started with"
             )
+        if set(manifest.get("backends", [])) == {"device"}:
+            del now["host_order"]  # nothing is in the order of the host
         pairs = [(then, now), *zip(then["members"], now["members"], strict=True)]
         differences = [line for old, new in pairs for line in _differences(old, new)]
-        if set(manifest.get("backends", [])) == {"device"}:  # where nothing is in the order of the host
-            differences = [line for line in differences if not line.startswith("host_order=")]
         if manifest["experiment"]["steps"] > experiment.steps:
             differences.append(
                 f"steps={experiment.steps} (there {manifest['experiment']['steps']}; a run can only be made longer)"
@@ -274,12 +274,6 @@ class RunFolder:
         if not self.processes.first:
             return
         fresh = not self.metrics.exists() or self.metrics.stat().st_size == 0
-        if not fresh and rows:
-            with open(self.metrics, newline="") as file:
-                header = next(csv.reader(file))
-            if header != list(rows[0]):
-                different = ", ".join(sorted(set(header) ^ set(rows[0]))) or "their order"
-                raise ConfigError(f"{self.metrics} has other columns than this run writes: {different}; take them out")
         with _naming(self.metrics), open(self.metrics, "a", newline="") as file:
             file.write(_csv(rows, header=fresh))
 

@@ -14,7 +14,6 @@ import os
 import platform
 import queue
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from ddpg_jax.app.stderr import tell
 from ddpg_jax.placement import place
 from ddpg_jax.program import Program
 from ddpg_jax.training import Metrics
@@ -276,8 +276,7 @@ def _listen(k: int, stream: Any, inbox: queue.Queue[tuple[int, Any]], stopping: 
 
 def _leave(line: str) -> None:
     """Ends this process as it stands. Its files are whole at any time."""
-    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-        print(f"ddpg-jax: {line}", file=sys.stderr, flush=True)
+    tell(f"ddpg-jax: {line}")
     os._exit(1)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ddpg_jax.app.stderr import tell, unheard
 
-class Unheard(Console):
-    """Rich ends the process when nobody reads what it writes."""
+
+class PatientConsole(Console):
+    """Rich's own ends the process when nobody reads what it writes."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -21,7 +21,7 @@ class Display:
     """Progress of one run."""
 
     def __init__(self, total: int, done: int, silent: bool = False, what: str = ""):
-        self.console = Unheard(stderr=True)
+        self.console = PatientConsole(stderr=True)
         self._silent = silent
         self._total = total
         self._bar: Progress | None = None
@@ -42,13 +42,13 @@ class Display:
 
     def __enter__(self) -> Display:
         if self._bar:
-            with _unheard():
+            with unheard():
                 self._bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self._bar:
-            with _unheard():
+            with unheard():
                 self._bar.stop()
 
     def update(self, step: int, steps_per_second: float, rows: list[dict[str, Any]]) -> None:
@@ -66,13 +66,8 @@ class Display:
 
     def say(self, line: str) -> None:
         """One line, above the bar."""
-        with _unheard():
-            if self._bar:
+        if self._bar:
+            with unheard():
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-            elif not self._silent:
-                print(line, file=sys.stderr, flush=True)
-
-
-def _unheard() -> contextlib.AbstractContextManager[None]:
-    """A terminal that was closed, or a pipe that nobody reads any more, is no reason to stop."""
-    return contextlib.suppress(OSError, ValueError)
+        elif not self._silent:
+            tell(line)

@@ -307,10 +307,22 @@ class Job:
         """Writes the rows of all processes; gives them."""
         rows = [row for each in self.processes.gather(rows) for row in each]
         if rows:
+            self._check_columns(rows[0])
             self.rows += rows
             self.place.append_rows(rows)
             self.track(rows)
         return rows
+
+    def _check_columns(self, row: dict[str, Any]) -> None:
+        """A row must have the columns of those that were there before.
+
+        Raises:
+            ConfigError: it has others.
+        """
+        before = list(self.rows[0] if self.rows else row)
+        if before != list(row):
+            different = ", ".join(sorted(set(before) ^ set(row))) or "their order"
+            raise ConfigError(f"{self.place.metrics} has other columns than this run writes: {different}; take them out")
 
     @contextmanager
     def _noting_failures(self, experiment: Experiment, checkpoints: Checkpoints) -> Iterator[None]:

@@ -139,8 +139,7 @@ class HostEnv:
 
     def _flat(self, obs: Any) -> np.ndarray:
         obs = join_goals(obs) if self._has_goals else np.asarray(obs)
-        if obs.shape[1:] != self.spec.obs_shape:
-            raise EnvironmentFailure(f"gave an observation of shape {obs.shape[1:]}; its space says {self.spec.obs_shape}")
+        _check_shape(obs.shape[1:], self.spec.obs_shape)
         return obs.reshape(obs.shape[0], -1).astype(np.float32)
 
 
@@ -183,16 +182,16 @@ def _truthful() -> Any:
             return self._checked(obs), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-            obs, reward, terminated, truncated, _ = self.env.step(action)
-            reward: Any = reward
-            if np.size(reward) != 1:
-                raise EnvironmentFailure(f"gave a reward of shape {np.shape(reward)}; it must be one number")
-            return self._checked(obs), np.asarray(reward).item(), bool(terminated), bool(truncated), {}
+            told: Any = self.env.step(action)
+            obs, reward, terminated, truncated, _ = told
+            reward = np.asarray(reward)
+            if reward.size != 1:
+                raise EnvironmentFailure(f"gave a reward of shape {reward.shape}; it must be one number")
+            return self._checked(obs), reward.item(), bool(terminated), bool(truncated), {}
 
         def _checked(self, obs: Any) -> Any:
-            space = self.env.observation_space
-            if not isinstance(obs, dict) and np.shape(obs) != space.shape:
-                raise EnvironmentFailure(f"gave an observation of shape {np.shape(obs)}; its space says {space.shape}")
+            if not isinstance(obs, dict):
+                _check_shape(np.shape(obs), self.env.observation_space.shape)
             return copy.deepcopy(obs)
 
     return Truthful
@@ -219,6 +218,11 @@ def _alone(obs: Any) -> Any:
 def _time_limit(vector_env: Any) -> int | None:
     spec = getattr(vector_env, "spec", None) or getattr(getattr(vector_env, "envs", [None])[0], "spec", None)
     return getattr(spec, "max_episode_steps", None)
+
+
+def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
+    if shape != expected:
+        raise EnvironmentFailure(f"gave an observation of shape {shape}; its space says {expected}")
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:
