@@ -88,9 +88,9 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     lead = () if placement.alone else (members,)
     names = ("train_return_mean", *reported(experiment))
     key, hypers, alive, metrics = shapes((jax.random.key(0), hyper, True, no_metrics(names)), *lead)
-    turns, begin, end = shapes((jnp.int32(1), jnp.int32(0), jnp.int32(1)))
+    begin, end = shapes((jnp.int32(0), jnp.int32(1)))
     state = placement.abstract(jax.eval_shape(functions.init, key, hypers))
-    return functions.phase("learn", turns, state, (key, hypers, alive, metrics), (begin, end)), state
+    return functions.phase("learn", state, (key, hypers, alive, metrics), (begin, end)), state
 
 
 def instructions(text: str) -> Iterator[tuple[int, str, str]]:

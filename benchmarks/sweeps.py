@@ -26,6 +26,7 @@ def measure(members: list[int], batch_size: int, updates: int, repetitions: int)
     """Updates per second, summed over members, with the devices of this process; and the limit on each of them together."""
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
+    from ddpg_jax.driving import LOOK_SECONDS
 
     def program(count: int, hyper: dj.Hyperparams) -> Any:
         return dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(count)])
@@ -39,16 +40,19 @@ def measure(members: list[int], batch_size: int, updates: int, repetitions: int)
         memory = one.memory()
         compiled = time.perf_counter() - begin
         state, _, _ = one.advance(one.start(), 0, 1_000, alive)
-        state, _, _ = one.advance(state, 1_000, 1_000 + updates, alive)
-        runs[count] = [one, state, 1_000 + updates]
+        state, _, seconds = one.advance(state, 1_000, 1_000 + updates, alive)
+        runs[count] = [one, state, 1_000 + updates, max(1, min(updates, int(updates * LOOK_SECONDS / seconds)))]
         results["members"][count] = {"compile_seconds": compiled, "bytes_a_device": memory, "updates_per_second": []}
     limit = make_limit(3, 1, (256, 256), batch_size, updates, devices=jax.local_devices())
     results["limit_updates_per_second"] = []
     for _ in range(repetitions):
         for count, held in runs.items():
-            held[1], _, seconds = held[0].advance(held[1], held[2], held[2] + updates, np.ones(count, bool))
-            held[2] += updates
-            results["members"][count]["updates_per_second"].append(count * updates / seconds)
+            begin, end = time.perf_counter(), held[2] + updates
+            while held[2] < end:  # a run is looked at twice a second, which all members wait for
+                until = min(held[2] + held[3], end)
+                held[1], _, _ = held[0].advance(held[1], held[2], until, np.ones(count, bool))
+                held[2] = until
+            results["members"][count]["updates_per_second"].append(count * updates / (time.perf_counter() - begin))
         results["limit_updates_per_second"].append(limit())
     other = hyper._replace(critic_lr=3e-4, tau=0.01)
     begin = time.perf_counter()

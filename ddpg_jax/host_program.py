@@ -294,7 +294,7 @@ def host_program(
         start=start,
         advance=advance,
         evaluate=evaluate,
-        save=lambda state: (unpack(state), env.snapshot()),
+        save=lambda state: (jax.tree.map(np.array, unpack(state)), env.snapshot()),
         load=load,
         shapes=shapes,
         actor=actor,

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ddpg_jax.types import Agent, Explorer, Replay
@@ -36,6 +34,11 @@ class Placement(NamedTuple):
         return self.slots == 1
 
     @property
+    def call(self) -> Placement:
+        """That of the members which one call advances: where they are mapped, one on each device; else all."""
+        return self._replace(slots=len(self.devices)) if self.kind == "map" else self
+
+    @property
     def mesh(self) -> Mesh:
         """One axis, the members."""
         return Mesh(list(self.devices), ("members",))
@@ -43,10 +46,6 @@ class Placement(NamedTuple):
     def put(self, tree: Any) -> Any:
         """Arrays `[M, ...]` where their members are."""
         return jax.device_put(tree, self._sharding("members"))
-
-    def turns(self) -> Any:
-        """How many members each device has, as an array."""
-        return self.put_everywhere(np.int32(self.slots // len(self.devices)))
 
     def put_everywhere(self, tree: Any) -> Any:
         """Arrays that all members share."""
@@ -86,58 +85,22 @@ def over_members(function: Callable[..., Any], placement: Placement, shared: int
     return function if placement.alone else on_devices(locally(function, placement, shared), placement, shared)
 
 
-def advance_members(function: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
-    """`(state, rest, common) -> (state, report)` of one member as `(turns, state, rest, common)` of all, in place.
-
-    On a map, members take turns: each state is cut out, advanced and put back, so that there is one copy of it more than there
-    are members, not twice as many. `turns` is `placement.turns()`. It is a number that the compiler does not know: a loop over
-    a single member then stays a loop, its body is compiled as among many, and a member alone gives the same bits.
-    """
-
-    def mapped(turns: Any, state: Any, rest: Any, common: Any) -> Any:
-        if placement.alone:
-            state, rest = jax.tree.map(lambda x: x[None], (state, rest))
-        if placement.kind == "vmap":
-            state, report = jax.vmap(function, in_axes=(0, 0, None))(state, rest, common)
-        else:
-            state, report = _take_turns(function, turns, state, rest, common)
-        return jax.tree.map(lambda x: x[0], (state, report)) if placement.alone else (state, report)
-
-    if len(placement.devices) < 2:
-        return mapped
-    members, everywhere = PartitionSpec("members"), PartitionSpec()
-    specs = (everywhere, members, members, everywhere)
-    return jax.shard_map(mapped, mesh=placement.mesh, in_specs=specs, out_specs=members, check_vma=False)
-
-
-def _take_turns(function: Callable[..., Any], turns: Any, state: Any, rest: Any, common: Any) -> Any:
-    def cut(tree: Any, m: Any) -> Any:
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, m, keepdims=False), tree)
-
-    def put(tree: Any, values: Any, m: Any) -> Any:
-        return jax.tree.map(lambda x, value: jax.lax.dynamic_update_index_in_dim(x, value, m, 0), tree, values)
-
-    def turn(m: Any, carry: Any) -> Any:
-        state, reports = carry
-        one, report = function(cut(state, m), cut(rest, m), common)
-        return put(state, one, m), put(reports, report, m)
-
-    count = jax.tree.leaves(state)[0].shape[0]
-    _, shapes = jax.eval_shape(function, *jax.tree.map(lambda x: x[0], (state, rest)), common)
-    reports = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
-    return jax.lax.fori_loop(0, turns, turn, (state, reports))
-
-
 def locally(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
     """`function` of one member as a function of the members of one device."""
 
-    def mapped(*arguments: Any) -> Any:
+    def members(*arguments: Any) -> Any:
         batched, common = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
-        if placement.kind == "map":
-            return jax.lax.map(lambda member: function(*member, *common), batched)
-        return jax.vmap(lambda *member: function(*member, *common))(*batched)
 
-    return function if placement.alone else mapped
+        def one(*member: Any) -> Any:
+            return function(*member, *common)
+
+        if placement.kind == "vmap":
+            return jax.vmap(one)(*batched)
+        if placement == placement.call:  # a loop, even over one member, would copy its replay in and out
+            return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], batched)))
+        return jax.lax.map(lambda member: one(*member), batched)
+
+    return function if placement.alone else members
 
 
 def on_devices(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:

@@ -18,13 +18,17 @@ import numpy as np
 
 from ddpg_jax.building import build, reported
 from ddpg_jax.experiment import Experiment
-from ddpg_jax.placement import Placement, advance_members, over_members, place
+from ddpg_jax.placement import Placement, over_members, place
 from ddpg_jax.training import Metrics, make_training, no_metrics
 from ddpg_jax.types import Array, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
 
 KEPT = 16
 """Structures whose compiled functions are kept, on the device and on the host each. A structure takes 700 .. 1,300 memory maps,
 of which Linux grants a process 65,530; XLA ends with a segmentation fault when there are no more."""
+
+
+UNDER_WAY = 2
+"""Calls of a device program at any time."""
 
 
 class Member(NamedTuple):
@@ -55,7 +59,8 @@ class Program(NamedTuple):
     evaluate: Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
     """`(state, i) -> (returns [M, K], lengths [M, K])`; returns that are not finite say that the member's actor is no more."""
     save: Callable[[Any], tuple[Any, str | None]]
-    """`(state) -> (arrays, text)`: a pytree for the checkpoint, and the environments where they are no arrays."""
+    """`(state) -> (arrays, text)`: a pytree of NumPy arrays for the checkpoint, `[M, ...]` with padding, which nothing writes
+    to; and the environments where they are no arrays."""
     load: Callable[[Any, str | None, int], Any]
     """The inverse: `(arrays, text, i) -> state` of vector step `i`. Where there is no text of environments on the host, their
     episodes start anew."""
@@ -111,7 +116,7 @@ def device_functions(structure: Experiment, env: Env, placement: Placement) -> D
         structure.eval_episodes,
     )
     phases = {
-        name: jax.jit(advance_members(_unless_diverged(function, placement), placement), donate_argnums=1)
+        name: jax.jit(over_members(_unless_diverged(function, placement), placement, shared=1), donate_argnums=0)
         for name, function in (("fill", training.fill), ("learn", training.learn))
     }
     phases["evaluate"] = jax.jit(over_members(training.evaluate, placement, shared=1))
@@ -133,50 +138,60 @@ def structure_of(experiment: Experiment) -> Experiment:
 def device_program(experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None) -> Program:
     """Training with the environment in the compiled program."""
     placement = placement or place(len(members), experiment.placement)
-    count = len(members)
-    keys, hypers = stack_members(members, placement)
-    init, phase = device_functions(structure_of(experiment), env, placement)
+    call, count = placement.call, len(members)
+    axes = 0 if call.alone else 1  # in front of the shapes of one member
+    calls = [slice(first, min(first + call.slots, count)) for first in range(0, count, call.slots)]
+    numbers = [stack_members(members[own], call) for own in calls]
+    init, phase = device_functions(structure_of(experiment), env, call)
     warmup = warmup_iterations(experiment)
-    turns = placement.turns()
 
     def clocks(*times: int) -> Any:
-        return placement.put_everywhere(tuple(np.int32(time) for time in times))
+        return call.put_everywhere(tuple(np.int32(time) for time in times))
 
-    def everyone() -> Array:
-        return placement.put(np.ones(() if placement.alone else placement.slots, bool))
+    def part(tree: Any, own: slice) -> Any:
+        """Columns `[M]` of all members as those of one call."""
 
-    def block_so_far(name: str, metrics: Metrics | None) -> Metrics:
+        def padded(column: np.ndarray) -> np.ndarray:
+            return column[own.start] if call.alone else np.resize(column[own], call.slots)
+
+        return jax.tree.map(padded, tree)
+
+    def joined(results: list[Any]) -> Any:
+        """The inverse: results of each call as those of all members, `[M, ...]`."""
+
+        def join(*columns: Any) -> np.ndarray:
+            return np.concatenate([np.asarray(column)[None] if call.alone else column for column in columns])[:count]
+
+        return jax.tree.map(join, *results)
+
+    def rest(name: str, alive: np.ndarray, so_far: Metrics | None) -> list[Any]:
+        """What the calls of a phase take besides states and clocks. The metrics of a journal are lists of plain numbers."""
         none = no_metrics(("train_return_mean", *(reported(experiment) if name == "learn" else ())))
-        if metrics is None:
-            metrics = jax.tree.map(lambda x: np.full(count, x), none)
-
-        def padded(none: Array, column: np.ndarray) -> np.ndarray:
-            column = np.pad(np.asarray(column, none.dtype), (0, placement.slots - count))
-            return column[0] if placement.alone else column
-
-        return placement.put(jax.tree.map(padded, none, metrics))
-
-    def going_on(alive: np.ndarray) -> Array:
-        # A member alone is stopped from outside, or goes on where other processes have members that do.
-        return everyone() if placement.alone or alive.all() else placement.put(np.pad(alive, (0, placement.slots - count)))
+        if so_far is None:
+            columns = jax.tree.map(lambda zero: np.full(count, zero), none)
+        else:
+            columns = jax.tree.map(lambda zero, column: np.asarray(column, zero.dtype), none, so_far)
+        return [(*given, *part((alive, columns), own)) for given, own in zip(numbers, calls, strict=True)]
 
     def advance(
         state: Any, begin: int, end: int, alive: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[Any, Metrics, float]:
-        name = "fill" if begin < warmup else "learn"
-        arguments = (turns, state, (keys, hypers, going_on(alive), block_so_far(name, so_far)), clocks(begin, end))
-        run = phase(name, *arguments)
+        name, clock = "fill" if begin < warmup else "learn", clocks(begin, end)
+        given = list(zip(state, rest(name, alive, so_far), strict=True))
+        run = phase(name, *given[0], clock)
         since = time.perf_counter()
-        state, metrics = run(*arguments)
-        metrics = jax.tree.map(lambda column: np.atleast_1d(column)[:count], metrics)
-        bad = np.asarray(metrics.bad_step)[metrics.bad_step >= 0]
+        results = in_turn(lambda each: run(*each, clock), given)
+        metrics = joined([result[1] for result in results])
+        seconds = time.perf_counter() - since
+        bad = metrics.bad_step[metrics.bad_step >= 0]
         if bad.size:
             raise EnvironmentFailure(f"gave a number that is not finite at step {(bad.min() + 1) * experiment.num_envs}")
-        return state, metrics, time.perf_counter() - since
+        return [result[0] for result in results], metrics, seconds
 
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        arguments = (keys, state, *clocks(i))
-        returns, lengths = (np.atleast_2d(column)[:count] for column in phase("evaluate", *arguments)(*arguments))
+        given = [(keys, one, *clocks(i)) for (keys, _), one in zip(numbers, state, strict=True)]
+        run = phase("evaluate", *given[0])
+        returns, lengths = joined(in_turn(lambda each: run(*each), given))
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
             # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actor(state, int(m)))):
@@ -185,25 +200,43 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         return returns, lengths
 
     def actor(state: Any, m: int) -> Params:
-        return pick(state.train.params.actor, m, placement)
+        return pick(state[m // call.slots].train.params.actor, m % call.slots, call)
+
+    def save(state: Any) -> tuple[Any, None]:
+        if placement.alone:
+            return jax.tree.map(np.array, state[0]), None
+        return jax.tree.map(lambda *parts: np.stack(parts).reshape(-1, *parts[0].shape[axes:]), *state), None
+
+    def load(arrays: Any, text: str | None, i: int) -> Any:
+        del text, i
+        if call == placement:
+            return [call.put(arrays)]
+        own = [r if call.alone else slice(r * call.slots, (r + 1) * call.slots) for r in range(len(calls))]
+        return [call.put(jax.tree.map(lambda x, some=some: np.asarray(x)[some], arrays)) for some in own]
 
     def shapes() -> Any:
-        return placement.abstract(jax.eval_shape(init, keys, hypers))
+        one = jax.eval_shape(init, *numbers[0])
+        lead = () if placement.alone else (placement.slots,)
+        return placement.abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[axes:]), x.dtype), one))
 
     def memory() -> int:
-        rest = (keys, hypers, everyone(), block_so_far("learn", None))
-        learning = compiled_bytes(phase("learn", turns, shapes(), rest, clocks(0, 1)))
-        evaluating = compiled_bytes(phase("evaluate", keys, shapes(), *clocks(0)))  # without what it does not read, the replay
-        return max(learning, evaluating + bytes_of(shapes()) // len(placement.devices))
+        one = call.abstract(jax.eval_shape(init, *numbers[0]))
+        held = bytes_of(one) // len(placement.devices)
+        learning = compiled_bytes(phase("learn", one, rest("learn", np.ones(count, bool), None)[0], clocks(0, 1)))
+        evaluating = compiled_bytes(
+            phase("evaluate", numbers[0][0], one, *clocks(0))
+        )  # but for what it does not read, the replay
+        beside = max(learning - held, evaluating)
+        return len(calls) * held + min(len(calls), UNDER_WAY) * beside
 
     return Program(
         env.spec,
         members,
-        start=lambda: init(keys, hypers),
+        start=lambda: [init(*each) for each in numbers],
         advance=advance,
         evaluate=evaluate,
-        save=lambda state: (state, None),
-        load=lambda arrays, text, i: arrays,
+        save=save,
+        load=load,
         shapes=shapes,
         actor=actor,
         memory=memory,
@@ -212,16 +245,23 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
     )
 
 
+def in_turn(run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
+    """`run` of each. Devices work on one while they are given the next; more would hold what they need beside their states."""
+    results = []
+    for each in given:
+        if len(results) >= UNDER_WAY:
+            jax.block_until_ready(results[-UNDER_WAY])
+        results.append(run(each))
+    return results
+
+
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
-    """A phase of training that a member sits out once it has diverged. A member alone is stopped from outside."""
+    """`(state, rest, clocks) -> (state, metrics)`: a phase of training that a member sits out once it has diverged."""
 
     def mapped(state: Any, rest: tuple[Any, Hyperparams, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
         key, hyper, alive, so_far = rest
-
-        def run(state: Any) -> Any:
-            return phase(key, state, hyper, *clocks, so_far)
-
-        return jax.lax.cond(alive, run, lambda state: (state, so_far), state)
+        begin, end = clocks
+        return phase(key, state, hyper, begin, jnp.where(alive, end, begin), so_far)
 
     def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
         # It computes along, and what it learns is dropped. Of its replay nothing is: to choose would copy everybody's.
@@ -233,12 +273,6 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
         return replace(after, train=choose(after.train, state.train)), choose(metrics, so_far)
 
-    def alone(state: Any, rest: tuple[Any, Hyperparams, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        key, hyper, _, so_far = rest
-        return phase(key, state, hyper, *clocks, so_far)
-
-    if placement.alone:
-        return alone
     return vmapped if placement.kind == "vmap" else mapped
 
 

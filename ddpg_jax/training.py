@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpg_jax.types import Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay, TrainState, Transition
 
@@ -283,8 +284,10 @@ def block(
 
 def no_metrics(names: Iterable[str]) -> Metrics:
     """Those of no steps."""
-    sums, counts = ({name: jnp.zeros((), kind) for name in names} for kind in (jnp.float32, jnp.int32))
-    return Metrics(sums, counts, jnp.int32(-1), jnp.int32(-1))
+    sums: Any = dict.fromkeys(names, np.float32(0.0))  # NumPy's numbers, which take no device
+    counts: Any = dict.fromkeys(sums, np.int32(0))
+    never: Any = np.int32(-1)
+    return Metrics(sums, counts, never, never)
 
 
 def has_diverged(critic_loss: Any, q_mean: Any) -> Any:

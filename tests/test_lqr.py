@@ -47,9 +47,10 @@ def test_three_seeds_find_the_optimal_regulator() -> None:
     starts = np.random.default_rng(0).uniform(-1.0, 1.0, (500, 2))
     best = np.einsum("ni,ij,nj->n", starts, cost_to_go, starts)
 
+    critics = program.save(state)[0].train.params.critic
     for m, seed in enumerate(SEEDS):
         actor = program.actor(state, m)
-        critic = jax.tree.map(lambda leaf, m=m: leaf[m], state.train.params.critic)
+        critic = jax.tree.map(lambda leaf, m=m: leaf[m], critics)
 
         def force(x: np.ndarray, actor: Any = actor) -> np.ndarray:
             return program.spec.action_high[0] * np.asarray(act(actor, x.astype(np.float32)), np.float64)

@@ -65,8 +65,9 @@ def test_moments_are_of_what_was_collected_and_learned_by_nobody() -> None:
     state = program.start()
     for tick in dj.drive(program, experiment, state):
         state = tick.state
-    rows = dj.replay.unpack(state.replay.rows[:60], 3, 1)
-    params = state.train.params
+    arrays, _ = program.save(state)
+    rows = dj.replay.unpack(arrays.replay.rows[:60], 3, 1)
+    params = arrays.train.params
     for moments, values in (
         (params.actor[OBS], rows.obs),
         (params.critic[NET][OBS], rows.obs),

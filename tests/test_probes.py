@@ -45,7 +45,7 @@ def trained(name: str, steps: int, seed: int = 0) -> Trained:
     for tick in dj.drive(program, experiment, state):
         state = tick.state
     policy = make_policy(experiment, program.spec, program.actor(state, 0))
-    return Trained(dj.build(experiment, program.spec).agent, policy, state)
+    return Trained(dj.build(experiment, program.spec).agent, policy, program.save(state)[0])
 
 
 def test_constant_reward_is_the_value_of_the_only_step() -> None:

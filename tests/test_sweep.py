@@ -211,7 +211,7 @@ def test_vmapped_members_agree_with_mapped_ones() -> None:
         alive = np.ones(3, bool)
         state, _, _ = program.advance(program.start(), 0, 100, alive)
         state, _, _ = program.advance(state, 100, 120, alive)
-        params.append(jax.tree.leaves(state.train.params))
+        params.append(jax.tree.leaves(program.save(state)[0].train.params))
     for mapped, vmapped in zip(*params, strict=True):
         np.testing.assert_allclose(mapped, vmapped, atol=1e-5)
 

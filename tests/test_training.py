@@ -165,12 +165,18 @@ def test_a_member_alone_gives_the_bits_that_it_gives_among_others() -> None:
         one, _, _ = alone.advance(one, begin, end, everyone[:1])
         all_three, metrics, _ = among.advance(all_three, begin, end, everyone)
         assert metrics.bad_step.shape == (3,)
-        assert_same_bits(jax.tree.map(lambda x: x[1], all_three), one)
-    before = jax.tree.map(np.array, all_three)
+        assert_same_bits(member(among, all_three, 1), member(alone, one, 0))
+    before = [member(among, all_three, m) for m in range(3)]
     after, _, _ = among.advance(all_three, WARMUP + 30, WARMUP + 60, np.array([False, True, False]))
     one, _, _ = alone.advance(one, WARMUP + 30, WARMUP + 60, everyone[:1])
-    for m, expected in enumerate((jax.tree.map(lambda x: x[0], before), one, jax.tree.map(lambda x: x[2], before))):
-        assert_same_bits(jax.tree.map(lambda x, m=m: x[m], after), expected)
+    for m, expected in enumerate((before[0], member(alone, one, 0), before[2])):
+        assert_same_bits(member(among, after, m), expected)
+
+
+def member(program: Program, state: Any, m: int) -> Any:
+    """All that a program keeps of its m-th member."""
+    arrays, _ = program.save(state)
+    return arrays if len(program.members) == 1 else jax.tree.map(lambda x: x[m], arrays)
 
 
 @pytest.mark.parametrize("kind", ["map", "vmap"])
@@ -179,14 +185,14 @@ def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> N
     program = device_program(BASE, dj.envs.make_device("Pendulum-v1"), members, place(2, kind))
     alive = np.array([True, False])
     state = program.advance(program.start(), 0, WARMUP, np.ones(2, bool))[0]
-    start = jax.tree.map(np.array, state)
+    start, _ = program.save(state)
     state, whole, _ = program.advance(state, WARMUP, WARMUP + 30, alive)
     np.testing.assert_array_equal(whole.counts["critic_loss"], [30, 0], "one learned, one was stopped")
-    again, pieces = jax.tree.map(jnp.asarray, start), None
+    again, pieces = program.load(start, None, WARMUP), None
     for begin, end in ((0, 1), (1, 18), (18, 30)):
         again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, alive, pieces)
     assert_same_bits(pieces, whole)
-    assert_same_bits(again.train, state.train)
+    assert_same_bits(program.save(again)[0].train, program.save(state)[0].train)
 
 
 def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0) -> Program:

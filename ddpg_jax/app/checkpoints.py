@@ -77,12 +77,12 @@ class Checkpoints:
             self._hook(event)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint; the arrays are copied first, so that training may go on at once.
+        """Begins to write a checkpoint, of arrays that nothing writes to meanwhile: training may go on at once.
 
         Raises:
             OSError: no space for it, or the one before could not be written.
         """
-        arrays = jax.tree.map(np.array, checkpoint.arrays)
+        arrays = checkpoint.arrays
         self.wait()
         self._processes.gather(None)  # the one before is whole everywhere, and only now the one before that may go
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
