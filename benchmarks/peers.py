@@ -14,14 +14,17 @@ Three comparisons, evaluation off in all:
 - td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
   smoothing).
 
-Every measurement is a process of its own, and they take turns. The rate is that of the steps behind the warm-up and behind the
-first 500 updates, in which the peers compile; rejax's, which is one program, behind its first two batches. Ratios are taken
-within a round. Writes `benchmarks/results/peers_ENV_BATCH.json` and, of all such files there, `benchmarks/results/peers.png`.
+Every system is a process of its own, or one on every core, that stays: it gets its warm-up and the first 500 updates, in
+which all compile, behind it, and then waits for its turns. In a round each has a turn of a second or so, and what else the
+machine does falls on all; ratios are taken within a round. rejax, whose runs are programs that cannot be halted, has two runs
+for a turn, and the time of the shorter one is taken off that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json`
+and, of all such files there, `benchmarks/results/peers.png`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -29,52 +32,49 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+Turn: TypeAlias = Callable[[int], float]
+"""`(updates) -> updates per second`: goes on for so many."""
+
+ANSWER = "updates per second:"
 WARMUP, LEAD = 1_000, 500
 MEMBERS = 16
 CORES = sorted(os.sched_getaffinity(0))
 TD3 = {"num_critics": 2, "policy_delay": 2, "sync_period": 2, "target_noise": 0.2, "exploration": "gaussian"}
 
 
-def ours(env: str, batch_size: int, steps: int, backend: str = "host", members: int = 1, **fields: Any) -> float:
-    """Updates per second, summed over members."""
+def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **fields: Any) -> Turn:
+    """A program of so many members as the command line would run it; updates are summed over them."""
     import ddpg_jax as dj
-    from ddpg_jax.placement import use_all_cores
+    from ddpg_jax.placement import use_all_cores, use_one_core
 
-    if members > 1:
-        use_all_cores()
-    experiment, hyper = dj.configure({"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**6, **fields})
+    experiment, hyper = dj.configure({"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**7, **fields})
+    use_all_cores() if members > 1 else use_one_core(batch_size, experiment.hidden)
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
     alive = np.ones(members, bool)
     state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
     state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, alive)
-    since = time.perf_counter()
-    program.advance(state, WARMUP + LEAD, WARMUP + LEAD + steps, alive)
-    return members * steps / (time.perf_counter() - since)
+    held = [state, WARMUP + LEAD]
+
+    def turn(updates: int) -> float:
+        begin, steps = held[1], -(-updates // members)
+        since = time.perf_counter()
+        held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
+        return members * steps / (time.perf_counter() - since)
+
+    return turn
 
 
-def peer(system: str, env: str, batch_size: int, steps: int) -> float:
-    """Steps per second of Stable-Baselines3's or SBX's DDPG."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
+def peer(system: str, env: str, batch_size: int) -> Turn:
+    """Stable-Baselines3's or SBX's DDPG."""
     if system == "sb3":
         from stable_baselines3 import DDPG
     else:
         from sbx import DDPG
-
-    class Clock(BaseCallback):
-        begin = 0.0
-
-        def _on_step(self) -> bool:
-            if self.num_timesteps == WARMUP + LEAD:
-                self.begin = time.perf_counter()
-            return True
-
-    clock = Clock()
     model = DDPG(
         "MlpPolicy",
         env,
@@ -86,29 +86,42 @@ def peer(system: str, env: str, batch_size: int, steps: int) -> float:
         policy_kwargs={"net_arch": [256, 256]},
         seed=0,
     )
-    model.learn(WARMUP + LEAD + steps, callback=clock)
-    return steps / (time.perf_counter() - clock.begin)
+    model.learn(WARMUP + LEAD)
+
+    def turn(updates: int) -> float:
+        since = time.perf_counter()
+        model.learn(updates, reset_num_timesteps=False)
+        return updates / (time.perf_counter() - since)
+
+    return turn
 
 
-def single_file(env: str, batch_size: int, steps: int) -> float:
-    """Steps per second of the loop in `single_file.py`."""
-    from benchmarks.single_file import measure
+def single_file(env: str, batch_size: int) -> Turn:
+    """The loop in `single_file.py`."""
+    from benchmarks.single_file import make_loop
 
-    return measure(env, batch_size, WARMUP, LEAD, steps)
+    go_on = make_loop(env, batch_size, WARMUP)
+    go_on(WARMUP + LEAD)
+
+    def turn(updates: int) -> float:
+        since = time.perf_counter()
+        go_on(updates)
+        return updates / (time.perf_counter() - since)
+
+    return turn
 
 
-def rejax(env: str, batch_size: int, steps: int) -> float:
-    """Critic updates per second of rejax's TD3, summed over seeds; gymnax has the environments of the same names.
-
-    A run is one compiled program with its warm-up, so the time of a shorter run is taken off that of a longer one.
-    """
+def rejax(env: str, batch_size: int) -> Turn:
+    """TD3 of rejax, critic updates summed over seeds; gymnax has the environments of the same names."""
     import flax.linen
     import jax
     from rejax import TD3 as Algorithm
 
     network: Any = {"activation": flax.linen.relu, "hidden_layer_sizes": (256, 256)}
+    keys = jax.random.split(jax.random.PRNGKey(0), MEMBERS)
 
-    def seconds(length: int) -> float:
+    @functools.cache
+    def run(length: int) -> Any:
         algorithm = Algorithm.create(
             env=env,
             total_timesteps=length,
@@ -126,28 +139,32 @@ def rejax(env: str, batch_size: int, steps: int) -> float:
             critic=algorithm.critic.clone(**network),
             eval_callback=lambda algorithm, state, key: (),
         )
-        keys = jax.random.split(jax.random.PRNGKey(0), MEMBERS)
-        train = jax.jit(jax.vmap(algorithm.train)).lower(keys).compile()
-        jax.block_until_ready(train(keys))
+        compiled = jax.jit(jax.vmap(algorithm.train)).lower(keys).compile()
+        jax.block_until_ready(compiled(keys))
+        return compiled
+
+    def seconds(length: int) -> float:
+        compiled = run(length)
         since = time.perf_counter()
-        jax.block_until_ready(train(keys))
+        jax.block_until_ready(compiled(keys))
         return time.perf_counter() - since
 
-    lead = 2 * batch_size
-    return MEMBERS * steps / (seconds(lead + steps) - seconds(lead))
+    def turn(updates: int) -> float:
+        lead, steps = 2 * batch_size, -(-updates // MEMBERS)
+        return MEMBERS * steps / (seconds(lead + steps) - seconds(lead))
+
+    return turn
 
 
-SYSTEMS: dict[str, Callable[[str, int, int], float]] = {
+SYSTEMS: dict[str, Callable[[str, int], Turn]] = {
     "ours_host": ours,
-    "ours_device": lambda *rest: ours(*rest, backend="device"),
-    "ours_sweep": lambda env, batch, steps: ours(env, batch, max(steps // 8, 100), backend="device", members=MEMBERS),
-    "ours_sweep_td3": lambda env, batch, steps: ours(
-        env, batch, max(steps // 8, 100), backend="device", members=MEMBERS, **TD3
-    ),
-    "sbx": lambda *rest: peer("sbx", *rest),
-    "sb3": lambda *rest: peer("sb3", *rest),
+    "ours_device": functools.partial(ours, backend="device"),
+    "ours_sweep": functools.partial(ours, backend="device", members=MEMBERS),
+    "ours_sweep_td3": functools.partial(ours, backend="device", members=MEMBERS, **TD3),
+    "sbx": functools.partial(peer, "sbx"),
+    "sb3": functools.partial(peer, "sb3"),
     "single_file": single_file,
-    "rejax_td3": lambda env, batch, steps: rejax(env, batch, max(steps // 8, 100)),
+    "rejax_td3": rejax,
 }
 RUN = ("ours_host", "ours_device", "sbx", "sb3", "single_file")
 SWEEP = ("ours_sweep", "sbx", "sb3")
@@ -167,26 +184,63 @@ def ratios(kind: str, rates: dict[str, list[float]]) -> list[tuple[str, str, np.
     return [(one, other, np.array(rates[one]) / np.array(rates[other])) for one, other in AGAINST[kind]]
 
 
-def start(system: str, options: argparse.Namespace, core: int | None = None) -> subprocess.Popen[str]:
-    """A process that measures one system, on one core or on all."""
-    words = ["--one", system, "--env", options.env, "--batch-size", str(options.batch_size), "--steps", str(options.steps)]
-    pinned = [] if core is None else ["--core", str(core)]
-    command = [sys.executable, "-m", "benchmarks.peers", *words, *pinned]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class System:
+    """A system that is measured: its processes, which wait for their turns."""
+
+    def __init__(self, name: str, kind: str, options: argparse.Namespace):
+        cores = CORES if kind == "sweep" and name in PROCESSES else [None]
+        self._processes = [self._start(name, options, core) for core in cores]
+        for process in self._processes:
+            self._answer(process)
+
+    def _start(self, name: str, options: argparse.Namespace, core: int | None) -> subprocess.Popen[str]:
+        words = ["--one", name, "--env", options.env, "--batch-size", str(options.batch_size)]
+        pinned = [] if core is None else ["--core", str(core)]
+        command = [sys.executable, "-m", "benchmarks.peers", *words, *pinned]
+        pipes: Any = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+        return subprocess.Popen(command, text=True, bufsize=1, **pipes)
+
+    def _answer(self, process: subprocess.Popen[str]) -> float:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith(ANSWER):
+                return float(line.split()[-1])
+        raise SystemExit(f"{' '.join(map(str, process.args))} has ended")  # pyright: ignore[reportArgumentType]
+
+    def turn(self, updates: int) -> float:
+        """Updates per second in one turn; with one process on every core, the sum over them, side by side."""
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.write(f"{updates}\n")
+        return sum(self._answer(process) for process in self._processes)
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
 
-def finish(process: subprocess.Popen[str]) -> float:
-    """The rate that it prints."""
-    out, error = process.communicate()
-    if process.returncode:
-        raise SystemExit(error)
-    return float(out.split()[-1])
+def take_turns(name: str, env: str, batch_size: int) -> None:
+    """What the process of a system does: it reads how many updates, and prints their rate."""
+    turn = SYSTEMS[name](env, batch_size)
+    print(ANSWER, 0, flush=True)
+    for line in sys.stdin:
+        print(ANSWER, turn(int(line)), flush=True)
 
 
-def measure(kind: str, system: str, options: argparse.Namespace) -> float:
-    """One measurement; of a sweep with one process a core, the sum over them, side by side."""
-    cores = CORES if kind == "sweep" and system in PROCESSES else [None]
-    return sum([finish(process) for process in [start(system, options, core) for core in cores]])
+def measure(kind: str, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Rates of all systems of a comparison, round by round."""
+    systems: dict[str, System] = {}
+    try:
+        for name in KINDS[kind]:
+            systems[name] = System(name, kind, options)
+        for system in systems.values():
+            system.turn(options.updates)  # rejax compiles for this many
+        rounds = [{name: system.turn(options.updates) for name, system in systems.items()} for _ in range(options.rounds)]
+    finally:
+        for system in systems.values():
+            system.end()
+    return {name: [rates[name] for rates in rounds] for name in systems}
 
 
 def figure(path: Path) -> None:
@@ -217,33 +271,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="Pendulum-v1")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=3_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=480, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", choices=KINDS, help="one of the comparisons, in place of all")
-    parser.add_argument("--one", choices=SYSTEMS, help="measure one system in this process")
+    parser.add_argument("--one", choices=SYSTEMS, help="be one system, which takes its turns")
     parser.add_argument("--core", type=int, help="and keep it to one core")
     options = parser.parse_args()
     if options.one:
         if options.core is not None:
             os.sched_setaffinity(0, {options.core})
             os.environ["OMP_NUM_THREADS"] = "1"
-        print(json.dumps(SYSTEMS[options.one](options.env, options.batch_size, options.steps)))
+        take_turns(options.one, options.env, options.batch_size)
         return
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json
 
     kinds = [options.only] if options.only else list(KINDS)
-    rates: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in KINDS[kind]} for kind in kinds}
-    for _ in range(options.rounds):
-        for kind, systems in rates.items():
-            for system, values in systems.items():
-                values.append(measure(kind, system, options))
-                print(f"{kind:5s} {system:14s} {values[-1]:8,.0f} updates/s", file=sys.stderr, flush=True)
+    rates = {kind: measure(kind, options) for kind in kinds}
     for kind in kinds:
         for name, values in rates[kind].items():
             print(f"{kind:5s} {name:14s} {np.median(values):8,.0f} updates/s ({min(values):,.0f} .. {max(values):,.0f})")
         for one, other, ratio in ratios(kind, rates[kind]):
-            print(f"{kind:5s} {one} / {other}: {np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f})")
+            low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
+            print(f"{kind:5s} {one} / {other}: {middle:.2f} (quartiles {low:.2f} .. {high:.2f})")
     path = RESULTS / f"peers_{options.env}_{options.batch_size}.json"
     before = json.loads(path.read_text()) if options.only and path.exists() else {"commands": {}, "updates_per_second": {}}
     command = " ".join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])

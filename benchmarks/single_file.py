@@ -5,7 +5,8 @@ What `benchmarks.peers` measures beside libraries: the loop that many people sta
 
 from __future__ import annotations
 
-import time
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -41,8 +42,8 @@ class Critic(nn.Module):
         return nn.Dense(1)(x)[..., 0]
 
 
-def measure(name: str, batch_size: int, warmup: int, lead: int, steps: int) -> float:
-    """Steps per second behind the warm-up and the first `lead` updates."""
+def make_loop(name: str, batch_size: int, warmup: int) -> Callable[[int], None]:
+    """A function that goes on for so many steps, the first `warmup` of which choose at random and learn nothing."""
     env = gymnasium.make(name)
     space: Any = env.action_space
     obs_dim, action_dim = env.observation_space.shape[0], space.shape[0]  # pyright: ignore[reportOptionalSubscript]
@@ -87,24 +88,31 @@ def measure(name: str, batch_size: int, warmup: int, lead: int, steps: int) -> f
         return params, opt, follow(params, actor_target, TAU), follow(critic_params, critic_target, TAU), value
 
     obs, _ = env.reset(seed=0)
-    begin = 0.0
-    for t in range(warmup + lead + steps):
-        if t == warmup + lead:
-            begin = time.perf_counter()
+    clock = itertools.count()
+
+    def step() -> None:
+        nonlocal obs, actor_params, critic_params, actor_target, critic_target, actor_opt, critic_opt
+        t = next(clock)
         if t < warmup:
             action = space.sample()
         else:
             action = np.asarray(act(actor_params, obs)) * space.high
             action = np.clip(action + rng.normal(0.0, 0.1, action_dim) * space.high, space.low, space.high)
         after, reward, terminated, truncated, _ = env.step(action)
-        obs_[t], next_[t], action_[t], reward_[t], done_[t] = obs, after, action / space.high, reward, terminated
+        at = t % len(obs_)
+        obs_[at], next_[at], action_[at], reward_[at], done_[at] = obs, after, action / space.high, reward, terminated
         obs = env.reset()[0] if terminated or truncated else after
         if t >= warmup:
-            pick = rng.integers(t + 1, size=batch_size)
+            pick = rng.integers(min(t + 1, len(obs_)), size=batch_size)
             batch = obs_[pick], action_[pick], reward_[pick], done_[pick], next_[pick]
             critic_params, critic_opt, _ = update_critic(critic_params, critic_opt, actor_target, critic_target, batch)
             actor_params, actor_opt, actor_target, critic_target, _ = update_actor(
                 actor_params, actor_opt, critic_params, actor_target, critic_target, batch[0]
             )
-    jax.block_until_ready(actor_params)
-    return steps / (time.perf_counter() - begin)
+
+    def go_on(steps: int) -> None:
+        for _ in range(steps):
+            step()
+        jax.block_until_ready(actor_params)
+
+    return go_on

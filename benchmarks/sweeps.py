@@ -26,7 +26,7 @@ def measure(members: list[int], batch_size: int, updates: int, repetitions: int)
     """Updates per second, summed over members, with the devices of this process; and the limit on each of them together."""
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
-    from ddpg_jax.driving import LOOK_SECONDS
+    from ddpg_jax.driving import look_seconds
 
     def program(count: int, hyper: dj.Hyperparams) -> Any:
         return dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(count)])
@@ -41,14 +41,14 @@ def measure(members: list[int], batch_size: int, updates: int, repetitions: int)
         compiled = time.perf_counter() - begin
         state, _, _ = one.advance(one.start(), 0, 1_000, alive)
         state, _, seconds = one.advance(state, 1_000, 1_000 + updates, alive)
-        runs[count] = [one, state, 1_000 + updates, max(1, min(updates, int(updates * LOOK_SECONDS / seconds)))]
+        runs[count] = [one, state, 1_000 + updates, max(1, min(updates, int(updates * look_seconds(one) / seconds)))]
         results["members"][count] = {"compile_seconds": compiled, "bytes_a_device": memory, "updates_per_second": []}
     limit = make_limit(3, 1, (256, 256), batch_size, updates, devices=jax.local_devices())
     results["limit_updates_per_second"] = []
     for _ in range(repetitions):
         for count, held in runs.items():
             begin, end = time.perf_counter(), held[2] + updates
-            while held[2] < end:  # a run is looked at twice a second, which all members wait for
+            while held[2] < end:  # a run is looked at now and then, which all wait for
                 until = min(held[2] + held[3], end)
                 held[1], _, _ = held[0].advance(held[1], held[2], until, np.ones(count, bool))
                 held[2] = until

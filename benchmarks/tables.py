@@ -20,6 +20,7 @@ from benchmarks.peers import ratios
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
+QUARTILES = (0.25, 0.5, 0.75)
 BEGIN, END = "<!-- made by python -m benchmarks.tables -->", "<!-- end of what it made -->"
 
 HEAD = """# Benchmarks
@@ -38,15 +39,26 @@ def load(name: str) -> dict[str, Any] | None:
 
 def where(result: dict[str, Any], name: str) -> str:
     """The line under a table: which machine, when, and how to repeat it."""
-    packages = result["packages"]
+    return f"{machine(result)}, {result['date']}; `{result['command']}`; [raw](results/{name}.json)."
+
+
+def machine(result: dict[str, Any]) -> str:
+    """Hardware and version."""
     hardware = f"{result['cores']} cores of {result['processor']}" if result["platform"] == "cpu" else result["device_kind"]
-    return f"{hardware}, jax {packages['jax']}, {result['date']}; `{result['command']}`; [raw](results/{name}.json)."
+    return f"{hardware}, jax {result['packages']['jax']}"
 
 
 def speed() -> str:
     """Runs and sweeps beside their limits, for `README.md`."""
     bench, sweeps = load("bench") or {"rows": []}, load("sweeps") or {"rows": []}
-    lines = ["| | batch | updates/s, all members | of the products alone |", "|---|---|---|---|"]
+    sources = [bench, sweeps, *(result for _, result in peer_results())]
+    machines = "; ".join(dict.fromkeys(machine(result) for result in sources if "processor" in result))
+    lines = [
+        f"Measured on {machines}.",
+        "",
+        "| | batch | updates/s, all members | of the products alone |",
+        "|---|---|---|---|",
+    ]
 
     def line(what: str, batch_size: int, rate: np.ndarray, limit: np.ndarray) -> None:
         lines.append(f"| {what} | {batch_size} | {np.median(rate):,.0f} | {np.median(rate / limit):.0%} |")
@@ -69,7 +81,8 @@ def beside_others() -> list[str]:
         columns.append(f"[batch {result['batch_size']}](benchmarks/results/{name}.json)")
         for kind, rates in result["updates_per_second"].items():
             for one, other, ratio in ratios(kind, rates):
-                cell = f"{np.median(ratio):.2f} ({ratio.min():.2f} .. {ratio.max():.2f}, {len(ratio)} rounds)"
+                low, middle, high = np.quantile(ratio, QUARTILES)
+                cell = f"{middle:.2f} ({low:.2f} .. {high:.2f}, {len(ratio)} rounds)"
                 table.setdefault(f"{one} / {other}".replace("_", " "), []).append(cell)
     lines = [f"| times the rate of the other | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     return [*lines, *(f"| {names} | {' | '.join(cells)} |" for names, cells in table.items())]
@@ -122,16 +135,18 @@ def peers() -> str:
     found = []
     for stem, result in peer_results():
         lines = [f"## Beside others: {result['env']}, batch {result['batch_size']}\n"]
-        lines += ["| | | updates/s, all seeds | from .. to |", "|---|---|---|---|"]
+        lines += ["| | | updates/s, all seeds: median | quartiles | fastest |", "|---|---|---|---|---|"]
         for kind, rates in result["updates_per_second"].items():
             for name, values in rates.items():
-                spread = f"{min(values):,.0f} .. {max(values):,.0f}"
-                lines.append(f"| {kind} | {name.replace('_', ' ')} | {np.median(values):,.0f} | {spread} |")
-        lines += ["", "| ratio, round by round | median | from .. to |", "|---|---|---|"]
+                low, middle, high = np.quantile(values, QUARTILES)
+                label = name.replace("_", " ")
+                lines.append(f"| {kind} | {label} | {middle:,.0f} | {low:,.0f} .. {high:,.0f} | {max(values):,.0f} |")
+        lines += ["", "| ratio, round by round | median | quartiles |", "|---|---|---|"]
         for kind in result["updates_per_second"]:
             for one, other, ratio in ratios(kind, result["updates_per_second"][kind]):
                 names = f"{kind}: {one} / {other}".replace("_", " ")
-                lines.append(f"| {names} | {np.median(ratio):.2f} | {ratio.min():.2f} .. {ratio.max():.2f} |")
+                low, middle, high = np.quantile(ratio, QUARTILES)
+                lines.append(f"| {names} | {middle:.2f} | {low:.2f} .. {high:.2f} |")
         commands = "`, `".join(dict.fromkeys(result["commands"].values()))
         found += [*lines, "", where({**result, "command": commands}, stem), ""]
     return "\n".join(found)

@@ -22,6 +22,9 @@ BLOCK_UPDATES = 1_000
 LOOK_SECONDS = 0.5
 """About how long a program runs between two looks at the world outside: signals, checkpoints, other processes."""
 
+TURN_SECONDS = 1 / 16
+"""But each call of a program lasts about so long, since every one costs Python some 2 ms; members of a device have one each."""
+
 FIRST_LOOK = 10
 """Vector steps before the first look, when nobody knows how long they take."""
 
@@ -107,13 +110,14 @@ def drive(
     updates = round(experiment.num_envs * experiment.updates_per_step)
     total = total_iterations(experiment)
     warmup = warmup_iterations(experiment)
+    patience = look_seconds(program)
     i, look, unfinished = begin, FIRST_LOOK, journal
     for first, end, evaluating in schedule(experiment, journal.begin):
         look = FIRST_LOOK if first == warmup else look  # learning is slower
         while i < end:
             until = min(i + look, end)
             state, so_far, seconds = program.advance(state, i, until, diverged < 0, so_far)
-            i, look, spent = until, _longer(look, until - i, max(gather(seconds))), spent + seconds
+            i, look, spent = until, _longer(look, until - i, max(gather(seconds / patience))), spent + seconds
             unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far), elapsed)
             if i < end:
                 yield Tick(state, i, i * experiment.num_envs, [], unfinished, False)
@@ -149,9 +153,15 @@ def _cut_short(experiment: Experiment, begin: int, end: int) -> bool:
     return next(schedule(replace(experiment, steps=sys.maxsize), begin))[1] > end
 
 
-def _longer(look: int, steps: int, seconds: float) -> int:
-    """Vector steps before the next look, when `steps` took so long; not ten times as many at once, since they may be slower."""
-    return max(1, int(min(steps * LOOK_SECONDS / max(seconds, 1e-9), 10 * look)))
+def look_seconds(program: Program) -> float:
+    """About how long a program runs between two looks."""
+    placement = program.placement
+    return max(LOOK_SECONDS, placement.slots // placement.call.slots * TURN_SECONDS)
+
+
+def _longer(look: int, steps: int, looks: float) -> int:
+    """Vector steps before the next look, when `steps` took as long as so many; not ten times as many, as they may be slower."""
+    return max(1, int(min(steps / max(looks, 1e-9), 10 * look)))
 
 
 def _plain(metrics: Metrics) -> list[Any]:

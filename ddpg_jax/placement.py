@@ -8,8 +8,11 @@ device works on its own members without talking to the others.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import itertools
 import os
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from ddpg_jax.types import Agent, Explorer, Replay
 
 PLACEMENTS = ("auto", "map", "vmap")
+SMALL_PRODUCT = 64 * 256 * 256
+"""Multiplications of a matrix product that one core does in less time than two together (benchmarks/NOTES.md)."""
 
 
 class Placement(NamedTuple):
@@ -160,6 +165,23 @@ def memory_limit(devices: int) -> int:
     except (OSError, StopIteration):
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return available // devices
+
+
+def use_one_core(batch_size: int, hidden: tuple[int, ...]) -> None:
+    """Keeps XLA to one thread for a member alone whose products are small, and starts nothing.
+
+    They are done in less time than it takes to wake up another thread. Where JAX has started already, may find an accelerator,
+    or was told by the user how many threads to use, it stays at that.
+    """
+    largest = batch_size * max((a * b for a, b in itertools.pairwise(hidden)), default=1)
+    if largest <= SMALL_PRODUCT and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
+        os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
+
+
+def accelerated() -> bool:
+    """Whether JAX may find an accelerator."""
+    installed = bool(entry_points(group="jax_plugins")) or importlib.util.find_spec("libtpu") is not None
+    return installed and jax.config.jax_platforms != "cpu"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def use_all_cores() -> None:

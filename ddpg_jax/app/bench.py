@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import resource
 import subprocess
@@ -30,6 +31,7 @@ from ddpg_jax.app.folder import write
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.report import as_json
 from ddpg_jax.experiment import Experiment, configure
+from ddpg_jax.placement import use_one_core
 from ddpg_jax.program import Member, warmup_iterations
 from ddpg_jax.types import Array
 
@@ -168,30 +170,39 @@ def bench(path: Path, quick: bool) -> str:
     rows = []
     for batch_size in BATCHES:
         for backend, env in configurations:
-            fields = {"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**9}
-            experiment, hyper = configure(fields)
-            members = [Member(0, hyper)]
-            cold, cached = compile_seconds(fields)
-            limit = make_limit(*SHAPES[env], experiment.hidden, batch_size, updates)
-            rate = make_training_rate(experiment, members, updates)
-            pairs = [(rate(), limit()) for _ in range(repetitions)]
-            rows.append(
-                {
-                    "backend": backend,
-                    "env": env,
-                    "batch_size": batch_size,
-                    "hidden": experiment.hidden,
-                    "updates_per_second": [pair[0] for pair in pairs],
-                    "limit_updates_per_second": [pair[1] for pair in pairs],
-                    "fraction_of_limit": [a / b for a, b in pairs],
-                    "first_update_seconds_cold": cold,
-                    "first_update_seconds_cached": cached,
-                    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                }
+            # A process for each: how many threads it has depends on the batch, and its peak memory is its own.
+            code = (
+                f"from ddpg_jax.app import bench; bench.print_row({env!r}, {backend!r}, {batch_size}, {repetitions}, {updates})"
             )
+            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
     write(path, as_json({**machine(), "updates_per_repetition": updates, "rows": rows}))
     note = ['host HalfCheetah-v5 is left out: pip install "gymnasium[mujoco]"'] if missing else []
     return "\n".join([_table(rows), *note, f"raw results in {path}"])
+
+
+def print_row(env: str, backend: str, batch_size: int, repetitions: int, updates: int) -> None:
+    """One row of the raw results, as JSON: a member alone in this process, and the limit in turns with it."""
+    fields = {"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**9}
+    experiment, hyper = configure(fields)
+    use_one_core(batch_size, experiment.hidden)
+    cold, cached = compile_seconds(fields)
+    limit = make_limit(*SHAPES[env], experiment.hidden, batch_size, updates)
+    rate = make_training_rate(experiment, [Member(0, hyper)], updates)
+    pairs = [(rate(), limit()) for _ in range(repetitions)]
+    row = {
+        "backend": backend,
+        "env": env,
+        "batch_size": batch_size,
+        "hidden": experiment.hidden,
+        "updates_per_second": [pair[0] for pair in pairs],
+        "limit_updates_per_second": [pair[1] for pair in pairs],
+        "fraction_of_limit": [a / b for a, b in pairs],
+        "first_update_seconds_cold": cold,
+        "first_update_seconds_cached": cached,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(row))
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -83,10 +83,13 @@ def stoppable() -> Iterator[None]:
 def _train(options: argparse.Namespace) -> int:
     with stoppable():
         from ddpg_jax.app.training import use_compilation_cache
+        from ddpg_jax.placement import use_one_core
         from ddpg_jax.sweeping import make_legs
 
+    legs = make_legs([{}], 1, _given(options))
     use_compilation_cache()
-    return _work(make_legs([{}], 1, _given(options)), options)
+    use_one_core(legs[0].experiment.batch_size, legs[0].experiment.hidden)
+    return _work(legs, options)
 
 
 def _sweep(options: argparse.Namespace) -> int:
