@@ -42,6 +42,8 @@ Turn: TypeAlias = Callable[[int], float]
 
 ANSWER = "updates per second:"
 WARMUP, LEAD = 1_000, 500
+TRIAL = 320
+"""Updates of the turn that tells a system's rate, so that turns of all systems take as long."""
 MEMBERS = 16
 CORES = sorted(os.sched_getaffinity(0))
 TD3 = {"num_critics": 2, "policy_delay": 2, "sync_period": 2, "target_noise": 0.2, "exploration": "gaussian"}
@@ -194,7 +196,16 @@ class System:
             self._answer(process)
 
     def _start(self, name: str, options: argparse.Namespace, core: int | None) -> subprocess.Popen[str]:
-        words = ["--one", name, "--env", options.env, "--batch-size", str(options.batch_size)]
+        words = [
+            "--one",
+            name,
+            "--env",
+            options.env,
+            "--batch-size",
+            str(options.batch_size),
+            "--seconds",
+            str(options.seconds),
+        ]
         pinned = [] if core is None else ["--core", str(core)]
         command = [sys.executable, "-m", "benchmarks.peers", *words, *pinned]
         pipes: Any = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
@@ -207,11 +218,11 @@ class System:
                 return float(line.split()[-1])
         raise SystemExit(f"{' '.join(map(str, process.args))} has ended")  # pyright: ignore[reportArgumentType]
 
-    def turn(self, updates: int) -> float:
+    def turn(self) -> float:
         """Updates per second in one turn; with one process on every core, the sum over them, side by side."""
         for process in self._processes:
             assert process.stdin
-            process.stdin.write(f"{updates}\n")
+            process.stdin.write("\n")
         return sum(self._answer(process) for process in self._processes)
 
     def end(self) -> None:
@@ -220,12 +231,14 @@ class System:
             process.wait()
 
 
-def take_turns(name: str, env: str, batch_size: int) -> None:
-    """What the process of a system does: it reads how many updates, and prints their rate."""
+def take_turns(name: str, env: str, batch_size: int, seconds: float) -> None:
+    """What the process of a system does: for each line that it reads it goes on for about so long, and prints its rate."""
     turn = SYSTEMS[name](env, batch_size)
+    updates = round(turn(TRIAL) * seconds)
+    turn(updates)  # rejax compiles for this many
     print(ANSWER, 0, flush=True)
-    for line in sys.stdin:
-        print(ANSWER, turn(int(line)), flush=True)
+    for _ in sys.stdin:
+        print(ANSWER, turn(updates), flush=True)
 
 
 def measure(kind: str, options: argparse.Namespace) -> dict[str, list[float]]:
@@ -234,9 +247,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, list[float]]:
     try:
         for name in KINDS[kind]:
             systems[name] = System(name, kind, options)
-        for system in systems.values():
-            system.turn(options.updates)  # rejax compiles for this many
-        rounds = [{name: system.turn(options.updates) for name, system in systems.items()} for _ in range(options.rounds)]
+        rounds = [{name: system.turn() for name, system in systems.items()} for _ in range(options.rounds)]
     finally:
         for system in systems.values():
             system.end()
@@ -271,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="Pendulum-v1")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--updates", type=int, default=480, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", choices=KINDS, help="one of the comparisons, in place of all")
     parser.add_argument("--one", choices=SYSTEMS, help="be one system, which takes its turns")
@@ -281,7 +292,7 @@ def main() -> None:
         if options.core is not None:
             os.sched_setaffinity(0, {options.core})
             os.environ["OMP_NUM_THREADS"] = "1"
-        take_turns(options.one, options.env, options.batch_size)
+        take_turns(options.one, options.env, options.batch_size, options.seconds)
         return
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json

@@ -162,7 +162,7 @@ def compile_seconds(fields: dict[str, Any]) -> tuple[float, float]:
 
 def bench(path: Path, quick: bool) -> str:
     """Measures, writes the raw results as JSON to `path`, and gives a table."""
-    repetitions, updates = (3, 300) if quick else (9, 2_000)
+    repetitions, updates = (3, 300) if quick else (9, 1_000)
     configurations = [("device", "Pendulum-v1"), ("host", "Pendulum-v1")]
     missing = importlib.util.find_spec("mujoco") is None
     if not missing:
