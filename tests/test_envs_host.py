@@ -597,7 +597,7 @@ def test_host_order_is_what_it_says(order: str) -> None:
         action, noise = choose(key, actor, expected.noise, seen, hyper, jnp.int32(i + 1))
         expected = replace(expected, env=action, noise=noise, obs=step.obs)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_environments_of_a_module_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
