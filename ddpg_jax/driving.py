@@ -22,8 +22,8 @@ BLOCK_UPDATES = 1_000
 LOOK_SECONDS = 0.5
 """About how long a program runs between two looks at the world outside: signals, checkpoints, other processes."""
 
-TURN_SECONDS = 1 / 16
-"""But each call of a program lasts about so long, since every one costs Python some 2 ms; members of a device have one each."""
+CALL_SECONDS, LONGEST_LOOK = 1 / 16, 5.0
+"""But each call of a program lasts at least about so long, since it costs Python 2 ms; unless looks would be too far apart."""
 
 FIRST_LOOK = 10
 """Vector steps before the first look, when nobody knows how long they take."""
@@ -155,8 +155,7 @@ def _cut_short(experiment: Experiment, begin: int, end: int) -> bool:
 
 def look_seconds(program: Program) -> float:
     """About how long a program runs between two looks."""
-    placement = program.placement
-    return max(LOOK_SECONDS, placement.slots // placement.call.slots * TURN_SECONDS)
+    return max(LOOK_SECONDS, min(program.calls * CALL_SECONDS, LONGEST_LOOK))
 
 
 def _longer(look: int, steps: int, looks: float) -> int:

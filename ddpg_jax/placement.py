@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -167,14 +166,17 @@ def memory_limit(devices: int) -> int:
     return available // devices
 
 
-def use_one_core(batch_size: int, hidden: tuple[int, ...]) -> None:
+def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
     """Keeps XLA to one thread for a member alone whose products are small, and starts nothing.
 
     They are done in less time than it takes to wake up another thread. Where JAX has started already, may find an accelerator,
-    or was told by the user how many threads to use, it stays at that.
+    or was told by the user how many threads to use, it stays at that. Processes that this one starts inherit it.
+
+    Args:
+        rows: the most that a network is given at once while it learns and acts.
+        hidden: its hidden layers.
     """
-    largest = batch_size * max((a * b for a, b in itertools.pairwise(hidden)), default=1)
-    if largest <= SMALL_PRODUCT and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
+    if rows * max(hidden) ** 2 <= SMALL_PRODUCT and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
         os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
 
 

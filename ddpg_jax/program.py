@@ -72,6 +72,8 @@ class Program(NamedTuple):
     """`() -> bytes` that a device needs to learn, and on the device to evaluate, as the compiler counts them."""
     placement: Placement
     close: Callable[[], None]
+    calls: int = 1
+    """Of compiled code, for all members to advance."""
 
 
 def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
@@ -152,7 +154,8 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         """Columns `[M]` of all members as those of one call."""
 
         def padded(column: np.ndarray) -> np.ndarray:
-            return column[own.start] if call.alone else np.resize(column[own], call.slots)
+            column = np.pad(column[own], (0, call.slots - (own.stop - own.start)), mode="edge")
+            return column[0] if call.alone else column
 
         return jax.tree.map(padded, tree)
 
@@ -225,7 +228,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         learning = compiled_bytes(phase("learn", one, rest("learn", np.ones(count, bool), None)[0], clocks(0, 1)))
         evaluating = compiled_bytes(
             phase("evaluate", numbers[0][0], one, *clocks(0))
-        )  # but for what it does not read, the replay
+        )  # less the replay, which it does not read
         beside = max(learning - held, evaluating)
         return len(calls) * held + min(len(calls), UNDER_WAY) * beside
 
@@ -242,6 +245,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         memory=memory,
         placement=placement,
         close=lambda: None,
+        calls=len(calls),
     )
 
 
@@ -273,7 +277,7 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
         return replace(after, train=choose(after.train, state.train)), choose(metrics, so_far)
 
-    return vmapped if placement.kind == "vmap" else mapped
+    return vmapped if placement.kind == "vmap" and not placement.alone else mapped
 
 
 def pick(tree: Any, m: int, placement: Placement) -> Any:

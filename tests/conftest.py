@@ -51,6 +51,7 @@ def command_line(cache: Path) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("SDL_VIDEODRIVER", "dummy")
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        patch.setenv("PJRT_NPROC", str(os.cpu_count()))  # else a run sets it, for all processes of later tests
         patch.setattr(driving, "FIRST_LOOK", driving.BLOCK_UPDATES)  # looks between blocks and nowhere else, in no hurry
         patch.setattr(driving, "LOOK_SECONDS", math.inf)
         jax.config.update("jax_compilation_cache_dir", None)

@@ -231,8 +231,8 @@ def test_hindsight_reaches_goals_that_are_not_found_by_chance() -> None:
     Of both parts at once, prioritized too.
     """
     fields: dict[str, Any] = {
-        "steps": 3_000,
-        "eval_every": 3_000,
+        "steps": 5_000,  # where ten of ten seeds are at -13 or better
+        "eval_every": 5_000,
         "eval_episodes": 50,
         "gamma": 0.98,
         "actor_lr": 1e-3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax import api, sweeping
+from ddpg_jax import api, placement, sweeping
 from ddpg_jax.app.cli import main
 from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.experiment import READ_BY
@@ -376,3 +377,27 @@ def test_random_search_on_the_command_line(tmp_path: Path) -> None:
     assert main(["sweep", "Pendulum-v1", "--seeds", "0", *words, "--out", str(tmp_path / "b")]) == 2
     assert main(["sweep", "Pendulum-v1", "--grid", "hindsight=none,future", *words, "--out", str(tmp_path / "b")]) == 2
     assert not (tmp_path / "b").exists()  # also where only the second program is impossible
+
+
+@pytest.mark.parametrize(
+    ("rows", "hidden", "told", "threads"),
+    [
+        (64, (256, 256), None, "1"),
+        (65, (256, 256), None, None),
+        (64, (400, 300), None, None),
+        (1_024, (4_096,), None, None),
+        (64, (256, 256), "2", "2"),
+    ],
+)
+def test_small_products_stay_on_one_core(
+    monkeypatch: pytest.MonkeyPatch, rows: int, hidden: tuple[int, ...], told: str | None, threads: str | None
+) -> None:
+    """Where no accelerator may be, and the user has not said otherwise."""
+    monkeypatch.setattr(placement, "accelerated", lambda: False)
+    for name in ("PJRT_NPROC", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv("PJRT_NPROC", told)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    placement.use_one_core(rows, hidden)
+    assert os.environ.get("PJRT_NPROC") == threads

@@ -212,8 +212,8 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((1, 2), returns), np.ones((1, 2))
 
-    names: Any = ("spec", "start", "save", "load", "shapes", "actor", "memory", "close")
-    unused: dict[str, Any] = dict.fromkeys(names) | {"placement": place(1)}
+    names: Any = ("spec", "start", "save", "load", "shapes", "actor", "memory", "placement", "close")
+    unused: dict[str, Any] = dict.fromkeys(names)
     return Program(members=[dj.Member(0, HYPER)], advance=advance, evaluate=evaluate, **unused)
 
 

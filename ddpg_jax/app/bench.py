@@ -4,7 +4,8 @@ One update of DDPG with hidden layers of width H and a batch of B does ten produ
 each, besides thinner ones: one forward in the target actor, the target critic, the critic, the actor and again the critic; and
 backward two in the critic (weights, activations), one through the critic to the action, two in the actor. `products` does
 these, at the shapes of the update and with its dependencies, and nothing else. Repetitions are interleaved, and the fractions
-are of the repetition's own limit, so that a change in the machine's speed falls on both.
+are of the repetition's own limit, so that a change in the machine's speed falls on both. Each row is measured in a process, run
+and limit with as many threads as the command line gives such a run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ddpg_jax.app.report import as_json
 from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.placement import use_one_core
 from ddpg_jax.program import Member, warmup_iterations
-from ddpg_jax.types import Array
+from ddpg_jax.types import Array, ConfigError
 
 BATCHES = (64, 256)
 SHAPES = {"Pendulum-v1": (3, 1), "HalfCheetah-v5": (17, 6)}
@@ -174,7 +175,11 @@ def bench(path: Path, quick: bool) -> str:
             code = (
                 f"from ddpg_jax.app import bench; bench.print_row({env!r}, {backend!r}, {batch_size}, {repetitions}, {updates})"
             )
-            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise ConfigError(
+                    f"the process that measured env={env} on the {backend} has ended with status {done.returncode}"
+                )
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     write(path, as_json({**machine(), "updates_per_repetition": updates, "rows": rows}))
     note = ['host HalfCheetah-v5 is left out: pip install "gymnasium[mujoco]"'] if missing else []

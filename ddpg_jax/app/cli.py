@@ -88,7 +88,8 @@ def _train(options: argparse.Namespace) -> int:
 
     legs = make_legs([{}], 1, _given(options))
     use_compilation_cache()
-    use_one_core(legs[0].experiment.batch_size, legs[0].experiment.hidden)
+    experiment = legs[0].experiment
+    use_one_core(max(experiment.batch_size, experiment.num_envs), experiment.hidden)
     return _work(legs, options)
 
 

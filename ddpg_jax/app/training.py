@@ -195,8 +195,10 @@ class Job:
                 k = kept.program if kept else 0
                 self._recall(kept, say)
             self.place.rewrite_rows(self.rows)
+            arrays = [kept.arrays] if kept else []  # for whoever takes them out: they must not be held while the run goes on
+            kept = kept and kept._replace(arrays=None)
             while (program := self.programs.get(k)) is not None:
-                self._train(k, program, kept, checkpoints, received, say)
+                self._train(k, program, kept, arrays, checkpoints, received, say)
                 kept, k = None, k + 1
         self.processes.gather(None)  # all policies are there
         return self.processes.gather(self._finish(say) if self.processes.first else None)[0]
@@ -252,6 +254,7 @@ class Job:
         k: int,
         program: Program,
         kept: Checkpoint | None,
+        arrays: list[Any],
         checkpoints: Checkpoints,
         received: list[int],
         say: Callable[[str], None],
@@ -265,7 +268,7 @@ class Job:
         self._note_programs()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
         with self._noting_failures(experiment, checkpoints):
-            state = program.load(kept.arrays, kept.text, kept.iteration) if kept else program.start()
+            state = program.load(arrays.pop(), kept.text, kept.iteration) if kept else program.start()
         if self._over(kept):
             self._keep_policies(program, experiment, state)
             return
