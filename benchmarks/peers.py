@@ -14,11 +14,11 @@ Three comparisons, evaluation off in all:
 - td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
   smoothing).
 
-Every system is a process of its own, or one on every core, that stays: it gets its warm-up and the first 500 updates, in
-which all compile, behind it, and then waits for its turns. In a round each has a turn of a second or so, and what else the
-machine does falls on all; ratios are taken within a round. rejax, whose runs are programs that cannot be halted, has two runs
-for a turn, and the time of the shorter one is taken off that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json`
-and, of all such files there, `benchmarks/results/peers.png`.
+Every system is a process of its own, or one on every core, that stays: it gets its warm-up and the first 500 steps, in which
+all compile, behind it, and then waits for its turns. In a round each has a turn of a second or so, and what else the machine
+does falls on all; ratios are taken within a round. rejax, whose runs are programs that cannot be halted, has two runs for a
+turn, and the time of the shorter one is taken off that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json` and, of
+all such files there, `benchmarks/results/peers.png`.
 """
 
 from __future__ import annotations

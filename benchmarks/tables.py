@@ -51,10 +51,11 @@ def machine(result: dict[str, Any]) -> str:
 def speed() -> str:
     """Runs and sweeps beside their limits, for `README.md`."""
     bench, sweeps = load("bench") or {"rows": []}, load("sweeps") or {"rows": []}
-    sources = [bench, sweeps, *(result for _, result in peer_results())]
-    machines = "; ".join(dict.fromkeys(machine(result) for result in sources if "processor" in result))
+    beside = {f"beside others at batch {result['batch_size']}": result for _, result in peer_results()}
+    sources = {"Runs": bench, "sweeps": sweeps, **beside}
+    about = "; ".join(f"{what}: {machine(one)}, {one['date']}" for what, one in sources.items() if "date" in one)
     lines = [
-        f"Measured on {machines}.",
+        f"{about}.",
         "",
         "| | batch | updates/s, all members | of the products alone |",
         "|---|---|---|---|",

@@ -23,6 +23,8 @@ from ddpg_jax.types import Agent, Explorer, Replay
 PLACEMENTS = ("auto", "map", "vmap")
 SMALL_PRODUCT = 64 * 256 * 256
 """Multiplications of a matrix product that one core does in less time than two together (benchmarks/NOTES.md)."""
+FEW_ROWS = 128
+"""Rows of a batch over which two threads add up as one does; sums over 1,000 rows they divide, and round otherwise."""
 
 
 class Placement(NamedTuple):
@@ -176,7 +178,8 @@ def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
         rows: the most that a network is given at once while it learns and acts.
         hidden: its hidden layers.
     """
-    if rows * max(hidden) ** 2 <= SMALL_PRODUCT and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
+    small = rows <= FEW_ROWS and rows * max(hidden) ** 2 <= SMALL_PRODUCT
+    if small and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
         os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
 
 

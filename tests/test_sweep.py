@@ -386,6 +386,7 @@ def test_random_search_on_the_command_line(tmp_path: Path) -> None:
         (65, (256, 256), None, None),
         (64, (400, 300), None, None),
         (1_024, (4_096,), None, None),
+        (1_000, (64, 64), None, None),
         (64, (256, 256), "2", "2"),
     ],
 )
