@@ -138,7 +138,11 @@ def structure_of(experiment: Experiment) -> Experiment:
 
 
 def device_program(experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None) -> Program:
-    """Training with the environment in the compiled program."""
+    """Training with the environment in the compiled program.
+
+    The state is a list of what each call advances: where members are mapped one for each device, so that they take turns
+    without being copied; else all.
+    """
     placement = placement or place(len(members), experiment.placement)
     call, count = placement.call, len(members)
     axes = 0 if call.alone else 1  # in front of the shapes of one member
@@ -226,9 +230,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         one = call.abstract(jax.eval_shape(init, *numbers[0]))
         held = bytes_of(one) // len(placement.devices)
         learning = compiled_bytes(phase("learn", one, rest("learn", np.ones(count, bool), None)[0], clocks(0, 1)))
-        evaluating = compiled_bytes(
-            phase("evaluate", numbers[0][0], one, *clocks(0))
-        )  # less the replay, which it does not read
+        evaluating = compiled_bytes(phase("evaluate", numbers[0][0], one, *clocks(0)))  # it does not read the replay
         beside = max(learning - held, evaluating)
         return len(calls) * held + min(len(calls), UNDER_WAY) * beside
 
