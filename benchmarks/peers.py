@@ -55,7 +55,10 @@ def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **f
     from ddpg_jax.placement import use_all_cores, use_one_core
 
     experiment, hyper = dj.configure({"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**7, **fields})
-    use_all_cores() if members > 1 else use_one_core(batch_size, experiment.hidden)
+    if members > 1:
+        use_all_cores()
+    else:
+        use_one_core(batch_size, experiment.hidden)
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
     alive = np.ones(members, bool)
     state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
@@ -67,6 +70,17 @@ def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **f
         since = time.perf_counter()
         held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
         return members * steps / (time.perf_counter() - since)
+
+    return turn
+
+
+def timed(go_on: Callable[[int], Any]) -> Turn:
+    """The turn of what goes on for exactly so many updates."""
+
+    def turn(updates: int) -> float:
+        since = time.perf_counter()
+        go_on(updates)
+        return updates / (time.perf_counter() - since)
 
     return turn
 
@@ -89,13 +103,7 @@ def peer(system: str, env: str, batch_size: int) -> Turn:
         seed=0,
     )
     model.learn(WARMUP + LEAD)
-
-    def turn(updates: int) -> float:
-        since = time.perf_counter()
-        model.learn(updates, reset_num_timesteps=False)
-        return updates / (time.perf_counter() - since)
-
-    return turn
+    return timed(lambda updates: model.learn(updates, reset_num_timesteps=False))
 
 
 def single_file(env: str, batch_size: int) -> Turn:
@@ -104,13 +112,7 @@ def single_file(env: str, batch_size: int) -> Turn:
 
     go_on = make_loop(env, batch_size, WARMUP)
     go_on(WARMUP + LEAD)
-
-    def turn(updates: int) -> float:
-        since = time.perf_counter()
-        go_on(updates)
-        return updates / (time.perf_counter() - since)
-
-    return turn
+    return timed(go_on)
 
 
 def rejax(env: str, batch_size: int) -> Turn:
@@ -191,32 +193,23 @@ class System:
 
     def __init__(self, name: str, kind: str, options: argparse.Namespace):
         cores = CORES if kind == "sweep" and name in PROCESSES else [None]
+        self._name = name
         self._processes = [self._start(name, options, core) for core in cores]
         for process in self._processes:
             self._answer(process)
 
     def _start(self, name: str, options: argparse.Namespace, core: int | None) -> subprocess.Popen[str]:
-        words = [
-            "--one",
-            name,
-            "--env",
-            options.env,
-            "--batch-size",
-            str(options.batch_size),
-            "--seconds",
-            str(options.seconds),
-        ]
-        pinned = [] if core is None else ["--core", str(core)]
-        command = [sys.executable, "-m", "benchmarks.peers", *words, *pinned]
-        pipes: Any = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        return subprocess.Popen(command, text=True, bufsize=1, **pipes)
+        words = {"--one": name, "--env": options.env, "--batch-size": options.batch_size, "--seconds": options.seconds}
+        words |= {} if core is None else {"--core": core}
+        command = [sys.executable, "-m", "benchmarks.peers", *(str(part) for pair in words.items() for part in pair)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def _answer(self, process: subprocess.Popen[str]) -> float:
         assert process.stdout
         for line in process.stdout:
             if line.startswith(ANSWER):
                 return float(line.split()[-1])
-        raise SystemExit(f"{' '.join(map(str, process.args))} has ended")  # pyright: ignore[reportArgumentType]
+        raise SystemExit(f"a process of {self._name} has ended")
 
     def turn(self) -> float:
         """Updates per second in one turn; with one process on every core, the sum over them, side by side."""

@@ -395,10 +395,6 @@ def test_small_products_stay_on_one_core(
 ) -> None:
     """Where no accelerator may be, and the user has not said otherwise."""
     monkeypatch.setattr(placement, "accelerated", lambda: False)
-    for name in ("PJRT_NPROC", "NPROC"):
-        monkeypatch.delenv(name, raising=False)
-    if told:
-        monkeypatch.setenv("PJRT_NPROC", told)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
     placement.use_one_core(rows, hidden)
     assert os.environ.get("PJRT_NPROC") == threads
