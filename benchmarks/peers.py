@@ -27,7 +27,6 @@ import argparse
 import functools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,11 +35,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from benchmarks.turns import Process, take_turns
+
 RESULTS = Path(__file__).parent / "results"
 Turn: TypeAlias = Callable[[int], float]
 """`(updates) -> updates per second`: goes on for so many."""
 
-ANSWER = "updates per second:"
 WARMUP, LEAD = 1_000, 500
 TRIAL = 320
 """Updates of the turn that tells a system's rate, so that turns of all systems take as long."""
@@ -193,45 +193,28 @@ class System:
 
     def __init__(self, name: str, kind: str, options: argparse.Namespace):
         cores = CORES if kind == "sweep" and name in PROCESSES else [None]
-        self._name = name
-        self._processes = [self._start(name, options, core) for core in cores]
+        words = ["--one", name, "--env", options.env, "--batch-size", options.batch_size, "--seconds", options.seconds]
+        self._processes = [Process("benchmarks.peers", *words, *([] if core is None else ["--core", core])) for core in cores]
         for process in self._processes:
-            self._answer(process)
-
-    def _start(self, name: str, options: argparse.Namespace, core: int | None) -> subprocess.Popen[str]:
-        words = {"--one": name, "--env": options.env, "--batch-size": options.batch_size, "--seconds": options.seconds}
-        words |= {} if core is None else {"--core": core}
-        command = [sys.executable, "-m", "benchmarks.peers", *(str(part) for pair in words.items() for part in pair)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-
-    def _answer(self, process: subprocess.Popen[str]) -> float:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith(ANSWER):
-                return float(line.split()[-1])
-        raise SystemExit(f"a process of {self._name} has ended")
+            process.answer()
 
     def turn(self) -> float:
         """Updates per second in one turn; with one process on every core, the sum over them, side by side."""
         for process in self._processes:
-            assert process.stdin
-            process.stdin.write("\n")
-        return sum(self._answer(process) for process in self._processes)
+            process.begin()
+        return sum(process.answer() for process in self._processes)
 
     def end(self) -> None:
         for process in self._processes:
-            process.kill()
-            process.wait()
+            process.end()
 
 
-def take_turns(name: str, env: str, batch_size: int, seconds: float) -> None:
-    """What the process of a system does: for each line that it reads it goes on for about so long, and prints its rate."""
+def be(name: str, env: str, batch_size: int, seconds: float) -> None:
+    """What the process of a system does: at each of its turns it goes on for about so long, and says its rate."""
     turn = SYSTEMS[name](env, batch_size)
     updates = round(turn(TRIAL) * seconds)
     turn(updates)  # rejax compiles for this many
-    print(ANSWER, 0, flush=True)
-    for _ in sys.stdin:
-        print(ANSWER, turn(updates), flush=True)
+    take_turns(None, {"": lambda: turn(updates)})
 
 
 def measure(kind: str, options: argparse.Namespace) -> dict[str, list[float]]:
@@ -285,7 +268,7 @@ def main() -> None:
         if options.core is not None:
             os.sched_setaffinity(0, {options.core})
             os.environ["OMP_NUM_THREADS"] = "1"
-        take_turns(options.one, options.env, options.batch_size, options.seconds)
+        be(options.one, options.env, options.batch_size, options.seconds)
         return
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json

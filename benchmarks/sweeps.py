@@ -2,97 +2,142 @@
 
     python -m benchmarks.sweeps
 
-One process for each number of devices, since JAX fixes it when it starts; within a process the repetitions of all member
-counts and of the limit take turns. Pendulum-v1, 256-256 networks, one update a step. Writes `benchmarks/results/sweeps.json`.
+One process for each number of devices, since JAX fixes it when it starts. All stay, and in a round each sweep and each limit
+has a turn: what else the machine does falls on all, and ratios are taken within a round. A turn lasts as long as a run takes
+between two looks at the world outside, at least a second. Pendulum-v1, 256-256 networks, one update a step. Writes
+`benchmarks/results/sweeps.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from benchmarks.turns import Process, take_turns
+
 RESULTS = Path(__file__).parent / "results"
+CONFIGURATIONS = ((64, 1, (1, 16)), (64, 2, (2, 4, 16, 64)), (256, 2, (2, 16)))
+"""Batch size, devices, and how many members the sweeps on them have."""
+
+LIMIT = "limit"
+WARMUP = 1_000
+TRIAL = 100
+"""Steps of the turn that tells how many take a second."""
 
 
-def measure(members: list[int], batch_size: int, updates: int, repetitions: int) -> dict[str, Any]:
-    """Updates per second, summed over members, with the devices of this process; and the limit on each of them together."""
+def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
+    """What the process of a configuration does: trains each of its sweeps, or does the products alone, in turns."""
+    import jax
+
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
     from ddpg_jax.driving import look_seconds
+    from ddpg_jax.placement import use_one_core
 
-    def program(count: int, hyper: dj.Hyperparams) -> Any:
-        return dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(count)])
-
+    jax.config.update("jax_num_cpu_devices", devices)
     experiment, hyper = dj.configure({"env": "Pendulum-v1", "batch_size": batch_size, "steps": 10**9})
-    runs: dict[int, list[Any]] = {}
-    results: dict[str, Any] = {"devices": jax.local_device_count(), "batch_size": batch_size, "members": {}}
-    for count in members:
-        one, alive = program(count, hyper), np.ones(count, bool)
+    use_one_core(batch_size, experiment.hidden)
+
+    def sweep(count: int, hyper: dj.Hyperparams) -> tuple[dict[str, float], Callable[[], float]]:
+        """How long a sweep took to begin and what it holds, and its turns, which give updates per second."""
         begin = time.perf_counter()
-        memory = one.memory()
+        program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(count)])
+        memory, alive = program.memory(), np.ones(count, bool)
         compiled = time.perf_counter() - begin
-        state, _, _ = one.advance(one.start(), 0, 1_000, alive)
-        state, _, seconds = one.advance(state, 1_000, 1_000 + updates, alive)
-        runs[count] = [one, state, 1_000 + updates, max(1, min(updates, int(updates * look_seconds(one) / seconds)))]
-        results["members"][count] = {"compile_seconds": compiled, "bytes_a_device": memory, "updates_per_second": []}
-    limit = make_limit(3, 1, (256, 256), batch_size, updates, devices=jax.local_devices())
-    results["limit_updates_per_second"] = []
-    for _ in range(repetitions):
-        for count, held in runs.items():
-            begin, end = time.perf_counter(), held[2] + updates
-            while held[2] < end:  # a run is looked at now and then, which all wait for
-                until = min(held[2] + held[3], end)
-                held[1], _, _ = held[0].advance(held[1], held[2], until, np.ones(count, bool))
-                held[2] = until
-            results["members"][count]["updates_per_second"].append(count * updates / (time.perf_counter() - begin))
-        results["limit_updates_per_second"].append(limit())
-    other = hyper._replace(critic_lr=3e-4, tau=0.01)
-    begin = time.perf_counter()
-    again = program(members[-1], other)
-    again.advance(again.start(), 0, 1_000, np.ones(members[-1], bool))
-    results["second_sweep_seconds_until_warm"] = time.perf_counter() - begin
-    return results
+        state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
+        warm = time.perf_counter() - begin
+        state, _, _ = program.advance(state, WARMUP, WARMUP + TRIAL, alive)
+        state, _, seconds = program.advance(state, WARMUP + TRIAL, WARMUP + 2 * TRIAL, alive)
+        steps = max(1, round(TRIAL * max(look_seconds(program), 1.0) / seconds))
+        held = [state, WARMUP + 2 * TRIAL]
+
+        def turn() -> float:
+            since, begin = time.perf_counter(), held[1]
+            held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
+            return count * steps / (time.perf_counter() - since)
+
+        return {"compile_seconds": compiled, "seconds_until_warm": warm, "bytes_a_device": memory}, turn
+
+    sweeps = {str(count): sweep(count, hyper) for count in members}
+    again, _ = sweep(members[-1], hyper._replace(critic_lr=3e-4, tau=0.01))
+    trial = make_limit(3, 1, experiment.hidden, batch_size, TRIAL, jax.local_devices())
+    limit = make_limit(3, 1, experiment.hidden, batch_size, round(trial() / devices), jax.local_devices())
+    ready = {"members": {count: about for count, (about, _) in sweeps.items()}, "second_sweep": again}
+    take_turns(ready, {**{count: turn for count, (_, turn) in sweeps.items()}, LIMIT: limit})
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """One row for each configuration, with the rates of all rounds."""
+    processes, rows = [], []
+    try:
+        for batch_size, devices, members in CONFIGURATIONS:
+            words = ["--devices", devices, "--batch-size", batch_size, "--members", *members]
+            processes.append(Process("benchmarks.sweeps", *words))
+            rows.append({"devices": devices, "batch_size": batch_size, **processes[-1].answer()})
+
+        def turn(process: Process, name: str) -> float:
+            process.begin(name)
+            return process.answer()
+
+        for _ in range(rounds):
+            for process, row in zip(processes, rows, strict=True):
+                for count, about in row["members"].items():
+                    about.setdefault("updates_per_second", []).append(turn(process, count))
+                row.setdefault("limit_updates_per_second", []).append(turn(process, LIMIT))
+    finally:
+        for process in processes:
+            process.end()
+    return rows
+
+
+def ratios(rows: list[dict[str, Any]]) -> list[tuple[str, int, np.ndarray]]:
+    """`(what, batch size, ratio of each round)`: what two devices gain over one, and what more members cost."""
+    rates = {
+        (row["batch_size"], row["devices"], int(count)): np.array(about["updates_per_second"])
+        for row in rows
+        for count, about in row["members"].items()
+    }
+    pairs = [
+        ("16 members, 2 cores / 1 core", 64, (2, 16), (1, 16)),
+        ("2 cores, 64 members / 16 members", 64, (2, 64), (2, 16)),
+    ]
+    return [(what, batch, rates[batch, *one] / rates[batch, *other]) for what, batch, one, other in pairs]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, help="measure with so many devices in this process")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--devices", type=int, help="be the process with so many devices, which takes its turns")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--members", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--updates", type=int, default=300)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--members", type=int, nargs="+")
     options = parser.parse_args()
     if options.devices:
-        jax.config.update("jax_num_cpu_devices", options.devices)
-        print(json.dumps(measure(options.members, options.batch_size, options.updates, options.repetitions)))
+        be(options.batch_size, options.devices, options.members)
         return
     from ddpg_jax.app.machine import machine
     from ddpg_jax.app.report import as_json
 
-    rows = []
-    for batch_size, devices, members in ((64, 1, [1, 16]), (64, 2, [2, 4, 16, 64]), (256, 2, [2, 16])):
-        words = ["--devices", devices, "--batch-size", batch_size, "--members", *members, "--updates", options.updates]
-        command = [sys.executable, "-m", "benchmarks.sweeps", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout))
-        limit = np.array(rows[-1]["limit_updates_per_second"])
-        for count, result in rows[-1]["members"].items():
-            rate = np.array(result["updates_per_second"])
+    rows = measure(options.rounds)
+    for row in rows:
+        limit = np.array(row["limit_updates_per_second"])
+        for count, about in row["members"].items():
+            rate = np.array(about["updates_per_second"])
             print(
-                f"batch {batch_size:4d}  {devices} devices  {count:>3s} members  {np.median(rate):8,.0f} updates/s  "
-                f"{np.median(rate / limit):5.0%} of the limit  compile {result['compile_seconds']:4.1f} s  "
-                f"{result['bytes_a_device'] / 2**20:7.1f} MiB a device"
+                f"batch {row['batch_size']:4d}  {row['devices']} devices  {count:>3s} members  "
+                f"{np.median(rate):8,.0f} updates/s  {np.median(rate / limit):5.0%} of the limit  "
+                f"compile {about['compile_seconds']:4.1f} s  {about['bytes_a_device'] / 2**20:7.1f} MiB a device"
             )
-        print(f"    a second sweep is through its warm-up after {rows[-1]['second_sweep_seconds_until_warm']:.2f} s")
-    (RESULTS / "sweeps.json").write_text(as_json({"command": "python -m benchmarks.sweeps", "rows": rows, **machine()}))
+        print(f"    a second sweep is through its warm-up after {row['second_sweep']['seconds_until_warm']:.2f} s")
+    for what, batch_size, ratio in ratios(rows):
+        low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
+        print(f"{what}, batch {batch_size}: {middle:.2f} (quartiles {low:.2f} .. {high:.2f})")
+    result = {"command": "python -m benchmarks.sweeps", "rows": rows, **machine()}
+    (RESULTS / "sweeps.json").write_text(as_json(result))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,6 @@ from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, RunState, has_diverged
 from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params
 
-CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
-"""Without it a call copies weight matrices, for fear that they are still read when they are overwritten: 7 % of its time."""
-
-
 LONGEST = 100_000
 """Steps of an episode of the evaluation after which an environment without a time limit is thought never to end one."""
 
@@ -108,8 +104,8 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         return compile_for(call, donate_argnums=2)
 
     def compile_for(call: Any, donate_argnums: int) -> Any:
-        options = CPU_OPTIONS if placement.devices[0].platform == "cpu" else None
-        return jax.jit(on_devices(call, placement, shared=1), donate_argnums=donate_argnums, compiler_options=options)
+        function = on_devices(call, placement, shared=1)
+        return jax.jit(function, donate_argnums=donate_argnums, compiler_options=placement.compiler_options)
 
     def hyperparams(numbers: Array) -> Hyperparams:
         return Hyperparams(*jnp.moveaxis(numbers, -1, 0))

@@ -21,6 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from ddpg_jax.types import Agent, Explorer, Replay
 
 PLACEMENTS = ("auto", "map", "vmap")
+CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
+"""Without it XLA copies weight matrices, for fear that they are still read when they are overwritten: 3 .. 7 % of an update."""
 SMALL_PRODUCT = 64 * 256 * 256
 """Multiplications of a matrix product that one core does in less time than two together (benchmarks/NOTES.md)."""
 FEW_ROWS = 128
@@ -48,6 +50,11 @@ class Placement(NamedTuple):
     def mesh(self) -> Mesh:
         """One axis, the members."""
         return Mesh(list(self.devices), ("members",))
+
+    @property
+    def compiler_options(self) -> dict[str, Any] | None:
+        """What the compiler is to be told about training."""
+        return CPU_OPTIONS if self.devices[0].platform == "cpu" else None
 
     def put(self, tree: Any) -> Any:
         """Arrays `[M, ...]` where their members are."""

@@ -117,10 +117,12 @@ def device_functions(structure: Experiment, env: Env, placement: Placement) -> D
         parts.updates,
         structure.eval_episodes,
     )
-    phases = {
-        name: jax.jit(over_members(_unless_diverged(function, placement), placement, shared=1), donate_argnums=0)
-        for name, function in (("fill", training.fill), ("learn", training.learn))
-    }
+
+    def advancing(phase: Any) -> Any:
+        function = over_members(_unless_diverged(phase, placement), placement, shared=1)
+        return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
+
+    phases = {"fill": advancing(training.fill), "learn": advancing(training.learn)}
     phases["evaluate"] = jax.jit(over_members(training.evaluate, placement, shared=1))
     compiled: dict[str, Any] = {}
 

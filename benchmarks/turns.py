@@ -1,0 +1,44 @@
+"""Processes that stay and take turns, so that what else a machine does falls on all that are compared."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+ANSWER = "answer:"
+"""In front of what a process says; all other lines are its libraries'."""
+
+
+class Process:
+    """A module of this package as a process of its own, which answers once when it is ready and then after every turn."""
+
+    def __init__(self, module: str, *options: Any):
+        self._command = [sys.executable, "-m", module, *map(str, options)]
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def begin(self, turn: str = "") -> None:
+        """Asks for the turn of that name, and does not wait for it."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{turn}\n")
+
+    def answer(self) -> Any:
+        """What it says next."""
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return json.loads(line.removeprefix(ANSWER))
+        raise SystemExit(f"{' '.join(self._command)} has ended with status {self._process.wait()}")
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def take_turns(ready: Any, turns: Mapping[str, Callable[[], Any]]) -> None:
+    """What such a process does: says that it is ready, and for each line that it reads what the turn of that name gives."""
+    print(ANSWER, json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        print(ANSWER, json.dumps(turns[line.strip()]()), flush=True)
