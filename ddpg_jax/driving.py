@@ -23,8 +23,8 @@ LOOK_SECONDS = 0.5
 """About how long a program runs between two looks at the world outside: signals, checkpoints, other processes."""
 
 CALL_SECONDS, LONGEST_LOOK = 1 / 8, 5.0
-"""But each call of a program lasts at least about so long, unless looks would be too far apart. It costs Python 2 ms, and at its
-end all devices wait for the slowest."""
+"""But each call of a program lasts at least about so long, unless looks would be too far apart. It costs Python 2 ms, and at
+its end all devices wait for the slowest."""
 
 FIRST_LOOK = 10
 """Vector steps before the first look, when nobody knows how long they take."""
