@@ -8,7 +8,8 @@
 Three comparisons, evaluation off in all:
 
 - run: one training run on a Gymnasium environment in one process with all cores: the host backend, SBX, SB3, and
-  `single_file.py`. The device backend stands beside them, on the same environment written in JAX.
+  `single_file.py`. The device backend stands beside them, on the same environment written in JAX, and the matrix products of
+  an update alone, which say what ratio is out of reach.
 - sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep; SBX and SB3 in as many
   processes as there are cores, each kept to one, as their users run seeds.
 - td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
@@ -44,7 +45,7 @@ Turn: TypeAlias = Callable[[int], float]
 WARMUP, LEAD = 1_000, 500
 TRIAL = 320
 """Updates of the turn that tells a system's rate, so that turns of all systems take as long."""
-MEMBERS = 16
+MEMBERS, HIDDEN = 16, (256, 256)
 CORES = sorted(os.sched_getaffinity(0))
 TD3 = {"num_critics": 2, "policy_delay": 2, "sync_period": 2, "target_noise": 0.2, "exploration": "gaussian"}
 
@@ -99,7 +100,7 @@ def peer(system: str, env: str, batch_size: int) -> Turn:
         train_freq=1,
         gradient_steps=1,
         buffer_size=100_000,
-        policy_kwargs={"net_arch": [256, 256]},
+        policy_kwargs={"net_arch": list(HIDDEN)},
         seed=0,
     )
     model.learn(WARMUP + LEAD)
@@ -115,13 +116,32 @@ def single_file(env: str, batch_size: int) -> Turn:
     return timed(go_on)
 
 
+def products(env: str, batch_size: int, devices: int = 1) -> Turn:
+    """Nothing but the matrix products of DDPG's update, on so many devices: faster than these no program with them can be."""
+    import jax
+
+    from ddpg_jax.app.bench import make_limit
+    from ddpg_jax.envs.host import make_host
+    from ddpg_jax.placement import use_one_core
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    use_one_core(batch_size, HIDDEN)
+    spec = make_host(env, 1).spec
+
+    @functools.cache
+    def loop(updates: int) -> Callable[[], float]:
+        return make_limit(spec.obs_dim, spec.action_dim, HIDDEN, batch_size, updates, jax.local_devices())
+
+    return lambda updates: loop(-(-updates // devices))()
+
+
 def rejax(env: str, batch_size: int) -> Turn:
     """TD3 of rejax, critic updates summed over seeds; gymnax has the environments of the same names."""
     import flax.linen
     import jax
     from rejax import TD3 as Algorithm
 
-    network: Any = {"activation": flax.linen.relu, "hidden_layer_sizes": (256, 256)}
+    network: Any = {"activation": flax.linen.relu, "hidden_layer_sizes": HIDDEN}
     keys = jax.random.split(jax.random.PRNGKey(0), MEMBERS)
 
     @functools.cache
@@ -154,7 +174,7 @@ def rejax(env: str, batch_size: int) -> Turn:
         return time.perf_counter() - since
 
     def turn(updates: int) -> float:
-        lead, steps = 2 * batch_size, -(-updates // MEMBERS)
+        lead, steps = batch_size + TRIAL // MEMBERS, -(-updates // MEMBERS)
         return MEMBERS * steps / (seconds(lead + steps) - seconds(lead))
 
     return turn
@@ -169,16 +189,26 @@ SYSTEMS: dict[str, Callable[[str, int], Turn]] = {
     "sb3": functools.partial(peer, "sb3"),
     "single_file": single_file,
     "rejax_td3": rejax,
+    "products": products,
+    "products_all_cores": functools.partial(products, devices=len(CORES)),
 }
-RUN = ("ours_host", "ours_device", "sbx", "sb3", "single_file")
-SWEEP = ("ours_sweep", "sbx", "sb3")
+RUN = ("ours_host", "ours_device", "sbx", "sb3", "single_file", "products")
+SWEEP = ("ours_sweep", "sbx", "sb3", "products_all_cores")
 TD3_SWEEP = ("ours_sweep_td3", "rejax_td3")
 KINDS = {"run": RUN, "sweep": SWEEP, "td3": TD3_SWEEP}
+COLOURS = {"ours": "C0", "products": "C2"}
 PROCESSES = ("sbx", "sb3")
 """In a sweep, one on every core."""
 AGAINST = {
-    "run": [("ours_host", "sbx"), ("ours_host", "sb3"), ("ours_host", "single_file"), ("ours_device", "sb3")],
-    "sweep": [("ours_sweep", "sbx"), ("ours_sweep", "sb3")],
+    "run": [
+        ("ours_host", "sbx"),
+        ("ours_host", "sb3"),
+        ("ours_host", "single_file"),
+        ("ours_device", "sb3"),
+        ("products", "sbx"),
+        ("products", "sb3"),
+    ],
+    "sweep": [("ours_sweep", "sbx"), ("ours_sweep", "sb3"), ("products_all_cores", "sbx"), ("products_all_cores", "sb3")],
     "td3": [("ours_sweep_td3", "rejax_td3")],
 }
 
@@ -246,7 +276,7 @@ def figure(path: Path) -> None:
             values = [np.array(table["updates_per_second"][kind][name]) for name in names]
             middle = np.array([np.median(value) for value in values])
             spread = [middle - [value.min() for value in values], [value.max() for value in values] - middle]
-            colours = ["C0" if name.startswith("ours") else "C7" for name in names]
+            colours = [COLOURS.get(name.split("_")[0], "C7") for name in names]
             axis.barh([name.replace("_", " ") for name in names], middle, xerr=spread, color=colours)
             axis.invert_yaxis()
             axis.set_title(f"{table['env']}, batch {table['batch_size']}, {kind}", fontsize=10)

@@ -5,7 +5,8 @@
 One process for each point, since JAX fixes its devices when it starts and the peak of the memory is the process's; Pendulum-v1,
 and where nothing else is said one member, batch 64, 256-256 networks and 100,000 transitions. Beside the time of an update
 stands the limit that its matrix products set on the same devices, measured in turns with it. On an accelerator members go to
-4,096. Writes `benchmarks/results/scaling_PLATFORM.json` and a figure.
+4,096. On a CPU small products stay on one thread, as in a run of the command line. Writes
+`benchmarks/results/scaling_PLATFORM.json` and a figure.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def measure(point: dict[str, int], work: float, repetitions: int) -> dict[str, A
     """One point: rates of training and of the products, memory, seconds to compile."""
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
+    from ddpg_jax.placement import use_one_core
 
+    use_one_core(point["batch_size"], (point["hidden"],))
     fields = {"batch_size": point["batch_size"], "hidden": (point["hidden"],) * 2, "replay_capacity": point["replay_capacity"]}
     warmup = max(1_000, point["batch_size"])
     experiment, hyper = dj.configure({"env": "Pendulum-v1", "warmup_steps": warmup, "steps": 10**9, **fields})
@@ -113,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", help="measure one point, as JSON, in this process")
     parser.add_argument("--work", type=float, default=4e10, help="floating point operations of a repetition, about")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=9)
     options = parser.parse_args()
     import jax
 
