@@ -46,7 +46,7 @@ WARMUP, LEAD = 1_000, 500
 TRIAL = 320
 """Updates of the turn that tells a system's rate, so that turns of all systems take as long."""
 MEMBERS, HIDDEN = 16, (256, 256)
-CORES = sorted(os.sched_getaffinity(0))
+CORES = sorted(os.sched_getaffinity(0))  # on Linux, where processes can be kept to one
 TD3 = {"num_critics": 2, "policy_delay": 2, "sync_period": 2, "target_noise": 0.2, "exploration": "gaussian"}
 
 

@@ -18,11 +18,14 @@ from ddpg_jax.envs.host import HostEnv, HostStep, make_host
 from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
-from ddpg_jax.placement import Placement, lift, on_devices, over_members, place
+from ddpg_jax.placement import Placement, lift, on_devices, over_members, place, spare_core
 from ddpg_jax.program import KEPT, Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
 from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, RunState, has_diverged
 from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params
+
+AWAKE_SECONDS = 0.01
+"""That a host program polls for an action before it goes to sleep, where a core is free to."""
 
 LONGEST = 100_000
 """Steps of an episode of the evaluation after which an environment without a time limit is thought never to end one."""
@@ -208,6 +211,7 @@ def host_program(
         state, report = take_in(state, packet, i)
         return choose(state, step, i + 1), report
 
+    wait = poll if spare_core() else jax.block_until_ready
     turn = {"overlapped": overlapped, "textbook": textbook}[experiment.host_order]
 
     def advance(
@@ -216,7 +220,7 @@ def host_program(
         begun = since = time.perf_counter()
         reports = []
         for i in range(begin, end):
-            action = flat(state.action)
+            action = flat(wait(state.action))
             with at_step((i + 1) * num_envs):
                 step = env.step(np.nan_to_num(action))  # an actor that has diverged asks for no numbers, and gets the middle
             packet = pack_step(step.reward, step.terminated, step.last, step.valid, state.obs, action, step.next_obs)
@@ -298,6 +302,15 @@ def host_program(
         placement=placement,
         close=close,
     )
+
+
+def poll(array: Any) -> Any:
+    """The array when it is there, or some time after: a busy machine is slow to wake up what sleeps. Others go first."""
+    until = time.perf_counter() + AWAKE_SECONDS
+    ready = getattr(array, "is_ready", lambda: True)  # those of a checkpoint are NumPy's
+    while not ready() and time.perf_counter() < until:
+        time.sleep(0)
+    return array
 
 
 @contextlib.contextmanager

@@ -190,6 +190,11 @@ def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
         os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
 
 
+def spare_core() -> bool:
+    """Whether XLA was kept to one thread (`use_one_core`, or the user) and there is another core."""
+    return "1" in (os.environ.get("PJRT_NPROC"), os.environ.get("NPROC")) and cores() > 1
+
+
 def accelerated() -> bool:
     """Whether JAX may find an accelerator."""
     installed = bool(entry_points(group="jax_plugins")) or importlib.util.find_spec("libtpu") is not None
@@ -205,4 +210,10 @@ def use_all_cores() -> None:
     asked = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked:
         with contextlib.suppress(RuntimeError):  # it has started
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", cores())
+
+
+def cores() -> int:
+    """How many this process may use; all of the machine where the system, as macOS, does not tell."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import ddpg_jax as dj
 from ddpg_jax.envs.host import HostEnv, HostStep, make_host, vectorize
 from ddpg_jax.envs.spaces import spec_of
-from ddpg_jax.host_program import host_program
+from ddpg_jax.host_program import host_program, poll
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.replay import unpack
 from ddpg_jax.schedules import linear
@@ -567,9 +567,11 @@ def test_host_and_device_training_are_one_algorithm() -> None:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", ["overlapped", "textbook"])
-def test_host_order_is_what_it_says(order: str) -> None:
-    """The program beside its pure parts, called one after the other in the order that `host_training` describes."""
+@pytest.mark.parametrize(("order", "spare"), [("overlapped", False), ("textbook", False), ("overlapped", True)])
+def test_host_order_is_what_it_says(order: str, spare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program beside its pure parts, called one after the other in the order that `host_training` describes; however it
+    waits for actions."""
+    monkeypatch.setattr("ddpg_jax.host_program.spare_core", lambda: spare)
     fields = {"steps": 45, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "actor_lr": 0.05, "replay_capacity": 50}
     experiment, hyper = dj.configure({**fields, "env": "Pendulum-v1", "backend": "host", "host_order": order})
     program = host_program(experiment, [dj.Member(3, hyper)])
@@ -599,6 +601,26 @@ def test_host_order_is_what_it_says(order: str) -> None:
     # The program packs its arrays and so is compiled otherwise: 25 steps of Adam at a rate of .05 are up to 1.4e-6 apart.
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_polling_ends_when_the_array_is_there_or_has_taken_long() -> None:
+    class Array:
+        asked = 0
+
+        def __init__(self, there_after: int):
+            self.there_after = there_after
+
+        def is_ready(self) -> bool:
+            self.asked += 1
+            return self.asked > self.there_after
+
+    soon, never = Array(3), Array(10**9)
+    assert poll(soon) is soon
+    assert soon.asked == 4
+    assert poll(never) is never
+    assert never.asked > 1
+    rows = np.zeros(2)
+    assert poll(rows) is rows
 
 
 def test_environments_of_a_module_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -398,3 +398,17 @@ def test_small_products_stay_on_one_core(
     monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
     placement.use_one_core(rows, hidden)
     assert os.environ.get("PJRT_NPROC") == threads
+
+
+def test_a_core_is_spare_where_xla_has_one_thread_and_the_machine_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    for told, spare in (("1", True), ("2", False), (None, False)):
+        monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
+        assert placement.spare_core() == spare
+    monkeypatch.setattr(os, "environ", {"NPROC": "1"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    assert not placement.spare_core()
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert placement.cores() == 8
+    assert placement.spare_core()

@@ -205,7 +205,7 @@ def print_row(env: str, backend: str, batch_size: int, repetitions: int, updates
         "fraction_of_limit": [a / b for a, b in pairs],
         "first_update_seconds_cold": cold,
         "first_update_seconds_cached": cached,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
     }
     print(json.dumps(row))
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from ddpg_jax.app.folder import versions
+from ddpg_jax.placement import cores
 from ddpg_jax.types import ConfigError
 
 
@@ -18,7 +19,7 @@ def machine() -> dict[str, Any]:
     """Hardware, versions and date, as plain JSON."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "system": platform.system(),
