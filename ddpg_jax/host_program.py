@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -309,7 +310,7 @@ def poll(array: Any) -> Any:
     until = time.perf_counter() + AWAKE_SECONDS
     ready = getattr(array, "is_ready", lambda: True)  # those of a checkpoint are NumPy's
     while not ready() and time.perf_counter() < until:
-        time.sleep(0)
+        os.sched_yield()
     return array
 
 

@@ -191,8 +191,8 @@ def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
 
 
 def spare_core() -> bool:
-    """Whether XLA was kept to one thread (`use_one_core`, or the user) and there is another core."""
-    return "1" in (os.environ.get("PJRT_NPROC"), os.environ.get("NPROC")) and cores() > 1
+    """Whether XLA was kept to one thread (`use_one_core`, or the user), there is another core, and one can give way on it."""
+    return "1" in (os.environ.get("PJRT_NPROC"), os.environ.get("NPROC")) and cores() > 1 and hasattr(os, "sched_yield")
 
 
 def accelerated() -> bool:
