@@ -106,7 +106,11 @@ def ratios(rows: list[dict[str, Any]]) -> list[tuple[str, int, np.ndarray]]:
         ("16 members, 2 cores / 1 core", 64, (2, 16), (1, 16)),
         ("2 cores, 64 members / 16 members", 64, (2, 64), (2, 16)),
     ]
-    return [(what, batch, rates[batch, *one] / rates[batch, *other]) for what, batch, one, other in pairs]
+    return [
+        (what, batch, rates[batch, *one] / rates[batch, *other])
+        for what, batch, one, other in pairs
+        if {(batch, *one), (batch, *other)} <= rates.keys()
+    ]
 
 
 def main() -> None:

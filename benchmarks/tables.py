@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import sweeps as of_sweeps
 from benchmarks.peers import ratios
 
 HERE = Path(__file__).parent
@@ -60,6 +61,7 @@ def speed() -> str:
         "| | batch | updates/s, all members | of the products alone |",
         "|---|---|---|---|",
     ]
+    gains: list[str] = []
 
     def line(what: str, batch_size: int, rate: np.ndarray, limit: np.ndarray) -> None:
         lines.append(f"| {what} | {batch_size} | {np.median(rate):,.0f} | {np.median(rate / limit):.0%} |")
@@ -72,7 +74,10 @@ def speed() -> str:
             cores = f"{row['devices']} core{'s' if row['devices'] > 1 else ''}"
             rates = (np.array(one[name]) for one, name in ((result, "updates_per_second"), (row, "limit_updates_per_second")))
             line(f"sweep of {members} member{'s' if members != '1' else ''}, {cores}, Pendulum-v1", row["batch_size"], *rates)
-    return "\n".join([*lines, "", *beside_others()])
+    for what, batch_size, ratio in of_sweeps.ratios(sweeps["rows"]):
+        low, middle, high = np.quantile(ratio, QUARTILES)
+        gains.append(f"- {what}, batch {batch_size}: {middle:.2f} ({low:.2f} .. {high:.2f}, {len(ratio)} rounds)")
+    return "\n".join([*lines, "", *gains, "", *beside_others()])
 
 
 def beside_others() -> list[str]:
