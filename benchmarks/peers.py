@@ -36,7 +36,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.turns import Process, take_turns
+from benchmarks.turns import Process, advancing, take_turns
 
 RESULTS = Path(__file__).parent / "results"
 Turn: TypeAlias = Callable[[int], float]
@@ -64,15 +64,8 @@ def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **f
     alive = np.ones(members, bool)
     state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
     state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, alive)
-    held = [state, WARMUP + LEAD]
-
-    def turn(updates: int) -> float:
-        begin, steps = held[1], -(-updates // members)
-        since = time.perf_counter()
-        held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
-        return members * steps / (time.perf_counter() - since)
-
-    return turn
+    go_on = advancing(program, state, WARMUP + LEAD)
+    return lambda updates: go_on(-(-updates // members))
 
 
 def timed(go_on: Callable[[int], Any]) -> Turn:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.turns import Process, take_turns
+from benchmarks.turns import Process, advancing, take_turns
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGURATIONS = ((64, 1, (1, 16)), (64, 2, (2, 4, 16, 64)), (256, 2, (2, 16)))
@@ -54,14 +54,8 @@ def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
         state, _, _ = program.advance(state, WARMUP, WARMUP + TRIAL, alive)
         state, _, seconds = program.advance(state, WARMUP + TRIAL, WARMUP + 2 * TRIAL, alive)
         steps = max(1, round(TRIAL * max(look_seconds(program), 1.0) / seconds))
-        held = [state, WARMUP + 2 * TRIAL]
-
-        def turn() -> float:
-            since, begin = time.perf_counter(), held[1]
-            held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
-            return count * steps / (time.perf_counter() - since)
-
-        return {"compile_seconds": compiled, "seconds_until_warm": warm, "bytes_a_device": memory}, turn
+        go_on = advancing(program, state, WARMUP + 2 * TRIAL)
+        return {"compile_seconds": compiled, "seconds_until_warm": warm, "bytes_a_device": memory}, lambda: go_on(steps)
 
     sweeps = {str(count): sweep(count, hyper) for count in members}
     again, _ = sweep(members[-1], hyper._replace(critic_lr=3e-4, tau=0.01))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 ANSWER = "answer:"
 """In front of what a process says; all other lines are its libraries'."""
@@ -42,3 +45,16 @@ def take_turns(ready: Any, turns: Mapping[str, Callable[[], Any]]) -> None:
     print(ANSWER, json.dumps(ready), flush=True)
     for line in sys.stdin:
         print(ANSWER, json.dumps(turns[line.strip()]()), flush=True)
+
+
+def advancing(program: Any, state: Any, begin: int) -> Callable[[int], float]:
+    """`(steps) -> updates per second`, summed over members: takes a program on from `state`, that of vector step `begin`."""
+    members = len(program.members)
+    alive, held = np.ones(members, bool), [state, begin]
+
+    def turn(steps: int) -> float:
+        since, begin = time.perf_counter(), held[1]
+        held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
+        return members * steps / (time.perf_counter() - since)
+
+    return turn
