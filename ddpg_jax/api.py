@@ -14,7 +14,7 @@ from ddpg_jax.envs.device import as_env
 from ddpg_jax.envs.host import vectorize
 from ddpg_jax.experiment import STRUCTURE, Experiment, configure, env_options
 from ddpg_jax.host_program import host_program
-from ddpg_jax.placement import use_all_cores
+from ddpg_jax.placement import check_settings, use_all_cores
 from ddpg_jax.policy import Policy
 from ddpg_jax.program import Member, Program, device_program
 from ddpg_jax.sweeping import Point, Sweep, check_legs, grid_points, in_memory, make_legs, plain
@@ -137,8 +137,9 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
     """The program of an experiment; `env` takes the place of the environment that it names.
 
     Raises:
-        ConfigError: an unknown environment, or one that DDPG cannot work with.
+        ConfigError: an unknown environment, or one that DDPG cannot work with; JAX is set to what would change the results.
     """
+    check_settings()
     env = as_env(env)
     if env is not None:
         _check_no_options(experiment)

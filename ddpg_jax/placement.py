@@ -18,11 +18,18 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ddpg_jax.types import Agent, Explorer, Replay
+from ddpg_jax.types import Agent, ConfigError, Explorer, Replay
 
 PLACEMENTS = ("auto", "map", "vmap")
 CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 """Without it XLA copies weight matrices, for fear that they are still read when they are overwritten: 3 .. 7 % of an update."""
+SETTINGS = {
+    "jax_enable_x64": (False, "runs are in float32"),
+    "jax_disable_jit": (False, "runs are compiled"),
+    "jax_default_prng_impl": ("threefry2x32", "its random numbers would not be those of other runs"),
+    "jax_threefry_partitionable": (True, "its random numbers would not be those of other runs"),
+}
+"""Settings of JAX that results depend on -> the value that they have everywhere, and why."""
 SMALL_PRODUCT = 64 * 256 * 256
 """Multiplications of a matrix product that one core does in less time than two together (benchmarks/NOTES.md)."""
 FEW_ROWS = 128
@@ -159,6 +166,18 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
         ),
         explorer._replace(explore=explore, reset=jax.vmap(explorer.reset)),
     )
+
+
+def check_settings() -> None:
+    """Asks whether JAX is set as runs need it.
+
+    Raises:
+        ConfigError: it is set to something that would change the results.
+    """
+    for name, (value, why) in SETTINGS.items():
+        found = getattr(jax.config, name, value)
+        if found != value:
+            raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
 
 
 def memory_limit(devices: int) -> int:

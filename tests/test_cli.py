@@ -246,6 +246,8 @@ def test_settings_of_jax_that_change_results_are_one_line(one_line: Any, tmp_pat
     jax.config.update(name, value)
     try:
         assert f"{name.upper()}={value} is not allowed, since " in one_line(*command(tmp_path / "out"))
+        with pytest.raises(ddpg_jax.ConfigError, match=f"{name.upper()}={value} is not allowed, since "):
+            ddpg_jax.train()
     finally:
         jax.config.update(name, before)
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from ddpg_jax.app.folder import versions
-from ddpg_jax.placement import cores
+from ddpg_jax.placement import check_settings, cores
 from ddpg_jax.types import ConfigError
 
 
@@ -37,25 +37,13 @@ def _processor() -> str:
         return platform.processor()
 
 
-SETTINGS = {
-    "jax_enable_x64": (False, "runs are in float32"),
-    "jax_disable_jit": (False, "runs are compiled"),
-    "jax_default_prng_impl": ("threefry2x32", "its random numbers would not be those of other runs"),
-    "jax_threefry_partitionable": (True, "its random numbers would not be those of other runs"),
-}
-"""Settings of JAX that results depend on -> the value that they have everywhere, and why."""
-
-
 def check_jax() -> None:
     """Asks whether JAX is as runs need it, before anything is compiled or written.
 
     Raises:
         ConfigError: it has no device here, or is set to something that would change the results.
     """
-    for name, (value, why) in SETTINGS.items():
-        found = getattr(jax.config, name, value)
-        if found != value:
-            raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
+    check_settings()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # an assertion where a named platform has no plug-in at all
