@@ -23,7 +23,7 @@ from ddpg_jax.placement import Placement, lift, on_devices, over_members, place,
 from ddpg_jax.program import KEPT, Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
 from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, RunState, has_diverged
-from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params
+from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params, TrainState
 
 AWAKE_SECONDS = 0.01
 """That a host program polls for an action before it goes to sleep, where a core is free to."""
@@ -51,6 +51,10 @@ class HostFunctions(NamedTuple):
     """The inverse; noise, action and observations are left empty."""
     actor: Any
     """`packed actor -> its parameters`"""
+    learned: Any
+    """`(actor, rest) -> TrainState`, a copy."""
+    drop: Any
+    """`(actor, rest, TrainState, alive [M]) -> (actor, rest)` with that `TrainState` where not alive; the rest is donated."""
 
 
 class HostState(NamedTuple):
@@ -114,6 +118,13 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
     def hyperparams(numbers: Array) -> Hyperparams:
         return Hyperparams(*jnp.moveaxis(numbers, -1, 0))
 
+    def drop(actor: Packed, rest: Packed, learned: TrainState, alive: Array) -> tuple[Packed, Packed]:
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(jnp.expand_dims(alive, range(1, new.ndim)), new, old)
+
+        state = join(actor, rest)
+        return split(replace(state, train=jax.tree.map(choose, state.train, learned)))
+
     return HostFunctions(
         jax.jit(over_members(single.init, placement)),
         jax.jit(over_members(lambda actor: parts.explorer.init(structure.num_envs, actor), placement)),
@@ -123,6 +134,8 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         jax.jit(over_members(split, placement)),
         jax.jit(over_members(join, placement)),
         jax.jit(over_members(unpack_actor, placement)),
+        jax.jit(lambda actor, rest: join(actor, rest).train),
+        jax.jit(drop, donate_argnums=1),
     )
 
 
@@ -218,6 +231,8 @@ def host_program(
     def advance(
         state: HostState, begin: int, end: int, alive: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[HostState, Metrics, float]:
+        # All learn in one call, also those that have diverged; but what they learn is dropped.
+        learned = None if placement.alone or alive.all() else functions.learned(state.actor, state.rest)
         begun = since = time.perf_counter()
         reports = []
         for i in range(begin, end):
@@ -236,8 +251,10 @@ def host_program(
         seconds = (now - since) * len(reports) / others if others else now - begun
         columns = {name: table[..., c] for c, name in enumerate(names)} if begin >= warmup else {}
         columns["train_return_mean"] = table[..., len(names) :].reshape(count, -1)
-        # All learn in one call, also those that have diverged; but nobody listens to them.
         columns = {name: np.where(alive[:, None], column, np.nan) for name, column in columns.items()}
+        if learned is not None:
+            actor, rest = functions.drop(state.actor, state.rest, learned, by_member(alive)[:, 0])
+            state = state._replace(actor=actor, rest=rest)
         return state, extended(so_far, columns, begin), seconds
 
     def policy(state: HostState, obs: np.ndarray) -> np.ndarray:

@@ -188,6 +188,26 @@ def test_a_diverged_member_is_flagged_and_costs_the_others_nothing(backend: str,
     assert with_it.best()["point"] in (0, 2)
 
 
+@pytest.mark.parametrize(("backend", "placement"), [("device", "map"), ("device", "vmap"), ("host", "auto")])
+def test_what_a_diverged_member_learns_is_dropped(backend: str, placement: str) -> None:
+    """Its networks and optimizers stay as they were when it was found; those of the others are none the wiser."""
+    experiment, hyper = dj.configure({**SMALL, "env": "Pendulum-v1", "backend": backend, "placement": placement})
+    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(3)])
+
+    def after(alive: list[bool]) -> list[Any]:
+        """What is learned at step 110, and at 130 where some sit out the steps between."""
+        state, found = program.start(), []
+        for begin, end, who in ((0, 100, [True] * 3), (100, 110, [True] * 3), (110, 130, alive)):
+            state, _, _ = program.advance(state, begin, end, np.array(who))
+            found.append(jax.tree.map(np.array, program.save(state)[0].train))
+        return found[1:]
+
+    (before, without), (_, whole) = after([True, False, True]), after([True] * 3)
+    for m, expected in enumerate((whole, before, whole)):
+        jax.tree.map(lambda x, y, m=m: np.testing.assert_array_equal(x[m], y[m]), without, expected)
+    assert not np.array_equal(*(state.params.critic["critic_0"]["value"]["bias"][1] for state in (before, whole)))
+
+
 def test_a_run_that_diverges_stops_early() -> None:
     run = dj.train("Pendulum-v1", critic_lr=1e30, **{**SMALL, "steps": 5_000})
     assert run.rows[-1]["diverged_step"] <= 110
