@@ -6,7 +6,7 @@
 
 Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
 evaluation (20 noise-free episodes), and are written to `benchmarks/results/parts_KIND.json` with every seed's own figure. Seeds
-are the same for all variants, so that comparisons are paired.
+are the same for all variants, so that comparisons are paired. A row measured by itself says where and when it was.
 
 - presets: Pendulum-v1, 10,000 steps of which 1,000 are warm-up whatever the preset says, since some would not be through with
   theirs.
@@ -156,13 +156,15 @@ def main() -> None:
     for kind, (measure, names, steps) in KINDS.items():
         if options.only in (None, kind):
             steps, path = options.steps or steps, RESULTS / f"parts_{kind}.json"
-            rows = json.loads(path.read_text())["rows"] if options.row else {}
+            words = ["python -m benchmarks.parts", "--only", kind, *(f'--row "{name}"' for name in options.row or [])]
+            about = {"command": f"{' '.join(words)} --seeds {options.seeds} --steps {steps}", "steps": steps, **machine()}
+            whole = json.loads(path.read_text()) if options.row else {"rows": {}, **about}
             for name in options.row or names:
-                row = rows[name] = measure(name, options.seeds, steps)
+                row = measure(name, options.seeds, steps)
                 print(f"{kind:10s} {name:24s} {row['iqm']:9.2f} [{row['low']:.2f}, {row['high']:.2f}]", flush=True)
-                command = f"python -m benchmarks.parts --only {kind} --seeds {options.seeds} --steps {steps}"
-                about = {"command": command, "steps": steps, **machine()}
-                path.write_text(as_json({"rows": {one: rows[one] for one in names if one in rows}, **about}))
+                whole["rows"][name] = {**row, "about": about} if options.row else row
+                rows = {one: whole["rows"][one] for one in names if one in whole["rows"]}
+                path.write_text(as_json({**whole, "rows": rows}))
 
 
 if __name__ == "__main__":

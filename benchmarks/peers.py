@@ -8,8 +8,9 @@
 Three comparisons, evaluation off in all:
 
 - run: one training run on a Gymnasium environment in one process with all cores: the host backend, SBX, SB3, and
-  `single_file.py`. The device backend stands beside them, on the same environment written in JAX, and the matrix products of
-  an update alone, which say what ratio is out of reach.
+  `single_file.py`. Beside them stand the device backend, on the same environment written in JAX, the matrix products of an
+  update alone, which say what ratio is out of reach, and the host backend in mixed precision, which the others do not have:
+  no comparison of equal work, but the choice that a user has.
 - sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep; SBX and SB3 in as many
   processes as there are cores, each kept to one, as their users run seeds.
 - td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
@@ -176,7 +177,9 @@ def rejax(env: str, batch_size: int) -> Turn:
 SYSTEMS: dict[str, Callable[[str, int], Turn]] = {
     "ours_host": ours,
     "ours_device": functools.partial(ours, backend="device"),
+    "ours_host_bfloat16": functools.partial(ours, precision="bfloat16"),
     "ours_sweep": functools.partial(ours, backend="device", members=MEMBERS),
+    "ours_sweep_bfloat16": functools.partial(ours, backend="device", members=MEMBERS, precision="bfloat16"),
     "ours_sweep_td3": functools.partial(ours, backend="device", members=MEMBERS, **TD3),
     "sbx": functools.partial(peer, "sbx"),
     "sb3": functools.partial(peer, "sb3"),
@@ -185,8 +188,8 @@ SYSTEMS: dict[str, Callable[[str, int], Turn]] = {
     "products": products,
     "products_all_cores": functools.partial(products, devices=len(CORES)),
 }
-RUN = ("ours_host", "ours_device", "sbx", "sb3", "single_file", "products")
-SWEEP = ("ours_sweep", "sbx", "sb3", "products_all_cores")
+RUN = ("ours_host", "ours_device", "ours_host_bfloat16", "sbx", "sb3", "single_file", "products")
+SWEEP = ("ours_sweep", "ours_sweep_bfloat16", "sbx", "sb3", "products_all_cores")
 TD3_SWEEP = ("ours_sweep_td3", "rejax_td3")
 KINDS = {"run": RUN, "sweep": SWEEP, "td3": TD3_SWEEP}
 COLOURS = {"ours": "C0", "products": "C2"}
@@ -198,10 +201,17 @@ AGAINST = {
         ("ours_host", "sb3"),
         ("ours_host", "single_file"),
         ("ours_device", "sb3"),
+        ("ours_host_bfloat16", "sbx"),
         ("products", "sbx"),
         ("products", "sb3"),
     ],
-    "sweep": [("ours_sweep", "sbx"), ("ours_sweep", "sb3"), ("products_all_cores", "sbx"), ("products_all_cores", "sb3")],
+    "sweep": [
+        ("ours_sweep", "sbx"),
+        ("ours_sweep", "sb3"),
+        ("ours_sweep_bfloat16", "sbx"),
+        ("products_all_cores", "sbx"),
+        ("products_all_cores", "sb3"),
+    ],
     "td3": [("ours_sweep_td3", "rejax_td3")],
 }
 

@@ -133,7 +133,9 @@ def parts(kind: str, title: str, column: str, digits: int = 1) -> str:
     for name, row in result["rows"].items():
         iqm, low, high = (f"{row[key]:.{digits}f}" for key in ("iqm", "low", "high"))
         lines.append(f"| {name} | {iqm} | [{low}, {high}] | {len(row['seeds'])} |")
-    return "\n".join([*lines, "", f"{result['steps']:,} steps. {where(result, f'parts_{kind}')}", ""])
+    about = [f"{result['steps']:,} steps. {where(result, f'parts_{kind}')}"]
+    about += [f"{name}: {where(row['about'], f'parts_{kind}')}" for name, row in result["rows"].items() if "about" in row]
+    return "\n".join([*lines, "", *about, ""])
 
 
 def peers() -> str:

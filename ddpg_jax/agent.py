@@ -125,9 +125,9 @@ def make_agent(
     >>> agent.act(state.params.actor, jnp.ones((5, 3))).shape
     (5, 1)
     """
-    function, bound, dtype = ACTIVATIONS[activation], INITS[init], PRECISIONS[precision]
-    actor = Actor(action_dim, hidden, function, layer_norm, bound, batch_norm, dtype)
-    critic = Critics(num_critics, hidden, function, layer_norm, action_layer, bound, batch_norm, dtype)
+    function, bound, product = ACTIVATIONS[activation], INITS[init], PRECISIONS[precision]
+    actor = Actor(action_dim, hidden, function, layer_norm, bound, batch_norm, product)
+    critic = Critics(num_critics, hidden, function, layer_norm, action_layer, bound, batch_norm, product)
     judge = critic.clone(num_critics=1)  # by itself, since compilers do not notice that of the others nothing is used
 
     actor_tx: Optimizer = optimizers.actor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -22,10 +22,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": nn.gelu,
     "silu": nn.silu,
 }
-PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
-"""What hidden layers are computed in, from parameters that are float32 either way; None is the type of their inputs, with all
-its digits. The last layer is left as it is: bfloat16 has 8 bits, in which a value of 200 goes in steps of 1."""
-
 
 STATISTICS = "batch_stats"
 """Where a tree of parameters holds BatchNorm's running statistics, beside the layers. Without BatchNorm it has none."""
@@ -36,20 +32,60 @@ def identity(x: Array) -> Array:
     return x
 
 
-def dense(x: Array, features: int, name: str, bound: float | None = None, use_bias: bool = True, dtype: Any = None) -> Array:
+Product: TypeAlias = Callable[[Array, Array], Array]
+"""x w, `[..., I], [I, F] -> [..., F]`"""
+
+
+def full_product(x: Array, w: Array) -> Array:
+    """The product with all digits. Unless told, GPUs take 10 bits of what is float32, and TPUs 8."""
+    return jnp.dot(x, w, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.custom_vjp
+def rounded_product(x: Array, w: Array) -> Array:
+    """The product of x and w rounded to bfloat16, added up in their own type; gradients are such products, too."""
+    return _rounded_product(x, w, ((x.ndim - 1,), (0,)))
+
+
+def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return rounded_product(x, w), (x, w)
+
+
+def _backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, w = factors
+    rows = tuple(range(x.ndim - 1))
+    return _rounded_product(gradient, w, ((x.ndim - 1,), (1,))), _rounded_product(x, gradient, (rows, rows))
+
+
+def _rounded_product(x: Array, w: Array, contracted: Any) -> Array:
+    # Added up in bfloat16, as they would be, they lose digits and take three times as long on a CPU (benchmarks/NOTES.md).
+    x16, w16 = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    return jax.lax.dot_general(x16, w16, (contracted, ((), ())), preferred_element_type=x.dtype)
+
+
+rounded_product.defvjp(_forward, _backward)
+
+PRECISIONS: dict[str, Product] = {"float32": full_product, "bfloat16": rounded_product}
+"""The products in the hidden layers; all else is float32 either way. So is the last layer: with the 8 bits of bfloat16, a value
+of 200 would go in steps of 1."""
+
+
+def dense(
+    x: Array, features: int, name: str, bound: float | None = None, use_bias: bool = True, product: Product = full_product
+) -> Array:
     """A fully connected layer, `[..., I] -> [..., features]`, inside a flax module.
 
-    Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), the fan-in of the layer. They are
-    float32; with a `dtype` they and x are rounded to it before the product, which has it too.
+    Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), the fan-in of the layer.
     """
-    # Unless told, GPUs round what enters a product of float32 to 10 bits, and TPUs to 8.
-    precision = jax.lax.Precision.HIGHEST if dtype is None else None
     limit = x.shape[-1] ** -0.5 if bound is None else bound
 
     def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    return nn.Dense(features, use_bias, dtype, precision=precision, kernel_init=uniform, bias_init=uniform, name=name)(x)
+    def dot_general(x: Array, w: Array, *_: Any, **__: Any) -> Array:  # flax asks for the last axis with the first
+        return product(x, w)
+
+    return nn.Dense(features, use_bias, dot_general=dot_general, kernel_init=uniform, bias_init=uniform, name=name)(x)
 
 
 def normalized(x: Array, name: str, by_batch: bool, affine: bool = True) -> Array:
@@ -77,13 +113,13 @@ class Actor(nn.Module):
     layer_norm: bool = False
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
-    dtype: Any = None
+    product: Product = full_product
 
     @nn.compact
     def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh, by_batch: bool = False) -> Array:
         x = normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
-            x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm, dtype=self.dtype)
+            x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm, product=self.product)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm else x
             x = self.activation(x)
@@ -103,7 +139,7 @@ class Critic(nn.Module):
     action_layer: int = 0
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
-    dtype: Any = None
+    product: Product = full_product
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
@@ -111,7 +147,7 @@ class Critic(nn.Module):
         for i, features in enumerate(self.hidden):
             x = jnp.concatenate([x, action], axis=-1) if i == self.action_layer else x
             norm = self.batch_norm and i < self.action_layer
-            x = dense(x, features, f"hidden_{i}", use_bias=not norm, dtype=self.dtype)
+            x = dense(x, features, f"hidden_{i}", use_bias=not norm, product=self.product)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
             x = normalized(x, f"norm_{i}", by_batch) if norm else x
             x = self.activation(x)
@@ -129,12 +165,12 @@ class Critics(nn.Module):
     action_layer: int = 0
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
-    dtype: Any = None
+    product: Product = full_product
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
         shape = (self.hidden, self.activation, self.layer_norm, self.action_layer)
-        rest = (self.final_bound, self.batch_norm, self.dtype)
+        rest = (self.final_bound, self.batch_norm, self.product)
         # A loop, not a batched product: with one critic a batch dimension of 1 would only slow the products down.
         return jnp.stack([Critic(*shape, *rest, name=f"critic_{e}")(obs, action, by_batch) for e in range(self.num_critics)])
 

@@ -64,7 +64,7 @@ class Policy:
         return _unit(self._actor(), params, obs)
 
     def _actor(self) -> Actor:
-        options = {"batch_norm": self.batch_norm, "dtype": PRECISIONS[self.precision]}
+        options = {"batch_norm": self.batch_norm, "product": PRECISIONS[self.precision]}
         return Actor(self.spec.action_dim, self.hidden, ACTIVATIONS[self.activation], self.layer_norm, **options)
 
     def save(self, folder: str | Path) -> None:
