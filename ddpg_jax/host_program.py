@@ -20,7 +20,17 @@ from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.host_training import make_host_training, pack_step
 from ddpg_jax.packing import Packed, packing
 from ddpg_jax.placement import Placement, lift, on_devices, over_members, place, spare_core
-from ddpg_jax.program import KEPT, Member, Program, compiled_bytes, pick, stack_members, structure_of, warmup_iterations
+from ddpg_jax.program import (
+    KEPT,
+    Member,
+    Program,
+    bytes_of,
+    compiled_bytes,
+    pick,
+    stack_members,
+    structure_of,
+    warmup_iterations,
+)
 from ddpg_jax.replay import interrupt
 from ddpg_jax.training import Metrics, RunState, has_diverged
 from ddpg_jax.types import Array, EnvironmentFailure, EnvSpec, Hyperparams, Nets, Params, TrainState
@@ -54,7 +64,7 @@ class HostFunctions(NamedTuple):
     learned: Any
     """`(actor, rest) -> TrainState`, a copy."""
     drop: Any
-    """`(actor, rest, TrainState, alive [M]) -> (actor, rest)` with that `TrainState` where not alive; the rest is donated."""
+    """`(actor, rest, TrainState, alive [M]) -> (actor, rest)` with that `TrainState` where not alive; donates them."""
 
 
 class HostState(NamedTuple):
@@ -135,7 +145,7 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         jax.jit(over_members(join, placement)),
         jax.jit(over_members(unpack_actor, placement)),
         jax.jit(lambda actor, rest: join(actor, rest).train),
-        jax.jit(drop, donate_argnums=1),
+        jax.jit(drop, donate_argnums=(0, 1, 2)),
     )
 
 
@@ -300,7 +310,9 @@ def host_program(
         packet = by_member(np.zeros((count * num_envs, 2 * spec.obs_dim + spec.action_dim + 4), np.float32))
         actor, rest = placement.abstract(jax.eval_shape(functions.split, shapes()))
         learn = functions.take_in["learn"]
-        return compiled_bytes(learn.lower(keys, actor, rest, numbers, packet, np.int32(0)).compile())
+        learning = compiled_bytes(learn.lower(keys, actor, rest, numbers, packet, np.int32(0)).compile())
+        kept = 0 if placement.alone else bytes_of(jax.eval_shape(functions.learned, actor, rest))  # once a member has diverged
+        return learning + kept // len(placement.devices)
 
     def close() -> None:
         for one in (env, *evaluators):

@@ -41,33 +41,39 @@ def full_product(x: Array, w: Array) -> Array:
     return jnp.dot(x, w, precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.custom_vjp
 def rounded_product(x: Array, w: Array) -> Array:
-    """The product of x and w rounded to bfloat16, added up in their own type; gradients are such products, too."""
-    return _rounded_product(x, w, ((x.ndim - 1,), (0,)))
+    """The product of factors that are rounded to bfloat16, summed in x's own type. It has gradients, but no `jvp`."""
+    return _rounded_product(x, w)
+
+
+@jax.custom_vjp
+def _rounded_product(x: Array, w: Array) -> Array:
+    return _sums(x, w, ((x.ndim - 1,), (0,)))
 
 
 def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    return rounded_product(x, w), (x, w)
+    return _rounded_product(x, w), (x, w)
 
 
 def _backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, w = factors
     rows = tuple(range(x.ndim - 1))
-    return _rounded_product(gradient, w, ((x.ndim - 1,), (1,))), _rounded_product(x, gradient, (rows, rows))
+    # XLA has no such product for a CPU that sums over rows. Of rounded factors this one is the same, in bfloat16 on a TPU, too.
+    x16, gradient16 = (jax.lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7) for y in (x, gradient))
+    by_weights = jax.lax.dot_general(x16, gradient16, ((rows, rows), ((), ())))
+    return _sums(gradient, w, ((x.ndim - 1,), (1,))), by_weights
 
 
-def _rounded_product(x: Array, w: Array, contracted: Any) -> Array:
-    # Added up in bfloat16, as they would be, they lose digits and take three times as long on a CPU (benchmarks/NOTES.md).
+def _sums(x: Array, w: Array, contracted: Any) -> Array:
+    # If sums were not asked for, the result would be rounded, and a CPU take three times as long (benchmarks/NOTES.md).
     x16, w16 = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
     return jax.lax.dot_general(x16, w16, (contracted, ((), ())), preferred_element_type=x.dtype)
 
 
-rounded_product.defvjp(_forward, _backward)
+_rounded_product.defvjp(_forward, _backward)
 
 PRECISIONS: dict[str, Product] = {"float32": full_product, "bfloat16": rounded_product}
-"""The products in the hidden layers; all else is float32 either way. So is the last layer: with the 8 bits of bfloat16, a value
-of 200 would go in steps of 1."""
+"""The products in the hidden layers. All else is float32 either way, also the last layers, whose digits are cheap."""
 
 
 def dense(

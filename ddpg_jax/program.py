@@ -52,8 +52,8 @@ class Program(NamedTuple):
     advance: Callable[..., tuple[Any, Metrics, float]]
     """`(state, begin, end, alive [M] bool, so_far=None) -> (state, metrics [M], seconds)`, either all before the end of the
     warm-up or all behind it. `so_far` is the metrics of the steps before, if these are to be a part of the same block. The old
-    state is used up. The networks of members that are not alive stay as they are; but on the host these members go on, and
-    nobody listens. The seconds are without compilation.
+    state is used up. Members that are not alive learn nothing, or, where all learn in one call, what is dropped. Seconds are
+    without compilation.
 
     Raises `EnvironmentFailure`."""
     evaluate: Callable[[Any, int], tuple[np.ndarray, np.ndarray]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ddpg_jax.statistics import interval, interval_over_points, iqm
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
 MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups
+WIDTH = 80  # letters in a line below or above the axes
 MOST_CELLS = 10  # a heat map with more of them in a row has no room for numbers, nor for the names of all values
 
 
@@ -47,7 +49,9 @@ def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> No
         seeds = returns.shape[1]
         lost = int(np.isnan(returns[-1]).sum())
         named = f"{label} ({seeds} seed{'s' if seeds > 1 else ''}{f', {lost} diverged' if lost else ''})"
-        (line,) = axes.plot(steps, iqm(returns), lw=2, label=named, marker="o" if len(steps) == 1 else None)
+        middle = iqm(returns)
+        marker = "o" if np.isfinite(middle).sum() == 1 else None  # one point makes no line
+        (line,) = axes.plot(steps, middle, lw=2, label=textwrap.fill(named, WIDTH), marker=marker)
         if many:
             line.set_color(matplotlib.colormaps["viridis"](i / (len(curves) - 1)))
         if seeds > 1:
@@ -56,11 +60,12 @@ def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> No
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if len(curves) > 4:  # they would cover the curves
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
-        figure.set_size_inches(10.0, 4.2)
-    else:
-        axes.legend(frameon=False, loc="best")
+    labels = [text.get_text() for text in axes.legend(edgecolor="none").get_texts()]
+    if len(labels) > 4 or max(map(len, labels)) > WIDTH // 2:  # they would cover the curves
+        axes.get_legend().remove()
+        columns = max(1, (WIDTH + 10) // (max(map(len, labels)) + 8))
+        figure.legend(frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
+        figure.set_size_inches(7.0, 4.2 + 0.18 * -(-sum(label.count("\n") + 1 for label in labels) // columns))
     _save(figure, path)
 
 
@@ -154,7 +159,7 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
 def _canvas(title: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(textwrap.fill(title, WIDTH * 3 // 4, replace_whitespace=False))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

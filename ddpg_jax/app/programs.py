@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import math
 from collections.abc import Iterator
 
@@ -94,6 +97,14 @@ class Programs:
         if self._program:
             self._program[1].close()
             self._program = None
+            _give_back()
+
+
+def _give_back() -> None:
+    """Has the C library return what the last program has freed: the next one's members are counted by what memory is left."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc's; others keep little
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _steps(legs: list[Leg]) -> int:
