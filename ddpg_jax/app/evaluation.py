@@ -29,11 +29,13 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     """Returns and lengths `[episodes]` of the policy in the environment that it was trained in.
 
     Raises:
-        ConfigError: no whole run is in the folder.
+        ConfigError: no whole run is in the folder, or its policy has diverged.
         EnvironmentFailure: the environment raised, or gave a number that is not finite.
     """
     x = recorded(folder, policy_at)
     policy = load_policy(policy_at)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
+        raise ConfigError(f"{policy_at} holds a policy that has diverged, its parameters are no numbers; evaluate another one")
     env = device_env(x.backend, x.env, env_options(x))
     if env is not None:
         run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
