@@ -121,6 +121,9 @@ def load_policy(folder: str | Path) -> Policy:
         jax.eval_shape(policy.unit_action, params, jax.ShapeDtypeStruct((policy.spec.obs_dim,), jnp.float32))  # do they fit?
         return policy
     except FileNotFoundError as error:
+        member = next((path for pattern in ("member_*", "policy/member_*") for path in sorted(folder.glob(pattern))), None)
+        if member is not None:
+            raise ConfigError(f"policy={folder} holds those of a sweep; name one, as {member}") from error
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
     except Exception as error:  # a truncated archive, a wrong type, a missing field
         raise ConfigError(f"policy={folder} cannot be read: {error}") from error

@@ -469,3 +469,13 @@ def test_a_policy_of_a_newer_kind_is_refused_when_it_is_read(copy_of: Any, name:
     (place / "policy.json").write_text(json.dumps({**about, name: "other"}))
     with pytest.raises(dj.ConfigError, match=f"cannot be read: {name}=other is not known; it must be one of "):
         dj.load_policy(place)
+
+
+@pytest.mark.parametrize("at", [".", "policy"])
+def test_the_policies_of_a_sweep_are_named_where_one_is_to_be_read(copy_of: Any, at: str) -> None:
+    place = copy_of()
+    (place / "policy").rename(place / "member_3")
+    (place / "policy").mkdir()
+    (place / "member_3").rename(place / "policy" / "member_3")
+    with pytest.raises(dj.ConfigError, match=r"holds those of a sweep; name one, as .*/policy/member_3"):
+        dj.load_policy(place / at)
