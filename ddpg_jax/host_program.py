@@ -26,6 +26,7 @@ from ddpg_jax.program import (
     Program,
     bytes_of,
     compiled_bytes,
+    if_alive,
     pick,
     stack_members,
     structure_of,
@@ -129,11 +130,8 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         return Hyperparams(*jnp.moveaxis(numbers, -1, 0))
 
     def drop(actor: Packed, rest: Packed, learned: TrainState, alive: Array) -> tuple[Packed, Packed]:
-        def choose(new: Array, old: Array) -> Array:
-            return jnp.where(jnp.expand_dims(alive, range(1, new.ndim)), new, old)
-
         state = join(actor, rest)
-        return split(replace(state, train=jax.tree.map(choose, state.train, learned)))
+        return split(replace(state, train=jax.vmap(if_alive)(alive, state.train, learned)))
 
     return HostFunctions(
         jax.jit(over_members(single.init, placement)),

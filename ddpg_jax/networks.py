@@ -43,7 +43,7 @@ def full_product(x: Array, w: Array) -> Array:
 
 def rounded_product(x: Array, w: Array) -> Array:
     """The product of factors that are rounded to bfloat16, summed in x's own type. It has gradients, but no `jvp`."""
-    return _rounded_product(x, w)
+    return _rounded_product(x, w)  # JAX's object cannot be copied, and with it no module that holds it
 
 
 @jax.custom_vjp

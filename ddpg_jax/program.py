@@ -276,12 +276,14 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
         key, hyper, alive, so_far = rest
         after, metrics = phase(key, state, hyper, *clocks, so_far)
 
-        def choose(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
-
-        return replace(after, train=choose(after.train, state.train)), choose(metrics, so_far)
+        return replace(after, train=if_alive(alive, after.train, state.train)), if_alive(alive, metrics, so_far)
 
     return vmapped if placement.kind == "vmap" and not placement.alone else mapped
+
+
+def if_alive(alive: Array, new: Any, old: Any) -> Any:
+    """What a member goes on with, given whether it has not diverged, `[]`."""
+    return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
 
 
 def pick(tree: Any, m: int, placement: Placement) -> Any:

@@ -33,14 +33,19 @@ def update(agent: dj.Agent, state: Any) -> Any:
     return agent.update(KEY, state, batch(), jnp.ones(BATCH), HYPER, jnp.int32(0))
 
 
-def products(jaxpr: Any) -> list[tuple[bool, bool]]:
-    """Of each product of a program, those of its inner programs too: whether it has all digits, and whether a last layer's."""
-    found = []
+def products(jaxpr: Any) -> list[tuple[str, bool]]:
+    """Of each product of a program, those of its inner programs too: what enters it, and whether it is a last layer's."""
+    found, rounded = [], set()
     for equation in jaxpr.eqns:
+        if equation.primitive.name == "reduce_precision":
+            assert equation.params == {"exponent_bits": 8, "mantissa_bits": 7}
+            rounded.update(map(str, equation.outvars))
         if equation.primitive.name == "dot_general":
             inputs = [variable.aval for variable in equation.invars]
-            digits = equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
-            found.append((digits, bool({length for x in inputs for length in x.shape} & {1, ACTION})))
+            short = [str(x) in rounded or x.aval.dtype == jnp.bfloat16 for x in equation.invars]
+            full = equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 and not any(short)
+            kind = "all digits" if full else "bfloat16" if all(short) else "neither"
+            found.append((kind, bool({length for x in inputs for length in x.shape} & {1, ACTION})))
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
             found += products(inner) if hasattr(inner, "eqns") else []
@@ -57,8 +62,8 @@ def test_hidden_layers_alone_are_rounded_forward_and_backward(options: dict[str,
         needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # without gradients by observations
         counts[precision] = Counter(products(needed))
     full, mixed = counts["float32"], counts["bfloat16"]
-    assert set(full) == {(True, False), (True, True)}
-    assert mixed == {(False, False): full[True, False], (True, True): full[True, True]}
+    assert set(full) == {("all digits", False), ("all digits", True)}
+    assert mixed == {("bfloat16", False): full["all digits", False], ("all digits", True): full["all digits", True]}
 
 
 def test_learners_that_share_a_batch() -> None:
@@ -105,6 +110,16 @@ def test_what_is_kept_and_what_is_given_is_float32(options: dict[str, Any]) -> N
     assert not np.allclose(info["td"], expected["td"], atol=1e-5), "nothing was rounded"
     moment, other = (np.asarray(x.opt.critic[0].mu["critic_0"]["hidden_1"]["kernel"]) for x in (update(plain, start)[0], after))
     assert np.linalg.norm(moment - other) < 0.05 * np.linalg.norm(moment), "the gradient is another one"
+
+
+def test_large_values_are_not_rounded() -> None:
+    """A last layer that gives bfloat16 would tell values around 200 apart in steps of 1, and TD errors with them."""
+    agent = dj.make_agent(OBS, ACTION, HIDDEN, precision="bfloat16")
+    critic = agent.init(KEY, HYPER).params.critic
+    critic["critic_0"]["value"]["bias"] += 200.0
+    q = np.asarray(agent.q_values(critic, batch().obs, batch().action))
+    assert len(np.unique(q)) == BATCH
+    assert np.ptp(q) < 0.1
 
 
 def test_a_saved_policy_acts_in_its_own_precision(tmp_path: Path) -> None:

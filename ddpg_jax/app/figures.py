@@ -60,10 +60,12 @@ def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> No
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    labels = [text.get_text() for text in axes.legend(edgecolor="none").get_texts()]
-    if len(labels) > 4 or max(map(len, labels)) > WIDTH // 2:  # they would cover the curves
-        axes.get_legend().remove()
-        columns = max(1, (WIDTH + 10) // (max(map(len, labels)) + 8))
+    _, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels))
+    if len(labels) <= 4 and longest <= WIDTH // 2:
+        axes.legend(edgecolor="none")
+    else:  # they would cover the curves
+        columns = max(1, (WIDTH + 10) // (longest + 8))
         figure.legend(frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
         figure.set_size_inches(7.0, 4.2 + 0.18 * -(-sum(label.count("\n") + 1 for label in labels) // columns))
     _save(figure, path)
