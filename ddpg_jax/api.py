@@ -31,6 +31,13 @@ class Run:
     """One for each evaluation, with the columns of metrics.csv."""
     policy: Policy
 
+    def __repr__(self) -> str:
+        last = self.rows[-1]
+        return (
+            f"<Run of {self.experiment.env}, seed {self.experiment.seed}: return {last['eval_return_mean']:.1f} "
+            f"after {last['step']:,} steps>"
+        )
+
     @property
     def returns(self) -> np.ndarray:
         """`[evaluations]`, mean return without noise."""
@@ -59,7 +66,7 @@ def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
     ([1000, 2000], (2,))
     """
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
-    program = make_program(experiment, [Member(experiment.seed, hyper)], None if isinstance(env, str) else env)
+    program = make_program(experiment, [Member(experiment.seed, hyper)], _given(env))
     rows, policies = _train_all(experiment, program)
     return Run(experiment, hyper, rows, policies[0])
 
@@ -106,7 +113,7 @@ def sweep(
     use_all_cores()
 
     def make(experiment: Experiment, members: list[Member]) -> Program:
-        return make_program(experiment, members, None if isinstance(env, str) else env)
+        return make_program(experiment, members, _given(env))
 
     check_legs(legs, make)
     rows: list[dict[str, Any]] = []
@@ -172,6 +179,13 @@ def _check_no_options(experiment: Experiment) -> None:
                 f"{name}={plain(value)} is not allowed with an environment that is given as an object; it must be "
                 f"{plain(STRUCTURE[name]) or 'empty'}, or the environment a name"
             )
+
+
+def _given(env: Any) -> Any:
+    """The environment that is given as an object; None where it is named."""
+    if env is None:
+        raise ConfigError("env=None is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
+    return None if isinstance(env, str) else env
 
 
 def _name(env: Any) -> str:

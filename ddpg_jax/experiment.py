@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ddpg_jax import exploration, hindsight, networks, reading, replay
@@ -199,6 +199,31 @@ AT_MOST = {"n_step": 100, "num_critics": 100, "eval_episodes": 100_000}
 """Of what is compiled, or made, so many times over: more is a slip of the keyboard that would never end."""
 WHOLE: dict[str, tuple[int, int]] = {"sync_period": (1, 2**24)}
 """Ranges of numbers that are traced like all others, and must be whole."""
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "lr": ("actor_lr", "critic_lr"),
+    "learning_rate": ("actor_lr", "critic_lr"),
+    "pi_lr": ("actor_lr",),
+    "q_lr": ("critic_lr",),
+    "discount": ("gamma",),
+    "buffer_size": ("replay_capacity",),
+    "replay_size": ("replay_capacity",),
+    "learning_starts": ("warmup_steps",),
+    "start_steps": ("warmup_steps",),
+    "start_timesteps": ("warmup_steps",),
+    "total_timesteps": ("steps",),
+    "max_timesteps": ("steps",),
+    "eval_freq": ("eval_every",),
+    "n_envs": ("num_envs",),
+    "gradient_steps": ("updates_per_step",),
+    "net_arch": ("hidden",),
+    "hidden_sizes": ("hidden",),
+    "policy_freq": ("policy_delay",),
+    "policy_frequency": ("policy_delay",),
+    "expl_noise": ("noise_sigma",),
+    "exploration_noise": ("noise_sigma",),
+    "act_noise": ("noise_sigma",),
+}
+"""What other systems call a field -> what it is called here."""
 TEXTS: dict[str, Callable[[str, Any], Any]] = {
     "imports": reading.names,
     "env_kwargs": reading.keywords,
@@ -231,6 +256,15 @@ def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
     return experiment, hyper
 
 
+def near(word: str) -> Sequence[str]:
+    """The fields that a word which names none may stand for: what it means elsewhere, or those that are spelled alike.
+
+    >>> near("buffer_size"), near("warmup")
+    (('replay_capacity',), ['warmup_steps'])
+    """
+    return ELSEWHERE.get(word) or difflib.get_close_matches(word, [*STRUCTURE, *NUMBERS], n=3, cutoff=0.5)
+
+
 def coerce(name: str, value: Any) -> Any:
     """A field's value, from text where it is text, in the field's type and range.
 
@@ -243,7 +277,7 @@ def coerce(name: str, value: Any) -> Any:
     """
     fields = {**STRUCTURE, **NUMBERS}
     if name not in fields:
-        close = difflib.get_close_matches(str(name), fields, n=3, cutoff=0.5)
+        close = near(str(name))
         raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or fields)}")
     default = fields[name]
     if name in TEXTS:

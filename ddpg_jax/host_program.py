@@ -367,7 +367,10 @@ def host_rollout(env: HostEnv, seeds: list[int], act: Callable[[np.ndarray], np.
         running &= ~step.last
         obs = step.obs
         if env.spec.max_steps is None and (lengths[running] >= LONGEST).any():
-            raise EnvironmentFailure(f"needs a time limit, env_kwargs=max_episode_steps=N: {LONGEST:,} steps ended no episode")
+            raise EnvironmentFailure(
+                "needs a time limit, max_episode_steps=N in env_kwargs or where it is made or registered: "
+                f"{LONGEST:,} steps ended no episode"
+            )
     return returns, lengths
 
 

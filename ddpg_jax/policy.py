@@ -33,7 +33,7 @@ class Policy:
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     batch_norm: bool = False
     precision: str = "float32"
 

@@ -42,7 +42,7 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
     """All combinations, the last field changing fastest.
 
     Raises:
-        ConfigError: an unknown field, no values, or a value that is not allowed.
+        ConfigError: an unknown field, no values, one that is there twice, or one that is not allowed.
 
     >>> grid_points({"tau": [0.1, 0.2], "gamma": [0.9]})
     [{'tau': 0.1, 'gamma': 0.9}, {'tau': 0.2, 'gamma': 0.9}]
@@ -54,12 +54,19 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
         if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
             coerce(name, values) if isinstance(values, str) else None
             raise ConfigError(f"grid: {name}={values!r} is not allowed; it must be a list of at least one value")
-    columns = [[coerce(name, value) for value in values] for name, values in grid.items()]
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*columns)]
+    columns = {name: [coerce(name, value) for value in values] for name, values in grid.items()}
+    for name, values in columns.items():
+        twice = next((value for h, value in enumerate(values) if value in values[:h]), None)
+        if twice is not None:  # equal points would pass for more seeds
+            hint = "; the sizes of one network are joined by dashes, 256-256" if name == "hidden" else ""
+            raise ConfigError(f"grid: {name}={plain(twice)} is there twice; it must be there once{hint}")
+    return [dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values())]
 
 
 def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[Point]:
     """Points drawn from `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field, the same for the same seed.
+
+    Of whole numbers one point may be drawn twice. It is given once, as equal points would pass for more seeds.
 
     Raises:
         ConfigError: an unknown field or a range that is not allowed.
@@ -82,7 +89,8 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
         drawn = generator.uniform(*((math.log(low), math.log(end)) if kind == "log" else (low, end)), size=count)
         values = np.exp(drawn) if kind == "log" else drawn
         columns[name] = [type(low)(math.floor(x) if whole else x) for x in np.clip(values, low, high).tolist()]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    distinct = dict.fromkeys(zip(*columns.values(), strict=True))
+    return [dict(zip(columns, values, strict=True)) for values in distinct]
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -283,6 +291,9 @@ class Sweep:
     """One for each member and evaluation, with the columns of metrics.csv."""
     policies: list[Any]
     """`policies[h * S + s]`, callable with observations."""
+
+    def __repr__(self) -> str:
+        return f"<Sweep of {_several(len(self.points), 'point')} x {_several(len(self.seeds), 'seed')}>"
 
     @property
     def returns(self) -> np.ndarray:

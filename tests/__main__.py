@@ -19,7 +19,7 @@ CHECKS = (
 NOTHING_COLLECTED = 5
 LONG = ("test_readme", "test_parts", "test_sweep", "test_resume")
 """Take minutes, and come first, so that no worker is left alone with one in the end."""
-AS_SHIPPED = ("test_readme", "test_sweep", "test_resume", "test_training", "test_processes", "test_update_oracle", "test_lqr")
+AS_SHIPPED = ("test_sweep", "test_resume", "test_training", "test_processes", "test_update_oracle", "test_lqr")
 """They compare bits, or learn, or do what users do: their programs are compiled as everybody's are."""
 QUICKLY = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 """For those of all others, which compile for most of their time."""

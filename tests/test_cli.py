@@ -73,6 +73,9 @@ BAD = [
     (["Pendulum-v1", "--critic-rl", "1"], ["--critic-rl", "--critic-lr"]),
     (["Pendulum-v1", "--critic-rl=1"], ["--critic-rl", "--critic-lr"]),
     (["Pendulum-v1", "Pendulum-v1"], ["Pendulum-v1 is no option"]),
+    (["Pendulum-v1", "--learning-rate=1"], ["--learning-rate=1 is no option", "--actor-lr, --critic-lr"]),
+    (["Pendulum-v1", "--seeds", "3"], ["--seeds is no option of train", "ddpg-jax sweep has it"]),
+    (["Pendulum-v1", "--layer-norm", "--steps", "9"], ["--layer-norm needs a value"]),
     (["Pendulum-v1", "--critic-lr", "-1"], ["critic_lr=-1", "at least 0"]),
     (["Pendulum-v1", "--critic-lr=-1e-3"], ["critic_lr=-1e-3", "at least 0"]),
     (["Pendulum-v1", "--actor-lr", "nan"], ["actor_lr=nan", "finite number of at least 0"]),
@@ -134,7 +137,7 @@ def test_a_negative_number_reaches_its_field(one_line: Any, tmp_path: Path) -> N
 
 def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
     assert "ENV" in one_line("train")
-    assert "COMMAND" in one_line()
+    assert "train, sweep, eval" in one_line()
     line = one_line("trian", "Pendulum-v1")
     assert "trian" in line
     assert "train" in line

@@ -133,7 +133,7 @@ def test_a_legend_names_options_only_where_they_differ() -> None:
         {**json.loads(json.dumps(dataclasses.asdict(dj.configure(fields)[0]))), "tau": 0.005}
         for fields in ({}, {"env_kwargs": "g=9.0", "wrappers": "FlattenObservation"})
     )
-    assert legend([one, other]) == ["default", "default, env_kwargs={\"g\": 9.0}, wrappers=['FlattenObservation']"]
+    assert legend([one, other]) == ["default", 'default, env_kwargs={"g": 9.0}, wrappers=FlattenObservation']
 
 
 def test_the_twin_is_left_where_it_does_not_take_the_options() -> None:
@@ -216,7 +216,10 @@ def test_what_is_wrong_is_one_line_before_anything_is_written(
 def test_a_module_that_raises_is_one_line(mine: Any, capfd: pytest.CaptureFixture[str]) -> None:
     Path("broken_options.py").write_text("1 / 0")
     assert run("train", "Mine-v0", "--import", "broken_options") == 2
-    assert "broken_options, which cannot be imported: ZeroDivisionError: division by zero\n" in capfd.readouterr().err
+    assert (
+        "broken_options, which cannot be imported: ZeroDivisionError: division by zero (broken_options.py, line 1)\n"
+        in capfd.readouterr().err
+    )
 
 
 def test_an_environment_given_as_an_object_takes_no_options() -> None:

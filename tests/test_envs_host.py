@@ -427,8 +427,29 @@ SHORT = {"steps": 8, "warmup_steps": 8, "batch_size": 4, "num_envs": 2, "hidden"
 
 
 def test_training_names_the_step_at_which_an_environment_failed() -> None:
-    with pytest.raises(dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire at step 6$"):
+    with pytest.raises(
+        dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire \(test_envs_host.py, line \d+\) at step 6$"
+    ):
         dj.train(lambda: Faulty("raises"), **SHORT)  # the third step of each of two
+
+
+MAKERS: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda: None, r"^env=<lambda> makes a NoneType; it must make a gymnasium.Env$"),
+    "several": (lambda: gymnasium.make_vec("Pendulum-v1", 2), r"makes a SyncVectorEnv; it must make a gymnasium.Env$"),
+    "no spaces": (gymnasium.Env, r"^env=Env has no observation_space"),
+    "fails": (lambda: 1 / 0, r"^env=<lambda> cannot be made: ZeroDivisionError.*\(test_envs_host.py, line \d+\)$"),
+    "an argument": (lambda x: x, r"^env=<lambda> cannot be made: TypeError: .* missing 1 required"),
+    "made": (gymnasium.make("Pendulum-v1"), r"^env=TimeLimit is one environment; it must be a function that makes it"),
+    "a number": (3, r"^env=3 is not allowed; it must be a name"),
+    "none": (None, r"^env=None is not allowed; it must be a name"),
+}
+
+
+@pytest.mark.parametrize("what", MAKERS)
+def test_what_is_no_function_that_makes_an_environment_is_refused(what: str) -> None:
+    make, sentence = MAKERS[what]
+    with pytest.raises(dj.ConfigError, match=sentence):
+        dj.train(make, **SHORT)
 
 
 def test_a_failure_in_the_first_reset_is_an_environment_failure() -> None:
@@ -459,7 +480,7 @@ def test_an_evaluation_without_end_asks_for_a_time_limit(monkeypatch: pytest.Mon
             return obs, reward, False, False, {}
 
     monkeypatch.setattr("ddpg_jax.host_program.LONGEST", 30)
-    with pytest.raises(dj.EnvironmentFailure, match=r"needs a time limit, env_kwargs=max_episode_steps=N: 30 steps ended no"):
+    with pytest.raises(dj.EnvironmentFailure, match=r"needs a time limit, max_episode_steps=N .*: 30 steps ended no"):
         dj.train(Endless, **SHORT)
     dj.train(Counter, **SHORT)  # it has no time limit, but ends
 

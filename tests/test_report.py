@@ -12,7 +12,9 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
-from ddpg_jax.app import figures, report
+from ddpg_jax.app import figures, folder, report
+from ddpg_jax.experiment import configure
+from ddpg_jax.program import Member
 from ddpg_jax.statistics import interval, interval_over_points, iqm
 
 FIELDS = {
@@ -260,3 +262,20 @@ def test_the_line_at_the_end() -> None:
     line = report.headline("E", rows, 4)
     assert "best point tau=0.2, IQM 5.0 [5.0, 5.0] over 2 seeds, 3 points, diverged members: 1" in line
     assert "NO POINT" in report.headline("E", rows[-2:], 4)
+    each = [row | {"env": env} for env, row in zip("AB", table([[1.0], [3.0]]), strict=True)]
+    assert report.headline("E", each, 1) == "A: return 1.0 after 100 steps; B: return 3.0 after 100 steps"
+
+
+def test_a_run_is_called_by_its_preset_and_what_differs_from_it() -> None:
+    """As a person would type it: no list, and nothing that follows from the rest."""
+    experiment, hyper = configure({"preset": "td3", "hidden": (64, 64), "target_noise": 0.1})
+    manifest = folder.about(experiment, [Member(0, hyper)])
+    fields = report.settings(manifest)
+    assert report.described(fields, fields) == "td3, env=Pendulum-v1, hidden=64-64, target_noise=0.1"
+    assert report.described(fields, ["hidden", "tau"]) == "td3, hidden=64-64"
+
+
+def test_words_are_drawn_in_the_order_asked_and_numbers_in_their_own() -> None:
+    final = {(word, number): np.zeros(1) for word, number in [("64-64", 3.0), ("256-256", 1.0), ("64-64", 2.0)]}
+    assert figures.values_of(final, 0) == ["64-64", "256-256"]
+    assert figures.values_of(final, 1) == [1.0, 2.0, 3.0]

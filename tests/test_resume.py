@@ -783,6 +783,24 @@ def test_an_environment_that_fails_is_one_line_with_the_step(
     assert [row["step"] for row in rows(out)] == ["200", "400", "600"]
 
 
+def test_a_run_that_failed_before_anything_was_kept_does_not_stand_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """Once the environment is mended the same command runs; a run that has kept something is still asked about."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(Faulty, "fault", "raises")
+    monkeypatch.setattr(Faulty, "at", 5)
+    assert run(*faulty(out)) == 2
+    assert "(test_resume.py, line " in capfd.readouterr().err
+    monkeypatch.setattr(Faulty, "at", 250)
+    assert run(*faulty(out)) == 2
+    assert "at step 250" in capfd.readouterr().err
+    kept = steps_kept(out)
+    assert run(*faulty(out)) == 2
+    assert "--overwrite" in capfd.readouterr().err
+    assert steps_kept(out) == kept
+
+
 def test_a_new_run_in_an_environment_that_fails_keeps_its_evaluations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:

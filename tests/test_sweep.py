@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,16 +50,18 @@ def test_random_points_keep_to_their_ranges_and_repeat() -> None:
     assert abs(exponents.mean() + 3.5) < 0.15  # uniform in the exponent, not in the value
     whole = {point["sync_period"] for point in random_points({"sync_period": "uniform:1:9"}, 50)}
     assert whole == {float(period) for period in range(1, 10)}, "traced as a float, and whole"
-    sizes = [point["batch_size"] for point in random_points({"batch_size": "uniform:1:3"}, 3_000)]
+    sizes = [point["batch_size"] for point in random_points({"batch_size": "uniform:1:3", "tau": "uniform:0:1"}, 3_000)]
     assert min(map(sizes.count, (1, 2, 3))) > 900, "the ends are as likely as what is between them"
+    assert len(random_points({"batch_size": "uniform:1:3"}, 3_000)) == 3, "what is drawn again would pass for another seed"
     assert all(isinstance(point["batch_size"], int) and 16 <= point["batch_size"] <= 64 for point in points)
 
 
-def test_a_sweep_over_environments(tmp_path: Path, command_line: None) -> None:
-    """Each has its own threshold, and `eval` knows each one's. A point given twice has the same returns and is there once."""
+def test_a_sweep_over_environments(tmp_path: Path, command_line: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has its own threshold and its own best point, and `eval` knows each one's."""
     words = ["--hidden", "8", "--steps", "120", "--warmup-steps", "100", "--eval-every", "120", "--eval-episodes", "1"]
-    grid = ["--grid", "env=MountainCarContinuous-v0,probe/lqr,MountainCarContinuous-v0", "--replay-capacity", "200"]
+    grid = ["--grid", "env=MountainCarContinuous-v0,probe/lqr", "--replay-capacity", "200"]
     assert main(["sweep", "Pendulum-v1", *grid, "--batch-size", "8", *words, "--out", str(tmp_path / "s")]) == 0
+    assert re.match(r"MountainCarContinuous-v0: return .*; probe/lqr: return ", capsys.readouterr().out)
     points = json.loads((tmp_path / "s" / "summary.json").read_text())["points"]
     assert [(point["point"]["env"], point["seeds"], point["threshold"]) for point in points] == [
         ("MountainCarContinuous-v0", 1, 90.0),
@@ -80,6 +83,8 @@ SWEEP: Any = dj.sweep  # without its types
         (lambda: grid_points(parse_grid(["tau"])), ["grid=tau", "FIELD=V1,V2"]),
         (lambda: grid_points({"tau": []}), ["tau=[]", "at least one value"]),
         (lambda: grid_points({"tau": [0.1, "x"]}), ["tau=x", "number"]),
+        (lambda: grid_points({"tau": [0.1, 0.2, "1e-1"]}), ["tau=0.1", "twice"]),
+        (lambda: grid_points(parse_grid(["hidden=64,64"])), ["hidden=64", "twice", "256-256"]),
         (lambda: grid_points(parse_grid(["batch_size=1.5"])), ["batch_size=1.5", "whole number"]),
         (lambda: random_points({"tau": "log:0:1"}, 3), ["tau=log:0:1", "above 0"]),
         (lambda: random_points({"tau": "normal:0:1"}, 3), ["tau=normal:0:1", "log:LOW:HIGH"]),

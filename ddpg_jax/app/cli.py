@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import os
 import shlex
@@ -18,7 +17,7 @@ from ddpg_jax.app.options import check_file, joined, make_parser
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.envs.naming import import_modules
-from ddpg_jax.experiment import NUMBERS, STRUCTURE, coerce
+from ddpg_jax.experiment import NUMBERS, STRUCTURE, coerce, near
 from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.sweeping import plain
 from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvOptions
@@ -58,16 +57,29 @@ def _fail(line: str, status: int = 2) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    if not arguments:
+        raise ConfigError(f"a command is missing; it must be one of {', '.join(COMMANDS)}, which ddpg-jax --help explains")
     options, rest = make_parser().parse_known_args(joined(arguments))
     options.arguments = arguments
     if rest:
-        known = (
-            [f"--{name.replace('_', '-')}" for name in (*STRUCTURE, *NUMBERS)] if options.command in ("train", "sweep") else []
-        )
-        close = difflib.get_close_matches(rest[0].split("=")[0], known, n=3, cutoff=0.5)
-        hint = f"; nearest are {', '.join(close)}" if close else f"; see ddpg-jax {options.command} --help"
-        raise ConfigError(f"{rest[0]} is no option of {options.command}{hint}")
+        raise ConfigError(f"{rest[0]} is no option of {options.command}; {_hint(options.command, rest[0].split('=')[0])}")
     return COMMANDS[options.command](options)
+
+
+def _hint(command: str, option: str) -> str:
+    """What may have been meant by an option that a command does not have."""
+    if command == "train" and _takes("sweep", option):
+        return "ddpg-jax sweep has it, which trains many policies at once"
+    close = near(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep") else ()
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in close)
+    return f"nearest are {names}" if names else f"see ddpg-jax {command} --help"
+
+
+def _takes(command: str, option: str) -> bool:
+    try:
+        return not make_parser().parse_known_args([command, "ENV", f"{option}=1"])[1]
+    except ConfigError:  # it takes no value
+        return True
 
 
 @contextmanager
@@ -112,7 +124,6 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
     else:
         points = grid_points(parse_grid(options.grid))
-    points = [point for h, point in enumerate(points) if point not in points[:h]]  # equal ones would pass for more seeds
     legs = make_legs(points, seeds, given)
     meeting = _meeting(options)
     use_compilation_cache()

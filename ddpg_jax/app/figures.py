@@ -80,8 +80,8 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
     figure = Figure(figsize=(max(7.0, 3.2 * len(fields)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for i, (field, axes) in enumerate(zip(fields, panels, strict=True)):
-        values = sorted({point[i] for point in final}, key=_order)
-        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        values = values_of(final, i)
+        numeric = _are_numbers(values)
         places = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
         groups = [[returns for point, returns in final.items() if point[i] == value] for value in values]
         for place, group in zip(places, groups, strict=True):
@@ -134,7 +134,7 @@ def _scale(axes: Any, values: np.ndarray) -> None:
 
 def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
     """The IQM of the final return over two swept fields; "diverged" where a member has."""
-    columns, rows = (sorted({point[i] for point in final}, key=_order) for i in (0, 1))
+    columns, rows = values_of(final, 0), values_of(final, 1)
     table = np.full((len(rows), len(columns)), np.nan)
     for point, returns in final.items():
         table[rows.index(point[1]), columns.index(point[0])] = iqm(returns)
@@ -174,6 +174,11 @@ def _save(figure: Figure, path: Path) -> None:
     temporary.replace(path)
 
 
-def _order(value: Any) -> tuple[bool, Any]:
-    """Numbers before words, each in their order."""
-    return (isinstance(value, str), value)
+def values_of(final: dict[tuple[Any, ...], np.ndarray], i: int) -> list[Any]:
+    """The values of the i-th field: numbers in their order, others as they were asked for."""
+    values = list(dict.fromkeys(point[i] for point in final))
+    return sorted(values) if _are_numbers(values) else values
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

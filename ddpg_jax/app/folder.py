@@ -134,7 +134,7 @@ class RunFolder:
         there = (self.path / "manifest.json").exists()
         if there:
             self.manifest()  # others have files of this name too, which are not ours to replace
-        if there and not (resume or overwrite):
+        if there and not (resume or overwrite or self._failed_at_once()):
             raise ConfigError(
                 f"out={self.given} holds a run; continue it with --resume, replace it with --overwrite, or name another"
             )
@@ -144,6 +144,12 @@ class RunFolder:
             self._compare(experiment, members)
         elif not there and self.path.exists() and any(part.name not in BEFORE for part in self.path.iterdir()):
             raise ConfigError(f"out={self.given} is not empty and holds no run; name a new or empty folder")
+
+    def _failed_at_once(self) -> bool:
+        """Whether the run that is here failed, and nothing of it would be lost: no evaluation and no checkpoint."""
+        failed = str(self.manifest().get("status")).startswith("failed")
+        kept = (part for part in (self.path / "checkpoints").rglob("*") if part.name.isdigit())
+        return failed and not self.read_rows() and next(kept, None) is None
 
     def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
         """Checks, and locks the folder against another command. Writes nothing else.

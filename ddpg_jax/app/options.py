@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        option = re.match(r"argument (--[\w-]+).*: expected one argument", message)
+        raise ConfigError(f"{option[1]} needs a value" if option else f"{message}; see {self.prog} --help")
 
 
 def joined(arguments: list[str]) -> list[str]:

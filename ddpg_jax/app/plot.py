@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ import numpy as np
 from ddpg_jax.app import figures, report
 from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.options import check_file
-from ddpg_jax.experiment import configure
-from ddpg_jax.presets import PRESETS
 from ddpg_jax.types import ConfigError
 
 
@@ -37,9 +34,8 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         same = known.setdefault(json.dumps(manifest["identity"], sort_keys=True), folder)
         if same is not folder:
             raise ConfigError(f"{folder} and {same} hold the same run, with the same seeds; name one of them")
-        values = {**manifest["identity"], **manifest["members"][0]}
-        skip = ("seed", "member", "members", *report.swept(rows))
-        settings.append({name: value for name, value in values.items() if name not in skip})
+        fields = report.settings(manifest)
+        settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
         tables.append(rows)
     curves: dict[str, list[Any]] = {}
     for name, rows in zip(legend(settings), tables, strict=True):
@@ -58,13 +54,6 @@ def plot(folders: Sequence[Path], out: Path) -> None:
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:
     """What runs are called in a legend: the preset, and those fields that differ between the runs and from the preset."""
-    fields = dict.fromkeys(name for one in settings for name in one if name != "preset")
+    fields = dict.fromkeys(name for one in settings for name in one)
     varying = [name for name in fields if any(one.get(name) != settings[0].get(name) for one in settings)]
-    names = []
-    for one in settings:
-        known = one["preset"] in PRESETS  # those of a user's module are only there in the runs that import it
-        base, hyper = configure({"preset": one["preset"] if known else "default"})
-        usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None}
-        different = [f"{name}={one[name]}" for name in varying if name in one and one[name] != usual.get(name)]
-        names.append(", ".join([one["preset"], *different]))
-    return names
+    return [report.described(one, varying) for one in settings]

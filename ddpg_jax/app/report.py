@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ddpg_jax import diagnostics
+from ddpg_jax.experiment import configure
+from ddpg_jax.presets import PRESETS
 from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.sweeping import plain
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
@@ -121,6 +125,23 @@ def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
     return {text or name: curve for text, curve in zip(texts, points.values(), strict=True)}
 
 
+def settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a run, or of the first member of a sweep, but for the seed and the length."""
+    values = {**manifest["identity"], **manifest["members"][0]}
+    derived = ("seed", "member", "members", "parts")
+    return {name: value for name, value in values.items() if name not in derived}
+
+
+def described(settings: dict[str, Any], fields: Iterable[str]) -> str:
+    """The preset, and those of the fields that differ from it."""
+    known = settings["preset"] in PRESETS  # those of a user's module are only there in the runs that import it
+    base, hyper = configure({"preset": settings["preset"] if known else "default"})
+    usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None, "preset": settings["preset"]}
+    different = {name: settings[name] for name in fields if name in settings and settings[name] != usual.get(name)}
+    texts = [f"{name}={plain(tuple(value) if isinstance(value, list) else value)}" for name, value in different.items()]
+    return ", ".join([settings["preset"], *texts])
+
+
 def short(value: Any) -> str:
     """A swept value as a person reads it."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -137,7 +158,12 @@ def standard_error(deviation: float, episodes: int) -> str:
 
 
 def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
-    """The result in one line: of one run its last evaluation, of a sweep its best point."""
+    """The result in one line: of one run its last evaluation, of a sweep its best point in each environment."""
+    if "env" in rows[0]:
+        each: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            each.setdefault(row["env"], []).append({name: value for name, value in row.items() if name != "env"})
+        return "; ".join(headline(name, own, episodes) for name, own in each.items())
     points = by_point(rows)
     last = rows[-1]
     if len({row["member"] for row in rows}) == 1:

@@ -364,7 +364,9 @@ class Job:
                 say(f"{self._policy_folder(member)} is lost, and the program that trained it is over")
         summary = report.summarize(self.rows, thresholds, seconds)
         folders.write(self.place.path / "summary.json", report.as_json(summary))
-        figures(self.rows, self.experiment.preset, f"DDPG on {self.experiment.env}", self.place.path)
+        settings = report.settings(self.place.manifest())
+        title = f"DDPG on {', '.join(dict.fromkeys(part.experiment.env for part in self.programs.parts))}"
+        figures(self.rows, report.described(settings, [name for name in settings if name != "env"]), title, self.place.path)
         self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
         if total_iterations(self.experiment) <= warmup_iterations(self.experiment):

@@ -18,7 +18,7 @@ from ddpg_jax.envs import snapshots
 from ddpg_jax.envs.goals import goal_on_host
 from ddpg_jax.envs.naming import maker
 from ddpg_jax.envs.spaces import flatten_goals, has_goals, join_goals, spec_of, to_native
-from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvironmentFailure, EnvOptions, EnvSpec
+from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvironmentFailure, EnvOptions, EnvSpec, said
 
 
 class HostStep(NamedTuple):
@@ -117,7 +117,7 @@ class HostEnv:
         except EnvironmentFailure:
             raise
         except (Exception, SystemExit) as error:
-            raise EnvironmentFailure(f"raised {type(error).__name__}: {error}") from error
+            raise EnvironmentFailure(f"raised {said(error)}") from error
 
     def close(self) -> None:
         """Closes the environments; what they raise then is nothing that anybody waits for."""
@@ -147,20 +147,29 @@ def vectorize(make: Any, name: str, count: int, reward_threshold: float | None =
     """`count` environments that `make()` makes, stepped one after the other in this process.
 
     Raises:
-        ConfigError: spaces that DDPG cannot work with, or no function that makes an environment.
+        ConfigError: no function, one that fails or does not make an environment, or spaces that DDPG cannot work with.
     """
     import gymnasium
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+    if isinstance(make, gymnasium.Env):
+        raise ConfigError(f"env={name} is one environment; it must be a function that makes it, since each episode has its own")
     if not callable(make):
-        raise ConfigError(
-            f"env={name} is a {type(make).__name__}; it must be a name, an Env written in JAX, or a function that makes a "
-            "Gymnasium environment"
-        )
+        raise ConfigError(f"env={make} is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
 
     def made() -> Any:
-        env: Any = make()
-        return _truthful()(env) if isinstance(env, gymnasium.Env) else env
+        try:
+            env: Any = make()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"env={name} cannot be made: {said(error)}") from error
+        if not isinstance(env, gymnasium.Env):
+            raise ConfigError(f"env={name} makes a {type(env).__name__}; it must make a gymnasium.Env")
+        for space in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, space, None), gymnasium.Space):
+                raise ConfigError(f"env={name} has no {space}; it must be one of gymnasium.spaces")
+        return _truthful()(env)
 
     return HostEnv(SyncVectorEnv([made] * count, autoreset_mode=AutoresetMode.SAME_STEP), name, reward_threshold)  # pyright: ignore
 
