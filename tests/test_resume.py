@@ -270,9 +270,32 @@ def test_a_second_signal_does_not_wait(send: Any, monkeypatch: pytest.MonkeyPatc
     send(signal.SIGINT, count=2)
     assert run(*command(out)) == 130
     assert steps_kept(out) == [200, 300]
+    assert manifest(out)["status"] == "interrupted"
     monkeypatch.undo()
     resume(out)
     assert_same_run(out, whole_run())
+
+
+def test_a_signal_at_the_end_of_a_program_keeps_the_next_from_being_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command_line: None, capfd: Capture
+) -> None:
+    """Nobody who has pressed Ctrl-C waits for another compilation; with --resume it is made."""
+    sweep = ["sweep", "Pendulum-v1", *TINY, "--grid", "tau=0.1", "--grid", "layer_norm=false,true", "--out"]
+    real = progress.Display.update
+
+    def update(display: Any, step: int, *rest: Any) -> None:
+        real(display, step, *rest)
+        if step == 600:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Display, "update", update)
+        assert run(*sweep, str(tmp_path / "out")) == 143
+    assert "stopped at step 600 of program 1 of 2; go on with: " in capfd.readouterr().err
+    assert manifest(tmp_path / "out")["programs"] == [[0]]
+    assert run(*sweep, str(tmp_path / "out"), "--resume") == 0
+    steps = ("200", "400", "600")
+    assert [(row["member"], row["step"]) for row in rows(tmp_path / "out")] == [(m, step) for m in "01" for step in steps]
 
 
 def test_a_signal_before_the_first_step_leaves_everything_as_it_was(

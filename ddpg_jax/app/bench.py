@@ -31,6 +31,7 @@ from ddpg_jax.api import make_program
 from ddpg_jax.app.folder import write
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.report import as_json
+from ddpg_jax.app.stderr import tell
 from ddpg_jax.experiment import Experiment, configure
 from ddpg_jax.placement import use_one_core
 from ddpg_jax.program import Member, warmup_iterations
@@ -171,6 +172,7 @@ def bench(path: Path, quick: bool) -> str:
     rows = []
     for batch_size in BATCHES:
         for backend, env in configurations:
+            tell(f"measuring {env} on the {backend}, batch {batch_size}")
             # A process for each: how many threads it has depends on the batch, and its peak memory is its own.
             code = (
                 f"from ddpg_jax.app import bench; bench.print_row({env!r}, {backend!r}, {batch_size}, {repetitions}, {updates})"

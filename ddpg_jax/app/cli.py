@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail("out of memory; lower batch_size, hidden, replay_capacity, eval_episodes or the number of members", 1)
     except KeyboardInterrupt:
-        return 130
+        return _fail("interrupted", 130)
 
 
 def _fail(line: str, status: int = 2) -> int:

@@ -11,6 +11,7 @@ import ast
 import functools
 import inspect
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -138,10 +139,12 @@ def check_file(name: str, path: Path) -> None:
     """Asks whether a file can be written where an option says, before any work is done.
 
     Raises:
-        ConfigError: it is a folder, or in none.
+        ConfigError: it is a folder, or in none, or may not be written.
     """
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"{name}={path} is not allowed; it must be a file, in a folder that is there")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{name}={path} is not allowed; it must be a file that may be written")
 
 
 @functools.cache

@@ -291,11 +291,12 @@ class Job:
                 stop = [number for each in processes.gather(list(received)) for number in each]
                 if tick.finished or stop:
                     self._keep_policies(program, experiment, tick.state)
-                if stop and not tick.finished:
+                if stop and (not tick.finished or self.programs.steps_before(k + 1) < self.programs.steps):
                     checkpoints.wait()
                     self.place.write_manifest(status="interrupted", end=folders.now())
                     each = " of each member" if many > 1 else ""
-                    raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}")
+                    which = f" of program {k + 1} of {self.programs.total()}" if self.programs.total() > 1 else ""
+                    raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}{which}")
         checkpoints.wait()
 
     def _note_programs(self) -> None:
@@ -339,9 +340,10 @@ class Job:
                 raise
             kept = f"{self.place.given} keeps what was before" if checkpoints.any() else "there was no checkpoint yet"
             raise EnvironmentFailure(f"env={experiment.env} {failure}; {kept}") from failure
-        except (OSError, ConfigError) as failure:
+        except (OSError, ConfigError, KeyboardInterrupt) as failure:  # the last is a second Ctrl-C, which does not wait
+            status = "interrupted" if isinstance(failure, KeyboardInterrupt) else f"failed: {failure}"
             with contextlib.suppress(OSError):
-                self.place.write_manifest(status=f"failed: {failure}", end=folders.now())
+                self.place.write_manifest(status=status, end=folders.now())
             raise
 
     def _keep_policies(self, program: Program, experiment: Experiment, state: Any) -> None:
