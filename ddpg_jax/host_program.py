@@ -89,7 +89,6 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         spec.action_dim,
         structure.num_envs,
         parts.updates,
-        warmup_iterations(structure),
         reported(structure),
     )
     single = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, *shape)
@@ -239,25 +238,29 @@ def host_program(
     def advance(
         state: HostState, begin: int, end: int, alive: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[HostState, Metrics, float]:
+        learning = names if begin >= warmup else ()
+        if not alive.any():  # and yet the run goes on, in other processes
+            nothing = {name: np.full((count, 1), np.nan) for name in (*learning, "train_return_mean")}
+            return state, extended(so_far, nothing, begin), 0.0
         # All learn in one call, also those that have diverged; but what they learn is dropped.
-        learned = None if placement.alone or alive.all() else functions.learned(state.actor, state.rest)
-        begun = since = time.perf_counter()
-        reports = []
+        learned = None if alive.all() else functions.learned(state.actor, state.rest)
+        reports, took = [], []
         for i in range(begin, end):
+            since = time.perf_counter()
             action = flat(wait(state.action))
             with at_step((i + 1) * num_envs):
                 step = env.step(np.nan_to_num(action))  # an actor that has diverged asks for no numbers, and gets the middle
             packet = pack_step(step.reward, step.terminated, step.last, step.valid, state.obs, action, step.next_obs)
             state, report = turn(state._replace(obs=step.obs), step, packet, i)
             reports.append(report)
-            if i == begin:
-                jax.block_until_ready(report)
-                since = time.perf_counter()
+            if i in (begin, warmup - 1, end - 1):  # the first two may compile, and are not to be timed by what they hide
+                jax.block_until_ready((report, state.action))
+            took.append(time.perf_counter() - since)
         table = np.stack([np.atleast_2d(report)[:count] for report in reports], axis=1)  # [M, K, R + N]
-        # The first step may compile, so the clock starts behind it; its own time is taken to be that of the others, if any.
-        now, others = time.perf_counter(), len(reports) - 1
-        seconds = (now - since) * len(reports) / others if others else now - begun
-        columns = {name: table[..., c] for c, name in enumerate(names)} if begin >= warmup else {}
+        # What compiles is taken to last as long as the other steps, if there are any.
+        timed = [seconds for i, seconds in enumerate(took, begin) if i not in (begin, warmup - 1)] or took
+        seconds = sum(timed) * len(took) / len(timed)
+        columns = {name: table[..., c] for c, name in enumerate(learning)}
         columns["train_return_mean"] = table[..., len(names) :].reshape(count, -1)
         columns = {name: np.where(alive[:, None], column, np.nan) for name, column in columns.items()}
         if learned is not None:
@@ -333,7 +336,9 @@ def host_program(
 
 
 def poll(array: Any) -> Any:
-    """The array when it is there, or some time after: a busy machine is slow to wake up what sleeps. Others go first."""
+    """The array, by when it is there, or after `AWAKE_SECONDS` in which it may not be: a busy machine is slow to wake up what
+    sleeps. Others go first.
+    """
     until = time.perf_counter() + AWAKE_SECONDS
     ready = getattr(array, "is_ready", lambda: True)  # those of a checkpoint are NumPy's
     while not ready() and time.perf_counter() < until:

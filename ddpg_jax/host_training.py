@@ -63,7 +63,6 @@ def make_host_training(
     action_dim: int,
     num_envs: int = 1,
     updates: int = 1,
-    warmup_steps: int = 1,
     report: tuple[str, ...] = REPORT,
 ) -> HostTraining:
     """The parts of `training.make_training` for environments that cannot be compiled.
@@ -74,12 +73,11 @@ def make_host_training(
         agent: the algorithm.
         replay: made for `num_envs` lanes.
         explorer: how the policy's actions are disturbed.
-        warmup: the explorer of the warm-up.
+        warmup: the explorer of the warm-up, with which a run begins; it is given the noise of `explorer`, and must hand it on.
         obs_dim: `O`.
         action_dim: `A`.
         num_envs: `N`.
         updates: gradient steps for each vector step.
-        warmup_steps: vector steps of warm-up; 0 starts with the policy.
         report: names of what the updates measure and `learn` gives.
     """
 
@@ -96,9 +94,8 @@ def make_host_training(
     def init(key: Key, hyper: Hyperparams, obs: Array) -> RunState:
         train = agent.init(stream(key, "init"), hyper)
         seen = jnp.pad(obs, ((0, 0), (0, 1)))
-        first = warm if warmup_steps else explore
         noise = explorer.init(num_envs, train.params.actor)
-        action, noise = first(key, train.params.actor, noise, seen, hyper, jnp.int32(0))
+        action, noise = warm(key, train.params.actor, noise, seen, hyper, jnp.int32(0))
         return RunState(train, replay.init(), noise, action, obs, jnp.zeros(num_envs))
 
     def fill(key: Key, state: RunState, hyper: Hyperparams, packet: Array, i: Array) -> tuple[RunState, Array]:

@@ -137,7 +137,7 @@ def on_devices(function: Callable[..., Any], placement: Placement, shared: int =
 
 
 def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement) -> tuple[Agent, Replay, Explorer]:
-    """The bundles for all members of a device at once, `[M, ...]` in and out.
+    """The bundles for all members of a device at once, `[M, ...]` in and out; but for what starts a run, and for `act`.
 
     Only the update is placed as the placement says. What reads and writes the replay is always vmapped: a map would copy every
     member's replay in and out of its loop.
@@ -146,10 +146,8 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
         return agent, replay, explorer
 
     def explore(key: Any, noise: Any, act: Any, params: Any, obs: Any, hyper: Any, t: Any) -> Any:
-        del act  # it is lifted already, and here it is needed as it was
-
         def one(key: Any, noise: Any, params: Any, obs: Any, hyper: Any) -> Any:
-            return explorer.explore(key, noise, agent.act, params, obs, hyper, t)
+            return explorer.explore(key, noise, act, params, obs, hyper, t)
 
         return jax.vmap(one)(key, noise, params, obs, hyper)
 
@@ -157,7 +155,7 @@ def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement)
         return locally(agent.update, placement, shared=1)(key, state, batch, weight, hyper, t)
 
     return (
-        agent._replace(act=jax.vmap(agent.act), update=update, observe=jax.vmap(agent.observe)),
+        agent._replace(update=update, observe=jax.vmap(agent.observe)),
         replay._replace(
             add=jax.vmap(replay.add),
             sample=jax.vmap(replay.sample, in_axes=(0, 0, 0, None)),

@@ -135,7 +135,7 @@ def device_functions(structure: Experiment, env: Env, placement: Placement) -> D
 
 
 def structure_of(experiment: Experiment) -> Experiment:
-    """What of an experiment the compiled functions depend on: the same for runs that differ in seed or length alone."""
+    """What of an experiment the compiled functions depend on: the same for runs that differ in the rest alone."""
     return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
 
 
@@ -202,7 +202,7 @@ def device_program(experiment: Experiment, env: Env, members: list[Member], plac
         run = phase("evaluate", *given[0])
         returns, lengths = joined(in_turn(lambda each: run(*each), given))
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
-            # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
+            # Those of an actor that has diverged are no numbers either, which is not the environment's fault.
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(actor(state, int(m)))):
                 step = i * experiment.num_envs
                 raise EnvironmentFailure(f"gave a number that is not finite in the evaluation at step {step}")

@@ -22,6 +22,15 @@ def iqm(values: Any) -> Any:
     return np.where(np.isnan(values).any(axis=-1), np.nan, middle)[()]
 
 
+def standing(values: Any) -> Any:
+    """The IQM by which points are compared: that of one with a diverged member is below all others.
+
+    >>> standing([[1.0, 3.0], [9.0, np.nan]]).tolist()
+    [2.0, -inf]
+    """
+    return np.nan_to_num(iqm(values), nan=-np.inf)
+
+
 RESAMPLES = 2_000
 
 

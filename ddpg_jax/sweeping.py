@@ -22,7 +22,7 @@ from ddpg_jax import reading
 from ddpg_jax.experiment import READ_BY, WHOLE, Experiment, coerce, configure, env_options
 from ddpg_jax.placement import memory_limit
 from ddpg_jax.program import Member, Program, bytes_of
-from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.statistics import interval, iqm, standing
 from ddpg_jax.types import ConfigError
 
 Point = dict[str, Any]
@@ -216,7 +216,9 @@ def check_legs(
             x.backend,
             env_options(x),
             x.hindsight,
+            x.replay,
             x.replay_capacity,
+            x.exploration,
             x.hidden,
             x.num_envs,
             x.num_critics,
@@ -314,12 +316,13 @@ class Sweep:
     def best(self) -> dict[str, Any]:
         """The point with the highest IQM of the final returns: its fields, the IQM, its interval, and where it is.
 
+        Where each point has members that have diverged, the IQM is NaN.
+
         The best of many is partly the luckiest: for what it is worth, train it again with other seeds.
         """
-        scores = np.nan_to_num(iqm(self.final), nan=-np.inf)
-        h = int(np.argmax(scores))
+        h = int(np.argmax(standing(self.final)))
         low, high = interval(self.final[h])
-        return {**self.points[h], "iqm": float(scores[h]), "interval": (float(low), float(high)), "point": h}
+        return {**self.points[h], "iqm": float(iqm(self.final[h])), "interval": (float(low), float(high)), "point": h}
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the rows."""

@@ -42,7 +42,7 @@ class Metrics(NamedTuple):
     bad_step: Array
     """The first vector step at which the environment gave a non-finite number, else -1."""
     diverged_step: Array
-    """The first vector step at which the critic's loss was not finite or its values exceeded `Q_LIMIT`, else -1."""
+    """The first vector step at which the critic's loss was not finite or its mean value exceeded `Q_LIMIT`, else -1."""
 
 
 @flax.struct.dataclass
@@ -94,7 +94,7 @@ def train_step(
         train: networks and optimizers.
         replay_state: must hold at least one transition.
         hyper: the numbers.
-        t: the clock of the updates, one more at every call; where it starts does not matter.
+        t: the clock of the updates, one more at every call, from 0 on: schedules, `policy_delay` and `sync_period` go by it.
 
     Returns:
         The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean`, what else agent and replay measure, and
@@ -160,7 +160,7 @@ def make_training(
         agent: the algorithm.
         replay: made for `num_envs` lanes.
         explorer: how the policy's actions are disturbed.
-        warmup: the explorer of the warm-up, `exploration.uniform`.
+        warmup: the explorer of the warm-up, `exploration.uniform`; it is given the noise of `explorer`, and must hand it on.
         num_envs: `N`, stepped side by side.
         updates: gradient steps for each vector step.
         eval_episodes: episodes of one evaluation.
@@ -179,11 +179,12 @@ def make_training(
         )
         keys = jax.random.split(stream(key, "env", i), num_envs)
         env_state, obs, transition = jax.vmap(env.step)(keys, state.env, state.obs, action)
+        # An actor that has diverged asks for actions that are no numbers: what comes back then, and after that, is not the
+        # environment's fault.
+        fine = is_finite(transition) & jnp.isfinite(obs).all() | ~(jnp.isfinite(action).all() & jnp.isfinite(state.obs).all())
         state = replace(state, noise=explorer.reset(noise, transition.last), env=env_state, obs=obs)
         state, ended = store(agent, replay, state, transition, jnp.ones(num_envs, bool))
-        # An actor that has diverged asks for actions that are no numbers: what comes back is not the environment's fault.
-        fine = is_finite(transition) & jnp.isfinite(obs).all()
-        return state, ended, fine | ~jnp.isfinite(action).all()
+        return state, ended, fine
 
     def fill(
         key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
@@ -205,7 +206,13 @@ def make_training(
         return block(step, state, begin, end, so_far)
 
     def evaluate(key: Key, state: RunState, i: Array) -> tuple[Array, Array]:
-        return rollout(env, agent.act, stream(key, "eval", i), state.train.params.actor, eval_episodes)
+        actor = state.train.params.actor
+        # As on the host: what is no number becomes the middle of the range, and the returns of an actor that is none are NaN.
+        returns, lengths = rollout(
+            env, lambda params, obs: jnp.nan_to_num(agent.act(params, obs)), stream(key, "eval", i), actor, eval_episodes
+        )
+        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(actor)]).all()
+        return jnp.where(sound, returns, jnp.nan), lengths
 
     return Training(init, fill, learn, evaluate)
 

@@ -452,6 +452,17 @@ def test_what_is_no_function_that_makes_an_environment_is_refused(what: str) -> 
         dj.train(make, **SHORT)
 
 
+def test_a_process_whose_members_have_all_diverged_waits_for_the_others() -> None:
+    """It learns nothing more, as on the device, and what it measures is nothing."""
+    experiment, hyper = dj.configure({**SHORT, "backend": "host"})
+    program = dj.make_program(experiment, [dj.Member(0, hyper)])
+    state, _, _ = program.advance(program.start(), 0, 4, np.ones(1, bool))
+    after, metrics, _ = program.advance(state, 4, 9, np.zeros(1, bool))
+    assert after is state
+    assert not any(count.any() for count in metrics.counts.values())
+    program.close()
+
+
 def test_a_failure_in_the_first_reset_is_an_environment_failure() -> None:
     def make() -> Faulty:
         env = Faulty("reset raises")
@@ -558,7 +569,7 @@ def test_host_and_device_training_are_one_algorithm() -> None:
     key, hyper = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=100.0)
 
     device = make_training(env, *parts, num_envs=num_envs)
-    host = make_host_training(*parts, obs_dim=3, action_dim=1, num_envs=num_envs, warmup_steps=warmup)
+    host = make_host_training(*parts, obs_dim=3, action_dim=1, num_envs=num_envs)
 
     @jax.jit
     def begin() -> tuple[RunState, RunState]:
@@ -604,7 +615,7 @@ def test_host_order_is_what_it_says(order: str, spare: bool, monkeypatch: pytest
     program.close()
 
     parts = dj.build(experiment, program.spec)
-    host = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, obs_dim=3, action_dim=1, warmup_steps=20)
+    host = make_host_training(parts.agent, parts.replay, parts.explorer, parts.warmup, obs_dim=3, action_dim=1)
     calls = {name: jax.jit(getattr(host, name)) for name in ("warm", "explore", "fill", "learn")}
     key, env = jax.random.key(3), make_host("Pendulum-v1", 1)
     env.reset([int(np.random.SeedSequence([3, 0, 0, 0]).generate_state(1)[0])])

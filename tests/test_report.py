@@ -273,6 +273,8 @@ def test_a_run_is_called_by_its_preset_and_what_differs_from_it() -> None:
     fields = report.settings(manifest)
     assert report.described(fields, fields) == "td3, env=Pendulum-v1, hidden=64-64, target_noise=0.1"
     assert report.described(fields, ["hidden", "tau"]) == "td3, hidden=64-64"
+    del fields["preset"]  # that of a sweep over presets
+    assert report.described(fields, ["hidden", "tau"]) == "hidden=64-64"
 
 
 def test_words_are_drawn_in_the_order_asked_and_numbers_in_their_own() -> None:

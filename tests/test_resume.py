@@ -298,8 +298,9 @@ def test_a_signal_at_the_end_of_a_program_keeps_the_next_from_being_made(
     assert [(row["member"], row["step"]) for row in rows(tmp_path / "out")] == [(m, step) for m in "01" for step in steps]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_before_the_first_step_leaves_everything_as_it_was(
-    copy_of: Any, monkeypatch: pytest.MonkeyPatch, send: Any
+    copy_of: Any, monkeypatch: pytest.MonkeyPatch, send: Any, capfd: Capture, number: int, status: int
 ) -> None:
     """Also the run that this one was to replace."""
     folder, real = copy_of(), Programs.check
@@ -307,10 +308,11 @@ def test_a_signal_before_the_first_step_leaves_everything_as_it_was(
 
     def check(programs: Programs) -> None:
         real(programs)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     monkeypatch.setattr(Programs, "check", check)
-    assert run(*command(folder, "--overwrite", "--seed", "5")) == 130
+    assert run(*command(folder, "--overwrite", "--seed", "5")) == status
+    assert capfd.readouterr().err == "ddpg-jax: stopped before anything was written\n"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -123,6 +123,24 @@ def test_other_seed_other_numbers_everywhere() -> None:
     assert_all_differ(a, b)
 
 
+def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
+    """Neither at once nor when a uniform draw, or the next episode, gives it actions again; nor when it is evaluated."""
+    experiment = dataclasses.replace(BASE, parts=("epsilon_uniform",), num_envs=1, updates_per_step=1.0)
+    program = device_program(experiment, WALK, [dj.Member(0, HYPER._replace(epsilon_uniform=0.5))])
+    alive = np.ones(1, bool)
+    (state,), _, _ = program.advance(program.start(), 0, 32, alive)
+
+    def scaled(factor: float) -> list[RunState]:
+        actor = jax.tree.map(lambda x: x * factor, state.train.params.actor)
+        params = dj.Nets(actor, state.train.params.critic)
+        return [jax.tree.map(jnp.copy, dataclasses.replace(state, train=dataclasses.replace(state.train, params=params)))]
+
+    assert np.isnan(program.evaluate(scaled(np.nan), 32)[0]).all()
+    assert np.isfinite(program.evaluate(scaled(1e30), 32)[0]).all()  # each weight is a number, and the actions are none
+    program.advance(scaled(np.nan), 32, 82, alive)
+    program.advance(scaled(1e30), 32, 82, alive)
+
+
 def test_streams_do_not_meet() -> None:
     """Each purpose and time has a key of its own: no draw is used twice."""
     keys = {tuple(jax.random.key_data(stream(jax.random.key(0), name, t)).tolist()) for name in STREAMS for t in range(4)}

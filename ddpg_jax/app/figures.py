@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ddpg_jax.app.report import by_point, labels, short, swept
-from ddpg_jax.statistics import interval, interval_over_points, iqm
+from ddpg_jax.statistics import interval, interval_over_points, iqm, standing
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
 MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups
@@ -39,7 +39,7 @@ def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> No
     """Label -> `[S, evaluations, 2]`. The line is the IQM over seeds, the band its interval; the best where there are many."""
     left_out = len(curves) - MOST_LINES
     if left_out > 0:
-        last = {label: np.nan_to_num(iqm(curve[:, -1, 1]), nan=-np.inf) for label, curve in curves.items()}
+        last = {label: standing(curve[:, -1, 1]) for label, curve in curves.items()}
         curves = {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MOST_LINES]}
         title += f"\n(the best {MOST_LINES} points of {MOST_LINES + left_out})"
     figure, axes = _canvas(title)

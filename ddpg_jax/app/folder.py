@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -121,7 +122,7 @@ class RunFolder:
         """Asks whether a run may go here.
 
         Raises:
-            ConfigError: another run is here, or there is nothing to resume.
+            ConfigError: another run is here or something else; or there is nothing to resume, or not with these settings.
         """
         if not self.processes.first:
             return
@@ -152,7 +153,7 @@ class RunFolder:
         return failed and not self.read_rows() and next(kept, None) is None
 
     def claim(self, experiment: Experiment, members: list[Member], resume: bool, overwrite: bool) -> None:
-        """Checks, and locks the folder against another command. Writes nothing else.
+        """Checks, and locks the folder against another command, with a mark of its own. Writes nothing else.
 
         Raises:
             ConfigError: as `check`, or another command has locked it.
@@ -161,11 +162,19 @@ class RunFolder:
             return
         self.check(experiment, members, resume, overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
+        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held until the process ends
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"out={self.given} is in use by another process; wait for it, or name another folder") from error
+        (self.path / ".lock").write_text(secrets.token_hex(8))
+
+    def mark(self) -> str | None:
+        """What the process that has claimed the folder has written there, or None where nobody has."""
+        try:
+            return (self.path / ".lock").read_text()
+        except OSError:
+            return None
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing that is not a run's; the manifest last, so that it can be repeated."""

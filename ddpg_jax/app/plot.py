@@ -16,15 +16,16 @@ from ddpg_jax.types import ConfigError
 
 
 def plot(folders: Sequence[Path], out: Path) -> None:
-    """Draws the runs in the folders; those with the same settings, and the points of a sweep, share a curve.
+    """Draws the runs in the folders; runs with the same settings share a curve, and each point of a sweep has one of its own.
 
     Raises:
-        ConfigError: the ending of the figure's name, or a folder without a run or without an evaluation.
+        ConfigError: the ending of the figure's name; a folder without a run, without an evaluation or with a table that cannot
+            be read; a run that is there twice; or runs of one curve that were never evaluated at the same step.
     """
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
-    settings, tables = [], []
+    settings, tables, envs = [], [], set()
     known: dict[str, Path] = {}
     for folder in folders:
         place = RunFolder(folder)
@@ -37,10 +38,11 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         fields = report.settings(manifest)
         settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
         tables.append(rows)
+        envs |= {row.get("env", fields["env"]) for row in rows}
     curves: dict[str, list[Any]] = {}
     for name, rows in zip(legend(settings), tables, strict=True):
         for label, curve in report.labels(rows, "").items():
-            curves.setdefault(f"{name}, {label}" if label else name, []).extend(curve)
+            curves.setdefault(", ".join(filter(None, (name, label))), []).extend(curve)
     joined = {}
     for label, seeds in curves.items():
         going = [seed for seed in seeds if not np.isnan(seed[-1, 1])] or seeds  # one that diverged ended where it did
@@ -49,7 +51,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
             raise ConfigError(f"the runs of {label} have no step in common at which they were evaluated; plot them apart")
         reached = [dict(seed) for seed in seeds]
         joined[label] = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
-    figures.learning_curves(joined, f"DDPG on {', '.join(sorted({one['env'] for one in settings}))}", out)
+    figures.learning_curves(joined, f"DDPG on {', '.join(sorted(envs))}", out)
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

@@ -39,7 +39,7 @@ KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER
 
 
 class Ended(Exception):
-    """Another process of the sweep has died or failed, and this one cannot go on."""
+    """The sweep cannot go on: another process has died or failed, or a signal came to one."""
 
     def __init__(self, line: str, status: int):
         super().__init__(line)

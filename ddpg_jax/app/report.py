@@ -13,7 +13,7 @@ import numpy as np
 from ddpg_jax import diagnostics
 from ddpg_jax.experiment import configure
 from ddpg_jax.presets import PRESETS
-from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.statistics import interval, iqm, standing
 from ddpg_jax.sweeping import plain
 
 FIXED = (
@@ -57,7 +57,7 @@ def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
 
 def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | None], seconds: float) -> dict[str, Any]:
     """What summary.json says. Steps and seconds to the threshold are medians over all seeds, so there are none where no more
-    than half of them have solved the environment.
+    than half of them have solved the environment; these seconds are of training alone, without evaluations.
 
     Args:
         rows: of metrics.csv.
@@ -133,13 +133,14 @@ def settings(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(settings: dict[str, Any], fields: Iterable[str]) -> str:
-    """The preset, and those of the fields that differ from it."""
-    known = settings["preset"] in PRESETS  # those of a user's module are only there in the runs that import it
-    base, hyper = configure({"preset": settings["preset"] if known else "default"})
-    usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None, "preset": settings["preset"]}
+    """The preset, if all that is described has the same, and those of the fields that differ from it."""
+    preset = settings.get("preset", "")
+    known = preset if preset in PRESETS else "default"  # those of a user's module are only there in the runs that import it
+    base, hyper = configure({"preset": known})
+    usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None, "preset": preset}
     different = {name: settings[name] for name in fields if name in settings and settings[name] != usual.get(name)}
     texts = [f"{name}={plain(tuple(value) if isinstance(value, list) else value)}" for name, value in different.items()]
-    return ", ".join([settings["preset"], *texts])
+    return ", ".join(filter(None, [preset, *texts]))
 
 
 def short(value: Any) -> str:
@@ -171,7 +172,7 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
         result = f"{last['eval_return_mean']:.1f}{standard_error(last['eval_return_std'], episodes)}"
         return f"{env}: return {result} after {last['step']:,} steps"
-    scores = {point: np.nan_to_num(iqm(curves[:, -1, 1]), nan=-np.inf) for point, curves in points.items()}
+    scores = {point: standing(curves[:, -1, 1]) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
     name, seeds = named(swept(rows), best), len(points[best])

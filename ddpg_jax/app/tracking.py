@@ -47,10 +47,11 @@ def tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Iterator[
         import wandb
 
         with wandb.init(project="ddpg-jax", name=folder.name, dir=str(folder), config=config) as run:
+            run.define_metric("*", step_metric="step")  # its own steps may not start anew with the next program of a sweep
 
             def log(rows: list[dict[str, Any]]) -> None:
                 values = {f"member_{row['member']}/{name}": x for row in rows for name, x in _numbers(row).items()}
-                run.log(values, step=rows[0]["step"])
+                run.log({**values, "step": rows[0]["step"]})
 
             yield log
 

@@ -92,10 +92,11 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
     Of several processes each trains its share of the members, and the first writes the folder.
 
     Raises:
-        ConfigError: the folder or the environment will not do; nothing was written.
+        ConfigError: the folder or the environment will not do, before anything is written; or files that were there when the
+            run began are gone or changed.
         EnvironmentFailure: the environment failed; the checkpoint before it is kept.
         Stopped: a signal came.
-        Ended: another process has died or failed.
+        Ended: another process has died or failed, or a signal came before anything was written.
     """
     with signals() as received:  # from here on: one that comes while JAX is at work would be lost there
         return _train(legs, options, processes, received)
@@ -116,12 +117,14 @@ def _train(legs: list[Leg], options: Options, processes: Processes, received: li
     with contextlib.closing(programs):
         programs.check()  # an environment that will not do says so before anything is written
         if not options.resume:
-            if any(processes.gather(bool(received))):
-                raise KeyboardInterrupt  # before anything is written, or replaced
+            stop = [number for each in processes.gather(list(received)) for number in each]
+            if stop:
+                raise Ended("stopped before anything was written", 128 + stop[0])
             place.claim(experiment, members, options.resume, options.overwrite)
+            _check_shared(place, processes)
             place.clear()
             place.write_manifest(**folders.about(experiment, members, processes.total))
-            _check_shared(place, processes)
+            processes.gather(None)  # all find it there
         with tracker(options.track if processes.first else None, place.path, dataclasses.asdict(experiment)) as track:
             return Job(experiment, members, programs, place, options, track, processes).run(received)
 
@@ -151,12 +154,7 @@ def _check_shared(place: RunFolder, processes: Processes) -> None:
     Raises:
         ConfigError: this one does not.
     """
-    start = processes.gather(place.manifest()["start"] if processes.first else None)[0]
-    try:
-        same = place.manifest()["start"] == start
-    except ConfigError:
-        same = False
-    if not same:
+    if processes.gather(place.mark() if processes.first else None)[0] != place.mark():
         raise ConfigError(f"out={place.given} is not the folder that process 0 has; it must be on a file system that all share")
 
 
@@ -185,7 +183,22 @@ class Job:
         return round(self.earlier + (time.monotonic() - self.begun if self.begun else 0.0), 3)
 
     def run(self, received: list[int]) -> str:
-        """Trains, until it is done or a signal is received; gives the line that reports the result."""
+        """Trains, until it is done or a signal is received; gives the line that reports the result.
+
+        Whatever else ends it is noted in the manifest.
+        """
+        try:
+            return self._run(received)
+        except Stopped:
+            raise
+        except BaseException as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {what}"  # by a second Ctrl-C
+            with contextlib.suppress(OSError):
+                self.place.write_manifest(status=status, end=folders.now())
+            raise
+
+    def _run(self, received: list[int]) -> str:
         say = Display(1, 0, not self.processes.first).say
         run = self.place.manifest().get("hash", "")
         with Checkpoints(self.place.checkpoints, self.processes, run) as checkpoints:
@@ -231,7 +244,7 @@ class Job:
         lost = self._lost(kept, reached) if kept else []
         if lost:
             say(f"{self.place.metrics} has lost its rows of step {', '.join(f'{step:,}' for step in lost)}")
-        self.earlier = self.place.manifest().get("seconds", 0.0) if self.rows else 0.0
+        self.earlier = self.place.manifest().get("seconds", 0.0) if kept else 0.0
         self.place.write_manifest(experiment=dataclasses.asdict(self.experiment), status="running", end=None)
 
     def _lost(self, kept: Checkpoint, reached: dict[int, float]) -> list[int]:
@@ -267,7 +280,7 @@ class Job:
             say(f"program {k + 1} of {self.programs.total()}{shared}: {describe(part, program)}")
         self._note_programs()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
-        with self._noting_failures(experiment, checkpoints):
+        with self._naming_failures(experiment, checkpoints):
             state = program.load(arrays.pop(), kept.text, kept.iteration) if kept else program.start()
         if self._over(kept):
             self._keep_policies(program, experiment, state)
@@ -277,7 +290,7 @@ class Job:
         last = (saved, begin * experiment.num_envs)
         what = f"{many} members, program {k + 1} of {self.programs.total()}" if len(self.members) > 1 else ""
         display = Display(self.programs.steps, before + last[1] * many, not processes.first, what)
-        with display, self._noting_failures(experiment, checkpoints):
+        with display, self._naming_failures(experiment, checkpoints):
             for tick in drive(program, experiment, state, begin, journal, processes.gather):
                 now, rows = time.monotonic(), self._log(tick.rows)
                 display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
@@ -329,22 +342,17 @@ class Job:
             raise ConfigError(f"{self.place.metrics} has other columns than this run writes: {different}; take them out")
 
     @contextmanager
-    def _noting_failures(self, experiment: Experiment, checkpoints: Checkpoints) -> Iterator[None]:
-        """Has the manifest say why a run could not go on, and an environment's failure what is kept."""
+    def _naming_failures(self, experiment: Experiment, checkpoints: Checkpoints) -> Iterator[None]:
+        """Has an environment's failure say whose it is, and what is kept."""
         try:
             yield
         except (EnvironmentFailure, Ended) as failure:
-            checkpoints.wait()
-            self.place.write_manifest(status=f"failed: {failure}", end=folders.now())
+            with contextlib.suppress(OSError):
+                checkpoints.wait()
             if isinstance(failure, Ended):
                 raise
             kept = f"{self.place.given} keeps what was before" if checkpoints.any() else "there was no checkpoint yet"
             raise EnvironmentFailure(f"env={experiment.env} {failure}; {kept}") from failure
-        except (OSError, ConfigError, KeyboardInterrupt) as failure:  # the last is a second Ctrl-C, which does not wait
-            status = "interrupted" if isinstance(failure, KeyboardInterrupt) else f"failed: {failure}"
-            with contextlib.suppress(OSError):
-                self.place.write_manifest(status=status, end=folders.now())
-            raise
 
     def _keep_policies(self, program: Program, experiment: Experiment, state: Any) -> None:
         for m, member in enumerate(program.members):
@@ -371,7 +379,7 @@ class Job:
         figures(self.rows, report.described(settings, [name for name in settings if name != "env"]), title, self.place.path)
         self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
-        if total_iterations(self.experiment) <= warmup_iterations(self.experiment):
+        if all(total_iterations(part.experiment) <= warmup_iterations(part.experiment) for part in self.programs.parts):
             line += f", all of them warm-up (warmup_steps={self.experiment.warmup_steps}), in which nothing is learned,"
         return f"{line} in {seconds:.0f} s; {self.place.given}"
 
