@@ -63,7 +63,7 @@ def main() -> None:
         **machine(),
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))
-    learning_curves(report.labels(rows, experiment.preset), f"DDPG on {options.env}", RESULTS / f"{options.name}.png")
+    learning_curves({options.env: report.labels(rows, experiment.preset)}, RESULTS / f"{options.name}.png")
     final = np.array([row["eval_return_mean"] for row in rows if row["step"] == rows[-1]["step"]])
     low, high = interval(final)
     print(f"{options.env}: IQM {iqm(final):.1f} [{low:.1f}, {high:.1f}] over {len(final)} seeds; worst {final.min():.1f}")

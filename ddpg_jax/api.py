@@ -16,9 +16,9 @@ from ddpg_jax.experiment import STRUCTURE, Experiment, configure, env_options
 from ddpg_jax.host_program import host_program
 from ddpg_jax.placement import check_settings, use_all_cores
 from ddpg_jax.policy import Policy
-from ddpg_jax.program import Member, Program, device_program
+from ddpg_jax.program import Member, Program, device_program, total_iterations, warmup_iterations
 from ddpg_jax.sweeping import Point, Sweep, check_legs, grid_points, in_memory, make_legs, plain
-from ddpg_jax.types import ConfigError, Env, EnvSpec, Hyperparams, Params
+from ddpg_jax.types import ConfigError, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,9 @@ class Run:
     policy: Policy
 
     def __repr__(self) -> str:
-        last = self.rows[-1]
-        return (
-            f"<Run of {self.experiment.env}, seed {self.experiment.seed}: return {last['eval_return_mean']:.1f} "
-            f"after {last['step']:,} steps>"
-        )
+        last, x = self.rows[-1], self.experiment
+        untrained = ", all of them warm-up" if total_iterations(x) <= warmup_iterations(x) else ""
+        return f"<Run of {x.env}, seed {x.seed}: return {last['eval_return_mean']:.4g} after {last['step']:,} steps{untrained}>"
 
     @property
     def returns(self) -> np.ndarray:
@@ -65,6 +63,8 @@ def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
     >>> run.steps.tolist(), run.returns.shape
     ([1000, 2000], (2,))
     """
+    if "seeds" in fields:
+        raise ConfigError("seeds is no field of one run; dj.sweep(..., seeds=N) trains as many")
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     program = make_program(experiment, [Member(experiment.seed, hyper)], _given(env))
     rows, policies = _train_all(experiment, program)
@@ -102,9 +102,11 @@ def sweep(
         raise ConfigError("points and grid exclude each other; give one of them")
     if grid is not None and not grid:
         raise ConfigError("grid={} is not allowed; it must name at least one field, or be left out")
-    points = list(points) if isinstance(points, Iterable) else points
+    points = list(points) if isinstance(points, Iterable) and not isinstance(points, Mapping) else points
     if points is not None and not (isinstance(points, list) and all(isinstance(point, Mapping) for point in points)):
-        raise ConfigError(f"points={points!r} is not allowed; each must map names of fields to values")
+        raise ConfigError(
+            f"points={points!r} is not allowed; it must be a list, each of which must map names of fields to values"
+        )
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
     if not isinstance(env, str) and any("env" in point for point in chosen):
         raise ConfigError("env cannot be swept where the environment is given as an object; name the environments, all of them")
@@ -136,6 +138,8 @@ def _train_all(experiment: Experiment, program: Program) -> tuple[list[dict[str,
             rows, state = rows + tick.rows, tick.state
         actors = [program.actor(state, m) for m in range(len(program.members))]
         return rows, [make_policy(experiment, program.spec, actor) for actor in actors]
+    except EnvironmentFailure as failure:
+        raise EnvironmentFailure(f"env={experiment.env} {failure}") from failure.__cause__
     finally:
         program.close()
 
@@ -190,4 +194,7 @@ def _given(env: Any) -> Any:
 
 def _name(env: Any) -> str:
     env = as_env(env)
-    return env.spec.name if isinstance(env, Env) else getattr(env, "__name__", type(env).__name__)
+    if isinstance(env, Env):
+        return env.spec.name
+    registered = getattr(getattr(env, "spec", None), "id", None)  # of an environment that is already made
+    return registered or getattr(env, "__name__", type(env).__name__)

@@ -203,7 +203,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "lr": ("actor_lr", "critic_lr"),
     "learning_rate": ("actor_lr", "critic_lr"),
     "pi_lr": ("actor_lr",),
+    "policy_lr": ("actor_lr",),
     "q_lr": ("critic_lr",),
+    "polyak": ("tau",),  # it is 1 - polyak in some
     "discount": ("gamma",),
     "buffer_size": ("replay_capacity",),
     "replay_size": ("replay_capacity",),
@@ -222,6 +224,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "expl_noise": ("noise_sigma",),
     "exploration_noise": ("noise_sigma",),
     "act_noise": ("noise_sigma",),
+    "action_noise": ("exploration", "noise_sigma"),
+    "log_interval": ("eval_every",),
 }
 """What other systems call a field -> what it is called here."""
 TEXTS: dict[str, Callable[[str, Any], Any]] = {

@@ -65,7 +65,7 @@ class HostFunctions(NamedTuple):
     learned: Any
     """`(actor, rest) -> TrainState`, a copy."""
     drop: Any
-    """`(actor, rest, TrainState, alive [M]) -> (actor, rest)` with that `TrainState` where not alive; donates them."""
+    """`(actor, rest, TrainState, alive [M]) -> (actor, rest)` with that `TrainState` where not alive; donates all but it."""
 
 
 class HostState(NamedTuple):
@@ -142,7 +142,7 @@ def _host_functions(structure: Experiment, spec: EnvSpec, placement: Placement) 
         jax.jit(over_members(join, placement)),
         jax.jit(over_members(unpack_actor, placement)),
         jax.jit(lambda actor, rest: join(actor, rest).train),
-        jax.jit(drop, donate_argnums=(0, 1, 2)),
+        jax.jit(drop, donate_argnums=(0, 1)),
     )
 
 

@@ -33,9 +33,12 @@ class Policy:
     hidden: tuple[int, ...]
     activation: str
     layer_norm: bool
-    params: Params = dataclasses.field(repr=False)
+    params: Params
     batch_norm: bool = False
     precision: str = "float32"
+
+    def __repr__(self) -> str:
+        return f"<Policy for {self.spec.name}: {self.spec.obs_shape} -> {self.spec.action_shape}>"
 
     def __call__(self, obs: Any) -> Any:
         """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.

@@ -75,7 +75,7 @@ BAD = [
     (["Pendulum-v1", "Pendulum-v1"], ["Pendulum-v1 is no option"]),
     (["Pendulum-v1", "--learning-rate=1"], ["--learning-rate=1 is no option", "--actor-lr, --critic-lr"]),
     (["Pendulum-v1", "--seeds", "3"], ["--seeds is no option of train", "ddpg-jax sweep has it"]),
-    (["Pendulum-v1", "--layer-norm", "--steps", "9"], ["--layer-norm needs a value"]),
+    (["Pendulum-v1", "--layer-norm", "--steps", "9"], ["--layer-norm needs a value; allowed are true, false"]),
     (["Pendulum-v1", "--critic-lr", "-1"], ["critic_lr=-1", "at least 0"]),
     (["Pendulum-v1", "--critic-lr=-1e-3"], ["critic_lr=-1e-3", "at least 0"]),
     (["Pendulum-v1", "--actor-lr", "nan"], ["actor_lr=nan", "finite number of at least 0"]),
@@ -142,6 +142,8 @@ def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
     assert "trian" in line
     assert "train" in line
     assert "DIR" in one_line("eval")
+    twice = one_line("sweep", "Pendulum-v1", "--grid", "tau=0.1,0.2", "--tau", "0.3")
+    assert twice == "ddpg-jax: --tau and a sweep over tau exclude each other; give one of them"
     assert "--episode" in one_line("eval", "x", "--episode", "3")  # no abbreviations: a new option must not change old ones
 
 
@@ -393,7 +395,7 @@ def test_results_are_all_of_stdout_and_progress_is_a_line_an_evaluation(
     lines = said.err.splitlines()
     assert [line.split()[:4] for line in lines] == [["step", step, "of", "600"] for step in ("200", "400", "600")]
     returns = [float(line.split("return")[1].split()[0]) for line in lines]
-    assert returns == pytest.approx([float(row["eval_return_mean"]) for row in rows(tmp_path / "out")], abs=0.01)
+    assert returns == pytest.approx([float(row["eval_return_mean"]) for row in rows(tmp_path / "out")], abs=0.05)
 
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,10 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: walk()._replace(reset=lambda k: (walk().reset(k)[0], jnp.zeros(2, int))),
         "type int32; .* float32",
     ),
-    "reward-of-a-shape": (lambda: walk(advance=lambda k, x, a: (x, jnp.zeros(1), False)), r"transition.reward of shape \(1,\)"),
+    "reward-of-a-shape": (
+        lambda: walk(advance=lambda k, x, a: (x, jnp.zeros(1), False)),
+        r"a reward of shape \(1,\) from advance",
+    ),
     "state-of-another-structure": (lambda: stepping(lambda given, back: ((*back[0], 1), *back[1:])), "another structure"),
     "state-of-another-shape": (lambda: walk(advance=lambda k, x, a: (x[:, None] + x, 0.0, False), observe=jnp.ravel), "shape"),
     "no-transition": (lambda: stepping(lambda given, back: (*back[:2], 0.0)), "give .env_state, obs, Transition."),

@@ -164,6 +164,7 @@ UNSUPPORTED = {
     "discrete": (VECTOR, Discrete(2), "Discrete actions", "Box actions with finite bounds"),
     "unbounded": (VECTOR, Box(-np.inf, np.inf, (1,)), "bounded by -inf and inf", "finite bounds"),
     "half-bounded": (VECTOR, Box(np.float32([-1, 0]), np.float32([1, np.inf])), "inf", "finite bounds"),  # pyright: ignore[reportArgumentType]
+    "as-good-as-unbounded": (VECTOR, Box(-3e38, 3e38, (1,)), "bounded by -3", "finite bounds"),
     "no-range": (VECTOR, Box(1.0, 1.0, (1,)), "bounded by 1.0 and 1.0", "low < high"),
     "integer-actions": (VECTOR, Box(0, 5, (1,), np.int32), "actions of type int32", "floating types"),
     "no-actions": (VECTOR, Box(-1.0, 1.0, (0,)), "actions of shape (0,)", "at least one number"),

@@ -202,20 +202,16 @@ def test_a_policy_keeps_to_bounds_that_are_no_float32() -> None:
         np.testing.assert_allclose(action[0], space.low[0] if bias < 0 else space.high[0], atol=1e-6)
 
 
-BIGGEST = float(np.finfo(np.float32).max)
-
-
 @pytest.mark.parametrize(
     "space",
     [
         Box(-2.0, 2.0, ()),
-        Box(-BIGGEST, BIGGEST, (1,)),
         Box(np.array([1e6]), np.array([1e6 + 1]), dtype=np.float64),
     ],
-    ids=["scalar", "biggest", "offset"],
+    ids=["scalar", "offset"],
 )
 def test_a_policy_acts_as_it_did_in_training(space: Box) -> None:
-    """Whatever the bounds: where float32 holds neither their difference nor what lies between them, too."""
+    """Whatever the bounds: where float32 does not hold what lies between them, too."""
 
     class Bounded(Shaped):
         def __init__(self) -> None:
@@ -390,7 +386,9 @@ class Faulty(Counter):
                 raise ValueError("the motor is on fire")
             reward = {"NaN reward": np.nan, "infinite reward": np.inf}.get(self.fault, reward)
             obs = {"NaN observation": obs * np.nan, "other shape": obs[:2]}.get(self.fault, obs)
-            reward = np.zeros(2) if self.fault == "two rewards" else reward
+            reward = {"two rewards": np.zeros(2), "no reward": None}.get(self.fault, reward)
+            if self.fault == "old step":
+                return obs, reward, terminated, info
         return obs, reward, terminated, truncated, info
 
 
@@ -401,6 +399,8 @@ FAULTS = {
     "NaN observation": r"gave nan as observation",
     "other shape": r"^gave an observation of shape \(2,\); its space says \(3,\)",
     "two rewards": r"^gave a reward of shape \(2,\); it must be one number",
+    "no reward": r"^gave None as reward; it must be a number|gave nan as reward",
+    "old step": r"^gave 4 values from step; it must give obs, reward, terminated|raised ValueError: not enough values",
     "reset raises": r"raised ValueError: the doors are shut",
     "reset gives NaN": r"gave nan as observation",
 }
@@ -428,7 +428,8 @@ SHORT = {"steps": 8, "warmup_steps": 8, "batch_size": 4, "num_envs": 2, "hidden"
 
 def test_training_names_the_step_at_which_an_environment_failed() -> None:
     with pytest.raises(
-        dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire \(test_envs_host.py, line \d+\) at step 6$"
+        dj.EnvironmentFailure,
+        match=r"^env=<lambda> raised ValueError: the motor is on fire \(test_envs_host.py, line \d+\) at step 6$",
     ):
         dj.train(lambda: Faulty("raises"), **SHORT)  # the third step of each of two
 
@@ -439,7 +440,7 @@ MAKERS: dict[str, tuple[Any, str]] = {
     "no spaces": (gymnasium.Env, r"^env=Env has no observation_space"),
     "fails": (lambda: 1 / 0, r"^env=<lambda> cannot be made: ZeroDivisionError.*\(test_envs_host.py, line \d+\)$"),
     "an argument": (lambda x: x, r"^env=<lambda> cannot be made: TypeError: .* missing 1 required"),
-    "made": (gymnasium.make("Pendulum-v1"), r"^env=TimeLimit is one environment; it must be a function that makes it"),
+    "made": (gymnasium.make("Pendulum-v1"), r"^env=Pendulum-v1 is one environment; .* lambda: gymnasium.make"),
     "a number": (3, r"^env=3 is not allowed; it must be a name"),
     "none": (None, r"^env=None is not allowed; it must be a name"),
 }
@@ -480,7 +481,7 @@ def test_a_failure_in_an_evaluation_names_the_step() -> None:
         made.append(Counter() if len(made) < 2 else Faulty("raises"))  # two to train with, then one to evaluate with
         return made[-1]
 
-    with pytest.raises(dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire.* step 8\b"):
+    with pytest.raises(dj.EnvironmentFailure, match=r"^env=make raised ValueError: the motor is on fire.* step 8\b"):
         dj.train(make, **SHORT)
 
 
@@ -635,7 +636,7 @@ def test_host_order_is_what_it_says(order: str, spare: bool, monkeypatch: pytest
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_polling_ends_when_the_array_is_there_or_has_taken_long() -> None:
+def test_polling_ends_when_the_array_is_there_or_has_taken_long(monkeypatch: pytest.MonkeyPatch) -> None:
     class Array:
         asked = 0
 
@@ -647,7 +648,9 @@ def test_polling_ends_when_the_array_is_there_or_has_taken_long() -> None:
             return self.asked > self.there_after
 
     soon, never = Array(3), Array(10**9)
-    assert poll(soon) is soon
+    with monkeypatch.context() as patch:
+        patch.setattr("ddpg_jax.host_program.AWAKE_SECONDS", 60.0)  # whatever else the machine does
+        assert poll(soon) is soon
     assert soon.asked == 4
     assert poll(never) is never
     assert never.asked > 1

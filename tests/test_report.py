@@ -218,7 +218,7 @@ def test_the_figure_is_written_whole(tmp_path: Path, ending: str) -> None:
         "lost": np.array([[[0.0, 1.0], [100.0, math.nan]], [[0.0, 2.0], [100.0, 1.0]]]),
     }
     path = tmp_path / f"figure{ending}"
-    figures.learning_curves(curves, "title", path)
+    figures.learning_curves({"here": curves, "there": curves}, path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes().startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[ending])
     assert path.stat().st_size > 5_000

@@ -21,6 +21,7 @@ from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.app.programs import Programs
+from ddpg_jax.envs.host import HostEnv
 from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, configure
 from ddpg_jax.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
@@ -157,7 +158,7 @@ def test_eval_gives_the_same_numbers_twice_from_the_folder_alone(
         assert run("eval", str(folder), "--episodes", "3", "--seed", seed) == 0
         said.append(capsys.readouterr())
     assert said[0].out == said[1].out != said[2].out
-    assert re.match(r"return -\d+\.\d\d \+- \d+\.\d\d .*; length 200\.0; 3 episodes\n$", said[0].out)
+    assert re.match(r"return -\d+\.\d \+- \d+\.\d .*; length 200\.0; 3 episodes\n$", said[0].out)
     assert [one.err for one in said] == ["", "", ""]
 
 
@@ -169,11 +170,26 @@ def test_both_backends_evaluate_a_policy_alike(copy_of: Any, capsys: pytest.Capt
         about = manifest(folder)
         about["experiment"]["backend"] = backend
         (folder / "manifest.json").write_text(json.dumps(about))
+        capsys.readouterr()
         assert run("eval", str(folder), "--episodes", "50") == 0
         means.append([float(number) for number in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)[:2]])
         shutil.rmtree(folder)
     (a, spread), (b, _) = means
     assert abs(a - b) < 4 * spread / np.sqrt(25)
+
+
+def test_eval_starts_no_episode_where_training_did(whole_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same seed, which both have unless told: 20 episodes that nobody has trained on."""
+    folder, seen, real = whole_run("host"), [], HostEnv.reset
+    monkeypatch.setattr(HostEnv, "reset", lambda env, seeds: (seen.extend(seeds), real(env, seeds))[1])
+    assert run("eval", str(folder)) == 0
+    evaluated, seen[:] = set(seen), []
+    experiment, hyper = configure({"backend": "host", "num_envs": 4, "updates_per_step": 0.25})
+    program = dj.make_program(experiment, [Member(0, hyper)])
+    program.start()
+    program.close()
+    assert len(evaluated) == 20
+    assert evaluated.isdisjoint(seen)
 
 
 def test_eval_writes_a_film(whole_run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +247,11 @@ class Trap:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
     """What `plot` draws, instead of pictures."""
     figures: list[dict[str, np.ndarray]] = []
-    monkeypatch.setattr(drawing, "learning_curves", lambda curves, title, path: figures.append(curves))
+
+    def draw(panels: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+        figures.append({f"{env}: {label}": curve for env, curves in panels.items() for label, curve in curves.items()})
+
+    monkeypatch.setattr(drawing, "learning_curves", draw)
     return figures
 
 
@@ -255,8 +275,8 @@ def test_plot_joins_seeds_and_cuts_them_to_the_shortest(tmp_path: Path, drawn: l
     first = fake_run(tmp_path / "a", [1.0, 2.0, 3.0], seed=1)
     second = fake_run(tmp_path / "b", [5.0, 6.0], seed=2, steps=40_000)
     assert run("plot", first, second, "--out", str(tmp_path / "p.png")) == 0
-    assert drawn[0].keys() == {"default"}
-    assert drawn[0]["default"].tolist() == [[[10, 1], [20, 2]], [[10, 5], [20, 6]]]
+    assert drawn[0].keys() == {"Pendulum-v1: default"}
+    assert drawn[0]["Pendulum-v1: default"].tolist() == [[[10, 1], [20, 2]], [[10, 5], [20, 6]]]
 
 
 def test_plot_keeps_apart_what_is_not_the_same_experiment(tmp_path: Path, drawn: list[dict[str, np.ndarray]]) -> None:
@@ -273,11 +293,11 @@ def test_plot_keeps_apart_what_is_not_the_same_experiment(tmp_path: Path, drawn:
     assert run("plot", *runs, "--out", str(tmp_path / "p.png")) == 0
     assert sorted(curve[:, 0, 1].tolist() for curve in drawn[0].values()) == [[1.0, 2.0], [3.0], [4.0], [5.0], [6.0]]
     assert [label for label in drawn[0] if "n_step" in label] == []  # the same everywhere
-    assert [label.startswith("nexus") for label, curve in drawn[0].items() if curve[0, 0, 1] == 5] == [True]
+    assert [label.startswith("Pendulum-v1: nexus") for label, curve in drawn[0].items() if curve[0, 0, 1] == 5] == [True]
     assert [label for label, curve in drawn[0].items() if curve[0, 0, 1] == 3 and "tau=0.01" in label]
-    assert [label for label, curve in drawn[0].items() if curve[0, 0, 1] == 4 and "env=probe/lqr" in label]
+    assert [label for label, curve in drawn[0].items() if curve[0, 0, 1] == 4 and label.startswith("probe/lqr: default")]
     assert run("plot", usual, "--out", str(tmp_path / "p.png")) == 0
-    assert drawn[1].keys() == {"default"}
+    assert drawn[1].keys() == {"Pendulum-v1: default"}
 
 
 def test_plot_of_two_folders_writes_a_picture(whole_run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,7 @@ def test_a_sweep_over_environments(tmp_path: Path, command_line: None, capsys: p
     for member, env in enumerate(["MountainCarContinuous-v0", "probe/lqr"]):
         assert recorded(tmp_path / "s", tmp_path / "s" / "policy" / f"member_{member}").env == env
     assert main(["eval", str(tmp_path / "s"), "--member", "1", "--episodes", "1"]) == 0
+    assert capsys.readouterr().out.startswith("member_1, seed 0, env=probe/lqr: return ")
     assert main(["plot", str(tmp_path / "s"), "--out", str(tmp_path / "s.png")]) == 0
 
 

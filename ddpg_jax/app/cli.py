@@ -124,6 +124,9 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
     else:
         points = grid_points(parse_grid(options.grid))
+    both = [name for name in given if name in points[0] and name != "env"]
+    if both:
+        raise ConfigError(f"--{both[0].replace('_', '-')} and a sweep over {both[0]} exclude each other; give one of them")
     legs = make_legs(points, seeds, given)
     meeting = _meeting(options)
     use_compilation_cache()
@@ -186,20 +189,21 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.evaluation import check_film, evaluate, film, policy_folder
+    from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
+    from ddpg_jax.app.report import readable
     from ddpg_jax.app.training import use_compilation_cache
 
-    episodes, seed = coerce("eval_episodes", options.episodes), coerce("seed", options.seed)
+    episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
     policy = policy_folder(options.dir, options.member)
     check_jax()
     if options.video:
         check_film(options.dir, policy, options.video)
     use_compilation_cache()
     returns, lengths = evaluate(options.dir, policy, episodes, seed)
-    member = f"{policy.name}: " if policy.name.startswith("member_") else ""
+    member = f"{describe_member(options.dir, policy)}: " if policy.name.startswith("member_") else ""
     print(
-        member + f"return {returns.mean():.2f} +- {returns.std():.2f} (standard deviation), "
-        f"from {returns.min():.2f} to {returns.max():.2f}; length {lengths.mean():.1f}; {episodes} episodes"
+        member + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
+        f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; {episodes} episodes"
     )
     if options.video:
         print(f"{film(options.dir, policy, options.video, seed)} frames in {options.video}")

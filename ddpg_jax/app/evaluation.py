@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.app.report import named, swept
 from ddpg_jax.envs import only_in_jax
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
@@ -45,7 +46,8 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
         return returns, lengths
     host = make_host(x.env, episodes, env_options(x))
     act = jax.jit(policy.unit_action)
-    seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(episodes)]
+    # Another purpose than those of `host_program`: no episode starts where training or its evaluations have started one.
+    seeds = [int(np.random.SeedSequence([seed, 2, 0, n]).generate_state(1)[0]) for n in range(episodes)]
     with contextlib.closing(host):
         return host_rollout(host, seeds, lambda obs: np.asarray(act(policy.params, obs)))
 
@@ -83,6 +85,14 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
     if member is not None:
         raise ConfigError(f"member={member} is not allowed; {folder} holds one run, not a sweep")
     return folder / "policy"
+
+
+def describe_member(folder: Path, policy_at: Path) -> str:
+    """Which member of a sweep a policy is of: its number, its seed and its point."""
+    number = policy_at.name.removeprefix("member_")
+    own = next(row for row in RunFolder(folder).read_rows() if str(row["member"]) == number)
+    fields = swept([own])
+    return ", ".join(filter(None, [policy_at.name, f"seed {own['seed']}", named(fields, [own[name] for name in fields])]))
 
 
 def check_film(folder: Path, policy_at: Path, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ddpg_jax.app.report import by_point, labels, short, swept
+from ddpg_jax.app.report import by_env, by_point, labels, short, swept
 from ddpg_jax.statistics import interval, interval_over_points, iqm, standing
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
@@ -21,54 +21,77 @@ WIDTH = 80  # letters in a line below or above the axes
 MOST_CELLS = 10  # a heat map with more of them in a row has no room for numbers, nor for the names of all values
 
 
-def figures(rows: Sequence[dict[str, Any]], name: str, title: str, folder: Path) -> None:
+def figures(rows: Sequence[dict[str, Any]], name: str, env: str, folder: Path) -> None:
     """Draws what the rows of metrics.csv have to show.
 
-    `learning_curve.png` always; `heat_map.png` where two fields are swept over a whole grid; `sensitivity.png` where any is.
+    `learning_curve.png` always; in one environment also `sensitivity.png` where a field is swept, and `heat_map.png` where two
+    are, over a whole grid.
     """
-    learning_curves(labels(rows, name), title, folder / "learning_curve.png")
+    envs = by_env(rows, env)
+    learning_curves({env: labels(own, name) for env, own in envs.items()}, folder / "learning_curve.png")
     fields = swept(rows)
     final = {point: curves[:, -1, 1] for point, curves in by_point(rows).items()}
-    if fields:
-        sensitivity(fields, final, title, folder / "sensitivity.png")
+    if not fields or len(envs) > 1:
+        return
+    sensitivity(fields, final, _title(envs), folder / "sensitivity.png")
     if len(fields) == 2 and len(final) == len({point[0] for point in final}) * len({point[1] for point in final}):
-        heat_map(fields, final, title, folder / "heat_map.png")
+        heat_map(fields, final, _title(envs), folder / "heat_map.png")
 
 
-def learning_curves(curves: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Label -> `[S, evaluations, 2]`. The line is the IQM over seeds, the band its interval; the best where there are many."""
-    left_out = len(curves) - MOST_LINES
-    if left_out > 0:
-        last = {label: standing(curve[:, -1, 1]) for label, curve in curves.items()}
-        curves = {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MOST_LINES]}
-        title += f"\n(the best {MOST_LINES} points of {MOST_LINES + left_out})"
-    figure, axes = _canvas(title)
-    many = len(curves) > 10  # the colours of the usual cycle
-    for i, (label, curve) in enumerate(curves.items()):
-        steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
-        seeds = returns.shape[1]
-        lost = int(np.isnan(returns[-1]).sum())
-        named = f"{label} ({seeds} seed{'s' if seeds > 1 else ''}{f', {lost} diverged' if lost else ''})"
-        middle = iqm(returns)
-        marker = "o" if np.isfinite(middle).sum() == 1 else None  # one point makes no line
-        (line,) = axes.plot(steps, middle, lw=2, label=textwrap.fill(named, WIDTH), marker=marker)
-        if many:
-            line.set_color(matplotlib.colormaps["viridis"](i / (len(curves) - 1)))
-        if seeds > 1:
-            axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=line.get_color())
-    several = any(curve.shape[0] > 1 for curve in curves.values())
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _, labels = axes.get_legend_handles_labels()
-    longest = max(map(len, labels))
-    if len(labels) <= 4 and longest <= WIDTH // 2:
-        axes.legend(edgecolor="none")
+def _title(envs: Iterable[str]) -> str:
+    return f"DDPG on {', '.join(envs)}"
+
+
+def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+    """Environment -> label -> `[S, evaluations, 2]`. The line is the IQM over seeds, the band its interval.
+
+    Returns of several environments are no numbers of one scale: each has a panel. Of many curves the best are drawn.
+    """
+    shown = {env: _best(curves) for env, curves in panels.items()}
+    most = max(map(len, panels.values()))
+    title = _title(panels) + (f"\n(the best {MOST_LINES} points of {most})" if most > MOST_LINES else "")
+    figure, all_axes = _canvas(title if len(panels) == 1 else "", len(panels))
+    known = list(dict.fromkeys(label for curves in shown.values() for label in curves))
+    colors = (
+        [f"C{i}" for i in range(len(known))]
+        if len(known) <= 10  # the colours of the usual cycle
+        else [matplotlib.colormaps["viridis"](i / (len(known) - 1)) for i in range(len(known))]
+    )
+    for axes, (env, curves) in zip(all_axes, shown.items(), strict=True):
+        for label, curve in curves.items():
+            steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
+            seeds = returns.shape[1]
+            lost = int(np.isnan(returns[-1]).sum())
+            named = f"{label} ({seeds} seed{'s' if seeds > 1 else ''}{f', {lost} diverged' if lost else ''})"
+            middle, color = iqm(returns), colors[known.index(label)]
+            marker = "o" if np.isfinite(middle).sum() == 1 else None  # one point makes no line
+            axes.plot(steps, middle, lw=2, label=textwrap.fill(named, WIDTH), marker=marker, color=color)
+            if seeds > 1:
+                axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=color)
+        if len(panels) > 1:
+            axes.set_title(env)
+        axes.set_xlabel("environment steps")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    several = any(curve.shape[0] > 1 for curves in shown.values() for curve in curves.values())
+    all_axes[0].set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
+    lines = {line.get_label(): line for axes in all_axes for line in axes.get_lines()}
+    longest = max(map(len, lines))
+    if len(lines) <= 4 and longest <= WIDTH // 2 and len(panels) == 1:
+        all_axes[0].legend(edgecolor="none")
     else:  # they would cover the curves
         columns = max(1, (WIDTH + 10) // (longest + 8))
-        figure.legend(frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
-        figure.set_size_inches(7.0, 4.2 + 0.18 * -(-sum(label.count("\n") + 1 for label in labels) // columns))
+        figure.legend(handles=list(lines.values()), frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
+        rows = -(-sum(label.count("\n") + 1 for label in lines) // columns)
+        figure.set_size_inches(figure.get_figwidth(), 4.2 + 0.18 * rows)
     _save(figure, path)
+
+
+def _best(curves: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """All of them, or where there are many those that end highest."""
+    if len(curves) <= MOST_LINES:
+        return curves
+    last = {label: standing(curve[:, -1, 1]) for label, curve in curves.items()}
+    return {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MOST_LINES]}
 
 
 def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
@@ -111,7 +134,10 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     several = min(map(len, final.values())) > 1
-    panels[0].set_ylabel("final return without noise\n(IQM" + (" and 95 % interval over seeds)" if several else ")"))
+    pooled = "\nof all points that have the value" if len(fields) > 1 else ""
+    panels[0].set_ylabel(
+        "final return without noise\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled})"
+    )
     figure.suptitle(title)
     _save(figure, path)
 
@@ -138,7 +164,7 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
     table = np.full((len(rows), len(columns)), np.nan)
     for point, returns in final.items():
         table[rows.index(point[1]), columns.index(point[0])] = iqm(returns)
-    figure, axes = _canvas(title)
+    figure, (axes,) = _canvas(title)
     image = axes.imshow(table, aspect="auto", origin="lower", cmap="viridis")
     figure.colorbar(image, label="final return without noise (IQM)")
     bright = np.nanmean([np.nanmin(table), np.nanmax(table)]) if np.isfinite(table).any() else 0.0
@@ -158,13 +184,14 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
     _save(figure, path)
 
 
-def _canvas(title: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(textwrap.fill(title, WIDTH * 3 // 4, replace_whitespace=False))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _canvas(title: str, panels: int = 1) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(7.0 if panels == 1 else 4.5 * panels, 4.2), layout="constrained")
+    all_axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    all_axes[0].set_title(textwrap.fill(title, WIDTH * 3 // 4, replace_whitespace=False))
+    for axes in all_axes:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, all_axes
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -25,8 +25,12 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        option = re.match(r"argument (--[\w-]+).*: expected one argument", message)
-        raise ConfigError(f"{option[1]} needs a value" if option else f"{message}; see {self.prog} --help")
+        option = re.match(r"argument --([\w-]+).*: expected one argument", message)
+        if option is None:
+            raise ConfigError(f"{message}; see {self.prog} --help")
+        name = option[1].replace("-", "_")
+        allowed = ("true", "false") if isinstance(STRUCTURE.get(name), bool) else CHOICES.get(name)
+        raise ConfigError(f"--{option[1]} needs a value" + (f"; allowed are {', '.join(allowed)}" if allowed else ""))
 
 
 def joined(arguments: list[str]) -> list[str]:

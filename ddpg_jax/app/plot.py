@@ -25,7 +25,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
-    settings, tables, envs = [], [], set()
+    settings, tables, envs = [], [], []
     known: dict[str, Path] = {}
     for folder in folders:
         place = RunFolder(folder)
@@ -34,24 +34,28 @@ def plot(folders: Sequence[Path], out: Path) -> None:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
         same = known.setdefault(json.dumps(manifest["identity"], sort_keys=True), folder)
         if same is not folder:
-            raise ConfigError(f"{folder} and {same} hold the same run, with the same seeds; name one of them")
+            raise ConfigError(f"{folder} and {same} hold the same run, if not as much of it; name one of them")
         fields = report.settings(manifest)
-        settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
+        settings.append({name: value for name, value in fields.items() if name not in ("env", *report.swept(rows))})
         tables.append(rows)
-        envs |= {row.get("env", fields["env"]) for row in rows}
-    curves: dict[str, list[Any]] = {}
-    for name, rows in zip(legend(settings), tables, strict=True):
-        for label, curve in report.labels(rows, "").items():
-            curves.setdefault(", ".join(filter(None, (name, label))), []).extend(curve)
-    joined = {}
-    for label, seeds in curves.items():
+        envs.append(fields["env"])
+    curves: dict[tuple[str, str], list[Any]] = {}
+    for name, table, usual in zip(legend(settings), tables, envs, strict=True):
+        for env, rows in report.by_env(table, usual).items():
+            for label, curve in report.labels(rows, "").items():
+                curves.setdefault((env, ", ".join(filter(None, (name, label)))), []).extend(curve)
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for (env, label), seeds in curves.items():
         going = [seed for seed in seeds if not np.isnan(seed[-1, 1])] or seeds  # one that diverged ended where it did
         common = sorted(set.intersection(*(set(seed[:, 0]) for seed in going)))
         if not common:
-            raise ConfigError(f"the runs of {label} have no step in common at which they were evaluated; plot them apart")
+            raise ConfigError(
+                f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them apart"
+            )
         reached = [dict(seed) for seed in seeds]
-        joined[label] = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
-    figures.learning_curves(joined, f"DDPG on {', '.join(sorted(envs))}", out)
+        table = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
+        panels.setdefault(env, {})[label] = table
+    figures.learning_curves(panels, out)
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

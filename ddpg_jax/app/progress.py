@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ddpg_jax.app.report import readable
 from ddpg_jax.app.stderr import tell, unheard
 
 
@@ -55,7 +56,7 @@ class Display:
         """Shows where the run is; `rows` are those of a new evaluation, if there was one."""
         lost = sum(row["diverged_step"] != "" for row in rows)
         known = [row["eval_return_mean"] for row in rows if row["diverged_step"] == ""]
-        mean = f"{sum(known) / len(known):10.2f}" if known else f"{'-':>10s}"
+        mean = f"{readable(sum(known) / len(known)) if known else '-':>10s}"
         mean += f" ({lost} of {len(rows)} members diverged)" if lost else ""
         if self._bar:
             self._bar.update(self._task, completed=step, speed=f"{steps_per_second:,.0f} steps/s")

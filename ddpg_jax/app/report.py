@@ -29,6 +29,15 @@ def swept(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in rows[0] if name not in KNOWN] if rows else []
 
 
+def by_env(rows: Sequence[dict[str, Any]], env: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each environment, without the column that names it where it is swept; else it is `env`."""
+    each: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        own = {name: value for name, value in row.items() if name != "env"}
+        each.setdefault(row.get("env", env), []).append(own)
+    return each
+
+
 def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray]:
     """Swept values -> array `[S, evaluations, 2]` of steps and returns, as far as all members have come; points in order.
 
@@ -126,9 +135,9 @@ def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
 
 
 def settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run, or of the first member of a sweep, but for the seed and the length."""
+    """The fields of a run, or of the first member of a sweep, that its results depend on but for the seed and the length."""
     values = {**manifest["identity"], **manifest["members"][0]}
-    derived = ("seed", "member", "members", "parts")
+    derived = ("seed", "member", "members", "parts", "eval_every", "eval_episodes")
     return {name: value for name, value in values.items() if name not in derived}
 
 
@@ -153,34 +162,42 @@ def named(fields: Sequence[str], point: Sequence[Any], text: Callable[[Any], str
     return ", ".join(f"{field}={text(value)}" for field, value in zip(fields, point, strict=True))
 
 
+def readable(number: float) -> str:
+    """A return as a person reads it: one digit behind the point, or where it is small, three that count.
+
+    >>> readable(-143.76), readable(0.0), readable(-0.01637)
+    ('-143.8', '0.0', '-0.0164')
+    """
+    return f"{number:.1f}" if abs(number) >= 1 or number == 0 or not math.isfinite(number) else f"{number:.3g}"
+
+
 def standard_error(deviation: float, episodes: int) -> str:
     """What follows a mean over episodes; `deviation` is theirs around it. Of one episode nothing is known."""
-    return f" +- {deviation / math.sqrt(episodes - 1):.1f} (standard error of {episodes} episodes)" if episodes > 1 else ""
+    return (
+        f" +- {readable(deviation / math.sqrt(episodes - 1))} (standard error of {episodes} episodes)" if episodes > 1 else ""
+    )
 
 
 def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
     """The result in one line: of one run its last evaluation, of a sweep its best point in each environment."""
     if "env" in rows[0]:
-        each: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            each.setdefault(row["env"], []).append({name: value for name, value in row.items() if name != "env"})
-        return "; ".join(headline(name, own, episodes) for name, own in each.items())
+        return "; ".join(headline(name, own, episodes) for name, own in by_env(rows, env).items())
     points = by_point(rows)
     last = rows[-1]
     if len({row["member"] for row in rows}) == 1:
         if last["diverged_step"] != "":
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
-        result = f"{last['eval_return_mean']:.1f}{standard_error(last['eval_return_std'], episodes)}"
+        result = f"{readable(last['eval_return_mean'])}{standard_error(last['eval_return_std'], episodes)}"
         return f"{env}: return {result} after {last['step']:,} steps"
     scores = {point: standing(curves[:, -1, 1]) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
     name, seeds = named(swept(rows), best), len(points[best])
-    spread = f" [{low:.1f}, {high:.1f}]" if seeds > 1 else ""
+    spread = f" [{readable(low)}, {readable(high)}]" if seeds > 1 else ""
     lost = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
     if scores[best] == -np.inf:
         return f"{env}: NO POINT whose members have not diverged; diverged members: {lost}"
     return (
-        f"{env}: {'best point ' + name + ', ' if name else ''}IQM {scores[best]:.1f}{spread} over {seeds} "
+        f"{env}: {'best point ' + name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
         f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, diverged members: {lost}"
     )

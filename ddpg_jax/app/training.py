@@ -375,8 +375,8 @@ class Job:
         summary = report.summarize(self.rows, thresholds, seconds)
         folders.write(self.place.path / "summary.json", report.as_json(summary))
         settings = report.settings(self.place.manifest())
-        title = f"DDPG on {', '.join(dict.fromkeys(part.experiment.env for part in self.programs.parts))}"
-        figures(self.rows, report.described(settings, [name for name in settings if name != "env"]), title, self.place.path)
+        name = report.described(settings, [name for name in settings if name != "env"])
+        figures(self.rows, name, self.experiment.env, self.place.path)
         self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
         if all(total_iterations(part.experiment) <= warmup_iterations(part.experiment) for part in self.programs.parts):

@@ -109,6 +109,8 @@ def _traced(spec: EnvSpec, what: str, function: Callable[..., Any], *arguments: 
     """Shapes and types of what a function gives, as the compiler sees them."""
     try:
         return jax.eval_shape(function, *arguments)
+    except ConfigError:  # it says itself what is wrong
+        raise
     except Exception as error:  # whatever the code of a user raises
         in_python = isinstance(error, jax.errors.JAXTypeError)
         rule = "use jax.numpy, and jnp.where or jax.lax.cond in place of if" if in_python else "run under jax.jit"

@@ -92,7 +92,7 @@ def make_env(
         renew: how ended episodes get their new start: `renew_always`, or `renew_at_ends` where a start is dear.
 
     Raises:
-        ConfigError: the spec has no time limit.
+        ConfigError: the spec has no time limit. When it is stepped: one of the functions gives another shape than it must.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> spec = dj.EnvSpec("Walk", (1,), (1,), action_low=(-2.0,), action_high=(2.0,), max_steps=10)
@@ -108,7 +108,12 @@ def make_env(
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
 
     def flat(state: Any) -> Array:
-        return jnp.asarray(observe(state), jnp.float32).reshape(spec.obs_dim)
+        return shaped("observe", "an observation", observe(state), spec.obs_shape, jnp.float32).reshape(spec.obs_dim)
+
+    def shaped(call: str, what: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        if jnp.shape(value) != shape:
+            raise ConfigError(f"env={spec.name} gives {what} of shape {jnp.shape(value)} from {call}; it must be {shape}")
+        return jnp.asarray(value, dtype)
 
     def reset(key: Key) -> tuple[Any, Array]:
         state = start(key)
@@ -121,11 +126,15 @@ def make_env(
         state, elapsed = env_state
         # A compiler that knew the bounds would work them in: one way in a program for one device, another in one for several.
         native = to_native(action, *jax.lax.optimization_barrier((low, high))).reshape(spec.action_shape)
-        state, reward, terminated = advance(step_key, state, native)
-        terminated = jnp.asarray(terminated, bool)
+        told: Any = advance(step_key, state, native)
+        if not isinstance(told, tuple) or len(told) != 3:
+            raise ConfigError(f"env={spec.name} must give state, reward, terminated from advance")
+        state, reward, terminated = told
+        reward = shaped("advance", "a reward", reward, (), jnp.float32)
+        terminated = shaped("advance", "a termination", terminated, (), bool)
         last = terminated | (elapsed + 1 >= max_steps)
         next_obs = flat(state)
-        transition = Transition(obs, action, jnp.asarray(reward, jnp.float32), 1.0 - terminated, last, next_obs)
+        transition = Transition(obs, action, reward, 1.0 - terminated, last, next_obs)
 
         env_state, obs = renewed(reset_key, last, ((state, elapsed + 1), next_obs))
         return env_state, obs, transition

@@ -153,7 +153,10 @@ def vectorize(make: Any, name: str, count: int, reward_threshold: float | None =
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
     if isinstance(make, gymnasium.Env):
-        raise ConfigError(f"env={name} is one environment; it must be a function that makes it, since each episode has its own")
+        raise ConfigError(
+            f"env={name} is one environment; it must be a function that makes it, such as lambda: gymnasium.make(...), since "
+            "several run side by side"
+        )
     if not callable(make):
         raise ConfigError(f"env={make} is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
 
@@ -187,13 +190,15 @@ def _truthful() -> Any:
         """
 
         def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-            obs, _ = self.env.reset(**options)
+            obs, _ = _several(self.env.reset(**options), "reset", "obs, info")
             return self._checked(obs), {}
 
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-            told: Any = self.env.step(action)
+            told = _several(self.env.step(action), "step", "obs, reward, terminated, truncated, info")
             obs, reward, terminated, truncated, _ = told
             reward = np.asarray(reward)
+            if reward.dtype == object:
+                raise EnvironmentFailure(f"gave {reward} as reward; it must be a number")
             if reward.size != 1:
                 raise EnvironmentFailure(f"gave a reward of shape {reward.shape}; it must be one number")
             return self._checked(obs), reward.item(), bool(terminated), bool(truncated), {}
@@ -232,6 +237,14 @@ def _time_limit(vector_env: Any) -> int | None:
 def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
     if shape != expected:
         raise EnvironmentFailure(f"gave an observation of shape {shape}; its space says {expected}")
+
+
+def _several(told: Any, call: str, names: str) -> Any:
+    """What an environment gives, if it is as much as Gymnasium's do."""
+    if not isinstance(told, tuple | list) or len(told) != names.count(",") + 1:
+        found = f"{len(told)} values" if isinstance(told, tuple | list) else f"a {type(told).__name__}"
+        raise EnvironmentFailure(f"gave {found} from {call}; it must give {names}")
+    return told
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:

@@ -65,9 +65,12 @@ def spec_of(
     low, high = np.asarray(action_space.low), np.asarray(action_space.high)
     if not np.issubdtype(action_space.dtype, np.floating):
         raise ConfigError(f"env={name} has actions of type {action_space.dtype}; supported are floating types")
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    with np.errstate(over="ignore", invalid="ignore"):  # bounds like the largest float32 stand for none
+        width = high.astype(np.float32) - low.astype(np.float32)
+    if not (np.isfinite(width).all() and (low < high).all()):
         raise ConfigError(
-            f"env={name} has actions bounded by {_short(low)} and {_short(high)}; supported are finite bounds, low < high"
+            f"env={name} has actions bounded by {_short(low)} and {_short(high)}; supported are finite bounds, low < high, "
+            "which a wrapper can give it"
         )
     return EnvSpec(
         name,
