@@ -53,8 +53,8 @@ def plot(folders: Sequence[Path], out: Path) -> None:
                 f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them apart"
             )
         reached = [dict(seed) for seed in seeds]
-        table = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
-        panels.setdefault(env, {})[label] = table
+        curve = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
+        panels.setdefault(env, {})[label] = curve
     figures.learning_curves(panels, out)
 
 
