@@ -142,8 +142,6 @@ def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
     assert "trian" in line
     assert "train" in line
     assert "DIR" in one_line("eval")
-    twice = one_line("sweep", "Pendulum-v1", "--grid", "tau=0.1,0.2", "--tau", "0.3")
-    assert twice == "ddpg-jax: --tau and a sweep over tau exclude each other; give one of them"
     assert "--episode" in one_line("eval", "x", "--episode", "3")  # no abbreviations: a new option must not change old ones
 
 

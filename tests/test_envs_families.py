@@ -136,10 +136,12 @@ def test_a_library_that_cannot_be_imported_is_one_sentence_and_hides_no_other(mo
 
     monkeypatch.setitem(FAMILIES, "brax", Family(old, old, "brax"))
     monkeypatch.setitem(EXTRAS, "brax", "json")  # there is one of that name
-    with pytest.raises(dj.ConfigError, match=r"^env=brax/ant cannot be made: ImportError: cannot import name X from jax$"):
+    with pytest.raises(
+        dj.ConfigError, match=r"^env=brax/ant cannot be made: ImportError: cannot import name X from jax \(test_"
+    ):
         dj.train("brax/ant")
-    lines = [line for line in overview(EnvOptions()).splitlines() if line.startswith("brax/")]
-    assert lines == [f"{'brax/':16s} cannot be imported: ImportError: cannot import name X from jax"]
+    (line,) = [line for line in overview(EnvOptions()).splitlines() if line.startswith("brax/")]
+    assert line.startswith(f"{'brax/':16s} cannot be imported: ImportError: cannot import name X from jax (test_")
 
 
 def test_a_family_is_listed_with_what_its_environments_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,9 +124,6 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
     else:
         points = grid_points(parse_grid(options.grid))
-    both = [name for name in points[0] if name != "env" and getattr(options, name) is not None]
-    if both:
-        raise ConfigError(f"--{both[0].replace('_', '-')} and a sweep over {both[0]} exclude each other; give one of them")
     legs = make_legs(points, seeds, given)
     meeting = _meeting(options)
     use_compilation_cache()
