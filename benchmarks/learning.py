@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import ddpg_jax as dj
-from ddpg_jax.app import report
+from ddpg_jax.app import folder, report
 from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.app.machine import machine
 from ddpg_jax.placement import use_all_cores
@@ -63,7 +63,9 @@ def main() -> None:
         **machine(),
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))
-    learning_curves({options.env: report.labels(rows, experiment.preset)}, RESULTS / f"{options.name}.png")
+    settings = report.settings(folder.about(experiment, members))
+    curves = report.labels(rows, report.described(settings, settings))
+    learning_curves({options.env: curves}, RESULTS / f"{options.name}.png")
     final = np.array([row["eval_return_mean"] for row in rows if row["step"] == rows[-1]["step"]])
     low, high = interval(final)
     print(f"{options.env}: IQM {iqm(final):.1f} [{low:.1f}, {high:.1f}] over {len(final)} seeds; worst {final.min():.1f}")

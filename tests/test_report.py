@@ -271,7 +271,7 @@ def test_a_run_is_called_by_its_preset_and_what_differs_from_it() -> None:
     experiment, hyper = configure({"preset": "td3", "hidden": (64, 64), "target_noise": 0.1})
     manifest = folder.about(experiment, [Member(0, hyper)])
     fields = report.settings(manifest)
-    assert report.described(fields, fields) == "td3, env=Pendulum-v1, hidden=64-64, target_noise=0.1"
+    assert report.described(fields, fields) == "td3, hidden=64-64, target_noise=0.1"
     assert report.described(fields, ["hidden", "tau"]) == "td3, hidden=64-64"
     del fields["preset"]  # that of a sweep over presets
     assert report.described(fields, ["hidden", "tau"]) == "hidden=64-64"

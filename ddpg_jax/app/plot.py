@@ -36,7 +36,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         if same is not folder:
             raise ConfigError(f"{folder} and {same} hold the same run, if not as much of it; name one of them")
         fields = report.settings(manifest)
-        settings.append({name: value for name, value in fields.items() if name not in ("env", *report.swept(rows))})
+        settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
         tables.append(rows)
         envs.append(fields["env"])
     curves: dict[tuple[str, str], list[Any]] = {}

@@ -142,14 +142,15 @@ def settings(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(settings: dict[str, Any], fields: Iterable[str]) -> str:
-    """The preset, if all that is described has the same, and those of the fields that differ from it."""
+    """The preset, if all that is described has the same, and those of the fields that differ from it; not the environment."""
     preset = settings.get("preset", "")
-    known = preset if preset in PRESETS else "default"  # those of a user's module are only there in the runs that import it
-    base, hyper = configure({"preset": known})
-    usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "env": None, "preset": preset}
-    different = {name: settings[name] for name in fields if name in settings and settings[name] != usual.get(name)}
-    texts = [f"{name}={plain(tuple(value) if isinstance(value, list) else value)}" for name, value in different.items()]
-    return ", ".join(filter(None, [preset, *texts]))
+    there = preset if preset in PRESETS else "default"  # those of a user's module are only there in the runs that import it
+    base, hyper = configure({"preset": there})
+    usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "preset": preset}
+    known = [name for name in fields if name in settings and name != "env"]
+    different = {name: settings[name] for name in known if settings[name] != usual.get(name)}
+    values = [plain(tuple(value) if isinstance(value, list) else value) for value in different.values()]
+    return ", ".join(filter(None, [preset, named(list(different), values)]))
 
 
 def short(value: Any) -> str:

@@ -375,8 +375,7 @@ class Job:
         summary = report.summarize(self.rows, thresholds, seconds)
         folders.write(self.place.path / "summary.json", report.as_json(summary))
         settings = report.settings(self.place.manifest())
-        name = report.described(settings, [name for name in settings if name != "env"])
-        figures(self.rows, name, self.experiment.env, self.place.path)
+        figures(self.rows, report.described(settings, settings), self.experiment.env, self.place.path)
         self.place.write_manifest(status="finished", end=folders.now(), seconds=seconds)
         line = report.headline(self.experiment.env, self.rows, self.experiment.eval_episodes)
         if all(total_iterations(part.experiment) <= warmup_iterations(part.experiment) for part in self.programs.parts):
