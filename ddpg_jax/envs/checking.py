@@ -58,7 +58,7 @@ def check(env: Env, seed: int = 0) -> None:
     >>> dj.envs.check(dj.envs.make_env(walk, lambda key: jax.random.normal(key, (1,)), advance, lambda x: x))
     Traceback (most recent call last):
         ...
-    ddpg_jax.types.ConfigError: env=Walk gives transition.reward of shape (1,) and type float32; it must be () and float32
+    ddpg_jax.types.ConfigError: env=Walk gives a reward of shape (1,) from advance; it must be ()
     """
     env = as_env(env)
     _check_spec(env)
@@ -109,8 +109,8 @@ def _traced(spec: EnvSpec, what: str, function: Callable[..., Any], *arguments: 
     """Shapes and types of what a function gives, as the compiler sees them."""
     try:
         return jax.eval_shape(function, *arguments)
-    except ConfigError:  # it says itself what is wrong
-        raise
+    except ConfigError as error:  # it says itself what is wrong, and JAX what it has left out of the traceback
+        raise ConfigError(str(error)) from None
     except Exception as error:  # whatever the code of a user raises
         in_python = isinstance(error, jax.errors.JAXTypeError)
         rule = "use jax.numpy, and jnp.where or jax.lax.cond in place of if" if in_python else "run under jax.jit"
