@@ -2,6 +2,9 @@
 
 from benchmarks.tables import BEGIN, END, HERE, README, page, with_speed
 
+NO_SCRIPTS = ("__init__", "single_file", "turns", "suite_child", "suite_results", "suite_tasks")
+"""Parts of scripts, or called by one."""
+
 
 def test_the_tables_are_those_of_the_results() -> None:
     assert (HERE / "README.md").read_text() == page(), "run python -m benchmarks.tables"
@@ -12,5 +15,5 @@ def test_the_tables_are_those_of_the_results() -> None:
 
 def test_every_script_says_how_to_repeat_it() -> None:
     for script in HERE.glob("*.py"):
-        if script.stem not in ("__init__", "single_file", "turns"):
+        if script.stem not in NO_SCRIPTS:
             assert f"python -m benchmarks.{script.stem}" in script.read_text(), script
