@@ -74,12 +74,12 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     from ddpg_jax.building import reported
     from ddpg_jax.envs import DEVICE
     from ddpg_jax.placement import Placement
-    from ddpg_jax.program import device_functions, structure_of
+    from ddpg_jax.program import functions_of, structure_of
     from ddpg_jax.training import no_metrics
 
     experiment, hyper = dj.configure({"env": "Pendulum-v1", **fields})
     placement = Placement(members, "vmap", (device,))
-    functions = device_functions(structure_of(experiment), DEVICE[experiment.env](), placement)
+    functions = functions_of(structure_of(experiment), DEVICE[experiment.env](), placement)
 
     def shapes(tree: Any, *lead: int) -> Any:
         tree = jax.tree.map(jnp.asarray, tree)
@@ -87,10 +87,11 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
 
     lead = () if placement.alone else (members,)
     names = ("train_return_mean", *reported(experiment))
-    key, hypers, alive, metrics = shapes((jax.random.key(0), hyper, True, no_metrics(names)), *lead)
+    numbers = (jax.random.key(0), hyper, True, jnp.int32(0), no_metrics(names))
+    key, hypers, alive, first, metrics = shapes(numbers, *lead)
     begin, end = shapes((jnp.int32(0), jnp.int32(1)))
     state = placement.abstract(jax.eval_shape(functions.init, key, hypers))
-    return functions.phase("learn", state, (key, hypers, alive, metrics), (begin, end)), state
+    return functions.phase("learn", state, (key, hypers, alive, first, metrics), (begin, end)), state
 
 
 def instructions(text: str) -> Iterator[tuple[int, str, str]]:

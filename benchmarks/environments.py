@@ -54,7 +54,7 @@ ENVIRONMENTS: tuple[tuple[str, str], ...] = (
 """(backend, name)"""
 
 
-def device_rate(env: dj.Env, count: int, steps: int) -> Callable[[], float]:
+def rate(env: dj.Env, count: int, steps: int) -> Callable[[], float]:
     """A function that steps `count` environments so many times in one compiled loop, and gives steps a second."""
 
     def step(carry: Any, t: Any) -> Any:
@@ -77,32 +77,15 @@ def device_rate(env: dj.Env, count: int, steps: int) -> Callable[[], float]:
     return measure
 
 
-def host_rate(name: str, count: int, steps: int) -> Callable[[], float]:
-    """The same for a Gymnasium environment."""
-    from ddpg_jax.envs.host import make_host
-
-    host = make_host(name, count)
-    host.reset(list(range(count)))
-    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (steps, count, host.spec.action_dim)).astype(np.float32)
-
-    def measure() -> float:
-        since = time.perf_counter()
-        for action in actions:
-            host.step(action)
-        return count * steps / (time.perf_counter() - since)
-
-    measure()
-    return measure
-
-
 def measure(backend: str, name: str, quick: bool) -> list[dict[str, Any]]:
     """A row for each of `COUNTS`."""
     from ddpg_jax.app.bench import make_training_rate
+    from ddpg_jax.envs.host import make_host
 
     rows = []
     for count in COUNTS:
         steps, repetitions = (max(20, 200 // count), 3) if quick else (max(100, 2_000 // count), 5)
-        alone = device_rate(dj.envs.make_device(name), count, steps) if backend == "device" else host_rate(name, count, steps)
+        alone = rate(dj.envs.make_device(name) if backend == "device" else make_host(name), count, steps)
         fields = {"env": name, "backend": backend, "num_envs": count, "updates_per_step": 1 / count, "steps": 10**9}
         experiment, hyper = dj.configure(fields)
         updates = make_training_rate(experiment, [dj.Member(0, hyper)], steps)

@@ -120,7 +120,7 @@ def products(env: str, batch_size: int, devices: int = 1) -> Turn:
 
     jax.config.update("jax_num_cpu_devices", devices)
     use_one_core(batch_size, HIDDEN)
-    spec = make_host(env, 1).spec
+    spec = make_host(env).spec
 
     @functools.cache
     def loop(updates: int) -> Callable[[], float]:

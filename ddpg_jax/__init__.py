@@ -6,7 +6,6 @@ from ddpg_jax.api import Run, make_program, sweep, train
 from ddpg_jax.building import build
 from ddpg_jax.driving import drive
 from ddpg_jax.experiment import Experiment, configure
-from ddpg_jax.host_training import make_host_training
 from ddpg_jax.losses import actor_loss, critic_loss, n_step_return, soft_update, td_target
 from ddpg_jax.networks import Actor, Critic, Critics, init_actor, init_critic
 from ddpg_jax.policy import Policy, load_policy
@@ -70,7 +69,6 @@ __all__ = [
     "load_policy",
     "losses",
     "make_agent",
-    "make_host_training",
     "make_program",
     "make_training",
     "n_step_return",

@@ -11,12 +11,11 @@ import numpy as np
 from ddpg_jax.driving import drive
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.device import as_env
-from ddpg_jax.envs.host import vectorize
+from ddpg_jax.envs.host import from_function, make_host
 from ddpg_jax.experiment import STRUCTURE, Experiment, configure, env_options
-from ddpg_jax.host_program import host_program
 from ddpg_jax.placement import check_settings, use_all_cores
 from ddpg_jax.policy import Policy
-from ddpg_jax.program import Member, Program, device_program, total_iterations, warmup_iterations
+from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.sweeping import Point, Sweep, check_legs, grid_points, in_memory, make_legs, plain
 from ddpg_jax.types import ConfigError, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
 
@@ -154,19 +153,13 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
     env = as_env(env)
     if env is not None:
         _check_no_options(experiment)
-    if isinstance(env, Env):
-        return device_program(experiment, env, members)
-    if env is not None:
-        return host_program(
-            experiment,
-            members,
-            vectorize(env, experiment.env, len(members) * experiment.num_envs),
-            vectorize(env, experiment.env, len(members) * experiment.eval_episodes),
-        )
-    chosen = device_env(experiment.backend, experiment.env, env_options(experiment))
-    if chosen is not None:
-        return device_program(experiment, chosen, members)
-    return host_program(experiment, members)
+    if env is None:
+        options = env_options(experiment)
+        chosen = device_env(experiment.backend, experiment.env, options)
+        env = make_host(experiment.env, options, experiment.host_order) if chosen is None else chosen
+    elif not isinstance(env, Env):
+        env = from_function(env, experiment.env, experiment.host_order)
+    return Program(experiment, env, members)
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:

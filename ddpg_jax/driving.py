@@ -13,7 +13,7 @@ import numpy as np
 
 from ddpg_jax.building import reported
 from ddpg_jax.experiment import Experiment
-from ddpg_jax.program import Program, total_iterations, warmup_iterations
+from ddpg_jax.program import Interrupted, Program, total_iterations, warmup_iterations
 from ddpg_jax.training import Metrics
 
 BLOCK_UPDATES = 1_000
@@ -45,6 +45,8 @@ class Journal(NamedTuple):
     """What it has reported so far: `Metrics` as lists."""
     elapsed: float = 0.0
     """Seconds of all blocks that are over."""
+    reached: list[int] | None = None
+    """The next vector step of each member, where a signal has ended some of them before others."""
 
 
 class Tick(NamedTuple):
@@ -60,6 +62,8 @@ class Tick(NamedTuple):
     journal: Journal
     finished: bool
     """Whether this is the last one: the end, or nobody is left who has not diverged."""
+    failed: bool = False
+    """Whether an environment has failed at the next step; `drive` raises it when it is asked to go on."""
 
 
 def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
@@ -107,29 +111,46 @@ def drive(
     """
     journal = journal or Journal([], [-1] * len(program.members), begin)
     pending, diverged, spent, elapsed = [*journal.pending], np.array(journal.diverged), journal.seconds, journal.elapsed
-    so_far: Any = Metrics(*journal.metrics) if journal.metrics else None
+    reached = np.array(journal.reached or [begin] * len(program.members), int)
+    so_far: Any = Metrics(*journal.metrics)._replace(done=reached) if journal.metrics else None
     updates = round(experiment.num_envs * experiment.updates_per_step)
     total = total_iterations(experiment)
     warmup = warmup_iterations(experiment)
     patience = look_seconds(program)
     i, look, unfinished = begin, FIRST_LOOK, journal
+
+    def pause(failed: bool = False) -> Tick:
+        return Tick(state, i, i * experiment.num_envs, [], unfinished, False, failed)
+
     for first, end, evaluating in schedule(experiment, journal.begin):
         look = FIRST_LOOK if first == warmup else look  # learning is slower
         while i < end:
             until = min(i + look, end)
-            state, so_far, seconds = program.advance(state, i, until, diverged < 0, so_far)
-            i, look, spent = until, _longer(look, until - i, max(gather(seconds / patience))), spent + seconds
-            unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far), elapsed)
+            alive = diverged < 0
+            state, so_far, seconds = program.advance(state, np.where(alive, reached, until), until, alive, so_far)
+            reached = np.maximum(np.where(alive, so_far.done, until), reached)
+            now = int(reached.min(initial=until))
+            look, spent = _longer(look, now - i, max(gather(seconds / patience))), spent + seconds
+            i = min(gather(now))
+            unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far), elapsed, reached.tolist())
+            if (so_far.bad_step >= 0).any():
+                if program.whole_after_failure:
+                    yield pause(failed=True)
+                program.raise_failure(so_far)
             if i < end:
-                yield Tick(state, i, i * experiment.num_envs, [], unfinished, False)
+                yield pause()
         # A run that is made longer later does not notice that it ended here, be it in the midst of a block or of a row.
         left = unfinished if _cut_short(experiment, first, end) else None
         diverged = np.where(diverged < 0, np.asarray(so_far.diverged_step), diverged)
         sums, counts, *_ = _plain(so_far)
         learned = (end - first) * updates if first >= warmup else 0
-        pending.append({"sums": sums, "counts": counts, "updates": learned, "seconds": spent})
+        block = {"sums": sums, "counts": counts, "updates": learned, "seconds": spent}
+        found = _evaluation(program, state, end) if evaluating else None
+        while evaluating and not min(gather(int(found is not None))):
+            yield pause()
+            found = _evaluation(program, state, end)
+        pending.append(block)
         so_far, spent, elapsed = None, 0.0, elapsed + spent
-        found = program.evaluate(state, end) if evaluating else None
         if found:
             diverged = np.where((diverged < 0) & ~np.isfinite(found[0]).all(axis=1), end - 1, diverged)
         over = end == total or all(gather(bool((diverged >= 0).all())))
@@ -142,6 +163,14 @@ def drive(
         yield Tick(state, end, end * experiment.num_envs, rows, journal, over)
         if over:
             return
+
+
+def _evaluation(program: Program, state: Any, i: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `Program.evaluate` gives, or None where a signal has ended it."""
+    try:
+        return program.evaluate(state, i)
+    except Interrupted:
+        return None
 
 
 def period(experiment: Experiment) -> int:

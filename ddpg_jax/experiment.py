@@ -15,7 +15,7 @@ from ddpg_jax.schedules import SCHEDULES
 from ddpg_jax.types import ConfigError, EnvOptions, Hyperparams
 
 BACKENDS = ("auto", "device", "host")
-ORDERS = ("overlapped", "textbook")
+ORDERS = ("textbook", "overlapped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Experiment:
     alone. With any, backend=auto takes the host."""
     backend: str = "auto"
     """Where the environment runs: device, host, or auto, which takes the device where the environment is written in JAX."""
-    host_order: str = "overlapped"
-    """Environments on the host: overlapped, an action comes from the actor before the last update, which meanwhile runs, or
-    textbook: it waits for it. The device backend is always in the order of the textbook."""
+    host_order: str = "textbook"
+    """Environments on the host: textbook, or overlapped, which updates while the environment steps, from the transitions before
+    that step; it pays where a step takes a millisecond or more. The device backend is always in the order of the textbook."""
     preset: str = "default"
     """The named values that all other fields start from; on the command line also a JSON file of them."""
     steps: int = 20_000

@@ -8,6 +8,7 @@ device works on its own members without talking to the others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from ddpg_jax.types import Agent, ConfigError, Explorer, Replay
+from ddpg_jax.types import ConfigError
 
 PLACEMENTS = ("auto", "map", "vmap")
 CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
@@ -49,6 +50,11 @@ class Placement(NamedTuple):
         return self.slots == 1
 
     @property
+    def together(self) -> bool:
+        """Whether one loop advances several members."""
+        return self.kind == "vmap" and not self.alone
+
+    @property
     def call(self) -> Placement:
         """That of the members which one call advances: where they are mapped, one on each device; else all."""
         return self._replace(slots=len(self.devices)) if self.kind == "map" else self
@@ -56,7 +62,7 @@ class Placement(NamedTuple):
     @property
     def mesh(self) -> Mesh:
         """One axis, the members."""
-        return Mesh(list(self.devices), ("members",))
+        return Mesh(list(self.devices), (MEMBERS,))
 
     @property
     def compiler_options(self) -> dict[str, Any] | None:
@@ -65,7 +71,7 @@ class Placement(NamedTuple):
 
     def put(self, tree: Any) -> Any:
         """Arrays `[M, ...]` where their members are."""
-        return jax.device_put(tree, self._sharding("members"))
+        return jax.device_put(tree, self._sharding(MEMBERS))
 
     def put_everywhere(self, tree: Any) -> Any:
         """Arrays that all members share."""
@@ -73,7 +79,7 @@ class Placement(NamedTuple):
 
     def abstract(self, shapes: Any) -> Any:
         """Shapes `[M, ...]` with the knowledge where their members are."""
-        where = self._sharding("members")
+        where = self._sharding(MEMBERS)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
 
     def _sharding(self, *axes: str) -> Any:
@@ -94,6 +100,10 @@ def place(members: int, choice: str = "auto", devices: list[Any] | None = None) 
     return Placement(-(-members // len(devices)) * len(devices), kind, tuple(devices))
 
 
+MEMBERS = "members"
+"""The name of the axis of members, on the devices of a mesh and under `vmap`."""
+
+
 def over_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
     """`function` of one member as a function of all: arguments and results get a leading `[M]`.
 
@@ -102,11 +112,8 @@ def over_members(function: Callable[..., Any], placement: Placement, shared: int
         placement: where the members are.
         shared: how many of the last arguments are the same for all and get no leading axis.
     """
-    return function if placement.alone else on_devices(locally(function, placement, shared), placement, shared)
-
-
-def locally(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
-    """`function` of one member as a function of the members of one device."""
+    if placement.alone:
+        return function
 
     def members(*arguments: Any) -> Any:
         batched, common = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
@@ -115,55 +122,25 @@ def locally(function: Callable[..., Any], placement: Placement, shared: int = 0)
             return function(*member, *common)
 
         if placement.kind == "vmap":
-            return jax.vmap(one)(*batched)
+            return jax.vmap(one, axis_name=MEMBERS)(*batched)
         if placement == placement.call:  # a loop, even over one member, would copy its replay in and out
             return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], batched)))
         return jax.lax.map(lambda member: one(*member), batched)
 
-    return function if placement.alone else members
-
-
-def on_devices(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
-    """`function` of the members of one device as a function of the members of all."""
     if len(placement.devices) < 2:
-        return function
-    members, everywhere = PartitionSpec("members"), PartitionSpec()
+        return members
+    own, everywhere = PartitionSpec(MEMBERS), PartitionSpec()
 
     def sharded(*arguments: Any) -> Any:
-        specs = (members,) * (len(arguments) - shared) + (everywhere,) * shared
-        return jax.shard_map(function, mesh=placement.mesh, in_specs=specs, out_specs=members, check_vma=False)(*arguments)
+        specs = (own,) * (len(arguments) - shared) + (everywhere,) * shared
+        return jax.shard_map(members, mesh=placement.mesh, in_specs=specs, out_specs=own, check_vma=False)(*arguments)
 
     return sharded
 
 
-def lift(agent: Agent, replay: Replay, explorer: Explorer, placement: Placement) -> tuple[Agent, Replay, Explorer]:
-    """The bundles for all members of a device at once, `[M, ...]` in and out; but for what starts a run, and for `act`.
-
-    Only the update is placed as the placement says. What reads and writes the replay is always vmapped: a map would copy every
-    member's replay in and out of its loop.
-    """
-    if placement.alone:
-        return agent, replay, explorer
-
-    def explore(key: Any, noise: Any, act: Any, params: Any, obs: Any, hyper: Any, t: Any) -> Any:
-        def one(key: Any, noise: Any, params: Any, obs: Any, hyper: Any) -> Any:
-            return explorer.explore(key, noise, act, params, obs, hyper, t)
-
-        return jax.vmap(one)(key, noise, params, obs, hyper)
-
-    def update(key: Any, state: Any, batch: Any, weight: Any, hyper: Any, t: Any) -> Any:
-        return locally(agent.update, placement, shared=1)(key, state, batch, weight, hyper, t)
-
-    return (
-        agent._replace(update=update, observe=jax.vmap(agent.observe)),
-        replay._replace(
-            add=jax.vmap(replay.add),
-            sample=jax.vmap(replay.sample, in_axes=(0, 0, 0, None)),
-            feedback=jax.vmap(replay.feedback),
-            measure=jax.vmap(replay.measure),
-        ),
-        explorer._replace(explore=explore, reset=jax.vmap(explorer.reset)),
-    )
+def agreed(placement: Placement) -> Callable[[Any], Any]:
+    """A function that gives the greatest of a number over the members that one loop advances."""
+    return functools.partial(jax.lax.pmax, axis_name=MEMBERS) if placement.together else lambda status: status
 
 
 def check_settings() -> None:
@@ -205,11 +182,6 @@ def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
     small = rows <= FEW_ROWS and rows * max(hidden) ** 2 <= SMALL_PRODUCT
     if small and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
         os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
-
-
-def spare_core() -> bool:
-    """Whether XLA was kept to one thread (`use_one_core`, or the user), there is another core, and one can give way on it."""
-    return "1" in (os.environ.get("PJRT_NPROC"), os.environ.get("NPROC")) and cores() > 1 and hasattr(os, "sched_yield")
 
 
 def accelerated() -> bool:

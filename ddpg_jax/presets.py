@@ -35,9 +35,7 @@ ZERO_BIAS = "weights start in +-1/sqrt(fan-in) and biases too; there {} and bias
 SCALED = "its critic reads actions in the environment's own units, here scaled to [-1, 1]: the same where they are bounded by 1"
 SECOND = "the actor and the targets follow every second update, which of the two is not fixed"
 
-_THEIRS: dict[str, Any] = {"host_order": "textbook"}  # nobody else acts ahead of the update
 _FUJIMOTO: dict[str, Any] = {
-    **_THEIRS,
     "exploration": "gaussian",
     "noise_sigma": 0.1,
     "warmup_steps": 25_000,
@@ -55,7 +53,6 @@ PRESETS: dict[str, Preset] = {
     "lillicrap2015": Preset(
         "Lillicrap et al. 2015, section 7, low-dimensional observations.",
         {
-            **_THEIRS,
             "tau": 1e-3,
             "critic_l2": 1e-2,
             "hidden": (400, 300),
@@ -77,7 +74,6 @@ PRESETS: dict[str, Preset] = {
     "nexus": Preset(
         "The Nexus course's notes on DDPG: LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
         {
-            **_THEIRS,
             "layer_norm": True,
             "batch_size": 256,
             "noise_sigma": 0.1,
@@ -95,7 +91,6 @@ PRESETS: dict[str, Preset] = {
     "keras": Preset(
         "The Keras notebook on DDPG for Pendulum: both rates higher, OU sigma .2 in Pendulum's units, no warm-up.",
         {
-            **_THEIRS,
             "actor_lr": 1e-3,
             "critic_lr": 2e-3,
             "noise_sigma": 0.1,
@@ -118,7 +113,6 @@ PRESETS: dict[str, Preset] = {
     "spinningup": Preset(
         "OpenAI Spinning Up, PyTorch: both rates 1e-3, batches of 100, Gaussian noise .1, 10,000 random steps.",
         {
-            **_THEIRS,
             "actor_lr": 1e-3,
             "batch_size": 100,
             "exploration": "gaussian",
@@ -163,7 +157,6 @@ PRESETS: dict[str, Preset] = {
     "sb3": Preset(
         "Stable-Baselines3: both rates 1e-3, 400-300 networks, batches of 256, no noise.",
         {
-            **_THEIRS,
             "actor_lr": 1e-3,
             "hidden": (400, 300),
             "batch_size": 256,
@@ -177,7 +170,6 @@ PRESETS: dict[str, Preset] = {
     "sbx": Preset(
         "Stable-Baselines Jax: rates 3e-4 and 1e-3, batches of 256, no noise.",
         {
-            **_THEIRS,
             "actor_lr": 3e-4,
             "batch_size": 256,
             "exploration": "none",

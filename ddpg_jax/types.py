@@ -11,7 +11,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import flax.struct
 import jax
@@ -261,6 +261,67 @@ class EnvSpec(NamedTuple):
         return math.prod(self.action_shape)
 
 
+GO_ON, STOP, FAILED = 0, 1, 2
+"""What an environment outside of the program says of a step: go on, end after it, or it did not happen."""
+
+
+class Outside(Protocol):
+    """Environments that live outside of compiled programs. The state that a program carries for each only says which it is.
+
+    `status`, `send`, `receive` and `rollout` are traced; the others are for whoever runs programs.
+    """
+
+    order: str
+    """`textbook`, or `overlapped` where steps are to be sent and received."""
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """`call()`, a compiled program that may ask for these environments; this thread stays open to signals."""
+        ...
+
+    def prepare(self, count: int) -> None:
+        """Makes environments, so that so many wait to be used. Raises `ConfigError`."""
+        ...
+
+    def status(self, env_state: Any) -> Array:
+        """`[N] -> [N]` int32: `GO_ON`, `STOP` or `FAILED`."""
+        ...
+
+    def send(self, env_state: Any, action: Array) -> Any:
+        """Begins a step: `(env_state [N], action [N, A]) -> env_state [N]`."""
+        ...
+
+    def receive(self, env_state: Any, obs: Array, action: Array, after: Array) -> tuple[Any, Array, Transition]:
+        """Ends a step when `after` `[]` has been computed; what it gives is that of `Env.step` of N environments."""
+        ...
+
+    def rollout(
+        self, act: Callable[[Params, Array], Array], key: Key, params: Params, episodes: int, owner: Array
+    ) -> tuple[Array, Array]:
+        """Returns and lengths `[episodes]` of whole episodes; a return that is NaN says that its episode did not end.
+
+        `owner` is the number of the lane that is told of a failure, or 0. Consumes the key.
+        """
+        ...
+
+    def failure(self, env_states: Any) -> BaseException | None:
+        """What went wrong in these environments, or in the evaluation of whoever has them; it is told once."""
+        ...
+
+    def save(self, env_states: Any) -> str | None:
+        """The whole state of environments as text, or None where they do not let themselves be written."""
+        ...
+
+    def load(self, text: str, obs: Any) -> Any:
+        """States of environments that are as they were when `save` gave the text, and had given `obs` `[..., O]`. It
+        unpickles. Raises `EnvironmentFailure` where they are not as they were, another version perhaps.
+        """
+        ...
+
+    def close(self, env_states: Any) -> None:
+        """Closes environments; if no others are in use, those that wait, too."""
+        ...
+
+
 class Env(NamedTuple):
     """An environment written in JAX: ONE environment, mapped over by whoever wants many.
 
@@ -286,3 +347,5 @@ class Env(NamedTuple):
     """`(key, env_state, obs [O], action [A]) -> (env_state, obs [O], transition)`. Resets itself: the state and the
     observation returned are those to act on next, the transition holds what happened, `obs` and `action` as they were given.
     Consumes the key."""
+    outside: Outside | None = None
+    """Where the environment lives, if that is outside of the program; None for one that is written in JAX."""

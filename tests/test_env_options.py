@@ -21,7 +21,7 @@ from ddpg_jax.app.plot import legend
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import command_for, installed
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import maker
+from ddpg_jax.envs.host.make import maker
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid
 from ddpg_jax.types import EnvOptions
 from tests.runs import TINY, manifest, run
@@ -94,8 +94,8 @@ def test_keyword_arguments_and_wrappers_reach_the_environment_in_their_order(min
     plain.reset(seed=0)
     action = np.ones(1, np.float32)
     assert env.step(action)[1] == 2 * plain.step(action)[1]
-    assert make_host("Mine-v0", 1, options).spec.max_steps == 7
-    assert make_host("Mine-v0", 1, EnvOptions(("mine_options",))).spec.max_steps == 9
+    assert make_host("Mine-v0", options).spec.max_steps == 7
+    assert make_host("Mine-v0", EnvOptions(("mine_options",))).spec.max_steps == 9
 
 
 FORMS = [

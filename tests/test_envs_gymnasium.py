@@ -6,14 +6,18 @@ import warnings
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
 import ddpg_jax as dj
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS
-from ddpg_jax.envs.host import HostEnv, make_host
+from ddpg_jax.envs.host import make_host
+from ddpg_jax.envs.host.callback import HostEnvs
+from ddpg_jax.envs.host.make import maker
 from ddpg_jax.types import EnvOptions
+from tests.hosts import Vector
 
 MUJOCO = (
     "HalfCheetah-v5 Hopper-v5 Walker2d-v5 Ant-v5 Humanoid-v5 Reacher-v5 Pusher-v5 Swimmer-v5 InvertedPendulum-v5 "
@@ -45,14 +49,14 @@ def flat(obs: Any) -> np.ndarray:
     return np.concatenate([np.asarray(part, np.float32).ravel() for part in parts])
 
 
-def assert_spec_is_gymnasiums(host: HostEnv, original: Any) -> None:
-    spec, space = host.spec, original.action_space
+def assert_spec_is_gymnasiums(envs: HostEnvs, original: Any) -> None:
+    spec, space = envs.spec, original.action_space
     assert spec.max_steps == original.spec.max_episode_steps
     assert spec.reward_threshold == original.spec.reward_threshold
     assert (spec.action_low, spec.action_high) == (tuple(space.low.ravel().tolist()), tuple(space.high.ravel().tolist()))
     ones = np.ones((1, spec.action_dim), np.float32)
-    np.testing.assert_array_equal(host.native(ones)[0], space.high)
-    np.testing.assert_array_equal(host.native(-ones)[0], space.low)
+    np.testing.assert_array_equal(envs.native(ones)[0], space.high)
+    np.testing.assert_array_equal(envs.native(-ones)[0], space.low)
 
 
 @pytest.mark.parametrize(("name", "extra"), EVERY)
@@ -60,26 +64,29 @@ def test_an_environment_steps_as_gymnasium_steps_it(name: str, extra: str) -> No
     """Over 200 random actions: observations to float32, rewards, terminations, truncations, and what comes after them."""
     if extra:
         pytest.importorskip(EXTRAS[extra])
-    host = make_host(name, 1, SHORT)
+    host = Vector(maker(name, SHORT))
     original: Any = gymnasium.make(name, max_episode_steps=LIMIT)
-    assert_spec_is_gymnasiums(host, original)
-    assert make_host(name, 1).spec.max_steps == gymnasium.spec(name).max_episode_steps
+    envs = make_host(name, SHORT).outside
+    assert isinstance(envs, HostEnvs)
+    assert_spec_is_gymnasiums(envs, original)
+    assert make_host(name).spec.max_steps == gymnasium.spec(name).max_episode_steps
 
-    obs, generator, ends = host.reset([7]), np.random.default_rng(0), 0
-    np.testing.assert_array_equal(obs[0], flat(original.reset(seed=7)[0]))
+    obs, generator, ends = host.reset(7), np.random.default_rng(0), 0
+    words = jax.random.key_data(jax.random.split(jax.random.key(7), 1))[0]
+    (seed,) = np.random.SeedSequence(words.tolist()).generate_state(1).tolist()
+    np.testing.assert_array_equal(obs[0], flat(original.reset(seed=seed)[0]))
     for _ in range(200):
         action = generator.uniform(-1.0, 1.0, (1, host.spec.action_dim)).astype(np.float32)
         step = host.step(action)
-        expected, reward, terminated, truncated, _ = original.step(host.native(action)[0])
+        expected, reward, terminated, truncated, _ = original.step(envs.native(action)[0])
         np.testing.assert_array_equal(step.next_obs[0], flat(expected))  # the true successor, at the end of an episode too
         np.testing.assert_allclose(step.reward[0], reward, rtol=1e-6)
-        assert (step.terminated[0], step.last[0], step.valid[0]) == (terminated, terminated or truncated, True)
+        assert (step.terminated[0], step.last[0]) == (terminated, terminated or truncated)
         if step.last[0]:
             expected, ends = original.reset()[0], ends + 1
             assert not np.array_equal(step.obs, step.next_obs)
         np.testing.assert_array_equal(step.obs[0], flat(expected))
     assert ends >= 3
-    host.close()
 
 
 @pytest.mark.parametrize("extra", NAMES)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import ddpg_jax as dj
-from ddpg_jax.envs.host import HostEnv, make_host, vectorize
+from ddpg_jax.envs.host import host_env, make_host
+from ddpg_jax.envs.host.make import maker
+from tests.hosts import Vector
 
-MODES = list(AutoresetMode)
 FIELDS: dict[str, Any] = {
     "steps": 120,
     "warmup_steps": 60,
@@ -80,22 +80,21 @@ class OneByOne(Line):
         return -float(np.linalg.norm(achieved - desired))
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
-def test_observations_are_put_end_to_end_and_successors_are_true(mode: AutoresetMode) -> None:
+def test_observations_are_put_end_to_end_and_successors_are_true() -> None:
     """[step, position, achieved, desired]; the last step of an episode has its own goal in its successor, and the next episode
-    another, whatever the mode.
+    another.
     """
-    env = HostEnv(SyncVectorEnv([Line] * 2, autoreset_mode=mode), "Line")
+    env = Vector(Line, 2)
     assert env.spec.obs_shape == (4,)
-    obs = env.reset([0, 1])
+    obs = env.reset()
     ends = 0
     for _ in range(30):
         step = env.step(np.full((2, 1), 0.25))
-        for n in np.flatnonzero(step.valid):
+        for n in range(2):
             clock, position, reached, wish = obs[n]
             assert step.next_obs[n].tolist() == [clock + 1, position + 0.25, reached + 0.25, wish]
             assert step.reward[n] == (0.0 if abs(position + 0.25 - wish) <= 0.5 else -1.0)
-            assert (step.obs[n, 0] == 0) == step.last[n] or mode is AutoresetMode.NEXT_STEP
+            assert (step.obs[n, 0] == 0) == step.last[n]
             ends += int(step.last[n])
         obs = step.obs
     assert ends >= 4
@@ -104,7 +103,7 @@ def test_observations_are_put_end_to_end_and_successors_are_true(mode: Autoreset
 @pytest.mark.parametrize("shape", [(), (5,), (3, 5)])
 def test_the_compiled_program_asks_the_environment(shape: tuple[int, ...]) -> None:
     """Rewards and terminations of any batch, under `vmap` too, are those of the environment one by one."""
-    goal = vectorize(Line, "Line", 1).spec.goal
+    goal = host_env(Line, "Line").spec.goal
     assert goal is not None
     pairs = np.random.default_rng(0).uniform(-1, 1, (2, *shape, 1)).astype(np.float32)
     env = Line()
@@ -132,28 +131,27 @@ def test_goals_without_rewards_of_batches_are_refused(make: Any) -> None:
     """In a sentence that says what is missing; without hindsight the environment is one as any other."""
     with pytest.raises(dj.ConfigError, match=r"hindsight=future is not allowed with env=.* compute_reward of batches"):
         dj.train(make, **FIELDS)
-    assert vectorize(make, "Line", 1).spec.obs_shape == (4,)
+    assert host_env(make, "Line").spec.obs_shape == (4,)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     with pytest.raises(dj.ConfigError, match=r"env=PointMaze_UMaze-v3 .* extra goals, or pip install .*\[goals\]\"$"):
-        make_host("PointMaze_UMaze-v3", 1)
+        make_host("PointMaze_UMaze-v3")
 
 
 def test_point_maze_rewards_as_its_function_says() -> None:
     """With gymnasium-robotics: its name is enough, and the reward of every step is that of its goals."""
     pytest.importorskip("gymnasium_robotics")
-    env = make_host("PointMaze_UMaze-v3", 2)
+    env = Vector(maker("PointMaze_UMaze-v3"), 2)
     goal = env.spec.goal
     assert goal is not None
     assert (goal.dim, env.spec.obs_dim, env.spec.max_steps) == (2, 8, 300)
-    env.reset([0, 1])
+    env.reset()
     for _ in range(20):
         step = env.step(np.ones((2, 2)))
         reward, discount = goal.outcome(jnp.asarray(step.next_obs[:, 4:6]), jnp.asarray(step.next_obs[:, 6:]))
         assert np.array_equal(reward, step.reward)
         assert np.array_equal(discount, 1.0 - step.terminated)
     with pytest.raises(dj.ConfigError, match="PointMaze_UMaze-v3"):
-        make_host("PointMaze_UMase-v3", 1)
-    env.close()
+        make_host("PointMaze_UMase-v3")

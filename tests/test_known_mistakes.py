@@ -16,7 +16,7 @@ import pytest
 
 import ddpg_jax as dj
 from ddpg_jax.placement import place
-from ddpg_jax.program import Program, device_program
+from ddpg_jax.program import Program
 from ddpg_jax.training import RunState, gradient_steps
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def test_vmapped_members_do_not_copy_their_replays_at_every_step(monkeypatch: py
     fields = {"env": "probe/lqr", "replay_capacity": capacity, "warmup_steps": 16, "batch_size": 8, "hidden": (4,)}
     experiment, hyper = dj.configure({**fields, "policy_delay": 2})
     some = [dj.Member(seed, hyper) for seed in range(members)]
-    device_program(experiment, dj.envs.make_device("probe/lqr"), some, place(members, "vmap")).memory()
+    Program(experiment, dj.envs.make_device("probe/lqr"), some, place(members, "vmap")).memory()
     text, evaluating = texts
     whole = rf"= f32\[{members},{capacity},{2 * 2 + 1 + 3}\]\S* "
     assert re.search(whole + r"(scatter|dynamic-update-slice)\(", text), "the replays are not written as this test thinks"

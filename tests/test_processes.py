@@ -383,7 +383,9 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sweeping, "memory_limit", lambda _: 100 / sweeping.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
-        return idle_program()._replace(memory=lambda: 20 * len(part), placement=Placement(len(part), "vmap", (None,)))
+        program: Any = idle_program()
+        program.memory, program.placement = lambda: 20 * len(part), Placement(len(part), "vmap", (None,))
+        return program
 
     assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
     assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]

@@ -21,7 +21,7 @@ from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
 from ddpg_jax.app.programs import Programs
-from ddpg_jax.envs.host import HostEnv
+from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, configure
 from ddpg_jax.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
@@ -180,10 +180,15 @@ def test_both_backends_evaluate_a_policy_alike(copy_of: Any, capsys: pytest.Capt
 
 def test_eval_starts_no_episode_where_training_did(whole_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the same seed, which both have unless told: 20 episodes that nobody has trained on."""
-    folder, seen, real = whole_run("host"), [], HostEnv.reset
-    monkeypatch.setattr(HostEnv, "reset", lambda env, seeds: (seen.extend(seeds), real(env, seeds))[1])
+    folder, seen, real = whole_run("host"), [], Lane.reset
+
+    def reset(lane: Lane, seed: int | None = None) -> Any:
+        seen.append(seed)
+        return real(lane, seed)
+
+    monkeypatch.setattr(Lane, "reset", reset)
     assert run("eval", str(folder)) == 0
-    evaluated, seen[:] = set(seen), []
+    evaluated, seen[:] = {seed for seed in seen if seed is not None}, []
     experiment, hyper = configure({"backend": "host", "num_envs": 4, "updates_per_step": 0.25})
     program = dj.make_program(experiment, [Member(0, hyper)])
     program.start()

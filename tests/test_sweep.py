@@ -21,7 +21,7 @@ from ddpg_jax.app.cli import main
 from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.experiment import READ_BY
 from ddpg_jax.placement import place
-from ddpg_jax.program import device_program
+from ddpg_jax.program import Program
 from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
 
 SMALL: dict[str, Any] = {
@@ -235,7 +235,7 @@ def test_vmapped_members_agree_with_mapped_ones() -> None:
     members = [dj.Member(seed, hyper) for seed in range(3)]
     params = []
     for kind in ("map", "vmap"):
-        program = device_program(experiment, dj.envs.make_device("Pendulum-v1"), members, place(3, kind))
+        program = Program(experiment, dj.envs.make_device("Pendulum-v1"), members, place(3, kind))
         alive = np.ones(3, bool)
         state, _, _ = program.advance(program.start(), 0, 100, alive)
         state, _, _ = program.advance(state, 100, 120, alive)
@@ -427,15 +427,7 @@ def test_small_products_stay_on_one_core(
     assert os.environ.get("PJRT_NPROC") == threads
 
 
-def test_a_core_is_spare_where_xla_has_one_thread_and_the_machine_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    for told, spare in (("1", True), ("2", False), (None, False)):
-        monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
-        assert placement.spare_core() == spare
-    monkeypatch.setattr(os, "environ", {"NPROC": "1"})
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    assert not placement.spare_core()
-    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert placement.cores() == 8
-    assert placement.spare_core()

@@ -6,6 +6,7 @@ Nearly everything runs on a walk whose episodes end at different times in differ
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import ddpg_jax as dj
 from ddpg_jax import driving
 from ddpg_jax.driving import Journal
 from ddpg_jax.placement import place
-from ddpg_jax.program import Program, device_program
+from ddpg_jax.program import Program
 from ddpg_jax.training import STREAMS, Metrics, RunState, gradient_steps, stream
 
 LIMIT, SPEED = 5, 0.25
@@ -126,7 +127,7 @@ def test_other_seed_other_numbers_everywhere() -> None:
 def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
     """Neither at once nor when a uniform draw, or the next episode, gives it actions again; nor when it is evaluated."""
     experiment = dataclasses.replace(BASE, parts=("epsilon_uniform",), num_envs=1, updates_per_step=1.0)
-    program = device_program(experiment, WALK, [dj.Member(0, HYPER._replace(epsilon_uniform=0.5))])
+    program = Program(experiment, WALK, [dj.Member(0, HYPER._replace(epsilon_uniform=0.5))])
     alive = np.ones(1, bool)
     (state,), _, _ = program.advance(program.start(), 0, 32, alive)
 
@@ -177,7 +178,7 @@ def test_a_member_alone_gives_the_bits_that_it_gives_among_others() -> None:
         dj.Member(0, HYPER._replace(tau=0.5, critic_lr=1e-4, ou_theta=0.5)),
     ]
     pendulum = dj.envs.make_device("Pendulum-v1")
-    alone, among = device_program(BASE, pendulum, members[1:2]), device_program(BASE, pendulum, members)
+    alone, among = Program(BASE, pendulum, members[1:2]), Program(BASE, pendulum, members)
     one, all_three, everyone = alone.start(), among.start(), np.ones(3, bool)
     for begin, end in ((0, WARMUP), (WARMUP, WARMUP + 30)):
         one, _, _ = alone.advance(one, begin, end, everyone[:1])
@@ -200,7 +201,7 @@ def member(program: Program, state: Any, m: int) -> Any:
 @pytest.mark.parametrize("kind", ["map", "vmap"])
 def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> None:
     members = [dj.Member(seed, HYPER) for seed in range(2)]
-    program = device_program(BASE, dj.envs.make_device("Pendulum-v1"), members, place(2, kind))
+    program = Program(BASE, dj.envs.make_device("Pendulum-v1"), members, place(2, kind))
     alive = np.array([True, False])
     state = program.advance(program.start(), 0, WARMUP, np.ones(2, bool))[0]
     start, _ = program.save(state)
@@ -219,20 +220,20 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
     Each takes a second, and `looks` has all be as long as the first.
     """
 
-    def advance(state: Any, begin: int, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
-        total, count = reports[begin, end]
+    def advance(state: Any, begin: Any, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
+        total, count = reports[int(begin[0]), end]
         before = (so_far.sums["train_return_mean"][0], so_far.counts["train_return_mean"][0]) if so_far else (0.0, 0)
         sums: Any = {"train_return_mean": np.array([before[0] + total])}
         counts: Any = {"train_return_mean": np.array([before[1] + count])}
         never: Any = np.array([-1])
-        return state, Metrics(sums, counts, never, never), 1.0
+        return state, Metrics(sums, counts, never, never, np.array([end])), 1.0
 
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((1, 2), returns), np.ones((1, 2))
 
-    names: Any = ("spec", "start", "save", "load", "shapes", "actor", "memory", "placement", "close")
-    unused: dict[str, Any] = dict.fromkeys(names)
-    return Program(members=[dj.Member(0, HYPER)], advance=advance, evaluate=evaluate, **unused)
+    members, functions = [dj.Member(0, HYPER)], {"advance": advance, "evaluate": evaluate}
+    program: Any = SimpleNamespace(members=members, calls=1, whole_after_failure=False, **functions)
+    return program
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:

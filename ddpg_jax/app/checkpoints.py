@@ -26,8 +26,9 @@ from ddpg_jax.types import ConfigError
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
 KEEP = 2
-STRIDE = 10**10
-"""Orbax counts checkpoints with one number: that of the program times this, and the vector step."""
+STRIDE, SAME = 10**12, 100
+"""Orbax counts checkpoints with one number: that of the program times `STRIDE`, the vector step times `SAME`, and how many were
+made at that step before: another signal may come before all members are through with it."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
 
@@ -84,11 +85,13 @@ class Checkpoints:
         """
         arrays = checkpoint.arrays
         self.wait()
-        self._processes.gather(None)  # the one before is whole everywhere, and only now the one before that may go
+        # The one before is whole everywhere, and only now the one before that may go.
+        iteration = min(self._processes.gather(checkpoint.iteration))
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "journal": checkpoint.journal}
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
-        number = checkpoint.program * STRIDE + checkpoint.iteration
+        number = checkpoint.program * STRIDE + iteration * SAME
+        number = max([number, *(known + 1 for known in self._manager.all_steps() if known // SAME == number // SAME)])
         meta |= {"places": places(arrays), "run": self._run, "number": number}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._one_line():
@@ -150,7 +153,7 @@ class Checkpoints:
             reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
             if isinstance(found, Checkpoint) and not reasons:
                 for late, reason in damaged.items():
-                    say(f"the checkpoint at vector step {late % STRIDE} is damaged and left out: {reason}")
+                    say(f"the checkpoint at vector step {late % STRIDE // SAME} is damaged and left out: {reason}")
                 self._delete([*damaged, *parts])
                 if jax.default_backend() != "cpu":
                     return found
@@ -172,7 +175,7 @@ class Checkpoints:
 
     def _read(self, number: int, shapes: Any | None) -> Checkpoint | str:
         """A checkpoint, or what is wrong with it."""
-        program, iteration = divmod(number, STRIDE)
+        program, iteration = number // STRIDE, number % STRIDE // SAME
         if shapes is None:
             return "it is of another run"
         try:

@@ -16,7 +16,7 @@ from ddpg_jax.app.machine import check_jax
 from ddpg_jax.app.options import check_file, joined, make_parser
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.envs.naming import import_modules
+from ddpg_jax.envs.host.make import import_modules
 from ddpg_jax.experiment import NUMBERS, STRUCTURE, coerce, near
 from ddpg_jax.presets import PRESETS, read_preset
 from ddpg_jax.sweeping import plain

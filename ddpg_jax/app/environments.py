@@ -13,7 +13,7 @@ from ddpg_jax.envs import DEVICE, FAMILIES, Family, family_of, make_device
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, command_for, installed, missing
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import extra_of, import_module, import_modules, keywords_of, register
+from ddpg_jax.envs.host.make import extra_of, import_module, import_modules, keywords_of, register
 from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, EnvSpec, said
 
 ADDS = {
@@ -211,8 +211,10 @@ def _places(name: str) -> str:
 
 
 def _host_spec(name: str, options: EnvOptions) -> EnvSpec:
-    with contextlib.closing(make_host(name, 1, options)) as env:
-        return env.spec
+    env = make_host(name, options)
+    assert env.outside is not None
+    env.outside.close(())
+    return env.spec
 
 
 @contextlib.contextmanager

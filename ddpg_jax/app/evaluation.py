@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from pathlib import Path
@@ -16,9 +15,8 @@ from ddpg_jax.app.report import named, swept
 from ddpg_jax.envs import only_in_jax
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.naming import maker
+from ddpg_jax.envs.host.make import maker
 from ddpg_jax.experiment import Experiment, coerce, env_options
-from ddpg_jax.host_program import host_rollout
 from ddpg_jax.policy import Policy, load_policy
 from ddpg_jax.training import rollout, stream
 from ddpg_jax.types import ConfigError, EnvironmentFailure
@@ -37,19 +35,24 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     policy = load_policy(policy_at)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
         raise ConfigError(f"{policy_at} holds a policy that has diverged, its parameters are no numbers; evaluate another one")
-    env = device_env(x.backend, x.env, env_options(x))
-    if env is not None:
-        run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
-        returns, lengths = map(np.asarray, run(stream(jax.random.key(seed), "eval"), policy.params))
-        if not np.isfinite(returns).all():
-            raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
-        return returns, lengths
-    host = make_host(x.env, episodes, env_options(x))
-    act = jax.jit(policy.unit_action)
-    # Another purpose than those of `host_program`: no episode starts where training or its evaluations have started one.
-    seeds = [int(np.random.SeedSequence([seed, 2, 0, n]).generate_state(1)[0]) for n in range(episodes)]
-    with contextlib.closing(host):
-        return host_rollout(host, seeds, lambda obs: np.asarray(act(policy.params, obs)))
+    options = env_options(x)
+    env = device_env(x.backend, x.env, options) or make_host(x.env, options)
+    run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
+    # Another clock than those of training: no episode starts where one of its evaluations has started.
+    key = stream(jax.random.key(seed), "eval", -1)
+    if env.outside is None:
+        returns, lengths = map(np.asarray, run(key, policy.params))
+    else:
+        returns, lengths = map(np.asarray, env.outside.run(lambda: jax.block_until_ready(run(key, policy.params))))
+        error = env.outside.failure(())
+        env.outside.close(())
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        if error is not None:
+            raise EnvironmentFailure(f"env={x.env} {error}") from error
+    if not np.isfinite(returns).all():
+        raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
+    return returns, lengths
 
 
 def recorded(folder: Path, policy_at: Path) -> Experiment:

@@ -39,7 +39,7 @@ PARTS = (
     "tensorboard",
     "manifest.json",
 )
-FORMAT = 2
+FORMAT = 3
 """Of what a run goes on from: its journal and its table. A run of another can be looked at, and not be resumed."""
 MEASURED = ("member", "seed", "step", "eval_return_mean", "eval_return_std", "diverged_step")
 """Columns of metrics.csv that are numbers in every row, the last one if there is anything."""

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -288,21 +288,54 @@ def _send(peers: dict[int, Peer], message: Any) -> None:
             peer.connection.sendall(line)
 
 
-def idle_program() -> Program:
+class Idle:
     """The program of a process that has no members: it does nothing, for as long as the others train."""
-    placement = place(1)
-    nothing: Any = np.zeros(0)
-    return Program(
-        spec=None,  # pyright: ignore[reportArgumentType] - of no environment
-        members=[],
-        start=lambda: (),
-        advance=lambda state, begin, end, alive, so_far=None: (state, Metrics({}, {}, nothing, nothing), 0.0),
-        evaluate=lambda state, i: (np.zeros((0, 1)), np.zeros((0, 1))),
-        save=lambda state: ({"nothing": np.zeros(1, np.float32)}, None),
-        load=lambda arrays, text, i: (),
-        shapes=lambda: placement.abstract({"nothing": np.zeros(1, np.float32)}),
-        actor=lambda state, m: (),
-        memory=lambda: 0,
-        placement=placement,
-        close=lambda: None,
-    )
+
+    members: ClassVar[list[Any]] = []
+    calls = 1
+    whole_after_failure = False
+
+    def __init__(self) -> None:
+        self.placement = place(1)
+
+    def start(self) -> Any:
+        """No state."""
+        return ()
+
+    def advance(self, state: Any, begin: Any, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
+        """Nothing in no time."""
+        del begin, end, alive, so_far
+        nothing: Any = np.zeros(0, int)
+        return state, Metrics({}, {}, nothing, nothing, nothing), 0.0
+
+    def evaluate(self, state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of no members."""
+        del state, i
+        return np.zeros((0, 1)), np.zeros((0, 1))
+
+    def save(self, state: Any) -> tuple[Any, None]:
+        """Something, as orbax writes no empty tree."""
+        del state
+        return {"nothing": np.zeros(1, np.float32)}, None
+
+    def load(self, arrays: Any, text: str | None, i: int) -> Any:
+        """No state."""
+        del arrays, text, i
+        return ()
+
+    def shapes(self) -> Any:
+        """Those of `save`."""
+        return self.placement.abstract({"nothing": np.zeros(1, np.float32)})
+
+    def memory(self) -> int:
+        """None."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def idle_program() -> Program:
+    """That of a process that has no members."""
+    program: Any = Idle()
+    return program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ddpg_jax.app.report import readable
 from ddpg_jax.app.stderr import tell, unheard
+from ddpg_jax.envs.host import watchers
+
+PATIENCE = 10.0
+"""Seconds between two lines about an evaluation."""
 
 
 class PatientConsole(Console):
@@ -26,6 +31,7 @@ class Display:
         self._silent = silent
         self._total = total
         self._bar: Progress | None = None
+        self._told = time.monotonic()
         if self.console.is_terminal and not silent:
             self._bar = Progress(
                 *([TextColumn(f"{what}:")] if what else []),
@@ -42,12 +48,14 @@ class Display:
             self._task = self._bar.add_task("train", total=total, completed=done, speed="compiling", evaluation="")
 
     def __enter__(self) -> Display:
+        watchers.append(self.evaluating)
         if self._bar:
             with unheard():
                 self._bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        watchers.remove(self.evaluating)
         if self._bar:
             with unheard():
                 self._bar.stop()
@@ -64,6 +72,14 @@ class Display:
                 self._bar.update(self._task, evaluation=f"return {mean.strip()}")
         elif rows:
             self.say(f"step {step:>9,} of {self._total:,}  return {mean}  {steps_per_second:8,.0f} steps/s")
+
+    def evaluating(self, done: int, episodes: int) -> None:
+        """Shows how far an evaluation is that takes long: on the bar, or in a line every ten seconds."""
+        if self._bar:
+            self._bar.update(self._task, evaluation=f"evaluating, {done} of {episodes} episodes")
+        elif time.monotonic() - self._told > PATIENCE:
+            self._told = time.monotonic()
+            self.say(f"evaluating, {done} of {episodes} episodes are over")
 
     def say(self, line: str) -> None:
         """One line, above the bar."""

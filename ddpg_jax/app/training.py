@@ -27,6 +27,7 @@ from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.driving import Journal, drive, period, schedule
 from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.envs.host import stopping
 from ddpg_jax.experiment import Experiment, env_options
 from ddpg_jax.policy import reward_threshold
 from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
@@ -74,6 +75,7 @@ def signals() -> Iterator[list[int]]:
     def note(number: int, frame: Any) -> None:
         del frame
         received.append(number)
+        stopping.set()
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else before[number])
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -82,6 +84,7 @@ def signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        stopping.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -296,13 +299,15 @@ class Job:
                 display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
                 last = (now, tick.step) if rows else last
                 due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
-                if not any(processes.gather(bool(received or due or tick.finished))):
+                if tick.failed and processes.total > 1:
+                    continue  # the others do not know of it yet, and write no checkpoint
+                if not any(processes.gather(bool(received or due or tick.finished or tick.failed))):
                     continue
                 checkpoints.save(Checkpoint(k, tick.iteration, *program.save(tick.state), tick.journal))
                 saved = time.monotonic()  # not `now`: a save that takes long would be due again at once
                 self.place.write_manifest(seconds=self.seconds)
                 stop = [number for each in processes.gather(list(received)) for number in each]
-                if tick.finished or stop:
+                if tick.finished or tick.failed or stop:
                     self._keep_policies(program, experiment, tick.state)
                 if stop and (not tick.finished or self.programs.steps_before(k + 1) < self.programs.steps):
                     checkpoints.wait()

@@ -7,7 +7,7 @@ import inspect
 import json
 
 from ddpg_jax.envs import DEVICE, in_jax, make_device, on_device
-from ddpg_jax.envs.naming import check_time_limit, import_modules
+from ddpg_jax.envs.host.make import check_time_limit, import_modules
 from ddpg_jax.types import NO_OPTIONS, ConfigError, Env, EnvOptions
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddpg_jax.envs.device import make_env
 from ddpg_jax.types import Array, Env, EnvSpec, Goal, Key
@@ -45,32 +42,3 @@ def point_reach() -> Env:
         return jnp.concatenate([position, position, desired])
 
     return make_env(spec, start, advance, observe)
-
-
-def goal_on_host(vector_env: Any) -> Goal | None:
-    """The goals of Gymnasium environments: the compiled program asks the first of them for the rewards of a batch.
-
-    None if it has no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`. `compute_terminated`, where there is one,
-    is asked one goal after the other: it need not know of batches.
-    """
-    dim = vector_env.single_observation_space["desired_goal"].shape[0]
-    env = getattr(next(iter(getattr(vector_env, "envs", [])), None), "unwrapped", None)
-    reward, terminated = getattr(env, "compute_reward", None), getattr(env, "compute_terminated", None)
-    try:
-        if reward is None or np.shape(reward(np.zeros((3, dim)), np.zeros((3, dim)), {})) != (3,):
-            return None
-    except Exception:  # whatever it raises on a batch
-        return None
-
-    def ask(achieved: Any, desired: Any) -> tuple[np.ndarray, np.ndarray]:
-        shape = achieved.shape[:-1]
-        a, b = (np.asarray(x, np.float64).reshape(-1, dim) for x in (achieved, desired))
-        rewards = np.asarray(reward(a, b, {}), np.float32)
-        ends = [terminated is not None and bool(terminated(*pair, {})) for pair in zip(a, b, strict=True)]
-        return rewards.reshape(shape), 1.0 - np.asarray(ends, np.float32).reshape(shape)
-
-    def outcome(achieved: Array, desired: Array) -> tuple[Array, Array]:
-        result = jax.ShapeDtypeStruct(achieved.shape[:-1], jnp.float32)
-        return jax.pure_callback(ask, (result, result), achieved, desired, vmap_method="broadcast_all")
-
-    return Goal(dim, outcome)

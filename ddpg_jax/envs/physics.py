@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpg_jax.envs.device import make_env, renew_at_ends
-from ddpg_jax.packing import packing
+from ddpg_jax.flatten import flattening
 from ddpg_jax.types import Array, ConfigError, Env, EnvSpec, Key
 
 
@@ -35,15 +34,15 @@ def physics_env(name: str, load: Callable[[], Any], max_steps: int, observe: Cal
         jax.eval_shape(env.step, shapes, jnp.zeros(action_dim))
     except Exception as error:  # physics that it does not run on, a version of JAX or MuJoCo that it does not know
         raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-    pack, unpack = packing(shapes, small=math.inf)
+    flatten, unflatten = flattening(shapes)
     spec = EnvSpec(name, obs_shape, (action_dim,), (-1.0,) * action_dim, (1.0,) * action_dim, max_steps)
 
     def start(key: Key) -> Any:
-        return pack(env.reset(jax.random.key_data(key)))  # keys of the old type: the new one is not known everywhere
+        return flatten(env.reset(jax.random.key_data(key)))  # keys of the old type: the new one is not known everywhere
 
-    def advance(key: Key, packed: Any, action: Array) -> tuple[Any, Array, Array]:
+    def advance(key: Key, vectors: Any, action: Array) -> tuple[Any, Array, Array]:
         del key
-        state = env.step(unpack(packed), action)
-        return pack(state), state.reward, state.done > 0
+        state = env.step(unflatten(vectors), action)
+        return flatten(state), state.reward, state.done > 0
 
-    return make_env(spec, start, advance, lambda packed: observe(unpack(packed)), renew_at_ends)
+    return make_env(spec, start, advance, lambda vectors: observe(unflatten(vectors)), renew_at_ends)

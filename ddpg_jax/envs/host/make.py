@@ -205,7 +205,7 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
     spec = gymnasium.registry[known]
     try:
         with warnings.catch_warnings(record=True) as warned:  # they are for environments that can be made
-            env = gymnasium.make(known, **keywords)
+            env = gymnasium.make(known, disable_env_checker=True, **keywords)  # `Lane` checks
     except Exception as error:
         extra = extra_of(spec.entry_point)
         if extra and not installed(EXTRAS[extra]):

@@ -1,0 +1,404 @@
+"""Gymnasium environments as an `Env`, whose steps are calls from the compiled program back into Python.
+
+What the program carries of an environment is three numbers, `[3]` int32: those of its `HostEnvs` and of its `Lane`, and whether
+the program may go on. One call steps all environments of a member. It never raises: what goes wrong is kept, the program ends
+at that step, and whoever runs it asks for the `failure`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpg_jax.envs.host import snapshots
+from ddpg_jax.envs.host.calls import python_call
+from ddpg_jax.envs.host.evaluation import Evaluation
+from ddpg_jax.envs.host.goals import goal_on_host
+from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
+from ddpg_jax.envs.host.make import maker
+from ddpg_jax.envs.host.threads import Direct, Served
+from ddpg_jax.envs.spaces import has_goals
+from ddpg_jax.types import (
+    FAILED,
+    GO_ON,
+    NO_OPTIONS,
+    STOP,
+    Array,
+    ConfigError,
+    Env,
+    EnvOptions,
+    Key,
+    Params,
+    Transition,
+    said,
+)
+
+KEPT = 16
+"""Environments whose functions are kept, for the programs that were compiled with them."""
+
+EVALUATED_AT_ONCE = 10
+"""Environments in which the episodes of one evaluation run."""
+
+stopping = threading.Event()
+"""Set when a signal has come: all programs of this process end after the step that they are at."""
+
+watchers: list[Callable[[int, int], None]] = []
+"""Told about once a second how many episodes of an evaluation are over, and of how many."""
+
+THREADS = {"textbook": Direct, "overlapped": Served}
+"""By the order of operations, where environments are stepped."""
+
+_numbers = itertools.count(1)
+_known: weakref.WeakValueDictionary[int, HostEnvs] = weakref.WeakValueDictionary()
+
+
+class HostEnvs:
+    """All copies of one Gymnasium environment in this process: those in use, by number, and those that wait to be used."""
+
+    def __init__(self, make: Callable[[], Any], name: str, reward_threshold: float | None, order: str):
+        self.number, self.name, self.order = next(_numbers), name, order
+        self.lanes: dict[int, Lane] = {}
+        self.evaluations: dict[int, tuple[int, Evaluation]] = {}
+        """By number, with the lane of whom they are."""
+        self.failures: dict[int, BaseException] = {}
+        """By the lane that failed, or whose evaluation did."""
+        self.under_way: dict[int, tuple[Callable[[], None], np.ndarray]] = {}
+        """Steps that were begun, by their first lane: what waits for the end of one, and what it will give."""
+        self.threads = THREADS[order]()
+        self._make, self._numbers = make, itertools.count(1)
+        env = self._made()
+        self.spec = spec_of_env(env, name, reward_threshold)
+        self._low, self._high = np.asarray(self.spec.action_low), np.asarray(self.spec.action_high)
+        self._width, self._action_dtype = self._high - self._low, np.dtype(self.spec.action_dtype)
+        self._idle = [Lane(env, self.spec.obs_shape)]
+        if has_goals(env.observation_space):
+            self.spec = self.spec._replace(goal=goal_on_host(self._any))
+        _known[self.number] = self
+
+    def _made(self) -> Any:
+        try:
+            env = self._make()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"env={self.name} cannot be made: {said(error)}") from error
+        return checked(env, self.name)
+
+    def _any(self) -> Any:
+        """One of the environments, to ask for what is the same for all."""
+        if not (self.lanes or self._idle):
+            self.prepare(1)
+        return next(iter((*self.lanes.values(), *self._idle))).env
+
+    def prepare(self, count: int) -> None:
+        """Makes environments, so that so many wait to be used.
+
+        Raises:
+            ConfigError: one cannot be made.
+        """
+        self._idle += [Lane(self._made(), self.spec.obs_shape) for _ in range(count - len(self._idle))]
+
+    def take(self) -> Lane:
+        """A lane that nobody uses; a new one if there is none."""
+        return self._idle.pop(0) if self._idle else Lane(self._made(), self.spec.obs_shape)
+
+    def open(self) -> int:
+        """Takes a lane into use; gives its number."""
+        number, lane = next(self._numbers), self.take()
+        self.lanes[number] = lane
+        return number
+
+    def native(self, actions: np.ndarray) -> np.ndarray:
+        """Actions `[..., A]` in [-1, 1] in the environment's shape, units and type: `to_native`, in place, as it is quicker."""
+        scaled = actions.reshape(-1, self.spec.action_dim).astype(np.float64)
+        scaled += 1.0
+        scaled *= 0.5
+        scaled *= self._width
+        scaled += self._low
+        np.maximum(scaled, self._low, out=scaled)
+        np.minimum(scaled, self._high, out=scaled)
+        return scaled.astype(self._action_dtype, copy=False).reshape(-1, *self.spec.action_shape)
+
+    # What follows is `Outside`, for whoever runs programs.
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """See `Outside.run`."""
+        return self.threads.run(call)
+
+    def status(self, env_state: Array) -> Array:
+        """See `Outside.status`."""
+        return env_state[..., 2]
+
+    def send(self, env_state: Array, action: Array) -> Array:
+        """See `Outside.send`."""
+        return _send(jax.ShapeDtypeStruct(env_state.shape, jnp.int32), env_state, jnp.nan_to_num(action))
+
+    def receive(self, env_state: Array, obs: Array, action: Array, after: Array) -> tuple[Array, Array, Transition]:
+        """See `Outside.receive`."""
+        rows = _receive(jax.ShapeDtypeStruct((len(env_state), 2 * self.spec.obs_dim + 4), jnp.float32), env_state, after)
+        return self.unpack(env_state, obs, action, rows)
+
+    def unpack(self, env_state: Array, obs: Array, action: Array, rows: Array) -> tuple[Array, Array, Transition]:
+        """What `rows` `[..., 2 * O + 4]` of a step say: successor, observation, reward, terminated, last, status."""
+        size = self.spec.obs_dim
+        reward, terminated, last, status = jnp.moveaxis(rows[..., 2 * size :], -1, 0)
+        transition = Transition(obs, action, reward, 1.0 - terminated, last > 0, rows[..., :size])
+        state = jnp.concatenate([env_state[..., :2], status[..., None].astype(jnp.int32)], axis=-1)
+        return state, rows[..., size : 2 * size], transition
+
+    def rollout(
+        self, act: Callable[[Params, Array], Array], key: Key, params: Params, episodes: int, owner: Array
+    ) -> tuple[Array, Array]:
+        """See `Outside.rollout`."""
+        count, size = min(episodes, EVALUATED_AT_ONCE), self.spec.obs_dim
+        row_type = jax.ShapeDtypeStruct((2 + count * size,), jnp.float32)
+        number = jnp.int32(self.number)
+        first = _begin(row_type, number, owner, jax.random.key_data(key), jnp.int32(episodes))
+
+        def step(row: Array) -> Array:
+            action = act(params, row[2:].reshape(count, size))
+            return _play(row_type, number, row[0].astype(jnp.int32), action)
+
+        row = jax.lax.while_loop(lambda row: row[1] == GO_ON, step, first)
+        table = _end(jax.ShapeDtypeStruct((2, episodes), jnp.float32), number, row[0].astype(jnp.int32))
+        return table[0], table[1].astype(jnp.int32)
+
+    def failure(self, env_states: Any) -> BaseException | None:
+        """See `Outside.failure`."""
+        numbers = [0, *np.asarray(env_states).reshape(-1, 3)[:, 1].tolist()]
+        found = [self.failures.pop(number) for number in numbers if number in self.failures]
+        return found[0] if found else None
+
+    def save(self, env_states: Any) -> str | None:
+        """See `Outside.save`."""
+        return snapshots.snapshot([lane.env for lane in self._of(env_states).values()])
+
+    def load(self, text: str, obs: np.ndarray) -> np.ndarray:
+        """See `Outside.load`."""
+        flat = obs.reshape(-1, obs.shape[-1])
+        numbers = [self.open() for _ in flat]
+        for number, one in zip(numbers, flat, strict=True):
+            self.lanes[number].reset(0)
+            self.lanes[number].obs = one
+        snapshots.restore([self.lanes[number].env for number in numbers], text)
+        return np.array([(self.number, number, GO_ON) for number in numbers], np.int32).reshape(*obs.shape[:-1], 3)
+
+    def close(self, env_states: Any) -> None:
+        """See `Outside.close`."""
+        for number, lane in self._of(env_states).items():
+            del self.lanes[number]
+            lane.close()
+        if not self.lanes:
+            for lane in self._idle:
+                lane.close()
+            self._idle = []
+
+    def _of(self, env_states: Any) -> dict[int, Lane]:
+        numbers = np.asarray(env_states, np.int32).reshape(-1, 3)[:, 1].tolist()
+        return {number: self.lanes[number] for number in numbers if number in self.lanes}
+
+
+def _seeds(words: list[int], count: int) -> list[int]:
+    """Seeds of episodes, from the words of a key."""
+    return np.random.SeedSequence(words).generate_state(count).tolist()
+
+
+def _flat(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def _answer_reset(pool: np.ndarray, words: np.ndarray, rows: np.ndarray) -> None:
+    """`[...], [..., 2] -> [..., 2 + O]`: number of the lane, status, and first observation of each."""
+    envs = _known[int(pool.flat[0])]
+
+    def reset() -> None:
+        for word, row in zip(_flat(words).tolist(), _flat(rows), strict=True):
+            number = 0
+            row[:] = 0.0
+            try:
+                number = envs.open()
+                row[2:] = envs.lanes[number].reset(_seeds(word, 1)[0])
+                row[1] = GO_ON
+            except BaseException as error:
+                envs.failures[number] = error
+                row[1] = FAILED
+            row[0] = number
+
+    envs.threads.ask(reset)
+
+
+def _step(envs: HostEnvs, states: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
+    """One step of each environment, `[..., 3], [..., A] -> [..., 2 * O + 4]`; see `HostEnvs.unpack`."""
+    size = envs.spec.obs_dim
+    for number, action, row in zip(_flat(states)[:, 1].tolist(), envs.native(actions), _flat(rows), strict=True):
+        lane = envs.lanes[number]
+        row[-1] = GO_ON if not stopping.is_set() else STOP
+        try:
+            row[-4], row[-3], row[-2] = told = lane.step(action)
+            row[:size] = lane.obs
+            row[size:-4] = lane.reset() if told[2] else lane.obs
+        except BaseException as error:  # a KeyboardInterrupt, too: it is raised when the program has ended
+            envs.failures[number] = error
+            row[:size] = row[size:-4] = lane.obs
+            row[-4:] = (0.0, 0.0, 0.0, FAILED)
+
+
+def _answer_step(states: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
+    envs = _known[int(states.flat[0])]
+    envs.threads.ask(functools.partial(_step, envs, states, actions, rows))
+
+
+def _answer_send(states: np.ndarray, actions: np.ndarray, same: np.ndarray) -> None:
+    """Begins a step, and gives the states as they are."""
+    envs = _known[int(states.flat[0])]
+    same[:] = states
+    rows = np.zeros((*states.shape[:-1], 2 * envs.spec.obs_dim + 4), np.float32)
+    step = functools.partial(_step, envs, states.copy(), actions.copy(), rows)
+    envs.under_way[int(states.flat[1])] = envs.threads.post(step), rows
+
+
+def _answer_receive(states: np.ndarray, after: np.ndarray, rows: np.ndarray) -> None:
+    """Waits for a step that was begun."""
+    del after
+    envs = _known[int(states.flat[0])]
+    wait, found = envs.under_way.pop(int(states.flat[1]))
+    wait()
+    rows[:] = found
+
+
+def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episodes: np.ndarray, rows: np.ndarray) -> None:
+    """Begins evaluations, `[...] -> [..., 2 + lanes * O]`: number of the evaluation, status, and first observations."""
+    envs = _known[int(pool.flat[0])]
+
+    def begin() -> None:
+        for whose, word, row in zip(owner.ravel().tolist(), _flat(words).tolist(), _flat(rows), strict=True):
+            row[:] = 0.0
+            number = next(envs._numbers)
+            try:
+                seeds = _seeds(word, int(episodes.flat[0]))
+                lanes = [envs.take() for _ in range(min(len(seeds), EVALUATED_AT_ONCE))]
+                evaluation = Evaluation(lanes, seeds, envs.spec.obs_dim, endless=envs.spec.max_steps is None)
+                envs.evaluations[number] = whose, evaluation
+                evaluation.begin()
+                row[1], row[2:] = GO_ON, evaluation.obs.ravel()
+            except BaseException as error:
+                envs.failures[whose] = error
+                row[1] = FAILED
+            row[0] = number
+
+    envs.threads.ask(begin)
+
+
+def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
+    """One step of evaluations, `[...], [..., lanes, A]`, as `_answer_begin`; those that have ended do nothing."""
+    envs = _known[int(pool.flat[0])]
+
+    def play() -> None:
+        each = actions.reshape(-1, *actions.shape[-2:])
+        for number, some, row in zip(numbers.ravel().tolist(), each, _flat(rows), strict=True):
+            whose, evaluation = envs.evaluations[number]
+            row[:2] = (number, STOP)
+            try:
+                if not stopping.is_set() and evaluation.step(envs.native(some)):
+                    row[1] = GO_ON
+                if evaluation.due():
+                    for watcher in watchers:
+                        watcher(int(np.isfinite(evaluation.returns).sum()), len(evaluation.returns))
+            except BaseException as error:
+                envs.failures[whose] = error
+            row[2:] = evaluation.obs.ravel()
+
+    envs.threads.ask(play)
+
+
+def _answer_end(pool: np.ndarray, numbers: np.ndarray, tables: np.ndarray) -> None:
+    """Returns and lengths `[..., 2, episodes]` of evaluations, whose environments are free again."""
+    envs = _known[int(pool.flat[0])]
+    tables[:] = np.nan
+    for number, table in zip(numbers.ravel().tolist(), tables.reshape(-1, *tables.shape[-2:]), strict=True):
+        if number in envs.evaluations:
+            _, evaluation = envs.evaluations.pop(number)
+            table[0], table[1] = evaluation.returns, evaluation.lengths
+            envs._idle += evaluation.lanes
+
+
+_reset = python_call("ddpg_jax_reset", _answer_reset)
+_stepped = python_call("ddpg_jax_step", _answer_step)
+_send = python_call("ddpg_jax_send", _answer_send)
+_receive = python_call("ddpg_jax_receive", _answer_receive)
+_begin = python_call("ddpg_jax_begin", _answer_begin)
+_play = python_call("ddpg_jax_play", _answer_play)
+_end = python_call("ddpg_jax_end", _answer_end)
+
+
+def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None = None, order: str = "textbook") -> Env:
+    """An `Env` of the Gymnasium environments that `make()` makes.
+
+    Args:
+        make: makes one.
+        name: what reports call it.
+        reward_threshold: mean return at which it counts as solved.
+        order: `textbook`, or `overlapped` for environments that are to be stepped in the thread which runs the program, while
+            the program goes on.
+
+    Raises:
+        ConfigError: a function that fails or makes no environment, or spaces that DDPG cannot work with.
+    """
+    envs = HostEnvs(make, name, reward_threshold, order)
+
+    def reset(key: Key) -> tuple[Array, Array]:
+        number = jnp.int32(envs.number)
+        row = _reset(jax.ShapeDtypeStruct((2 + envs.spec.obs_dim,), jnp.float32), number, jax.random.key_data(key))
+        return jnp.stack([number, row[0].astype(jnp.int32), row[1].astype(jnp.int32)]), row[2:]
+
+    def step(key: Key, env_state: Array, obs: Array, action: Array) -> tuple[Array, Array, Transition]:
+        del key  # an environment has random numbers of its own, from the seed of its first reset on
+        row = _stepped(jax.ShapeDtypeStruct((2 * envs.spec.obs_dim + 4,), jnp.float32), env_state, jnp.nan_to_num(action))
+        return envs.unpack(env_state, obs, action, row)
+
+    return Env(envs.spec, reset, step, envs)
+
+
+def from_function(make: Any, name: str, order: str = "textbook") -> Env:
+    """An `Env` of the environments that a user's function makes; the same one for the same function.
+
+    Raises:
+        ConfigError: no function, one that fails or makes no environment, or spaces that DDPG cannot work with.
+    """
+    import gymnasium
+
+    if isinstance(make, gymnasium.Env):
+        raise ConfigError(
+            f"env={name} is one environment; it must be a function that makes it, such as lambda: gymnasium.make(...), since "
+            "several run side by side"
+        )
+    if not callable(make):
+        raise ConfigError(f"env={make} is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
+    return _kept(make, name, order)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _kept(make: Callable[[], Any], name: str, order: str) -> Env:
+    return host_env(make, name, order=order)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def make_host(name: str, options: EnvOptions = NO_OPTIONS, order: str = "textbook") -> Env:
+    """A registered Gymnasium environment as an `Env`; the same one for the same words.
+
+    Raises:
+        ConfigError: no environment of that name, a missing extra, options that it does not take, or spaces that DDPG cannot
+            work with.
+    """
+    import gymnasium
+
+    make = maker(name, options)
+    return host_env(make, name, gymnasium.spec(name.rpartition(":")[2]).reward_threshold, order)
