@@ -21,11 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
+from ddpg_jax.envs.host import make_host
+from ddpg_jax.envs.host.calls import python_call
 from ddpg_jax.placement import place, use_one_core
 from ddpg_jax.training import RunState, stream
 
@@ -103,6 +106,52 @@ def parts(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
         "replay.sample": looped(sample, jnp.float32(0), turns),
         "update": looped(update, state.train, turns),
     }
+
+
+def on_host(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
+    """The whole step with Gymnasium's environment, and what it has that the other has not."""
+    experiment, hyper = dj.configure({"batch_size": batch_size, "replay_capacity": CAPACITY, "steps": 10**9})
+    env = make_host("Pendulum-v1")
+    agent, replay, explorer, warmup, updates = dj.build(experiment, env.spec)
+    training = dj.make_training(env, agent, replay, explorer, warmup, updates=updates)
+    key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, hyper)
+    state = jax.jit(training.init)(key, hyper)
+    state, _ = jax.jit(training.fill)(key, state, hyper, 0, 5_000)
+    own = jax.jit(jax.vmap(env.reset))(jax.random.split(key, 1))
+
+    def whole(state: RunState, i: jax.Array) -> RunState:
+        return training.learn(key, state, hyper, i, i + 1)[0]
+
+    def step(carry: Any, i: jax.Array) -> Any:
+        env_state, obs = carry
+        keys = jax.random.split(key, 1)
+        env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, jnp.cos(obs[:, :1] + i))
+        return env_state, obs + 1e-9 * total(transition)
+
+    def call(carry: jax.Array, i: jax.Array) -> jax.Array:
+        return 1e-3 * EMPTY(jax.ShapeDtypeStruct((1, 10), jnp.float32), i[None], carry)
+
+    gym = gymnasium.make("Pendulum-v1", disable_env_checker=True)
+    gym.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-2.0, 2.0, (turns, 1)).astype(np.float32)
+
+    def alone() -> float:
+        since = time.perf_counter()
+        for action in actions:
+            _, _, terminated, truncated, _ = gym.step(action)
+            if terminated or truncated:
+                gym.reset()
+        return (time.perf_counter() - since) / turns * 1e6
+
+    return {
+        "whole, host": looped(whole, state, turns),
+        "an empty call": looped(call, jnp.zeros((1, 10)), turns),
+        "Gymnasium's environment by itself": alone,
+        "environment, host": looped(step, own, turns),
+    }
+
+
+EMPTY = python_call("ddpg_jax_benchmark_empty", lambda numbers, rows, result: None)
 
 
 def evaluation(turns: int) -> Callable[[], float]:
@@ -202,6 +251,8 @@ def main() -> None:
         for kind, loops in (("step", parts(batch_size, options.turns)), ("replay", replays(batch_size, options.turns))):
             if kind == "step" and batch_size == 64:
                 loops["10 episodes of evaluation"] = evaluation(options.turns)
+            if kind == "step":
+                loops |= on_host(batch_size, options.turns)
             table = {name: [] for name in loops}
             for _ in range(options.repetitions):
                 for name, measure in loops.items():

@@ -135,6 +135,8 @@ def drive(
             unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far), elapsed, reached.tolist())
             if (so_far.bad_step >= 0).any():
                 if program.whole_after_failure:
+                    mended = so_far._replace(bad_step=np.full_like(so_far.bad_step, -1))
+                    unfinished = unfinished._replace(metrics=_plain(mended))
                     yield pause(failed=True)
                 program.raise_failure(so_far)
             if i < end:

@@ -187,7 +187,7 @@ class Program:
         found = [self.env.outside.failure(one) for one in self._in_use] if self.env.outside else []
         for error in found:
             if isinstance(error, EnvironmentFailure):
-                raise EnvironmentFailure(f"{error}{when}") from (error.__cause__ or error)
+                raise EnvironmentFailure(f"{error}{when}") from error
             if error is not None:
                 raise error
 
@@ -295,6 +295,8 @@ class Program:
         outside as text, where they let themselves be written.
         """
         text = self.env.outside.save(np.stack(self._in_use)) if self.env.outside is not None else None
+        if self.env.outside is not None:  # the numbers of its environments mean nothing to another process
+            state = [replace(one, env=np.zeros_like(one.env)) for one in state]
         if self.placement.alone:
             return jax.tree.map(np.array, state[0]), text
         axes = 0 if self._call.alone else 1

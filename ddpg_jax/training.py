@@ -196,12 +196,11 @@ def make_training(
 
     def restart(key: Key, state: RunState, i: Array) -> RunState:
         env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset", i), num_envs))
-        ended = jnp.ones(num_envs, bool)
         return replace(
             state,
             env=env_state,
             obs=obs,
-            noise=explorer.reset(state.noise, ended),
+            noise=explorer.init(num_envs, state.train.params.actor),
             replay=interrupt(state.replay),
             returns=jnp.zeros(num_envs),
         )

@@ -303,7 +303,10 @@ assert main(["envs", "PointMaze_UMaze-v3"]) == 0
 assert main(["envs"]) == 0
 folder = Path("run")
 folder.mkdir()
-(folder / "manifest.json").write_text(json.dumps({"experiment": {"env": "PointMaze_UMase-v3"}, "members": [], "identity": {}}))
+name = "PointMaze_UMase-v3"
+about = {"experiment": {"env": name, "steps": 1}, "members": [{"member": 0, "seed": 0}]}
+about["identity"] = {"preset": "default", "env": name, "members": []}
+(folder / "manifest.json").write_text(json.dumps(about))
 assert main(["eval", "run", "--video", "film.gif"]) == 2
 """
 

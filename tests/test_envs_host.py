@@ -583,7 +583,7 @@ def test_a_failure_ends_the_loop_and_leaves_the_state_before_the_step() -> None:
     assert metrics.counts == before.counts
     with pytest.raises(dj.EnvironmentFailure, match=r"^raised ValueError: the motor is on fire .* at step 20$") as failure:
         program.raise_failure(metrics)
-    assert isinstance(failure.value.__cause__, ValueError), "with the user's own traceback"
+    assert isinstance(failure.value.__cause__.__cause__, ValueError), "with the user's own traceback"  # pyright: ignore
     program.close()
     other.close()
 

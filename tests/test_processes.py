@@ -384,6 +384,8 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
 
     def make(x: Any, part: list[Member]) -> Any:
         program: Any = idle_program()
+        shapes = program.shapes()
+        program.shapes = lambda: shapes
         program.memory, program.placement = lambda: 20 * len(part), Placement(len(part), "vmap", (None,))
         return program
 

@@ -26,9 +26,8 @@ from ddpg_jax.types import ConfigError
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
 KEEP = 2
-STRIDE, SAME = 10**12, 100
-"""Orbax counts checkpoints with one number: that of the program times `STRIDE`, the vector step times `SAME`, and how many were
-made at that step before: another signal may come before all members are through with it."""
+STRIDE = 10**10
+"""Orbax counts checkpoints with one number: that of the program times this, and the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
 
@@ -90,8 +89,9 @@ class Checkpoints:
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "journal": checkpoint.journal}
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
-        number = checkpoint.program * STRIDE + iteration * SAME
-        number = max([number, *(known + 1 for known in self._manager.all_steps() if known // SAME == number // SAME)])
+        number = checkpoint.program * STRIDE + iteration
+        if number in self._manager.all_steps():  # a signal came again before all members were through with this step
+            self._manager.delete(number)
         meta |= {"places": places(arrays), "run": self._run, "number": number}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._one_line():
@@ -153,7 +153,7 @@ class Checkpoints:
             reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
             if isinstance(found, Checkpoint) and not reasons:
                 for late, reason in damaged.items():
-                    say(f"the checkpoint at vector step {late % STRIDE // SAME} is damaged and left out: {reason}")
+                    say(f"the checkpoint at vector step {late % STRIDE} is damaged and left out: {reason}")
                 self._delete([*damaged, *parts])
                 if jax.default_backend() != "cpu":
                     return found
@@ -175,7 +175,7 @@ class Checkpoints:
 
     def _read(self, number: int, shapes: Any | None) -> Checkpoint | str:
         """A checkpoint, or what is wrong with it."""
-        program, iteration = number // STRIDE, number % STRIDE // SAME
+        program, iteration = divmod(number, STRIDE)
         if shapes is None:
             return "it is of another run"
         try:

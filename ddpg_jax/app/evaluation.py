@@ -38,8 +38,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
     run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
-    # Another clock than those of training: no episode starts where one of its evaluations has started.
-    key = stream(jax.random.key(seed), "eval", -1)
+    key = stream(jax.random.key(seed), "eval")  # the clock of the evaluations of a run is never 0
     if env.outside is None:
         returns, lengths = map(np.asarray, run(key, policy.params))
     else:

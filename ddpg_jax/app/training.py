@@ -25,7 +25,7 @@ from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.programs import Programs
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
-from ddpg_jax.driving import Journal, drive, period, schedule
+from ddpg_jax.driving import Journal, Tick, drive, period, schedule
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import stopping
 from ddpg_jax.experiment import Experiment, env_options
@@ -290,7 +290,7 @@ class Job:
             return
         self.begun = self.begun or time.monotonic()
         before, saved = self.programs.steps_before(k), time.monotonic()
-        last = (saved, begin * experiment.num_envs)
+        last, kept_at = (saved, begin * experiment.num_envs), begin
         what = f"{many} members, program {k + 1} of {self.programs.total()}" if len(self.members) > 1 else ""
         display = Display(self.programs.steps, before + last[1] * many, not processes.first, what)
         with display, self._naming_failures(experiment, checkpoints):
@@ -299,15 +299,17 @@ class Job:
                 display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
                 last = (now, tick.step) if rows else last
                 due = processes.first and now - saved >= self.options.checkpoint_seconds  # one clock for all
-                if tick.failed and processes.total > 1:
-                    continue  # the others do not know of it yet, and write no checkpoint
-                if not any(processes.gather(bool(received or due or tick.finished or tick.failed))):
+                if tick.failed:
+                    self._keep_before_failure(k, program, tick, kept_at, checkpoints)
+                    continue
+                if not any(processes.gather(bool(received or due or tick.finished))):
                     continue
                 checkpoints.save(Checkpoint(k, tick.iteration, *program.save(tick.state), tick.journal))
+                kept_at = tick.iteration
                 saved = time.monotonic()  # not `now`: a save that takes long would be due again at once
                 self.place.write_manifest(seconds=self.seconds)
                 stop = [number for each in processes.gather(list(received)) for number in each]
-                if tick.finished or tick.failed or stop:
+                if tick.finished or stop:
                     self._keep_policies(program, experiment, tick.state)
                 if stop and (not tick.finished or self.programs.steps_before(k + 1) < self.programs.steps):
                     checkpoints.wait()
@@ -316,6 +318,17 @@ class Job:
                     which = f" of program {k + 1} of {self.programs.total()}" if self.programs.total() > 1 else ""
                     raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}{which}")
         checkpoints.wait()
+
+    def _keep_before_failure(self, k: int, program: Program, tick: Tick, kept_at: int, checkpoints: Checkpoints) -> None:
+        """Keeps what was learned before the step at which an environment failed; the environment itself is to start anew.
+
+        Where nothing was kept yet, so that the command can be given again, nothing is; nor where other processes take part, who
+        do not know of it yet and write no checkpoint.
+        """
+        if self.processes.total == 1 and checkpoints.any() and tick.iteration > kept_at:
+            arrays, _ = program.save(tick.state)
+            checkpoints.save(Checkpoint(k, tick.iteration, arrays, None, tick.journal))
+            self._keep_policies(program, self.programs.parts[k].experiment, tick.state)
 
     def _note_programs(self) -> None:
         """Has the manifest say which members each program so far trains, and where."""

@@ -49,7 +49,10 @@ class Evaluation:
     def step(self, actions: np.ndarray) -> bool:
         """One step of the episodes that run, with actions in the environment's own units; whether any still do."""
         for k, episode in list(self._episode.items()):
-            reward, _, last = self.lanes[k].step(actions[k])
+            try:
+                reward, _, last = self.lanes[k].step(actions[k])
+            except EnvironmentFailure as failure:
+                raise EnvironmentFailure(f"{failure} in an episode at step {self.lengths[episode] + 1}") from failure
             self.obs[k] = self.lanes[k].obs
             self._so_far[k] += reward
             self.lengths[episode] += 1
