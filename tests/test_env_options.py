@@ -304,7 +304,7 @@ assert main(["envs"]) == 0
 folder = Path("run")
 folder.mkdir()
 name = "PointMaze_UMase-v3"
-about = {"experiment": {"env": name, "steps": 1}, "members": [{"member": 0, "seed": 0}]}
+about = {"experiment": {"env": name, "steps": 1}, "members": [{"member": 0, "seed": 0}], "start": ""}
 about["identity"] = {"preset": "default", "env": name, "members": []}
 (folder / "manifest.json").write_text(json.dumps(about))
 assert main(["eval", "run", "--video", "film.gif"]) == 2

@@ -20,7 +20,7 @@ import ddpg_jax as dj
 from ddpg_jax.envs.host import host_env, make_host, stopping
 from ddpg_jax.envs.host.callback import HostEnvs
 from ddpg_jax.envs.spaces import spec_of
-from ddpg_jax.program import Interrupted, Program, bytes_of
+from ddpg_jax.program import Interrupted, Program, bytes_of, functions_of
 from ddpg_jax.replay import unpack
 from ddpg_jax.training import gradient_steps, make_training, store, stream
 from tests.hosts import Counter, Faulty, Row, Vector
@@ -764,6 +764,21 @@ def test_the_replay_is_written_in_place() -> None:
     program = dj.make_program(experiment, [dj.Member(0, hyper)])
     assert program.memory() < 1.1 * bytes_of(program.shapes())
     program.close()
+
+
+def test_programs_with_host_environments_are_kept_on_disk_for_every_seed(
+    cache: Path, command_line: None, tmp_path: Path
+) -> None:
+    """A second start, with another seed and other numbers, compiles nothing of what takes long."""
+    from tests.runs import command, run
+
+    for seed, kept in ((0, None), (1, 0)):
+        before = len(list(cache.rglob("*-cache")))
+        words = command(tmp_path / str(seed), "--seed", str(seed), "--tau", f"0.0{seed + 1}", backend="host")
+        functions_of.cache_clear()
+        jax.clear_caches()
+        assert run(*words) == 0
+        assert kept is None or len(list(cache.rglob("*-cache"))) - before == kept
 
 
 def test_environments_of_a_module_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

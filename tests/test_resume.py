@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -778,6 +779,49 @@ for name, kind in (("tests/Faulty-v0", Faulty), ("tests/Locked-v0", Locked)):
 def faulty(out: Path, *more: str, env: str = "tests/Faulty-v0") -> list[str]:
     Faulty.made = Locked.made = 0
     return ["train", env, *TINY, "--checkpoint-seconds", "0", "--out", str(out), *more]
+
+
+class Slow(Faulty):
+    """10 ms a step, 100 steps an episode: an evaluation of two episodes takes 2 s, a look at the world outside as long."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        time.sleep(0.01)
+        return super().step(action)
+
+
+gymnasium.register("tests/Slow-v0", Slow, max_episode_steps=100)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("train", 1.5), ("sweep", 1.0)], ids=["evaluation", "sweep"])
+def test_a_signal_is_obeyed_within_a_step_of_a_slow_environment(
+    kind: str, seconds: float, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch, command_line: None
+) -> None:
+    """Members of a sweep then are at different steps, or an evaluation is not over; the run goes on to the same end."""
+    monkeypatch.setattr(Faulty, "at", 10**9)
+    small = "--steps 80 --warmup-steps 60 --batch-size 4 --hidden 4 --eval-every 60 --eval-episodes 2".split()
+    more = ["--seeds", "3"] if kind == "sweep" else []
+    words = [kind, "tests/Slow-v0", *more, *small, "--checkpoint-seconds", "1000", "--out"]
+    assert run(*words, str(tmp_path / "whole")) == 0  # compiles
+    sent: list[float] = []
+
+    def interrupt() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    real, timers = RunFolder.claim, []
+
+    def claim(*arguments: Any, **options: Any) -> Any:
+        timers.append(threading.Timer(seconds, interrupt))
+        timers[-1].start()
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "claim", claim)
+        assert run(*words, str(tmp_path / "out")) == 143
+    assert time.monotonic() - sent[0] < 3.0
+    assert "go on with" in capfd.readouterr().err
+    assert run(*words, str(tmp_path / "out"), "--resume") == 0
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("fault", "word"), [("raises", "motor"), ("nan", "nan"), ("reward", "nan"), ("shape", "shape")])
