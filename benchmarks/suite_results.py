@@ -1,15 +1,16 @@
-"""What `benchmarks.suite` reads of run folders, and the results that it makes of them. Each file is whole or absent."""
+"""The results that `benchmarks.suite` makes of the rows and manifests of its sweeps. Each file is whole or absent."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import datetime
+import importlib.metadata
 import io
 import json
 import os
-import shlex
 import textwrap
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from matplotlib.ticker import EngFormatter
 
 from benchmarks.suite_tasks import Task
 from ddpg_jax.app.machine import machine
-from ddpg_jax.app.report import as_json, by_point
+from ddpg_jax.app.report import by_point
 from ddpg_jax.statistics import interval, iqm
 
 Row = dict[str, Any]
+
+MACHINE = ("processor", "cores", "platform", "device_kind", "system")
+PHYSICS = ("Box2D", "box2d-py", "gymnasium-robotics")
+"""Packages that a manifest does not list, and that returns depend on."""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -37,14 +42,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else {}
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows of metrics.csv but for a line that is still being written."""
+def read_table(path: Path) -> str:
+    """The text of a CSV but for a line that is still being written; nothing if there is no such file."""
     try:
-        text = (folder / "metrics.csv").read_text()
+        text = path.read_text()
     except FileNotFoundError:
-        return []
-    table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return [{name: _number(cell) for name, cell in row.items()} for row in table]
+        return ""
+    return text[: text.rfind("\n") + 1]
+
+
+def parse(text: str) -> list[Row]:
+    """The rows of a CSV."""
+    return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
 
 def _number(text: str) -> Any:
@@ -56,87 +65,54 @@ def _number(text: str) -> Any:
     return text
 
 
-def differences(task: Task, manifest: dict[str, Any]) -> list[str]:
-    """The fields in which the run of a manifest is another one than the task's. What only one of the two knows of is none."""
-    members = manifest.get("members", [])
-    then = {**manifest.get("experiment", {}), **(members[0] if members else {})}
-    if not then:
-        return []
-    experiment, hyper = task.configure()
-    now = json.loads(json.dumps({**asdict(experiment), **hyper._asdict()}))
-    different = {name: value for name, value in now.items() if value != then.get(name, None if name in task.fields else value)}
-    lines = [f"{name}={value} (there {then.get(name)})" for name, value in different.items()]
-    return lines + ([] if len(members) == task.seeds else [f"seeds={task.seeds} (there {len(members)})"])
+def merged(tables: Sequence[str], first: int) -> str:
+    r"""One CSV of several, whose cells stay as they are, but for the member: it is the seed, counted from the first one.
 
-
-def publish(task: Task, siblings: Sequence[Task], *, work: Path, results: Path) -> list[Path]:
-    """Writes the results of a finished task, or those of its pilot so far, unless they are there; gives the files written.
-
-    Args:
-        task: whose run is finished.
-        siblings: all tasks of the suite; those of the same pilot share a file.
-        work: where the run folders are.
-        results: where the files go.
-
-    Raises:
-        ValueError: metrics.csv is lost.
+    >>> merged(["member,seed,step\n0,0,5\n0,0,9\n", "member,seed,step\n0,1,5\n0,1,9\n"], first=0).split()
+    ['member,seed,step', '0,0,5', '1,1,5', '0,0,9', '1,1,9']
     """
-    results.mkdir(parents=True, exist_ok=True)
-    if not task.pilot:
-        return _publish_task(task, work / task.name, results)
-    variants = [one for one in siblings if one.pilot == task.pilot]
-    manifests = {one.variant: (one, read_json(work / one.name / "manifest.json")) for one in variants}
-    finished = {
-        variant: (one, manifest)
-        for variant, (one, manifest) in manifests.items()
-        if manifest and manifest.get("status") == "finished" and not differences(one, manifest)
-    }
-    path = results / f"pilot_{task.pilot}.json"
-    there = (read_json(path) or {}).get("variants", {})
-    if {name: one.get("end") for name, one in there.items()} == {name: run["end"] for name, (_, run) in finished.items()}:
-        return []
-    about = {"pilot": task.pilot, "env": task.env, "steps": task.steps, **_machine(finished[task.variant][1])}
-    compared = {name: _variant(one, run, work / one.name) for name, (one, run) in finished.items()}
-    return [write(path, as_json({**about, "variants": compared}))]
+    rows = [row for table in tables for row in csv.DictReader(io.StringIO(table))]
+    rows.sort(key=lambda row: (int(row["step"]), int(row["seed"])))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "member": int(row["seed"]) - first} for row in rows)
+    return text.getvalue()
 
 
-def _publish_task(task: Task, folder: Path, results: Path) -> list[Path]:
-    """The table first and the JSON last: where that is, the others are."""
-    path = results / f"suite_{task.name}.json"
-    manifest = read_json(folder / "manifest.json") or {}
-    there = read_json(path) or {}
-    level = task.published._asdict() if task.published else None
-    if (there.get("end"), there.get("published"), there.get("note")) == (manifest["end"], level, task.note):
-        return []
-    rows = read_rows(folder)
-    about = {"task": task.name, "note": task.note, **_about(task, manifest), **_machine(manifest)}
-    summary = as_json({**about, **outcome(rows, folder), "published": level})
-    table = write(results / f"suite_{task.name}.csv", (folder / "metrics.csv").read_text())
-    return [table, _draw(task, rows, results / f"suite_{task.name}.png"), write(path, summary)]
-
-
-def _about(task: Task, manifest: dict[str, Any]) -> dict[str, Any]:
-    """What was run."""
-    numbers = {name: value for name, value in manifest["members"][0].items() if name not in ("member", "seed")}
-    kept = {name: manifest.get(name) for name in ("seeds", "seconds", "start", "end", "hash", "git_commit")}
-    command = shlex.join(["ddpg-jax", *task.command])
-    return {"experiment": manifest["experiment"], "hyperparams": numbers, "command": command, "steps": task.steps, **kept}
-
-
-def _machine(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The machine; what the run has said of itself goes before what is true here and now."""
+def machine_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine and the versions of a run. What it has said of itself goes before what is true here and now."""
     jax.config.update("jax_platforms", "cpu")  # a GPU's memory is for the sweeps
-    told = {name: manifest[name] for name in ("platform", "device_kind", "python", "packages") if name in manifest}
-    return {**machine(), **told, "date": manifest["end"][:10]}
+    here = {**machine(), **{name: manifest[name] for name in ("platform", "device_kind") if name in manifest}}
+    packages = {"python": manifest.get("python", here["python"]), **manifest.get("packages", here["packages"])}
+    for package in PHYSICS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[package] = importlib.metadata.version(package)
+    return {"machine": {name: here[name] for name in MACHINE}, "packages": packages}
 
 
-def outcome(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
+def together(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several sweeps took, on which machines, and in which versions they differ."""
+    machines, packages = [], [record["packages"] for record in records]
+    for record in records:
+        machines += [] if record["machine"] in machines else [record["machine"]]
+    names = sorted({name for each in packages for name in each})
+    return {
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "start": min((record["start"] for record in records), key=datetime.datetime.fromisoformat),
+        "end": max((record["end"] for record in records), key=datetime.datetime.fromisoformat),
+        "machines": machines,
+        "different_versions": [name for name in names if len({each.get(name) for each in packages}) > 1],
+    }
+
+
+def outcome(rows: Sequence[Row]) -> dict[str, Any]:
     """Final returns with their IQM and interval, and the highest mean over seeds with its step.
 
     Raises:
         ValueError: there are no rows.
     """
-    curves = _curves(rows, folder)
+    curves = _curves(rows)
     steps, returns = curves[0, :, 0], curves[:, :, 1]
     means = np.where(np.isnan(returns).any(axis=0), -np.inf, returns.mean(axis=0))
     final = returns[:, -1]
@@ -150,32 +126,30 @@ def outcome(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
     }
 
 
-def _curves(rows: Sequence[Row], folder: Path) -> np.ndarray:
+def _curves(rows: Sequence[Row]) -> np.ndarray:
     """`[S, evaluations, 2]`, steps and returns."""
     if not rows:
-        raise ValueError(f"{folder} has lost its metrics.csv")
+        raise ValueError("the rows are lost")
     (curves,) = by_point(rows).values()
     return curves
 
 
-def _variant(task: Task, manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+def variant_of(task: Task, manifest: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """A variant of a pilot: what is changed, what comes of it, and how fast."""
-    rows = read_rows(folder)
-    curves = _curves(rows, folder)
+    curves = _curves(rows)
     together = len(manifest.get("programs", [[]])[0]) or task.seeds
     rates = [row["updates_per_second"] for row in rows if np.isfinite(row["updates_per_second"])]
     return {
         "overrides": {name: task.fields[name] for name in task.changed},
-        **_about(task, manifest),
-        **outcome(rows, folder),
+        **outcome(rows),
         "curves": {"steps": curves[0, :, 0], "returns": curves[:, :, 1]},
         "updates_per_second": float(np.median(rates)) * together if rates else None,
     }
 
 
-def _draw(task: Task, rows: Sequence[Row], path: Path) -> Path:
+def draw(task: Task, rows: Sequence[Row], path: Path) -> Path:
     """The learning curve with its interval, and the published level as a dashed line."""
-    (curves,) = by_point(rows).values()
+    curves = _curves(rows)
     steps, returns = curves[0, :, 0], curves[:, :, 1].T
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()

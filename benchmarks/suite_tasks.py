@@ -33,15 +33,18 @@ class Level(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One sweep over seeds."""
+    """An experiment with its seeds, or a chunk of them: some that follow each other, trained in one sweep."""
 
     name: str
-    """Of its run folder and its results."""
+    """Of its run folders and its results."""
     env: str
     steps: int
     given: Mapping[str, Any]
     """Fields of `Experiment` and `Hyperparams`, but for those that stand here by themselves."""
     seeds: int = 10
+    """How many."""
+    first: int = 0
+    """The first of the seeds."""
     eval_every: int = 10_000
     published: Level | None = None
     note: str = ""
@@ -53,15 +56,43 @@ class Task:
     """Of a variant: what differs from the pilot's base."""
 
     @property
+    def stem(self) -> str:
+        """Of the names of its results."""
+        return f"pilot_{self.pilot}" if self.pilot else f"suite_{self.name}"
+
+    @property
+    def part(self) -> str:
+        """Which part of the results its sweep is: the variant of a pilot, or the seeds of a chunk."""
+        return self.variant if self.pilot else f"seeds_{self.first}-{self.first + self.seeds - 1}"
+
+    @property
+    def place(self) -> str:
+        """The run folder of its sweep, within that of all."""
+        return self.name if self.pilot else f"{self.name}/{self.part}"
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds themselves."""
+        return list(range(self.first, self.first + self.seeds))
+
+    def chunk(self, first: int, seeds: int) -> Task:
+        """Some of its seeds.
+
+        >>> Task("hop", "Hopper-v5", 1_000_000, FAMILY).chunk(first=4, seeds=2).place
+        'hop/seeds_4-5'
+        """
+        return dataclasses.replace(self, first=first, seeds=seeds)
+
+    @property
     def fields(self) -> dict[str, Any]:
-        """All fields that are given to the sweep, but for the environment."""
+        """All fields that are given to the sweep, but for the environment and the seeds."""
         values = {**self.given, "steps": self.steps, "eval_every": self.eval_every, "eval_episodes": 10}
         return {name: self.steps if value == OVER_THE_RUN else value for name, value in values.items()}
 
     @property
     def command(self) -> list[str]:
         """The words behind `ddpg-jax` that train it, but for the run folder."""
-        words = ["sweep", self.env, "--seeds", str(self.seeds)]
+        words = ["sweep", self.env, "--seed", str(self.first), "--seeds", str(self.seeds)]
         for name, value in self.fields.items():
             text = str(plain(value))
             words += [f"--{name.replace('_', '-')}", text.lower() if isinstance(value, bool) else text]
@@ -69,7 +100,7 @@ class Task:
 
     def configure(self) -> tuple[dj.Experiment, dj.Hyperparams]:
         """The whole experiment, its preset resolved."""
-        return dj.configure({"env": self.env, **self.fields})
+        return dj.configure({"env": self.env, "seed": self.first, **self.fields})
 
 
 def shrunk(task: Task, seeds: int | None, steps: int | None) -> Task:
@@ -113,36 +144,11 @@ CLEANRL = "CleanRL, ddpg_continuous_action_jax"
 
 HALF_CHEETAH = Level(11719.0, TIANSHOU_PROTOCOL.format("DDPG", "HalfCheetah-v3"), TIANSHOU)
 
-# A task whose settings nobody is still choosing comes first, so that the suite can begin before the pilots are through; then
-# those of the family that take an hour or less, so that a bad choice of FAMILY shows early; then its long ones. TD3 is for
-# comparison and takes longest, with two critics and batches of 256; the last two want an accelerator.
+# What ends soonest comes first: tasks of 300,000 steps, of which one or more end within a session of a few hours, so that a bad
+# choice of FAMILY shows early, too. Those of 1M steps take several sessions: first those of the family, then what they are
+# compared with, of which TD3 takes longest, with two critics and batches of 256. At the end is what asks for more than the
+# settings of the family: goals to relabel, a long observation, an accelerator.
 TASKS: tuple[Task, ...] = (
-    Task(
-        "halfcheetah_published",
-        "HalfCheetah-v5",
-        1_000_000,
-        {"preset": "fujimoto-ourddpg"},
-        published=HALF_CHEETAH,
-        note="The preset fujimoto-ourddpg, unchanged.",
-    ),
-    of_family(
-        "fetch_reach",
-        "FetchReach-v4",
-        50_000,
-        published=Level(
-            None, "success of every seed: the gripper stays at the goal at the end of an episode", "common practice"
-        ),
-        note="Hindsight; a warm-up of 1,000 steps, since that of the preset is half of this run.",
-        hindsight="future",
-        warmup_steps=1_000,
-        eval_every=1_000,
-    ),
-    of_family(
-        "lunar_lander",
-        "LunarLanderContinuous-v3",
-        300_000,
-        published=Level(230.0, ZOO_PROTOCOL.format("DDPG", "300k", "LunarLanderContinuous-v2"), ZOO),
-    ),
     of_family(
         "reacher", "Reacher-v5", 300_000, published=Level(-3.3, TIANSHOU_PROTOCOL.format("DDPG", "Reacher-v2"), TIANSHOU)
     ),
@@ -152,12 +158,17 @@ TASKS: tuple[Task, ...] = (
         300_000,
         published=Level(9355.0, FUJIMOTO_PROTOCOL.format("DDPG", "InvertedDoublePendulum"), FUJIMOTO),
     ),
+    of_family(
+        "lunar_lander",
+        "LunarLanderContinuous-v3",
+        300_000,
+        published=Level(230.0, ZOO_PROTOCOL.format("DDPG", "300k", "LunarLanderContinuous-v2"), ZOO),
+    ),
     of_family("pusher", "Pusher-v5", 300_000, published=Level(-38.6, "DDPG, return while training, with its noise", CLEANRL)),
-    of_family("point_maze", "PointMaze_UMaze-v3", 300_000, note="Hindsight.", hindsight="future"),
-    of_family("halfcheetah", "HalfCheetah-v5", 1_000_000, published=HALF_CHEETAH),
     of_family(
         "hopper", "Hopper-v5", 1_000_000, published=Level(2197.0, TIANSHOU_PROTOCOL.format("DDPG", "Hopper-v3"), TIANSHOU)
     ),
+    of_family("halfcheetah", "HalfCheetah-v5", 1_000_000, published=HALF_CHEETAH),
     of_family(
         "walker2d", "Walker2d-v5", 1_000_000, published=Level(3098.0, FUJIMOTO_PROTOCOL.format("OurDDPG", "Walker2d"), FUJIMOTO)
     ),
@@ -175,10 +186,31 @@ TASKS: tuple[Task, ...] = (
         note="The one task with a gamma of its own, .9999: a stroke pays beyond the horizon of .99.",
         gamma=0.9999,
     ),
-    of_family("ant", "Ant-v5", 1_000_000, published=Level(1005.0, FUJIMOTO_PROTOCOL.format("DDPG", "Ant"), FUJIMOTO)),
+    Task(
+        "halfcheetah_published",
+        "HalfCheetah-v5",
+        1_000_000,
+        {"preset": "fujimoto-ourddpg"},
+        published=HALF_CHEETAH,
+        note="The preset fujimoto-ourddpg, unchanged.",
+    ),
     td3("td3_halfcheetah", "HalfCheetah-v5", Level(10201.0, TIANSHOU_PROTOCOL.format("TD3", "HalfCheetah-v3"), TIANSHOU)),
     td3("td3_hopper", "Hopper-v5", Level(3564.0, FUJIMOTO_PROTOCOL.format("TD3", "Hopper"), FUJIMOTO)),
     td3("td3_bipedal_walker", "BipedalWalker-v3", Level(306.0, ZOO_PROTOCOL.format("TD3", "1M", "BipedalWalker-v3"), ZOO)),
+    of_family("point_maze", "PointMaze_UMaze-v3", 300_000, note="Hindsight.", hindsight="future"),
+    of_family(
+        "fetch_reach",
+        "FetchReach-v4",
+        50_000,
+        published=Level(
+            None, "success of every seed: the gripper stays at the goal at the end of an episode", "common practice"
+        ),
+        note="Hindsight; a warm-up of 1,000 steps, since that of the preset is half of this run.",
+        hindsight="future",
+        warmup_steps=1_000,
+        eval_every=1_000,
+    ),
+    of_family("ant", "Ant-v5", 1_000_000, published=Level(1005.0, FUJIMOTO_PROTOCOL.format("DDPG", "Ant"), FUJIMOTO)),
     of_family("cheetah_run", "playground/CheetahRun", 500_000, note="On the device.", backend="device"),
     of_family("walker_walk", "playground/WalkerWalk", 500_000, note="On the device.", backend="device"),
 )
