@@ -1,6 +1,7 @@
 """Gymnasium environments on the host: only what really happened is told and stored, and nothing that goes wrong is lost."""
 
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -664,6 +665,17 @@ def test_a_stop_is_obeyed_within_a_step(what: str) -> None:
             program.evaluate(state, 0)
     assert time.monotonic() - since < 3.0
     program.close()
+
+
+def test_ctrl_c_ends_training_from_python_within_a_step() -> None:
+    """Also in a long evaluation."""
+    timer = threading.Timer(2.5, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        dj.train(Slow, **{**SHORT, "num_envs": 1, "steps": 9})
+    assert time.monotonic() - since < 8.0
+    assert not stopping.is_set()
 
 
 class Mathematician(Counter):

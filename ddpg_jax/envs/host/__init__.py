@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ddpg_jax.envs.host.callback import from_function, host_env, make_host, stopping, watchers
+from ddpg_jax.envs.host.callback import from_function, host_env, make_host, watchers
+from ddpg_jax.envs.host.threads import stopping
 
 __all__ = ["from_function", "host_env", "make_host", "stopping", "watchers"]

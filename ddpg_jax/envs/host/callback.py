@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ from ddpg_jax.envs.host.evaluation import Evaluation
 from ddpg_jax.envs.host.goals import goal_on_host
 from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
 from ddpg_jax.envs.host.make import maker
-from ddpg_jax.envs.host.threads import Direct, Served
+from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
 from ddpg_jax.types import (
     FAILED,
@@ -46,9 +45,6 @@ KEPT = 16
 
 EVALUATED_AT_ONCE = 10
 """Environments in which the episodes of one evaluation run."""
-
-stopping = threading.Event()
-"""Set when a signal has come: all programs of this process end after the step that they are at."""
 
 watchers: list[Callable[[int, int], None]] = []
 """Told about once a second how many episodes of an evaluation are over, and of how many."""

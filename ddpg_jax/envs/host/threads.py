@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
+
+stopping = threading.Event()
+"""Set when a signal has come: all programs of this process end after the step that they are at."""
+
+
+ATTENTION = 0.05
+"""Seconds after which a thread that waits looks for signals: one that another thread was given does not wake it."""
 
 
 class Threads(Protocol):
@@ -28,7 +36,7 @@ class Direct:
     """Environments are stepped in the threads in which XLA computes, which may be another one at every step."""
 
     def run(self, call: Callable[[], Any]) -> Any:
-        return _beside(call, lambda done: done.wait())
+        return _beside(call, lambda done: done.wait(ATTENTION))
 
     def ask(self, function: Callable[[], None]) -> None:
         function()
@@ -51,9 +59,10 @@ class Served:
     def run(self, call: Callable[[], Any]) -> Any:
         def serve(done: threading.Event) -> None:
             while not done.is_set():
-                request = self._requests.get()
-                if request is not None:
-                    request()
+                with contextlib.suppress(queue.Empty):
+                    request = self._requests.get(timeout=ATTENTION)
+                    if request is not None:
+                        request()
 
         def announced() -> Any:
             try:
@@ -92,7 +101,7 @@ class Served:
 def _beside(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]) -> Any:
     """`call()` in another thread, while this one does something until it is told that the call is over.
 
-    A KeyboardInterrupt is raised when it is: nothing can interrupt XLA.
+    A KeyboardInterrupt is raised when it is: nothing can interrupt XLA but an environment, after its step.
     """
     found: list[Any] = []
     done = threading.Event()
@@ -113,7 +122,11 @@ def _beside(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]
             meanwhile(done)
         except KeyboardInterrupt as error:
             interrupt = error
+            stopping.set()
     result, error = found[0]
-    if interrupt or error:
-        raise interrupt or error
+    if interrupt:
+        stopping.clear()
+        raise interrupt
+    if error:
+        raise error
     return result
