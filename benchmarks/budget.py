@@ -29,8 +29,9 @@ import numpy as np
 import ddpg_jax as dj
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.calls import python_call
-from ddpg_jax.placement import place, use_one_core
-from ddpg_jax.training import RunState, stream
+from ddpg_jax.running.hardware import use_one_core
+from ddpg_jax.running.placement import place
+from ddpg_jax.training.step import RunState, stream
 
 RESULTS = Path(__file__).parent / "results"
 CAPACITY = 100_000

@@ -71,11 +71,11 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     import jax.numpy as jnp
 
     import ddpg_jax as dj
-    from ddpg_jax.building import reported
-    from ddpg_jax.envs import DEVICE
-    from ddpg_jax.placement import Placement
-    from ddpg_jax.program import functions_of, structure_of
-    from ddpg_jax.training import no_metrics
+    from ddpg_jax.envs.registry import DEVICE
+    from ddpg_jax.experiment.build import reported
+    from ddpg_jax.running.placement import Placement
+    from ddpg_jax.running.program import functions_of, structure_of
+    from ddpg_jax.training.loop import no_metrics
 
     experiment, hyper = dj.configure({"env": "Pendulum-v1", **fields})
     placement = Placement(members, "vmap", (device,))

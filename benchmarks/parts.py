@@ -30,8 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
-from ddpg_jax.placement import use_all_cores
-from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.running.hardware import use_all_cores
+from ddpg_jax.running.intervals import interval, iqm
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -54,7 +54,7 @@ TD3 = {"num_critics": 2, "policy_delay": 2, "sync_period": 2, "target_noise": 0.
 def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **fields: Any) -> Turn:
     """A program of so many members as the command line would run it; updates are summed over them."""
     import ddpg_jax as dj
-    from ddpg_jax.placement import use_all_cores, use_one_core
+    from ddpg_jax.running.hardware import use_all_cores, use_one_core
 
     experiment, hyper = dj.configure({"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**7, **fields})
     if members > 1:
@@ -116,7 +116,7 @@ def products(env: str, batch_size: int, devices: int = 1) -> Turn:
 
     from ddpg_jax.app.bench import make_limit
     from ddpg_jax.envs.host import make_host
-    from ddpg_jax.placement import use_one_core
+    from ddpg_jax.running.hardware import use_one_core
 
     jax.config.update("jax_num_cpu_devices", devices)
     use_one_core(batch_size, HIDDEN)

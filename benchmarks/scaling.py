@@ -38,7 +38,7 @@ def measure(point: dict[str, int], work: float, repetitions: int) -> dict[str, A
     """One point: rates of training and of the products, memory, seconds to compile."""
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
-    from ddpg_jax.placement import use_one_core
+    from ddpg_jax.running.hardware import use_one_core
 
     use_one_core(point["batch_size"], (point["hidden"],))
     fields = {"batch_size": point["batch_size"], "hidden": (point["hidden"],) * 2, "replay_capacity": point["replay_capacity"]}

@@ -41,7 +41,7 @@ from benchmarks.suite_results import write
 from benchmarks.suite_status import status
 from benchmarks.suite_store import Store, differences, of_manifest
 from benchmarks.suite_tasks import PILOTS, TASKS, Task, shrunk
-from ddpg_jax.types import ConfigError
+from ddpg_jax.errors import ConfigError
 
 HERE = Path(__file__).parent
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)

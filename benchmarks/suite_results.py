@@ -22,7 +22,7 @@ from matplotlib.ticker import EngFormatter
 from benchmarks.suite_tasks import Task
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.report import by_point
-from ddpg_jax.statistics import interval, iqm
+from ddpg_jax.running.intervals import interval, iqm
 
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ddpg_jax as dj
-from ddpg_jax.sweeping import plain
+from ddpg_jax.experiment.grid import plain
 
 OVER_THE_RUN = "over the run"
 """As the value of a field: the number of steps of the task."""

@@ -36,8 +36,8 @@ def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
 
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
-    from ddpg_jax.driving import look_seconds
-    from ddpg_jax.placement import use_one_core
+    from ddpg_jax.running.blocks import look_seconds
+    from ddpg_jax.running.hardware import use_one_core
 
     jax.config.update("jax_num_cpu_devices", devices)
     experiment, hyper = dj.configure({"env": "Pendulum-v1", "batch_size": batch_size, "steps": 10**9})

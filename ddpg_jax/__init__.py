@@ -1,33 +1,25 @@
 """DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
 
-from ddpg_jax import diagnostics, envs, exploration, hindsight, losses, normalization, optimization, replay, schedules
-from ddpg_jax.agent import make_agent
+from ddpg_jax import envs, exploration, replay, schedules
+from ddpg_jax.agent import diagnostics, losses, normalization, optimizers
+from ddpg_jax.agent.ddpg import make_agent
+from ddpg_jax.agent.losses import actor_loss, critic_loss, soft_update, td_target
+from ddpg_jax.agent.networks import Actor, Critic, Critics, init_actor, init_critic
+from ddpg_jax.agent.policy import Policy, load_policy
 from ddpg_jax.api import Run, make_program, sweep, train
-from ddpg_jax.building import build
-from ddpg_jax.driving import drive
-from ddpg_jax.experiment import Experiment, configure
-from ddpg_jax.losses import actor_loss, critic_loss, n_step_return, soft_update, td_target
-from ddpg_jax.networks import Actor, Critic, Critics, init_actor, init_critic
-from ddpg_jax.policy import Policy, load_policy
-from ddpg_jax.presets import PRESETS, Preset
-from ddpg_jax.program import Member
-from ddpg_jax.sweeping import Sweep, random_points
-from ddpg_jax.training import make_training, train_step
-from ddpg_jax.types import (
-    Agent,
-    ConfigError,
-    Env,
-    EnvironmentFailure,
-    EnvSpec,
-    Explorer,
-    Goal,
-    Hyperparams,
-    Nets,
-    Replay,
-    ReplayState,
-    TrainState,
-    Transition,
-)
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.experiment.build import build
+from ddpg_jax.experiment.experiment import Experiment, configure
+from ddpg_jax.experiment.grid import random_points
+from ddpg_jax.experiment.presets import PRESETS, Preset
+from ddpg_jax.replay import hindsight
+from ddpg_jax.replay.ring import n_step_return
+from ddpg_jax.running.blocks import drive
+from ddpg_jax.running.program import Member
+from ddpg_jax.running.results import Sweep
+from ddpg_jax.training.loop import make_training
+from ddpg_jax.training.step import train_step
+from ddpg_jax.types import Agent, Env, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, ReplayState, TrainState, Transition
 
 __version__ = "0.1.0"
 
@@ -73,7 +65,7 @@ __all__ = [
     "make_training",
     "n_step_return",
     "normalization",
-    "optimization",
+    "optimizers",
     "random_points",
     "replay",
     "schedules",

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_jax.driving import drive
+from ddpg_jax.agent.policy import Policy
 from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.device import as_env
 from ddpg_jax.envs.host import from_function, make_host
-from ddpg_jax.experiment import STRUCTURE, Experiment, configure, env_options
-from ddpg_jax.placement import check_settings, use_all_cores
-from ddpg_jax.policy import Policy
-from ddpg_jax.program import Member, Program, total_iterations, warmup_iterations
-from ddpg_jax.sweeping import Point, Sweep, check_legs, grid_points, in_memory, make_legs, plain
-from ddpg_jax.types import ConfigError, Env, EnvironmentFailure, EnvSpec, Hyperparams, Params
+from ddpg_jax.envs.make import as_env
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure, env_options
+from ddpg_jax.experiment.grid import Point, grid_points, plain
+from ddpg_jax.running.blocks import drive
+from ddpg_jax.running.groups import check_legs, in_memory, make_legs
+from ddpg_jax.running.hardware import check_settings, use_all_cores
+from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
+from ddpg_jax.running.results import Sweep
+from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 
 @dataclasses.dataclass(frozen=True)

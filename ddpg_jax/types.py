@@ -7,10 +7,7 @@ Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` tim
 from __future__ import annotations
 
 import math
-import sysconfig
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import flax.struct
@@ -20,27 +17,6 @@ Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed key, `jax.random.key(seed)`
 Params: TypeAlias = Any  # a pytree of arrays, as flax makes it
 Scalar: TypeAlias = Array | float  # a number, or a traced scalar in its place
-
-
-NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
-"""How the names of files begin that are no user's own; besides, there are installed packages."""
-
-
-class ConfigError(ValueError):
-    """What the user can mend. The message is one sentence that names the field, its value and what is allowed."""
-
-
-class EnvironmentFailure(RuntimeError):
-    """An environment that raised, returned a non-finite number or changed its shapes, and the step at which it did."""
-
-
-def said(error: BaseException) -> str:
-    """An error in one line: its words, or the line of source that raised it without any; and where in the user's own files."""
-    frames = traceback.extract_tb(error.__traceback__)
-    words = str(error) or frames[-1].line or "without a word"
-    own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS) and "-packages" not in frame.filename]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {' '.join(words.split())}{place}"
 
 
 class Transition(NamedTuple):

@@ -15,7 +15,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 
-from ddpg_jax import driving, program
+from ddpg_jax.running import blocks, program
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is a bug, not a convenience
 
@@ -52,8 +52,8 @@ def command_line(cache: Path) -> Iterator[None]:
         patch.setenv("SDL_VIDEODRIVER", "dummy")
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.setenv("PJRT_NPROC", str(os.cpu_count()))  # else a run sets it, for all processes of later tests
-        patch.setattr(driving, "FIRST_LOOK", driving.BLOCK_UPDATES)  # looks between blocks and nowhere else, in no hurry
-        patch.setattr(driving, "LOOK_SECONDS", math.inf)
+        patch.setattr(blocks, "FIRST_LOOK", blocks.BLOCK_UPDATES)  # looks between blocks and nowhere else, in no hurry
+        patch.setattr(blocks, "LOOK_SECONDS", math.inf)
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
         yield

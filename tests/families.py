@@ -7,8 +7,8 @@ import jax
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.envs import family_of, make_device
 from ddpg_jax.envs.extras import EXTRAS, installed
+from ddpg_jax.envs.registry import family_of, make_device
 
 GYMNAX = tuple(
     f"gymnax/{name}" for name in ("Pendulum-v1", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")

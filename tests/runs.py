@@ -21,9 +21,9 @@ import pytest
 from ddpg_jax.api import make_program
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.cli import main
-from ddpg_jax.experiment import NUMBERS as HYPERPARAMS
-from ddpg_jax.experiment import Experiment, configure
-from ddpg_jax.program import Member
+from ddpg_jax.experiment.experiment import NUMBERS as HYPERPARAMS
+from ddpg_jax.experiment.experiment import Experiment, configure
+from ddpg_jax.running.program import Member
 from ddpg_jax.types import Hyperparams
 
 NUMBERS: dict[str, Any] = {

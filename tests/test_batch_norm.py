@@ -17,13 +17,13 @@ import optax
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.agent import now_and_then
+from ddpg_jax.agent.ddpg import now_and_then
+from ddpg_jax.agent.losses import pre_tanh_l2, weight_l2
+from ddpg_jax.agent.networks import apply_by_batch
 from ddpg_jax.api import make_policy
-from ddpg_jax.building import optimizer
+from ddpg_jax.experiment.build import optimizer
 from ddpg_jax.exploration import draw_directions
-from ddpg_jax.losses import pre_tanh_l2, weight_l2
-from ddpg_jax.networks import apply_by_batch
-from ddpg_jax.program import Program
+from ddpg_jax.running.program import Program
 from ddpg_jax.types import Nets
 from tests.runs import assert_same_arrays
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.bibliography import BIBLIOGRAPHY
-from ddpg_jax.citations import ALWAYS, CHOSEN, FAMILIES, PARTS, SOURCES, bibtex, references
-from ddpg_jax.experiment import SWITCHES
+from ddpg_jax.app.bibliography import BIBLIOGRAPHY
+from ddpg_jax.app.citations import ALWAYS, CHOSEN, FAMILIES, PARTS, SOURCES, bibtex, references
+from ddpg_jax.experiment.experiment import SWITCHES
 from tests.runs import TINY, run
 
 ROOT = Path(__file__).parent.parent

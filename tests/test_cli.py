@@ -17,10 +17,10 @@ import pytest
 from rich.console import Console
 
 import ddpg_jax
-from ddpg_jax.app import progress, training
-from ddpg_jax.envs import DEVICE
+from ddpg_jax.app import job, progress
 from ddpg_jax.envs.extras import command_for
-from ddpg_jax.experiment import NUMBERS, PRESETS, STRUCTURE
+from ddpg_jax.envs.registry import DEVICE
+from ddpg_jax.experiment.experiment import NUMBERS, PRESETS, STRUCTURE
 from tests.runs import TINY, command, manifest, rows, run
 
 pytestmark = pytest.mark.usefixtures("command_line")
@@ -52,7 +52,7 @@ def one_line(capfd: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> str:
         capfd.readouterr()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training, "Job", lambda *arguments: pytest.fail("it began to train"))
+            patch.setattr(job, "Job", lambda *arguments: pytest.fail("it began to train"))
             assert run(*arguments) == 2
         said = capfd.readouterr()
         assert said.out == ""

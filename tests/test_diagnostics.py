@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax import diagnostics
-from ddpg_jax.hindsight import final, hindsight
-from ddpg_jax.replay import REPLAYS, aged, make_ring
+from ddpg_jax.agent import diagnostics
+from ddpg_jax.replay.hindsight import final, hindsight
+from ddpg_jax.replay.ring import make_ring
+from ddpg_jax.replay.samplers import REPLAYS, aged
 from tests.runs import run
 
 

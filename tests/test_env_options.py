@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app.environments import about, overview
+from ddpg_jax.app.list_envs import about, overview
 from ddpg_jax.app.plot import legend
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import command_for, installed
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
-from ddpg_jax.sweeping import grid_points, make_legs, parse_grid
+from ddpg_jax.experiment.grid import grid_points, parse_grid
+from ddpg_jax.running.groups import make_legs
 from ddpg_jax.types import EnvOptions
 from tests.runs import TINY, manifest, run
 

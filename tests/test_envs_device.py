@@ -12,7 +12,7 @@ from gymnasium.envs.phys2d.pendulum import PendulumFunctional
 from gymnasium.spaces import Box, Dict, Discrete
 
 import ddpg_jax as dj
-from ddpg_jax.envs import DEVICE, make_device
+from ddpg_jax.envs.registry import DEVICE, make_device
 from ddpg_jax.envs.spaces import spec_of
 from tests.families import GYMNAX, PHYSICS, family_env
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app.environments import about, overview
-from ddpg_jax.envs import FAMILIES, Family, make_device, on_device
+from ddpg_jax.app.list_envs import about, overview
 from ddpg_jax.envs.extras import EXTRAS, command_for, installed
+from ddpg_jax.envs.registry import FAMILIES, Family, make_device, on_device
 from ddpg_jax.flatten import flattening
 from ddpg_jax.types import EnvOptions
 from tests.families import ALL_PHYSICS, GYMNAX, PHYSICS, family_env

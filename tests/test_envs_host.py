@@ -21,9 +21,10 @@ import ddpg_jax as dj
 from ddpg_jax.envs.host import host_env, make_host, stopping
 from ddpg_jax.envs.host.callback import HostEnvs
 from ddpg_jax.envs.spaces import spec_of
-from ddpg_jax.program import Interrupted, Program, bytes_of, functions_of
-from ddpg_jax.replay import unpack
-from ddpg_jax.training import gradient_steps, make_training, store, stream
+from ddpg_jax.replay.ring import unpack
+from ddpg_jax.running.program import Interrupted, Program, bytes_of, functions_of
+from ddpg_jax.training.loop import make_training
+from ddpg_jax.training.step import gradient_steps, store, stream
 from tests.hosts import Counter, Faulty, Row, Vector
 
 

@@ -15,8 +15,8 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax.envs.goals import RADIUS
-from ddpg_jax.hindsight import STRATEGIES
+from ddpg_jax.envs.native.point_reach import RADIUS
+from ddpg_jax.replay.hindsight import STRATEGIES
 
 EXAMPLES = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 SHAPES = [(5, 1), (11, 3), (2, 2)]  # capacity and lanes: 5 rows, 3 lanes of 3 with 2 to spare, and lanes of a single row

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.placement import place
-from ddpg_jax.program import Program
-from ddpg_jax.training import RunState, gradient_steps
+from ddpg_jax.running.placement import place
+from ddpg_jax.running.program import Program
+from ddpg_jax.training.step import RunState, gradient_steps
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +30,7 @@ def test_vmapped_members_do_not_copy_their_replays_at_every_step(monkeypatch: py
         texts.append(compiled.as_text())
         return 0
 
-    monkeypatch.setattr("ddpg_jax.program.compiled_bytes", keep)
+    monkeypatch.setattr("ddpg_jax.running.program.compiled_bytes", keep)
     capacity, members = 30_000, 3
     fields = {"env": "probe/lqr", "replay_capacity": capacity, "warmup_steps": 16, "batch_size": 8, "hidden": (4,)}
     experiment, hyper = dj.configure({**fields, "policy_delay": 2})

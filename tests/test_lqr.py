@@ -7,7 +7,7 @@ import numpy as np
 from scipy.linalg import solve_discrete_are
 
 import ddpg_jax as dj
-from ddpg_jax.envs.probes import LQR_A, LQR_B, LQR_Q, LQR_R
+from ddpg_jax.envs.native.probes import LQR_A, LQR_B, LQR_Q, LQR_R
 
 A, B, Q, R = (np.array(matrix) for matrix in (LQR_A, LQR_B, LQR_Q, LQR_R))
 SEEDS = (0, 1, 2)

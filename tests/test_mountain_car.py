@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.envs import make_device
-from ddpg_jax.envs.mountain_car import mountain_car
+from ddpg_jax.envs.native.mountain_car import mountain_car
+from ddpg_jax.envs.registry import make_device
 
 NAME = "MountainCarContinuous-v0"
 STATES = {

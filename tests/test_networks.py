@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax.networks import ACTIVATIONS
+from ddpg_jax.agent.networks import ACTIVATIONS
 
 OBS, ACTION, HIDDEN = 3, 2, (16, 12)
 HYPER = dj.Hyperparams()

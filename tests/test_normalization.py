@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpg_jax as dj
-from ddpg_jax.normalization import NET, OBS, REWARD, measure, normalized_reward, standardized, start, variance
+from ddpg_jax.agent.normalization import NET, OBS, REWARD, measure, normalized_reward, standardized, start, variance
 
 TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_every": 60, "eval_episodes": 1}
 

@@ -13,11 +13,11 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax.agent import now_and_then, smoothed
-from ddpg_jax.building import optimizer
+from ddpg_jax.agent.ddpg import now_and_then, smoothed
+from ddpg_jax.agent.losses import huber, pre_tanh_l2, squared, value_l2, weight_l2
+from ddpg_jax.agent.optimizers import clipped, descend
+from ddpg_jax.experiment.build import optimizer
 from ddpg_jax.exploration import gaussian, mixed, none, smooth
-from ddpg_jax.losses import huber, pre_tanh_l2, squared, value_l2, weight_l2
-from ddpg_jax.optimization import clipped, descend
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.envs import DEVICE
-from ddpg_jax.experiment import SWITCHES
+from ddpg_jax.agent.networks import INITS, PRECISIONS
+from ddpg_jax.envs.registry import DEVICE
+from ddpg_jax.experiment.experiment import SWITCHES
 from ddpg_jax.exploration import EXPLORERS
-from ddpg_jax.hindsight import STRATEGIES
-from ddpg_jax.networks import INITS, PRECISIONS
-from ddpg_jax.replay import REPLAYS
+from ddpg_jax.replay.hindsight import STRATEGIES
+from ddpg_jax.replay.samplers import REPLAYS
 from ddpg_jax.schedules import SCHEDULES
-from ddpg_jax.training import train_step
+from ddpg_jax.training.step import train_step
 
 ON = {"sync_period": 3.0, "huber_delta": 0.1, "actor_clip": 0.02, "critic_clip": 0.2}
 OTHER = {"sync_period": 2.0, "actor_clip": 1e3, "critic_clip": 1e3}  # Adam hides a factor on ALL gradients

@@ -15,7 +15,7 @@ import pytest
 from jax.interpreters import partial_eval
 
 import ddpg_jax as dj
-from ddpg_jax.networks import PRECISIONS, rounded_product
+from ddpg_jax.agent.networks import PRECISIONS, rounded_product
 from tests.test_parts import distance
 
 OBS, ACTION, BATCH, HIDDEN = 3, 2, 8, (16, 12)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.experiment import CHOICES
+from ddpg_jax.experiment.experiment import CHOICES
 from tests.runs import TINY, manifest, run
 
 DEFAULT = {

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax import sum_tree
+from ddpg_jax.replay import sum_tree
 
 EXAMPLES = hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
 T = jnp.int32(0)

@@ -8,9 +8,9 @@ import numpy as np
 
 import ddpg_jax as dj
 from ddpg_jax.api import make_policy
-from ddpg_jax.envs.probes import ACTION_GOAL
-from ddpg_jax.replay import unpack
-from ddpg_jax.training import RunState
+from ddpg_jax.envs.native.probes import ACTION_GOAL
+from ddpg_jax.replay.ring import unpack
+from ddpg_jax.training.step import RunState
 
 FAST = {
     "hidden": (64,),

@@ -22,17 +22,17 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax import sweeping
 from ddpg_jax.api import make_program
-from ddpg_jax.app import folder as folders
 from ddpg_jax.app import processes as module
+from ddpg_jax.app import run_folder as folders
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, idle_program
-from ddpg_jax.driving import drive
-from ddpg_jax.placement import Placement
-from ddpg_jax.program import Member
-from ddpg_jax.sweeping import Leg, in_memory
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.running import groups
+from ddpg_jax.running.blocks import drive
+from ddpg_jax.running.groups import Leg, in_memory
+from ddpg_jax.running.placement import Placement
+from ddpg_jax.running.program import Member
 from tests.runs import manifest, rows, run
 
 pytestmark = pytest.mark.usefixtures("command_line")
@@ -380,7 +380,7 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
     """A member needs 20 bytes: four fit in 100, two in the half of it."""
     experiment, hyper = dj.configure({"env": "Pendulum-v1"})
     leg = Leg(experiment, [Member(seed, hyper, seed) for seed in range(4)])
-    monkeypatch.setattr(sweeping, "memory_limit", lambda _: 100 / sweeping.HEADROOM)
+    monkeypatch.setattr(groups, "memory_limit", lambda _: 100 / groups.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
         program: Any = idle_program()

@@ -12,10 +12,10 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
-from ddpg_jax.app import figures, folder, report
-from ddpg_jax.experiment import configure
-from ddpg_jax.program import Member
-from ddpg_jax.statistics import interval, interval_over_points, iqm
+from ddpg_jax.app import figures, report, run_folder
+from ddpg_jax.experiment.experiment import configure
+from ddpg_jax.running.intervals import interval, interval_over_points, iqm
+from ddpg_jax.running.program import Member
 
 FIELDS = {
     "point",
@@ -269,7 +269,7 @@ def test_the_line_at_the_end() -> None:
 def test_a_run_is_called_by_its_preset_and_what_differs_from_it() -> None:
     """As a person would type it: no list, and nothing that follows from the rest."""
     experiment, hyper = configure({"preset": "td3", "hidden": (64, 64), "target_noise": 0.1})
-    manifest = folder.about(experiment, [Member(0, hyper)])
+    manifest = run_folder.about(experiment, [Member(0, hyper)])
     fields = report.settings(manifest)
     assert report.described(fields, fields) == "td3, hidden=64-64, target_noise=0.1"
     assert report.described(fields, ["hidden", "tau"]) == "td3, hidden=64-64"

@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax import driving
-from ddpg_jax.app import checkpoints, programs, progress, training
+from ddpg_jax.app import checkpoints, job, progress, queue
 from ddpg_jax.app.checkpoints import Checkpoints
-from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.app.programs import Programs
+from ddpg_jax.app.queue import Programs
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.running import blocks
 from tests.runs import (
     BACKENDS,
     HEADER,
@@ -143,7 +143,7 @@ POINTS = [
     ("device", Checkpoints, "save", 2, True),  # between evaluations, with part of a row in the checkpoint
     ("host", Checkpoints, "save", 2, True),
     ("device", Checkpoints, "save", 4, True),  # finished but for the policy
-    ("device", training, "figures", 1, False),  # finished but for the figure
+    ("device", job, "figures", 1, False),  # finished but for the figure
 ]
 
 
@@ -182,8 +182,8 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
     """How often a run looks at the world outside depends on the machine; what comes of it does not."""
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driving, "FIRST_LOOK", 37)
-        patch.setattr(driving, "_longer", lambda *_: 37)
+        patch.setattr(blocks, "FIRST_LOOK", 37)
+        patch.setattr(blocks, "_longer", lambda *_: 37)
         kill_at(patch, Checkpoints, "save", 10, after=True)
         with contextlib.suppress(Killed):
             run(*command(out, backend=backend))
@@ -192,8 +192,8 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
     assert kept is not None
     assert kept.iteration == 337, "no checkpoint in the middle of a block"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driving, "FIRST_LOOK", 11)
-        patch.setattr(driving, "_longer", lambda *_: 11)
+        patch.setattr(blocks, "FIRST_LOOK", 11)
+        patch.setattr(blocks, "_longer", lambda *_: 11)
         resume(out, "--checkpoint-seconds", "1000", backend=backend)
     assert_same_run(out, whole_run(backend))
 
@@ -469,7 +469,7 @@ def test_a_run_that_cannot_be_made_here_keeps_its_checkpoints(
 
     folder = copy_of()
     with monkeypatch.context() as patch:
-        patch.setattr(programs, "make_program", missing)
+        patch.setattr(queue, "make_program", missing)
         assert run(*command(folder, "--resume")) == 2
     said = capfd.readouterr().err
     assert "needs an extra that is missing" in said
@@ -605,13 +605,13 @@ def test_an_environment_that_goes_to_another_folder_takes_nothing_along(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    original = programs.make_program
+    original = queue.make_program
 
     def moving(*arguments: Any) -> Any:
         os.chdir(tmp_path / "elsewhere")
         return original(*arguments)
 
-    monkeypatch.setattr(programs, "make_program", moving)
+    monkeypatch.setattr(queue, "make_program", moving)
     assert run(*command(Path("out"))) == 0
     assert not any((tmp_path / "elsewhere").iterdir())
     assert_same_run(tmp_path / "out", whole_run())
@@ -922,7 +922,7 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
-    training.use_compilation_cache()
+    job.use_compilation_cache()
 
 
 def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -931,7 +931,7 @@ def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.M
     before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
-        training.use_compilation_cache()
+        job.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

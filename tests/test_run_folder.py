@@ -18,12 +18,12 @@ from PIL import Image
 
 import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
-from ddpg_jax.app import folder as folders
 from ddpg_jax.app import report
-from ddpg_jax.app.programs import Programs
+from ddpg_jax.app import run_folder as folders
+from ddpg_jax.app.queue import Programs
 from ddpg_jax.envs.host.lanes import Lane
-from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, configure
-from ddpg_jax.program import Member
+from ddpg_jax.experiment.experiment import CHOICES, NUMBERS, STRUCTURE, configure
+from ddpg_jax.running.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
 
 pytestmark = pytest.mark.usefixtures("command_line")

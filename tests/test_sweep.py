@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax import api, placement, sweeping
+from ddpg_jax import api
 from ddpg_jax.app.cli import main
 from ddpg_jax.app.evaluation import recorded
-from ddpg_jax.experiment import READ_BY
-from ddpg_jax.placement import place
-from ddpg_jax.program import Program
-from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
+from ddpg_jax.experiment.experiment import READ_BY
+from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
+from ddpg_jax.running import groups, hardware, placement
+from ddpg_jax.running.groups import make_legs
+from ddpg_jax.running.placement import place
+from ddpg_jax.running.program import Program
 
 SMALL: dict[str, Any] = {
     **{"steps": 300, "warmup_steps": 100, "eval_every": 100},
@@ -256,13 +258,13 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
     program = original(*make_legs([{}], 3, {"env": "Pendulum-v1", **SMALL})[0])
     need = program.memory()
     monkeypatch.setattr(api, "make_program", make)
-    monkeypatch.setattr(sweeping, "memory_limit", lambda _: need * 0.8 / sweeping.HEADROOM)
+    monkeypatch.setattr(groups, "memory_limit", lambda _: need * 0.8 / groups.HEADROOM)
     divided = dj.sweep("Pendulum-v1", seeds=3, **SMALL)
     assert parts[0] == 3
     assert sum(parts[1:]) == 3
     assert len(parts) > 2
     np.testing.assert_array_equal(whole.returns, divided.returns)
-    monkeypatch.setattr(sweeping, "memory_limit", lambda _: 1000)
+    monkeypatch.setattr(groups, "memory_limit", lambda _: 1000)
     for seeds in (3, 1):
         with pytest.raises(dj.ConfigError, match=r"a member with replay_capacity=1000, .* 0 fit"):
             dj.sweep("Pendulum-v1", seeds=seeds, **SMALL)
@@ -335,14 +337,14 @@ def test_members_that_take_turns_share_the_memory_of_an_evaluation(monkeypatch: 
     all_together, two = dj.make_program(*leg).memory(), dj.make_program(leg.experiment, leg.members[:2]).memory()
     assert all_together < 3 * two, "the evaluation is most of it, or this tests nothing"
     limit = (all_together + two) / 2
-    monkeypatch.setattr(sweeping, "memory_limit", lambda _: limit / sweeping.HEADROOM)
-    parts = list(sweeping.in_memory(leg, dj.make_program))
+    monkeypatch.setattr(groups, "memory_limit", lambda _: limit / groups.HEADROOM)
+    parts = list(groups.in_memory(leg, dj.make_program))
     assert [m.number for part, _ in parts for m in part.members] == list(range(8))
     assert len(parts) > 1
     assert all(program.memory() <= limit for _, program in parts)
-    monkeypatch.setattr(sweeping, "memory_limit", lambda _: two / 10 / sweeping.HEADROOM)
+    monkeypatch.setattr(groups, "memory_limit", lambda _: two / 10 / groups.HEADROOM)
     with pytest.raises(dj.ConfigError, match=r"eval_episodes=20000 takes .* 0 fit"):
-        list(sweeping.in_memory(leg, dj.make_program))
+        list(groups.in_memory(leg, dj.make_program))
 
 
 def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,7 +390,7 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
 def test_a_later_program_that_fits_nowhere_is_refused_before_the_first(
     monkeypatch: pytest.MonkeyPatch, grid: Any, words: str
 ) -> None:
-    monkeypatch.setattr(sweeping, "memory_limit", lambda devices: 10 * 2**20)
+    monkeypatch.setattr(groups, "memory_limit", lambda devices: 10 * 2**20)
     with pytest.raises(dj.ConfigError, match=words):
         dj.sweep("Pendulum-v1", grid=grid, **{**SMALL, "warmup_steps": 100_000, "steps": 10**9})
 
@@ -423,11 +425,11 @@ def test_small_products_stay_on_one_core(
     """Where no accelerator may be, and the user has not said otherwise."""
     monkeypatch.setattr(placement, "accelerated", lambda: False)
     monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
-    placement.use_one_core(rows, hidden)
+    hardware.use_one_core(rows, hidden)
     assert os.environ.get("PJRT_NPROC") == threads
 
 
 def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert placement.cores() == 8
+    assert hardware.cores() == 8

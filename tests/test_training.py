@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax import driving
-from ddpg_jax.driving import Journal
-from ddpg_jax.placement import place
-from ddpg_jax.program import Program
-from ddpg_jax.training import STREAMS, Metrics, RunState, gradient_steps, stream
+from ddpg_jax.running import blocks
+from ddpg_jax.running.blocks import Journal
+from ddpg_jax.running.placement import place
+from ddpg_jax.running.program import Program
+from ddpg_jax.training.loop import Metrics
+from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
 
 LIMIT, SPEED = 5, 0.25
 WARMUP = 8  # vector steps
@@ -238,8 +239,8 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
 
 
 def looks(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    monkeypatch.setattr(driving, "FIRST_LOOK", steps)
-    monkeypatch.setattr(driving, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(blocks, "FIRST_LOOK", steps)
+    monkeypatch.setattr(blocks, "LOOK_SECONDS", 1.0)
 
 
 BLOCKS = dj.Experiment(steps=2_500, warmup_steps=2_500, eval_every=2_000)

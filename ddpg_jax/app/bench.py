@@ -28,14 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.api import make_program
-from ddpg_jax.app.folder import write
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.report import as_json
+from ddpg_jax.app.run_folder import write
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.experiment import Experiment, configure
-from ddpg_jax.placement import use_one_core
-from ddpg_jax.program import Member, warmup_iterations
-from ddpg_jax.types import Array, ConfigError
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.experiment.experiment import Experiment, configure
+from ddpg_jax.running.hardware import use_one_core
+from ddpg_jax.running.program import Member, warmup_iterations
+from ddpg_jax.types import Array
 
 BATCHES = (64, 256)
 SHAPES = {"Pendulum-v1": (3, 1), "HalfCheetah-v5": (17, 6)}

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpg_jax.app.processes import ALONE, Processes
-from ddpg_jax.types import ConfigError
+from ddpg_jax.errors import ConfigError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_jax import __version__
-from ddpg_jax.app.folder import RunFolder
-from ddpg_jax.citations import bibtex, environment, references
-from ddpg_jax.experiment import NUMBERS, STRUCTURE, Experiment, configure
-from ddpg_jax.presets import PRESETS, read_preset
-from ddpg_jax.types import ConfigError
+from ddpg_jax.app.citations import bibtex, environment, references
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment, configure
+from ddpg_jax.experiment.presets import PRESETS, read_preset
 
 
 def cite(name: str) -> str:

@@ -17,10 +17,11 @@ from ddpg_jax.app.options import check_file, joined, make_parser
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.envs.host.make import import_modules
-from ddpg_jax.experiment import NUMBERS, STRUCTURE, coerce, near
-from ddpg_jax.presets import PRESETS, read_preset
-from ddpg_jax.sweeping import plain
-from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvOptions
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, coerce, near
+from ddpg_jax.experiment.grid import plain
+from ddpg_jax.experiment.presets import PRESETS, read_preset
+from ddpg_jax.types import EnvOptions
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a disk without space."""
@@ -94,9 +95,9 @@ def stoppable() -> Iterator[None]:
 
 def _train(options: argparse.Namespace) -> int:
     with stoppable():
-        from ddpg_jax.app.training import use_compilation_cache
-        from ddpg_jax.placement import use_one_core
-        from ddpg_jax.sweeping import make_legs
+        from ddpg_jax.app.job import use_compilation_cache
+        from ddpg_jax.running.groups import make_legs
+        from ddpg_jax.running.hardware import use_one_core
 
     legs = make_legs([{}], 1, _given(options))
     use_compilation_cache()
@@ -107,9 +108,10 @@ def _train(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     with stoppable():
-        from ddpg_jax.app.training import use_compilation_cache
-        from ddpg_jax.placement import use_all_cores
-        from ddpg_jax.sweeping import grid_points, make_legs, parse_grid, random_points
+        from ddpg_jax.app.job import use_compilation_cache
+        from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
+        from ddpg_jax.running.groups import make_legs
+        from ddpg_jax.running.hardware import use_all_cores
 
     given = _given(options)
     seeds = _whole("seeds", options.seeds)
@@ -167,7 +169,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
-    from ddpg_jax.app.training import Options, Stopped, train
+    from ddpg_jax.app.job import Options, Stopped, train
 
     check_jax()
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
@@ -187,8 +189,8 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
 
 def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
+    from ddpg_jax.app.job import use_compilation_cache
     from ddpg_jax.app.report import readable
-    from ddpg_jax.app.training import use_compilation_cache
 
     episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
     policy = policy_folder(options.dir, options.member)
@@ -244,7 +246,7 @@ def _presets(options: argparse.Namespace) -> int:
 
 
 def _envs(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.environments import about, overview
+    from ddpg_jax.app.list_envs import about, overview
 
     given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in EnvOptions._fields}
     asked = EnvOptions(**given)

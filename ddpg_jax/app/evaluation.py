@@ -10,16 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpg_jax.app.folder import RunFolder
+from ddpg_jax.agent.policy import Policy, load_policy
 from ddpg_jax.app.report import named, swept
-from ddpg_jax.envs import only_in_jax
+from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
-from ddpg_jax.experiment import Experiment, coerce, env_options
-from ddpg_jax.policy import Policy, load_policy
-from ddpg_jax.training import rollout, stream
-from ddpg_jax.types import ConfigError, EnvironmentFailure
+from ddpg_jax.envs.registry import only_in_jax
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.experiment.experiment import Experiment, coerce, env_options
+from ddpg_jax.training.rollout import rollout
+from ddpg_jax.training.step import stream
 
 FILMS = (".gif", ".webp", ".png")
 

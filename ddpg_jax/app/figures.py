@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ddpg_jax.app.report import by_env, by_point, labels, short, swept
-from ddpg_jax.statistics import interval, interval_over_points, iqm, standing
+from ddpg_jax.running.intervals import interval, interval_over_points, iqm, standing
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
 MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups

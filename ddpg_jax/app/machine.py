@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from ddpg_jax.app.folder import versions
-from ddpg_jax.placement import check_settings, cores
-from ddpg_jax.types import ConfigError
+from ddpg_jax.app.run_folder import versions
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.running.hardware import check_settings, cores
 
 
 def machine() -> dict[str, Any]:

@@ -16,9 +16,10 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ddpg_jax.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment
-from ddpg_jax.sweeping import plain
-from ddpg_jax.types import ConfigError, EnvOptions, Hyperparams
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.experiment.experiment import CHOICES, NUMBERS, STRUCTURE, Experiment
+from ddpg_jax.experiment.grid import plain
+from ddpg_jax.types import EnvOptions, Hyperparams
 
 
 class Parser(argparse.ArgumentParser):

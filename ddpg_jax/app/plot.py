@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.app import figures, report
-from ddpg_jax.app.folder import RunFolder
 from ddpg_jax.app.options import check_file
-from ddpg_jax.types import ConfigError
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.errors import ConfigError
 
 
 def plot(folders: Sequence[Path], out: Path) -> None:

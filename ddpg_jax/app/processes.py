@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.placement import place
-from ddpg_jax.program import Program
-from ddpg_jax.training import Metrics
-from ddpg_jax.types import ConfigError
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.running.placement import place
+from ddpg_jax.running.program import Program
+from ddpg_jax.training.loop import Metrics
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_jax import diagnostics
-from ddpg_jax.experiment import configure
-from ddpg_jax.presets import PRESETS
-from ddpg_jax.statistics import interval, iqm, standing
-from ddpg_jax.sweeping import plain
+from ddpg_jax.agent import diagnostics
+from ddpg_jax.experiment.experiment import configure
+from ddpg_jax.experiment.grid import plain
+from ddpg_jax.experiment.presets import PRESETS
+from ddpg_jax.running.intervals import interval, iqm, standing
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",

@@ -1,22 +1,9 @@
 """Environments: names, and one adapter a file. Third parties are imported only when one of theirs is asked for."""
 
-from __future__ import annotations
-
-import difflib
-import functools
-import warnings
-from collections.abc import Callable
-from typing import NamedTuple
-
-from ddpg_jax.envs import brax, functional, gymnax, playground
+from ddpg_jax.envs.adapters.functional import from_functional
 from ddpg_jax.envs.checking import check
-from ddpg_jax.envs.device import as_env, make_env, renew_always, renew_at_ends
-from ddpg_jax.envs.extras import EXTRAS, installed, missing
-from ddpg_jax.envs.functional import from_functional
-from ddpg_jax.envs.goals import point_reach
-from ddpg_jax.envs.mountain_car import mountain_car
-from ddpg_jax.envs.probes import PROBES
-from ddpg_jax.types import ConfigError, Env, said
+from ddpg_jax.envs.make import as_env, make_env, renew_always, renew_at_ends
+from ddpg_jax.envs.registry import DEVICE, FAMILIES, Family, family_of, in_jax, make_device, nearest, on_device, only_in_jax
 
 __all__ = [
     "DEVICE",
@@ -35,98 +22,3 @@ __all__ = [
     "renew_always",
     "renew_at_ends",
 ]
-
-DEVICE: dict[str, Callable[..., Env]] = {
-    "Pendulum-v1": functional.pendulum,
-    "MountainCarContinuous-v0": mountain_car,
-    "point-reach": point_reach,
-    **PROBES,
-}
-"""Environments written in JAX, by name; the parameters of the functions are the keyword arguments that they take."""
-
-
-class Family(NamedTuple):
-    """The environments of another library that are written in JAX; their names begin with `PREFIX/`."""
-
-    names: Callable[[], list[str]]
-    """`() -> names`, prefix and all; imports the library, and builds no environment."""
-    make: Callable[[str], Env]
-    """`(name) -> env`; raises KeyError where there is none, and ConfigError."""
-    extra: str
-    """The extra of this package that installs the library."""
-
-
-FAMILIES: dict[str, Family] = {
-    "gymnax": Family(gymnax.names, gymnax.make, "gymnax"),
-    "brax": Family(brax.names, brax.make, "brax"),
-    "playground": Family(playground.names, playground.make, "playground"),
-}
-"""By the prefix of their names."""
-
-
-def family_of(name: str) -> Family | None:
-    """The family that an environment of this name belongs to, if any."""
-    prefix, slash, _ = name.partition("/")
-    return FAMILIES.get(prefix) if slash else None
-
-
-def in_jax(name: str) -> bool:
-    """Whether an environment of this name is one of `DEVICE` or of a family."""
-    return name in DEVICE or family_of(name) is not None
-
-
-def only_in_jax(name: str) -> bool:
-    """Whether it is, and Gymnasium has none of this name."""
-    import gymnasium
-
-    return in_jax(name) and (family_of(name) is not None or name not in gymnasium.registry)
-
-
-def on_device(backend: str, name: str) -> bool:
-    """Whether an environment of this name is compiled into the program, for a backend of device, host or auto.
-
-    Raises:
-        ConfigError: the host is asked for, and there is none of this name.
-    """
-    if backend == "host" and only_in_jax(name):
-        raise ConfigError(f"backend=host is not allowed with env={name}; it must be device or auto")
-    return backend == "device" or (backend == "auto" and in_jax(name))
-
-
-@functools.cache
-def make_device(name: str) -> Env:
-    """The environment of this name written in JAX.
-
-    Raises:
-        ConfigError: there is none, a missing extra, or an environment that DDPG cannot work with.
-    """
-    family = family_of(name)
-    if family is not None:
-        return _make_of(family, name)
-    if name not in DEVICE:
-        raise ConfigError(f"env={name} is not written in JAX; with backend=device there are {', '.join(DEVICE)}")
-    return DEVICE[name]()
-
-
-def _make_of(family: Family, name: str) -> Env:
-    if not installed(EXTRAS[family.extra]):
-        raise ConfigError(missing(f"env={name}", family.extra))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a library says of its own age
-            return family.make(name)
-    except KeyError as error:
-        raise ConfigError(f"env={name} is not known; {nearest(name, family.names())}") from error
-    except ConfigError:
-        raise
-    except Exception as error:  # a version of JAX that it does not know
-        raise ConfigError(f"env={name} cannot be made: {said(error)}") from error
-
-
-def nearest(word: str, words: list[str]) -> str:
-    """`word`'s neighbours among `words` as the end of a sentence; all of them if they are few."""
-    lowered = {w.lower(): w for w in words}
-    close = [lowered[w] for w in difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)]
-    if close:
-        return "nearest are " + ", ".join(close)
-    return "allowed are " + ", ".join(sorted(words)) if len(words) <= 40 else "none is near"

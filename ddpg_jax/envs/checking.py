@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.envs.device import as_env
-from ddpg_jax.types import ConfigError, Env, EnvSpec, Key, Transition
+from ddpg_jax.envs.make import as_env
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.types import Env, EnvSpec, Key, Transition
 
 LANES = 4
 """Environments that are stepped side by side."""
@@ -58,7 +59,7 @@ def check(env: Env, seed: int = 0) -> None:
     >>> dj.envs.check(dj.envs.make_env(walk, lambda key: jax.random.normal(key, (1,)), advance, lambda x: x))
     Traceback (most recent call last):
         ...
-    ddpg_jax.types.ConfigError: env=Walk gives a reward of shape (1,) from advance; it must be ()
+    ddpg_jax.errors.ConfigError: env=Walk gives a reward of shape (1,) from advance; it must be ()
     """
     env = as_env(env)
     _check_spec(env)

@@ -6,9 +6,10 @@ import functools
 import inspect
 import json
 
-from ddpg_jax.envs import DEVICE, in_jax, make_device, on_device
 from ddpg_jax.envs.host.make import check_time_limit, import_modules
-from ddpg_jax.types import NO_OPTIONS, ConfigError, Env, EnvOptions
+from ddpg_jax.envs.registry import DEVICE, in_jax, make_device, on_device
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.types import NO_OPTIONS, Env, EnvOptions
 
 
 def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_jax.types import ConfigError, EnvSpec
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.types import EnvSpec
 
 GOAL_PARTS = ("observation", "achieved_goal", "desired_goal")
 """What the observations of an environment with goals consist of, in the order in which they are put end to end."""

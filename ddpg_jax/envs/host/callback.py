@@ -25,20 +25,8 @@ from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
 from ddpg_jax.envs.host.make import maker
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
-from ddpg_jax.types import (
-    FAILED,
-    GO_ON,
-    NO_OPTIONS,
-    STOP,
-    Array,
-    ConfigError,
-    Env,
-    EnvOptions,
-    Key,
-    Params,
-    Transition,
-    said,
-)
+from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.types import FAILED, GO_ON, NO_OPTIONS, STOP, Array, Env, EnvOptions, Key, Params, Transition
 
 KEPT = 16
 """Environments whose functions are kept, for the programs that were compiled with them."""
@@ -85,7 +73,7 @@ class HostEnvs:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"env={self.name} cannot be made: {said(error)}") from error
+            raise ConfigError(f"env={self.name} cannot be made: {one_line(error)}") from error
         return checked(env, self.name)
 
     def _any(self) -> Any:

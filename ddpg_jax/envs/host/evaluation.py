@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from ddpg_jax.envs.host.lanes import Lane
-from ddpg_jax.types import EnvironmentFailure
+from ddpg_jax.errors import EnvironmentFailure
 
 LONGEST = 100_000
 """Steps of an episode of the evaluation after which an environment without a time limit is thought never to end one."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.envs.spaces import flatten_goals, has_goals, join_goals, spec_of
-from ddpg_jax.types import ConfigError, EnvironmentFailure, EnvSpec, said
+from ddpg_jax.errors import ConfigError, EnvironmentFailure, one_line
+from ddpg_jax.types import EnvSpec
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -39,7 +40,7 @@ class Lane:
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
         except (Exception, SystemExit) as error:
-            raise EnvironmentFailure(f"raised {said(error)}") from error
+            raise EnvironmentFailure(f"raised {one_line(error)}") from error
         return self.obs
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
@@ -55,7 +56,7 @@ class Lane:
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
         except (Exception, SystemExit) as error:
-            raise EnvironmentFailure(f"raised {said(error)}") from error
+            raise EnvironmentFailure(f"raised {one_line(error)}") from error
 
     def _note(self, obs: Any) -> None:
         """Keeps a copy of an observation, since some environments write into the one that they gave last."""

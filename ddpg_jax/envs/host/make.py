@@ -14,9 +14,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ddpg_jax.envs import DEVICE, nearest
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
-from ddpg_jax.types import NO_OPTIONS, ConfigError, EnvOptions, said
+from ddpg_jax.envs.registry import DEVICE, nearest
+from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.types import NO_OPTIONS, EnvOptions
 
 LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
 """Wrappers that learn -> the field that does the same for training and evaluation alike."""
@@ -93,7 +94,7 @@ def import_module(asked: str, module: str) -> Any:
         extra = next((extra for extra, brings in EXTRAS.items() if brings == module), None)
         if extra and not installed(module):
             raise ConfigError(missing(asked, extra)) from error
-        raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {said(error)}") from error
+        raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {one_line(error)}") from error
 
 
 def extra_of(entry_point: Any) -> str | None:
@@ -165,7 +166,7 @@ def find_wrapper(word: str) -> Callable[[Any], Any]:
     try:
         found = getattr(module, short, None)
     except Exception as error:  # Gymnasium loads its own when they are asked for
-        raise ConfigError(f"wrappers={word} cannot be loaded: {said(error)}") from error
+        raise ConfigError(f"wrappers={word} cannot be loaded: {one_line(error)}") from error
     if found is None or not callable(found):
         there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper() and n not in LEARNING]
         raise ConfigError(f"wrappers={word} is not in {module.__name__}; {nearest(short, there)}")
@@ -179,7 +180,7 @@ def _wrap(name: str, word: str, wrapper: Callable[[Any], Any], env: Any) -> Any:
         wrapped = wrapper(env)
     except Exception as error:
         needs = [p.name for p in _required(wrapper)][1:]
-        what = f"it needs {', '.join(needs)} besides the environment" if needs else said(error)
+        what = f"it needs {', '.join(needs)} besides the environment" if needs else one_line(error)
         raise ConfigError(
             f"wrappers={word} cannot be applied to env={name}: {what}; it must be one that is called with the "
             "environment alone (for others register the environment with additional_wrappers, or pass a function that makes it)"
@@ -212,11 +213,11 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
             raise ConfigError(missing(f"env={name}", extra)) from error
         if isinstance(error, TypeError) and keywords.keys() - {"render_mode"}:
             raise ConfigError(
-                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {said(error)}; it must be of "
+                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {one_line(error)}; it must be of "
                 f"{', '.join(keywords_of(known)[0])}"
             ) from error
         given = f" with env_kwargs={json.dumps(keywords)}" if keywords else ""
-        raise ConfigError(f"env={name} cannot be made{given}: {said(error)}") from error
+        raise ConfigError(f"env={name} cannot be made{given}: {one_line(error)}") from error
     for warning in warned:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return env

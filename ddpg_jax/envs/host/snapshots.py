@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_jax.types import EnvironmentFailure
+from ddpg_jax.errors import EnvironmentFailure
 
 
 def snapshot(envs: Sequence[Any]) -> str | None:

@@ -1,0 +1,1 @@
+"""The algorithm: networks, losses, optimizers, and the update that is made of them."""

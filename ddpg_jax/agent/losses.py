@@ -1,0 +1,134 @@
+"""The equations of Lillicrap et al. 2015 ("the paper"), one short pure function each.
+
+y    = r + gamma (1 - d) Q'(s', mu'(s'))            td_target
+L(Q) = mean (y - Q(s, a))^2                         critic_loss
+J    = mean Q(s, mu(s))                             actor_loss, which is -J
+p'  <- tau p + (1 - tau) p'                         soft_update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.types import Array, Hyperparams, Params, Scalar
+
+
+def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
+    """The target y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
+
+    `discount` is gamma (gamma**n for n-step rewards) and 0 where the environment TERMINATED. A time limit does not end
+    the value of a state: it bootstraps. No gradient flows through the target.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> dj.td_target(jnp.array([1.0, 1.0]), jnp.array([0.5, 0.0]), jnp.array([4.0, 4.0])).tolist()
+    [3.0, 1.0]
+    """
+    return jax.lax.stop_gradient(reward + discount * next_q)
+
+
+def squared(td: Array, hyper: Hyperparams) -> Array:
+    """td^2, elementwise: the loss of the paper."""
+    del hyper
+    return jnp.square(td)
+
+
+def huber(td: Array, hyper: Hyperparams) -> Array:
+    """td^2 up to `huber_delta` and linear behind it (Huber 1964), twice the usual so that small errors weigh as in `squared`.
+
+    With a `huber_delta` of 0, its default, it is `squared`.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> dj.losses.huber(jnp.array([0.5, 3.0]), dj.Hyperparams(huber_delta=1.0)).tolist()
+    [0.25, 5.0]
+    """
+    delta = hyper.huber_delta
+    size = jnp.abs(td)
+    return jnp.where((size <= delta) | (delta == 0), jnp.square(td), delta * (2.0 * size - delta))
+
+
+def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
+    """`critic_l2` times the squared weights of the critic, without biases (the paper, section 7: 1e-2)."""
+    del q
+    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(critic_params) if getattr(path[-1], "key", "") == "kernel"]
+    return hyper.critic_l2 * sum((jnp.sum(jnp.square(kernel)) for kernel in kernels), jnp.zeros(()))
+
+
+def value_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
+    """`q_l2` times the mean of the squared values, summed over critics."""
+    del critic_params
+    return hyper.q_l2 * jnp.sum(jnp.mean(jnp.square(q), axis=1))
+
+
+def pre_tanh_l2(pre_tanh: Array, hyper: Hyperparams) -> Array:
+    """`action_penalty` times the mean of the actor's squared outputs before its tanh, which keeps it from saturating."""
+    return hyper.action_penalty * jnp.mean(jnp.square(pre_tanh))
+
+
+def critic_loss(
+    critic_params: Params,
+    q_values: Callable[[Params, Array, Array], Array],
+    obs: Array,
+    action: Array,
+    target_q: Array,
+    weight: Array,
+    td_loss: Callable[[Array], Array] = jnp.square,
+    penalties: Sequence[Callable[[Params, Array], Array]] = (),
+) -> tuple[Array, tuple[Array, Array]]:
+    """Mean squared TD error, equation 4 of the paper, summed over critics.
+
+    Args:
+        critic_params: parameters of the critics.
+        q_values: `(critic_params, obs [B, O], action [B, A]) -> q [E, B]`.
+        obs: `[B, O]`.
+        action: `[B, A]`.
+        target_q: `[B]`, from `td_target`.
+        weight: `[B]`, importance weights; ones for uniform replay.
+        td_loss: loss of a TD error, elementwise.
+        penalties: each `(critic_params, q [E, B]) -> []`, added to the loss.
+
+    Returns:
+        The loss, and the TD errors of the first critic `[B]` with the mean of its values.
+    """
+    q = q_values(critic_params, obs, action)
+    td = target_q[None] - q
+    loss = jnp.sum(jnp.mean(weight[None] * td_loss(td), axis=1))
+    for penalty in penalties:
+        loss = loss + penalty(critic_params, q)
+    return loss, (td[0], jnp.mean(q[0]))
+
+
+def actor_loss(
+    actor_params: Params,
+    critic_params: Params,
+    act: Callable[[Params, Array], Array],
+    q_values: Callable[[Params, Array, Array], Array],
+    obs: Array,
+) -> Array:
+    """-mean Q(s, mu(s)). Its gradient is the deterministic policy gradient, equation 6 of the paper, with sign changed.
+
+    Args:
+        actor_params: parameters of the actor, differentiated.
+        critic_params: parameters of the UPDATED critic, held fixed; with several critics the first one judges.
+        act: `(actor_params, obs [B, O]) -> action [B, A]`.
+        q_values: `(critic_params, obs [B, O], action [B, A]) -> q [E, B]`.
+        obs: `[B, O]`.
+    """
+    return -jnp.mean(q_values(critic_params, obs, act(actor_params, obs))[0])
+
+
+def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
+    """Targets follow slowly: tau * params + (1 - tau) * target, leaf by leaf (Algorithm 1 of the paper).
+
+    >>> import ddpg_jax as dj
+    >>> dj.soft_update({"w": 1.0}, {"w": 0.0}, tau=0.25)
+    {'w': 0.25}
+    """
+    return jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, params, target)
+
+
+CRITIC_PENALTIES = {"critic_l2": weight_l2, "q_l2": value_l2}
+ACTOR_PENALTIES = {"action_penalty": pre_tanh_l2}
+"""The number that weighs a penalty -> the penalty."""

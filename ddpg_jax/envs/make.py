@@ -1,0 +1,143 @@
+"""An `Env` from three plain functions: action units, the time limit and resets are added here, once for all adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.envs.spaces import to_native
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.types import Array, Env, EnvSpec, Key, Transition
+
+Reset: TypeAlias = Callable[[Key], Any]
+"""`(key) -> (env_state, obs)`."""
+Renew: TypeAlias = Callable[[Key, Array, Any], Any]
+"""`(key, last [], running) -> (env_state, obs)`: a fresh start where `last`, else `running`; consumes the key."""
+
+
+def as_env(env: Any) -> Any:
+    """The `Env` that an object with the three parts of one is, `spec`, `reset` and `step`; anything else as it is."""
+    if isinstance(getattr(env, "spec", None), EnvSpec) and callable(getattr(env, "reset", None)):
+        return env if isinstance(env, Env) else Env(env.spec, env.reset, env.step)
+    return env
+
+
+def renew_always(reset: Reset) -> Renew:
+    """Draws a start at every step, and drops it if no episode ended. Right where a start costs less than a branch."""
+
+    def renew(key: Key, last: Array, running: Any) -> Any:
+        return jax.tree.map(lambda fresh, old: jnp.where(last, fresh, old), reset(key), running)
+
+    return renew
+
+
+def renew_at_ends(reset: Reset) -> Renew:
+    """Draws starts for ended episodes only, an eighth of the lanes at a time; the values are those of `renew_always`.
+
+    Under `vmap`, however deep, all lanes share one loop: a `cond` of each lane would become a `select`, which computes both its
+    sides.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def renew(key: Key, last: Array, running: Any) -> Any:  # `[...]` of any number of dimensions
+        lanes = last.size
+        some = max(min(lanes, 8), lanes // 8)
+
+        def flat(x: Array) -> Array:
+            return x.reshape(lanes, *x.shape[last.ndim :])
+
+        def draw(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            waiting, chosen = carry
+            which = jnp.nonzero(waiting, size=some, fill_value=lanes)[0]  # the fill is no lane: dropped when written
+            fresh = jax.vmap(reset)(flat(key)[jnp.minimum(which, lanes - 1)])
+            chosen = jax.tree.map(lambda old, new: old.at[which].set(new, mode="drop"), chosen, fresh)
+            return waiting.at[which].set(False, mode="drop"), chosen
+
+        def draw_all() -> Any:
+            start = (flat(last), jax.tree.map(flat, running))
+            _, chosen = jax.lax.while_loop(lambda carry: carry[0].any(), draw, start)
+            return jax.tree.map(lambda x, old: x.reshape(old.shape), chosen, running)
+
+        running = jax.tree.map(jnp.asarray, running)
+        return jax.lax.cond(last.any(), draw_all, lambda: running)  # the loop alone would copy the states at every step
+
+    @renew.def_vmap
+    def _(size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
+        def widen(x: Array, is_batched: bool) -> Array:
+            return x if is_batched else jnp.broadcast_to(x, (size, *jnp.shape(x)))
+
+        chosen = renew(*jax.tree.map(widen, arguments, tuple(batched)))
+        return chosen, jax.tree.map(lambda _: True, chosen)
+
+    return renew
+
+
+def make_env(
+    spec: EnvSpec,
+    start: Callable[[Key], Any],
+    advance: Callable[[Key, Any, Array], tuple[Any, Array, Array | bool]],
+    observe: Callable[[Any], Array],
+    renew: Callable[[Reset], Renew] = renew_always,
+) -> Env:
+    """An environment written in JAX.
+
+    Args:
+        spec: its shapes, bounds and time limit. At the limit an episode is TRUNCATED, which bootstraps.
+        start: `(key) -> state`, the start of an episode; any pytree of arrays.
+        advance: `(key, state, action) -> (state, reward [], terminated [])`, with the action in the environment's own shape
+            and units.
+        observe: `(state) -> obs`, in the environment's own shape.
+        renew: how ended episodes get their new start: `renew_always`, or `renew_at_ends` where a start is dear.
+
+    Raises:
+        ConfigError: the spec has no time limit. When it is stepped: one of the functions gives another shape than it must.
+
+    >>> import jax, jax.numpy as jnp, ddpg_jax as dj
+    >>> spec = dj.EnvSpec("Walk", (1,), (1,), action_low=(-2.0,), action_high=(2.0,), max_steps=10)
+    >>> def advance(key, x, action):
+    ...     return x + action, -jnp.sum(x**2), jnp.abs(x[0]) > 5
+    >>> env = dj.envs.make_env(spec, lambda key: jax.random.normal(key, (1,)), advance, lambda x: x)
+    >>> dj.train(env, steps=1_000, warmup_steps=500).returns.shape
+    (1,)
+    """
+    if spec.max_steps is None:
+        raise ConfigError(f"env={spec.name} has max_steps=None; on the device an environment needs a time limit")
+    max_steps = spec.max_steps
+    low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
+
+    def flat(state: Any) -> Array:
+        return shaped("observe", "an observation", observe(state), spec.obs_shape, jnp.float32).reshape(spec.obs_dim)
+
+    def shaped(call: str, what: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        if jnp.shape(value) != shape:
+            raise ConfigError(f"env={spec.name} gives {what} of shape {jnp.shape(value)} from {call}; it must be {shape}")
+        return jnp.asarray(value, dtype)
+
+    def reset(key: Key) -> tuple[Any, Array]:
+        state = start(key)
+        return (state, jnp.zeros((), jnp.int32)), flat(state)
+
+    renewed = renew(reset)
+
+    def step(key: Key, env_state: Any, obs: Array, action: Array) -> tuple[Any, Array, Transition]:
+        reset_key, step_key = jax.random.split(key)
+        state, elapsed = env_state
+        # A compiler that knew the bounds would work them in: one way in a program for one device, another in one for several.
+        native = to_native(action, *jax.lax.optimization_barrier((low, high))).reshape(spec.action_shape)
+        told: Any = advance(step_key, state, native)
+        if not isinstance(told, tuple) or len(told) != 3:
+            raise ConfigError(f"env={spec.name} must give state, reward, terminated from advance")
+        state, reward, terminated = told
+        reward = shaped("advance", "a reward", reward, (), jnp.float32)
+        terminated = shaped("advance", "a termination", terminated, (), bool)
+        last = terminated | (elapsed + 1 >= max_steps)
+        next_obs = flat(state)
+        transition = Transition(obs, action, reward, 1.0 - terminated, last, next_obs)
+
+        env_state, obs = renewed(reset_key, last, ((state, elapsed + 1), next_obs))
+        return env_state, obs, transition
+
+    return Env(spec, reset, step)

@@ -1,0 +1,44 @@
+"""Environments with goals. Their observations are `[observation, achieved goal, desired goal]` in one vector."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.envs.make import make_env
+from ddpg_jax.types import Array, Env, EnvSpec, Goal, Key
+
+SPEED = 0.1
+RADIUS = 0.05
+
+
+def reach_outcome(achieved: Array, desired: Array) -> tuple[Array, Array]:
+    """Reward 0 within `RADIUS` of the goal and -1 elsewhere, which never terminates, as in the Fetch environments."""
+    distance = jnp.sqrt(jnp.sum(jnp.square(achieved - desired), axis=-1))
+    return jnp.where(distance <= RADIUS, 0.0, -1.0), jnp.ones_like(distance)
+
+
+def point_reach() -> Env:
+    """A point in the square [-1, 1]^2 that is to go to another and stay there: 50 steps, each of -1 until it is there.
+
+    The action is its velocity, up to 0.1 a step along each axis. Start and goal are uniform; the best mean return is about -8.
+    An episode was a success if it is above -50.
+    """
+    spec = EnvSpec("point-reach", (6,), (2,), (-1.0, -1.0), (1.0, 1.0), max_steps=50, goal=Goal(2, reach_outcome))
+
+    def start(key: Key) -> tuple[Array, Array]:
+        position, desired = jax.random.uniform(key, (2, 2), minval=-1.0, maxval=1.0)
+        return position, desired
+
+    def advance(key: Key, state: tuple[Array, Array], action: Array) -> tuple[tuple[Array, Array], Array, bool]:
+        del key
+        position, desired = state
+        position = jnp.clip(position + SPEED * action, -1.0, 1.0)
+        reward, _ = reach_outcome(position, desired)
+        return (position, desired), reward, False
+
+    def observe(state: tuple[Array, Array]) -> Array:
+        position, desired = state
+        return jnp.concatenate([position, position, desired])
+
+    return make_env(spec, start, advance, observe)

@@ -1,0 +1,1 @@
+"""Runs as plain data: fields, presets, and the functions that they name."""

@@ -1,0 +1,144 @@
+"""One value of a field, given as it is or as text: read, and refused in a sentence where it is not allowed.
+
+Each function takes the field's name, for the sentence, and the value, and raises ConfigError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ddpg_jax.errors import ConfigError
+
+SMALLEST, LARGEST = 1.2e-38, 3.4e38
+"""What float32 can hold."""
+LONGEST = 2**31 - 1
+"""What int32 can hold."""
+
+
+def word(name: str, value: Any) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}={value!r} is not allowed; it must be a name")
+    return value
+
+
+def choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """One of the words that are allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{name}={value} is not allowed; allowed are {', '.join(allowed)}{hint}")
+    return value
+
+
+def boolean(name: str, value: Any) -> bool:
+    """A truth value: true or false, yes or no, 1 or 0."""
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in known:
+        raise ConfigError(f"{name}={value} is not allowed; it must be true or false")
+    return known[str(value).lower()]
+
+
+def integer(name: str, value: Any, low: int, high: int = LONGEST) -> int:
+    """A whole number in `[low, high]`, written in any way that is one: 2e4, 20_000."""
+    try:
+        read = float(str(value).replace("_", ""))
+        whole = int(read)
+    except (ValueError, OverflowError):
+        read, whole = math.nan, 0
+    if _is_truth(value) or read != whole or not low <= whole <= high:
+        raise ConfigError(f"{name}={value} is not allowed; it must be a whole number from {low} to {high}")
+    return whole
+
+
+def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """A finite number in `[low, high]`."""
+    try:
+        read = float(value)
+    except (TypeError, ValueError, OverflowError):
+        read = math.nan
+    if 0 < abs(read) < SMALLEST or LARGEST < abs(read) < math.inf:
+        raise ConfigError(
+            f"{name}={value} is not allowed; float32 holds nothing between 0 and {SMALLEST:g}, or above {LARGEST:g}"
+        )
+    if _is_truth(value) or not math.isfinite(read) or not low <= read <= high:
+        allowed = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
+        raise ConfigError(f"{name}={value} is not allowed; it must be {allowed}")
+    return read
+
+
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    """Whole numbers of at least 1: 256-256, 256x256, a sequence of them, or one alone."""
+    plain = unboxed(value)
+    parts = re.split(r"[-x, ]+", plain.strip("()[] ,")) if isinstance(plain, str) else plain
+    try:
+        read = tuple(integer(name, part, 1) for part in (parts if isinstance(parts, list | tuple) else [parts]))
+    except ConfigError:
+        read = ()
+    if not read:
+        raise ConfigError(f"{name}={value} is not allowed; it must be sizes of at least 1 joined by -, such as 256-256")
+    return read
+
+
+def unboxed(value: Any) -> Any:
+    """Lists and numbers of Python's in place of those of NumPy and JAX."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_truth(value: Any) -> bool:
+    """Whether a value is true or false, Python's or NumPy's, which would pass for 1 or 0."""
+    return type(value).__name__ in ("bool", "bool_")
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Words joined by commas or spaces, or a sequence of such texts."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
+    return tuple(word for text in texts for word in re.split(r"[, ]+", text) if word)
+
+
+def keywords(name: str, value: Any) -> str:
+    """`name=value` texts, JSON or a mapping, as JSON that is equal where they are.
+
+    >>> keywords("env_kwargs", "g=9.0,wind=true"), keywords("env_kwargs", {"wind": True, "g": 9.0})
+    ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
+    """
+    read: dict[str, Any] = {}
+    try:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            read |= text if isinstance(text, Mapping) else _read_keywords(text)
+        if not all(isinstance(word, str) and word.isidentifier() for word in read):
+            raise ValueError
+        return json.dumps(read, sort_keys=True, allow_nan=False, default=lambda array: array.tolist())
+    except (TypeError, ValueError, AttributeError) as error:
+        shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        raise ConfigError(
+            f'{name}={shown} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, with values '
+            "that JSON has"
+        ) from error
+
+
+def _read_keywords(text: str) -> dict[str, Any]:
+    if text.lstrip().startswith("{"):
+        return json.loads(text)
+    pairs = [pair.partition("=") for pair in re.split(r",\s*(?=[^\W\d]\w*=)", text) if pair.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError("a word without a value")
+    return {word.strip(): _read_value(value.strip()) for word, _, value in pairs}
+
+
+def _read_value(text: str) -> Any:
+    """JSON, a word of Python's for what JSON spells otherwise, or else the text itself."""
+    words = {"True": True, "False": False, "None": None}
+    try:
+        return words[text] if text in words else json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,173 @@
+"""Replay: a ring buffer on the device, written in place, and ways to draw from it.
+
+A replay is a `Ring`, which keeps transitions and reads batches of them, and a rule by which rows are drawn: `uniform` (Lin
+1992; Mnih et al. 2015) or `prioritized` (Schaul et al. 2016). What another ring does besides, such as `hindsight`, goes with
+every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.types import Array, Hyperparams, Key, ReplayState, Scalar, Transition
+
+
+def n_step_return(reward: Array, alive: Array, gamma: Scalar) -> tuple[Array, Array]:
+    """Sum of the discounted rewards of a window, and the discount of the state behind it (Sutton and Barto 2018, 7.1).
+
+    Args:
+        reward: `[n, ...]` rewards in order of time.
+        alive: `[n, ...]` 1 for the steps that belong to the window and 0 for those behind its end. The first is 1.
+        gamma: discount of one step.
+
+    Returns:
+        `[...]` sum of `gamma**k * reward[k]` and `[...]` `gamma**m`, with m the steps in the window.
+
+    >>> import jax.numpy as jnp, ddpg_jax as dj
+    >>> [x.item() for x in dj.n_step_return(jnp.array([1.0, 1.0, 9.0]), jnp.array([1.0, 1.0, 0.0]), 0.5)]
+    [1.5, 0.25]
+    """
+    total, discount = reward[0], jnp.full_like(reward[0], gamma)
+    for k in range(1, reward.shape[0]):
+        total = total + alive[k] * discount * reward[k]
+        discount = jnp.where(alive[k] > 0, discount * gamma, discount)
+    return total, discount
+
+
+class Ring(NamedTuple):
+    """How transitions are kept and read, as pure functions. The state is a `ReplayState` or has one inside, as `.ring`."""
+
+    init: Callable[[], Any]
+    """`() -> state`, empty."""
+    add: Callable[[Any, Transition, Array], Any]
+    """`(state, transition [N], valid [N] bool) -> state`."""
+    read: Callable[[Key, Any, Array, Hyperparams], Transition]
+    """`(key, state, index [B], hyper) -> batch [B]`, the n-step windows that begin at these rows; consumes the key."""
+
+
+MakeRing = Callable[[int, int, int, int, int], Ring]
+"""`(obs_dim, action_dim, capacity, num_envs, n_step) -> ring`"""
+
+
+def make_ring(obs_dim: int, action_dim: int, capacity: int, num_envs: int = 1, n_step: int = 1) -> Ring:
+    """The ring buffer.
+
+    A transition is one packed row, gathered at once. Every environment writes its own lane of `C / N` rows, so that the
+    successor of a row in time is the next row of its lane; an n-step window stops at the end of an episode and before the
+    row that is written next, and bootstraps from where it stopped.
+
+    Args:
+        obs_dim: `O`.
+        action_dim: `A`.
+        capacity: `C`, transitions in all; rounded down to a multiple of `num_envs`.
+        num_envs: `N`.
+        n_step: steps whose rewards are summed before the bootstrap.
+    """
+    length = capacity // num_envs
+
+    def init() -> ReplayState:
+        rows = jnp.zeros((length * num_envs, 2 * obs_dim + action_dim + 3))
+        return ReplayState(rows, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, jnp.int32))
+
+    def add(state: ReplayState, transition: Transition, valid: Array) -> ReplayState:
+        index = jnp.where(valid, next_rows(state), length * num_envs)  # one past the end is dropped
+        rows = state.rows.at[index].set(pack(transition), mode="drop")
+        head = jnp.where(valid, (state.head + 1) % length, state.head)
+        return ReplayState(rows, head, jnp.minimum(state.size + valid, length))
+
+    def read(key: Key, state: ReplayState, index: Array, hyper: Hyperparams) -> Transition:
+        del key
+        return join(*window(state, index, obs_dim, action_dim, n_step), hyper)
+
+    return Ring(init, add, read)
+
+
+def interrupt(state: Any) -> Any:
+    """Marks the newest row of every lane as the last of its episode: what is written next is another episode.
+
+    For a run that goes on where its environments could not be kept.
+    """
+    if not isinstance(state, ReplayState):
+        return replace(state, ring=interrupt(state.ring))
+    return replace(state, rows=state.rows.at[newest_rows(state), -1].set(1.0))
+
+
+def bare(state: Any) -> ReplayState:
+    """The ring buffer inside the state of any replay."""
+    return state if isinstance(state, ReplayState) else bare(state.ring)
+
+
+def lanes(state: ReplayState) -> tuple[int, int]:
+    """Rows of a lane, and lanes."""
+    num_envs = state.head.shape[0]
+    return state.rows.shape[0] // num_envs, num_envs
+
+
+def next_rows(state: ReplayState) -> Array:
+    """The row of each lane that is written next, `[N]`."""
+    _, num_envs = lanes(state)
+    return state.head * num_envs + jnp.arange(num_envs)
+
+
+def newest_rows(state: ReplayState) -> Array:
+    """The row of each lane that was written last, `[N]`."""
+    length, num_envs = lanes(state)
+    return (state.head - 1) % length * num_envs + jnp.arange(num_envs)
+
+
+def age_of(state: ReplayState, index: Array) -> Array:
+    """How many rows of its lane are newer than each row `[B]`."""
+    length, num_envs = lanes(state)
+    return (state.head[index % num_envs] - 1 - index // num_envs) % length
+
+
+def later(state: ReplayState, index: Array, steps: Array | int) -> Array:
+    """The rows `[B]` of the same lanes so many steps after rows `index [B]`, or before them; around the end of the ring."""
+    length, num_envs = lanes(state)
+    return (index // num_envs + steps) % length * num_envs + index % num_envs
+
+
+def window(state: ReplayState, index: Array, obs_dim: int, action_dim: int, n_step: int) -> tuple[list[Transition], Array]:
+    """The n transitions `[B]` from each row on, and whether they are newer than it, not overwritten, `[n, B]`."""
+    age = age_of(state, index)
+    steps = [unpack(gather(state.rows, later(state, index, k)), obs_dim, action_dim) for k in range(n_step)]
+    return steps, jnp.stack([k <= age for k in range(n_step)])
+
+
+def join(steps: list[Transition], stored: Array, hyper: Hyperparams) -> Transition:
+    """The n transitions `[B]` of each window as one, up to the end of an episode or of what is `stored [n, B]`."""
+    alive = [jnp.ones(stored.shape[1])]
+    for before, there in zip(steps[:-1], stored[1:], strict=True):
+        alive.append(alive[-1] * (1.0 - before.last) * there)
+    reward, discount = n_step_return(jnp.stack([step.reward for step in steps]), jnp.stack(alive), hyper.gamma)
+    end = steps[0]
+    for step, inside in zip(steps[1:], alive[1:], strict=True):
+        end = jax.tree.map(lambda new, old, keep=inside > 0: jnp.where(_align(keep, new), new, old), step, end)
+    return Transition(steps[0].obs, steps[0].action, reward, discount * end.discount, end.last, end.next_obs)
+
+
+def _align(mask: Array, like: Array) -> Array:
+    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+
+
+def gather(rows: Array, index: Array) -> Array:
+    """`rows[index]`, `[B, ...]`, for indices that are known to be there: no test and no masking of what is gathered."""
+    return rows.at[index].get(mode="promise_in_bounds")
+
+
+def pack(transition: Transition) -> Array:
+    """`[N]` transitions as rows `[N, 2 * O + A + 3]` float32."""
+    t = transition
+    scalars = jnp.stack([t.reward, t.discount, t.last.astype(jnp.float32)], axis=-1)
+    return jnp.concatenate([t.obs, t.action, t.next_obs, scalars], axis=-1)
+
+
+def unpack(rows: Array, obs_dim: int, action_dim: int) -> Transition:
+    """The inverse of `pack`: `[B, 2 * O + A + 3] -> [B]` transitions."""
+    obs, action, next_obs, scalars = jnp.split(rows, [obs_dim, obs_dim + action_dim, 2 * obs_dim + action_dim], axis=-1)
+    return Transition(obs, action, scalars[..., 0], scalars[..., 1], scalars[..., 2] > 0, next_obs)

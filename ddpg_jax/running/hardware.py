@@ -1,0 +1,90 @@
+"""What the machine has and how JAX is told to use it: cores, memory, settings."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import jax
+
+from ddpg_jax.errors import ConfigError
+
+SETTINGS = {
+    "jax_enable_x64": (False, "runs are in float32"),
+    "jax_disable_jit": (False, "runs are compiled"),
+    "jax_default_prng_impl": ("threefry2x32", "its random numbers would not be those of other runs"),
+    "jax_threefry_partitionable": (True, "its random numbers would not be those of other runs"),
+}
+"""Settings of JAX that results depend on -> the value that they have everywhere, and why."""
+SMALL_PRODUCT = 64 * 256 * 256
+"""Multiplications of a matrix product that one core does in less time than two together (benchmarks/NOTES.md)."""
+FEW_ROWS = 128
+"""Rows of a batch over which two threads add up as one does; sums over 1,000 rows they divide, and round otherwise."""
+
+
+def check_settings() -> None:
+    """Asks whether JAX is set as runs need it.
+
+    Raises:
+        ConfigError: it is set to something that would change the results.
+    """
+    for name, (value, why) in SETTINGS.items():
+        found = getattr(jax.config, name, value)
+        if found != value:
+            raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
+
+
+def memory_limit(devices: int) -> int:
+    """Bytes that each of so many devices may fill: its own memory, or its share of what the machine has left."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return available // devices
+
+
+def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
+    """Keeps XLA to one thread for a member alone whose products are small, and starts nothing.
+
+    They are done in less time than it takes to wake up another thread. Where JAX has started already, may find an accelerator,
+    or was told by the user how many threads to use, it stays at that. Processes that this one starts inherit it.
+
+    Args:
+        rows: the most that a network is given at once while it learns and acts.
+        hidden: its hidden layers.
+    """
+    small = rows <= FEW_ROWS and rows * max(hidden) ** 2 <= SMALL_PRODUCT
+    if small and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
+        os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
+
+
+def accelerated() -> bool:
+    """Whether JAX may find an accelerator."""
+    installed = bool(entry_points(group="jax_plugins")) or importlib.util.find_spec("libtpu") is not None
+    return installed and jax.config.jax_platforms != "cpu"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def use_all_cores() -> None:
+    """Makes every core a device of its own, and starts nothing.
+
+    Members then run on all cores at once. Where JAX has started already, or the user has said how many devices there are to
+    be, it stays at that.
+    """
+    asked = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked:
+        with contextlib.suppress(RuntimeError):  # it has started
+            jax.config.update("jax_num_cpu_devices", cores())
+
+
+def cores() -> int:
+    """How many this process may use; all of the machine where the system, as macOS, does not tell."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -1,0 +1,40 @@
+"""Whole episodes of a policy without noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.types import Array, Env, Key, Params
+
+
+def rollout(
+    env: Env,
+    act: Callable[[Params, Array], Array],
+    key: Key,
+    actor_params: Params,
+    episodes: int,
+    owner: Array | int = 0,
+) -> tuple[Array, Array]:
+    """Returns and lengths, `[episodes]` each, of whole episodes without noise. The environment must have a time limit.
+
+    Outside of the program a return is NaN where the episode did not end; `owner` is the lane that is told why.
+    """
+    if env.outside is not None:
+        return env.outside.rollout(act, key, actor_params, episodes, jnp.int32(owner))
+    start_key, step_key = jax.random.split(key)
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
+
+    def step(carry: Any) -> Any:
+        i, env_state, obs, running, returns, lengths = carry
+        keys = jax.random.split(jax.random.fold_in(step_key, i), episodes)
+        env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, act(actor_params, obs))
+        returns = returns + jnp.where(running, transition.reward, 0.0)
+        return i + 1, env_state, obs, running & ~transition.last, returns, lengths + running
+
+    start = (0, env_state, obs, jnp.ones(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))
+    *_, returns, lengths = jax.lax.while_loop(lambda carry: carry[3].any(), step, start)
+    return returns, lengths
