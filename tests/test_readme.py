@@ -3,14 +3,23 @@
 import re
 import shlex
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+import ddpg_jax as dj
 from ddpg_jax.app.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+ROOMS = sorted((ROOT / "ddpg_jax").glob("*/README.md"))
+
+
+def _blocks(page: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = _blocks(README)
 
 
 def _commands() -> list[str]:
@@ -45,9 +54,28 @@ def test_the_other_commands_are_the_two_that_set_up(monkeypatch: pytest.MonkeyPa
     assert test.split() == [word for word in (ROOT / ".ci" / "run").read_text().splitlines()[-1].split() if word != "-q"]
 
 
-def test_links_lead_somewhere() -> None:
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOMS], ids=lambda page: page.parent.name)
+def test_links_lead_somewhere(page: Path) -> None:
     """Above all those to raw results: a figure without one is worth nothing."""
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
-    assert len(targets) > 5
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert len(targets) > 5 or page in ROOMS
     assert not missing
+
+
+@pytest.mark.parametrize("page", ROOMS, ids=lambda page: page.parent.name)
+def test_the_example_of_a_room_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one, and it leaves no preset behind."""
+    monkeypatch.chdir(tmp_path)
+    ((language, text),) = _blocks(page.read_text())
+    assert language == "python"
+    with mock.patch.dict(dj.PRESETS):
+        exec(compile(text, str(page), "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("page", ROOMS, ids=lambda page: page.parent.name)
+def test_a_room_names_its_files_on_one_screen(page: Path) -> None:
+    text = page.read_text()
+    assert len(text.splitlines()) <= 50
+    files = [path.name for path in page.parent.glob("*.py") if path.name != "__init__.py"]
+    assert [name for name in files if f"`{name}`" not in text] == []
