@@ -21,7 +21,7 @@ from ddpg_jax.app.cli import main
 from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.experiment.experiment import READ_BY
 from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
-from ddpg_jax.running import groups, hardware, placement
+from ddpg_jax.running import groups, hardware
 from ddpg_jax.running.groups import make_legs
 from ddpg_jax.running.placement import place
 from ddpg_jax.running.program import Program
@@ -300,7 +300,8 @@ def test_a_member_on_one_of_eight_devices_is_the_member_alone(name: str) -> None
 
 MEMORY = """
 import numpy as np, ddpg_jax as dj
-legs = dj.sweeping.make_legs([{}], 4, {"env": "Pendulum-v1", "replay_capacity": 2_000_000, "warmup_steps": 100, "hidden": (8,)})
+from ddpg_jax.running.groups import make_legs
+legs = make_legs([{}], 4, {"env": "Pendulum-v1", "replay_capacity": 2_000_000, "warmup_steps": 100, "hidden": (8,)})
 program = dj.make_program(*legs[0])
 need = program.memory()
 def peak():
@@ -423,7 +424,7 @@ def test_small_products_stay_on_one_core(
     monkeypatch: pytest.MonkeyPatch, rows: int, hidden: tuple[int, ...], told: str | None, threads: str | None
 ) -> None:
     """Where no accelerator may be, and the user has not said otherwise."""
-    monkeypatch.setattr(placement, "accelerated", lambda: False)
+    monkeypatch.setattr(hardware, "accelerated", lambda: False)
     monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
     hardware.use_one_core(rows, hidden)
     assert os.environ.get("PJRT_NPROC") == threads
