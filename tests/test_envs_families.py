@@ -289,7 +289,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import ddpg_jax as dj
 from ddpg_jax.envs import make_device
 from ddpg_jax.envs.extras import EXTRAS, installed
-from ddpg_jax.placement import over_members, place
+from ddpg_jax.running.placement import over_members, place
 from tests.test_envs_device import compiled_roll
 from tests.test_envs_families import GYMNAX, PHYSICS, walk
 
