@@ -21,7 +21,11 @@ class EnvironmentFailure(RuntimeError):
 def one_line(error: BaseException) -> str:
     """An error in one line: its words, or the line of source that raised it without any; and where in the user's own files."""
     frames = traceback.extract_tb(error.__traceback__)
-    words = str(error) or frames[-1].line or "without a word"
+    try:
+        words = str(error)
+    except Exception:  # an error that cannot even be said
+        words = ""
+    words = words or frames[-1].line or "without a word"
     own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS) and "-packages" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {' '.join(words.split())}{place}"

@@ -223,7 +223,10 @@ def _step(envs: HostEnvs, states: np.ndarray, actions: np.ndarray, rows: np.ndar
     """One step of each environment, `[..., 3], [..., A] -> [..., 2 * O + 4]`; see `HostEnvs.unpack`."""
     size = envs.spec.obs_dim
     for number, action, row in zip(_flat(states)[:, 1].tolist(), envs.native(actions), _flat(rows), strict=True):
-        lane = envs.lanes[number]
+        lane = envs.lanes.get(number)
+        if lane is None:  # closed, by a second Ctrl-C
+            row[:] = (*[0.0] * (len(row) - 1), FAILED)
+            continue
         row[-1] = GO_ON if not stopping.is_set() else STOP
         try:
             row[-4], row[-3], row[-2] = told = lane.step(action)

@@ -39,7 +39,7 @@ class Lane:
             self._note(obs)
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # whatever it raises, SystemExit too
             raise EnvironmentFailure(f"raised {one_line(error)}") from error
         return self.obs
 
@@ -55,7 +55,7 @@ class Lane:
             return _number(told[1]), bool(told[2]), bool(told[2] or told[3])
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # whatever it raises, SystemExit too
             raise EnvironmentFailure(f"raised {one_line(error)}") from error
 
     def _note(self, obs: Any) -> None:

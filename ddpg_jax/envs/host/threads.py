@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 stopping = threading.Event()
@@ -98,10 +99,34 @@ class Served:
         return wait
 
 
+@contextlib.contextmanager
+def _noting() -> Iterator[list[int]]:
+    """Has Ctrl-C set `stopping` where it would raise KeyboardInterrupt: anywhere in the middle, that would lose a step."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        noted.append(number)
+        stopping.set()
+        signal.signal(number, signal.default_int_handler)  # a second one does not wait
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # who else handles it, does
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if noted:
+            stopping.clear()
+
+
 def _beside(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]) -> Any:
     """`call()` in another thread, while this one does something until it is told that the call is over.
 
-    A KeyboardInterrupt is raised when it is: nothing can interrupt XLA but an environment, after its step.
+    Ctrl-C is raised when it is: nothing can interrupt XLA but an environment, after its step. A second one does not wait.
     """
     found: list[Any] = []
     done = threading.Event()
@@ -114,19 +139,13 @@ def _beside(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]
         finally:
             done.set()
 
-    interrupt: KeyboardInterrupt | None = None
-    thread = threading.Thread(target=work, name="ddpg-jax program", daemon=True)
-    thread.start()
-    while not done.is_set():
-        try:
+    with _noting() as noted:
+        threading.Thread(target=work, name="ddpg-jax program", daemon=True).start()
+        while not done.is_set():
             meanwhile(done)
-        except KeyboardInterrupt as error:
-            interrupt = error
-            stopping.set()
+    if noted:
+        raise KeyboardInterrupt
     result, error = found[0]
-    if interrupt:
-        stopping.clear()
-        raise interrupt
     if error:
         raise error
     return result
