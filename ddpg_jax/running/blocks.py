@@ -158,7 +158,9 @@ def drive(
         over = end == total or all(gather(bool((diverged >= 0).all())))
         rows = []
         if evaluating or over:
-            returns, lengths = found or program.evaluate(state, end)
+            # Without an evaluation it is over because all have diverged, whose rows show none.
+            nothing = np.full((len(program.members), 1), np.nan)
+            returns, lengths = found or (nothing, nothing)
             rows = _rows(program, experiment, end, pending, elapsed, diverged, returns, lengths)
             pending = [] if end % period(experiment) == 0 else pending
         journal = left or Journal([*pending], diverged.tolist(), end, elapsed=elapsed)

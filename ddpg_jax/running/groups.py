@@ -17,7 +17,7 @@ from ddpg_jax.experiment.grid import MOST_MEMBERS, Point, plain
 from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.hardware import memory_limit
 from ddpg_jax.running.program import Member, Program, bytes_of
-from ddpg_jax.running.results import _several
+from ddpg_jax.running.results import several
 
 HEADROOM = 0.9  # of the memory limit
 
@@ -179,7 +179,7 @@ def describe(leg: Leg, program: Program) -> str:
     points = len({member.swept for member in leg.members})
     seeds = len({member.seed for member in leg.members})
     return (
-        f"{_several(members, 'member')} ({_several(points, 'point')} x {_several(seeds, 'seed')}) in one program, "
-        f"{placement.kind} over {_several(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
+        f"{several(members, 'member')} ({several(points, 'point')} x {several(seeds, 'seed')}) in one program, "
+        f"{placement.kind} over {several(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
         f"{need / 2**20:,.0f} MiB a device"
     )

@@ -239,7 +239,7 @@ class Program:
 
         Returns:
             The state, metrics `[M]`, and seconds without compilation. `Metrics.bad_step` tells of an environment that failed;
-            `failure` says how.
+            `raise_failure` says how.
         """
         begin = np.broadcast_to(begin, len(self.members))
         name = "fill" if begin.min() < self._warmup else "learn"
@@ -295,8 +295,9 @@ class Program:
         """A pytree of NumPy arrays for the checkpoint, `[M, ...]` with padding, which nothing writes to; and the environments
         outside as text, where they let themselves be written.
         """
-        text = self.env.outside.save(np.stack(self._in_use)) if self.env.outside is not None else None
+        text = None
         if self.env.outside is not None:  # the numbers of its environments mean nothing to another process
+            text = self.env.outside.save(np.stack(self._in_use))
             state = [replace(one, env=np.zeros_like(one.env)) for one in state]
         if self.placement.alone:
             return jax.tree.map(np.array, state[0]), text

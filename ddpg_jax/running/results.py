@@ -14,7 +14,8 @@ from ddpg_jax.experiment.grid import Point
 from ddpg_jax.running.intervals import interval, iqm, standing
 
 
-def _several(count: int, what: str) -> str:
+def several(count: int, what: str) -> str:
+    """A count with its word, as in `1 seed` or `2 seeds`."""
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
@@ -32,7 +33,7 @@ class Sweep:
     """`policies[h * S + s]`, callable with observations."""
 
     def __repr__(self) -> str:
-        return f"<Sweep of {_several(len(self.points), 'point')} x {_several(len(self.seeds), 'seed')}>"
+        return f"<Sweep of {several(len(self.points), 'point')} x {several(len(self.seeds), 'seed')}>"
 
     @property
     def returns(self) -> np.ndarray:

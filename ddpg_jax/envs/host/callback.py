@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -369,7 +369,7 @@ def from_function(make: Any, name: str, order: str = "textbook") -> Env:
         )
     if not callable(make):
         raise ConfigError(f"env={make} is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
-    return _kept(make, name, order)
+    return _kept(make, name, order) if isinstance(make, Hashable) else host_env(make, name, order=order)
 
 
 @functools.lru_cache(maxsize=KEPT)
