@@ -228,6 +228,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "batch_128": {"batch_size": 128},
     "lr_1e-3": {"actor_lr": 1e-3, "critic_lr": 1e-3},
+    "lr_1e-3_cosine": {
+        "actor_lr": 1e-3,
+        "critic_lr": 1e-3,
+        "lr_schedule": "cosine",
+        "lr_final": 0.1,
+        "lr_decay_updates": OVER_THE_RUN,
+    },
     "lr_cosine": {"lr_schedule": "cosine", "lr_final": 0.1, "lr_decay_updates": OVER_THE_RUN},
     "noise_.2": {"noise_sigma": 0.2},
     "noise_linear": {"noise_schedule": "linear", "noise_sigma_final": 0.02, "noise_decay_steps": OVER_THE_RUN},

@@ -1,7 +1,10 @@
 """Gymnasium environments on the host: only what really happened is told and stored, and nothing that goes wrong is lost."""
 
 import itertools
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -807,3 +810,49 @@ def test_environments_of_a_module_are_found(tmp_path: Path, monkeypatch: pytest.
         make_host("mine_there:Mine-v0")
     with pytest.raises(dj.ConfigError, match=r"nearest are Mine-v0"):
         make_host("mine_here:Mine-v1")
+
+
+def test_a_step_that_does_not_come_back_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that waits for a thread of XLA would otherwise wait without a word."""
+    monkeypatch.setattr("ddpg_jax.envs.host.callback.LONG_STEP", 0.2)
+
+    naps = iter([0.5])
+
+    class Sluggish(Counter):
+        def step(self, action: np.ndarray) -> Any:
+            time.sleep(next(naps, 0.0))
+            return super().step(action)
+
+    with pytest.warns(UserWarning, match="has been in one step for 0 s; if it computes with JAX") as told:
+        dj.train(Sluggish, **{**SHORT, "steps": 20})
+    assert len(told) == 1
+
+
+def test_an_environment_whose_module_imports_jax_is_given_threads(tmp_path: Path) -> None:
+    """By the command line, for a run and for a sweep. With too few, these would not end."""
+    (tmp_path / "thinker.py").write_text(THINKER)
+    few = ["--steps", "40", "--warmup-steps", "20", "--batch-size", "8", "--hidden", "8", "--eval-episodes", "1"]
+    for command in (["train", "thinker:Thinker-v0"], ["sweep", "thinker:Thinker-v0", "--seeds", "2"]):
+        words = [sys.executable, "-m", "ddpg_jax", *command, *few, "--out", command[0]]
+        environment = {name: value for name, value in os.environ.items() if name not in ("PJRT_NPROC", "XLA_FLAGS")}
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+
+THINKER = """
+import gymnasium, jax, numpy as np
+
+product = jax.jit(lambda x: (x @ x).sum())
+
+class Thinker(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.clip(np.float32(product(np.full((200, 200), action[0]))), -1, 1).reshape(1), 0.0, False, False, {}
+
+gymnasium.register("Thinker-v0", Thinker, max_episode_steps=10)
+"""

@@ -16,9 +16,9 @@ from ddpg_jax.app.machine import check_jax
 from ddpg_jax.app.options import check_file, joined, make_parser
 from ddpg_jax.app.processes import Ended, Meeting, connected, detect
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.envs.host.make import import_modules
+from ddpg_jax.envs.host.make import import_modules, uses_jax
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, coerce, near
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, coerce, env_options, near
 from ddpg_jax.experiment.grid import plain
 from ddpg_jax.experiment.presets import PRESETS, read_preset
 from ddpg_jax.types import EnvOptions
@@ -97,11 +97,13 @@ def _train(options: argparse.Namespace) -> int:
     with stoppable():
         from ddpg_jax.app.job import use_compilation_cache
         from ddpg_jax.running.groups import make_legs
-        from ddpg_jax.running.hardware import use_one_core
+        from ddpg_jax.running.hardware import spare_threads, use_one_core
 
     legs = make_legs([{}], 1, _given(options))
     use_compilation_cache()
     experiment = legs[0].experiment
+    if uses_jax(experiment.env, env_options(experiment)):
+        spare_threads(1)
     use_one_core(max(experiment.batch_size, experiment.num_envs), experiment.hidden)
     return _work(legs, options)
 
@@ -111,7 +113,7 @@ def _sweep(options: argparse.Namespace) -> int:
         from ddpg_jax.app.job import use_compilation_cache
         from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
         from ddpg_jax.running.groups import make_legs
-        from ddpg_jax.running.hardware import use_all_cores
+        from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
 
     given = _given(options)
     seeds = _whole("seeds", options.seeds)
@@ -130,6 +132,8 @@ def _sweep(options: argparse.Namespace) -> int:
     meeting = _meeting(options)
     use_compilation_cache()
     use_all_cores()
+    if any(uses_jax(leg.experiment.env, env_options(leg.experiment)) for leg in legs):
+        spare_threads(cores())
     return _work(legs, options, meeting)
 
 

@@ -62,8 +62,25 @@ def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
         hidden: its hidden layers.
     """
     small = rows <= FEW_ROWS and rows * max(hidden) ** 2 <= SMALL_PRODUCT
-    if small and not accelerated() and not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
-        os.environ["PJRT_NPROC"] = "1"  # read by XLA's CPU client when it starts, and by nothing else
+    if small and not accelerated():
+        _use_threads(1)
+
+
+def spare_threads(programs: int) -> None:
+    """Gives XLA a second thread for each program that runs at the same time, and starts nothing.
+
+    A step of an environment that computes with JAX needs one, since its program holds another until the step is over. The more
+    threads there are, the slower small products become: by 10 to 30 % (benchmarks/NOTES.md).
+
+    Args:
+        programs: how many run at the same time.
+    """
+    _use_threads(max(2 * programs, cores()))
+
+
+def _use_threads(count: int) -> None:
+    if not {"PJRT_NPROC", "NPROC"} & os.environ.keys():
+        os.environ["PJRT_NPROC"] = str(count)  # read by XLA's CPU client when it starts, and by nothing else
 
 
 def accelerated() -> bool:

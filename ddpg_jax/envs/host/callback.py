@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import time
+import warnings
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -34,6 +37,9 @@ KEPT = 16
 EVALUATED_AT_ONCE = 10
 """Environments in which the episodes of one evaluation run."""
 
+LONG_STEP = 30.0
+"""Seconds after which a step is reported that has not come back."""
+
 watchers: list[Callable[[int, int], None]] = []
 """Told about once a second how many episodes of an evaluation are over, and of how many."""
 
@@ -57,6 +63,8 @@ class HostEnvs:
         self.under_way: dict[int, tuple[Callable[[], None], np.ndarray]] = {}
         """Steps that were begun, by their first lane: what waits for the end of one, and what it will give."""
         self.threads = THREADS[order]()
+        self.begun = math.inf
+        """When the step began that is under way, as `time.monotonic` counts."""
         self._make, self._numbers = make, itertools.count(1)
         env = self._made()
         self.spec = spec_of_env(env, name, reward_threshold)
@@ -115,7 +123,17 @@ class HostEnvs:
 
     def run(self, call: Callable[[], Any]) -> Any:
         """See `Outside.run`."""
-        return self.threads.run(call)
+        return self.threads.run(call, self._report_long_step)
+
+    def _report_long_step(self) -> None:
+        """Warns once of a step that has not come back: of one that waits for JAX nothing else would ever be heard."""
+        if time.monotonic() - self.begun > LONG_STEP:
+            self.begun = math.inf
+            warnings.warn(
+                f"env={self.name} has been in one step for {LONG_STEP:.0f} s; if it computes with JAX, it may wait for ever: "
+                f"start it with PJRT_NPROC={2 * jax.local_device_count()}, which gives XLA more threads",
+                stacklevel=1,
+            )
 
     def status(self, env_state: Array) -> Array:
         """See `Outside.status`."""
@@ -221,7 +239,7 @@ def _answer_reset(pool: np.ndarray, words: np.ndarray, rows: np.ndarray) -> None
 
 def _step(envs: HostEnvs, states: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
     """One step of each environment, `[..., 3], [..., A] -> [..., 2 * O + 4]`; see `HostEnvs.unpack`."""
-    size = envs.spec.obs_dim
+    size, envs.begun = envs.spec.obs_dim, time.monotonic()
     for number, action, row in zip(_flat(states)[:, 1].tolist(), envs.native(actions), _flat(rows), strict=True):
         lane = envs.lanes.get(number)
         if lane is None:  # closed, by a second Ctrl-C
@@ -236,6 +254,7 @@ def _step(envs: HostEnvs, states: np.ndarray, actions: np.ndarray, rows: np.ndar
             envs.failures[number] = error
             row[:size] = row[size:-4] = lane.obs
             row[-4:] = (0.0, 0.0, 0.0, FAILED)
+    envs.begun = math.inf
 
 
 def _answer_step(states: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
@@ -289,7 +308,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
     envs = _known[int(pool.flat[0])]
 
     def play() -> None:
-        each = actions.reshape(-1, *actions.shape[-2:])
+        each, envs.begun = actions.reshape(-1, *actions.shape[-2:]), time.monotonic()
         for number, some, row in zip(numbers.ravel().tolist(), each, _flat(rows), strict=True):
             whose, evaluation = envs.evaluations[number]
             row[:2] = (number, STOP)
@@ -302,6 +321,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
             except BaseException as error:
                 envs.failures[whose] = error
             row[2:] = evaluation.obs.ravel()
+        envs.begun = math.inf
 
     envs.threads.ask(play)
 

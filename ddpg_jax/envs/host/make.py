@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
-from ddpg_jax.envs.registry import DEVICE, nearest
+from ddpg_jax.envs.registry import DEVICE, in_jax, nearest
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import NO_OPTIONS, EnvOptions
 
@@ -68,6 +68,27 @@ def register(name: str, imports: tuple[str, ...] = ()) -> str:
     if known not in gymnasium.registry:
         raise ConfigError(f"env={name} is not known; {nearest(known, [*gymnasium.registry, *DEVICE])}")
     return known
+
+
+def uses_jax(name: str, options: EnvOptions = NO_OPTIONS) -> bool:
+    """Returns whether the module of an environment on the host, or of one of its wrappers, has imported JAX.
+
+    Such an environment may compute with JAX in its steps. What its module imports from elsewhere is not searched.
+    """
+    if in_jax(name):
+        return False
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    try:
+        spec = gymnasium.registry[register(name, options.imports)]
+        creators = [load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point]
+        creators += map(find_wrapper, options.wrappers)
+    except Exception:  # a package that is not installed, or a wrong name: whoever makes the environment speaks of it
+        return False
+    modules = [sys.modules.get(getattr(creator, "__module__", "")) for creator in creators]
+    values = (value for module in modules for value in vars(module).values()) if all(modules) else ()
+    return any((getattr(value, "__module__", None) or getattr(value, "__name__", "")).startswith("jax") for value in values)
 
 
 def import_modules(imports: tuple[str, ...]) -> None:

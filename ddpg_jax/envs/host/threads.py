@@ -20,8 +20,11 @@ ATTENTION = 0.05
 class Threads(Protocol):
     """Runs compiled programs and what they ask of environments."""
 
-    def run(self, call: Callable[[], Any]) -> Any:
-        """`call()`, in a thread of its own: this one can be interrupted meanwhile, which it cannot be while XLA computes."""
+    def run(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
+        """`call()`, in a thread of its own: this one can be interrupted meanwhile, which it cannot be while XLA computes.
+
+        `look` is called now and then.
+        """
         ...
 
     def ask(self, function: Callable[[], None]) -> None:
@@ -36,8 +39,12 @@ class Threads(Protocol):
 class Direct:
     """Environments are stepped in the threads in which XLA computes, which may be another one at every step."""
 
-    def run(self, call: Callable[[], Any]) -> Any:
-        return _beside(call, lambda done: done.wait(ATTENTION))
+    def run(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
+        def wait(done: threading.Event) -> None:
+            if not done.wait(ATTENTION):
+                look()
+
+        return _beside(call, wait)
 
     def ask(self, function: Callable[[], None]) -> None:
         function()
@@ -57,13 +64,16 @@ class Served:
         self._requests: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._serving = 0
 
-    def run(self, call: Callable[[], Any]) -> Any:
+    def run(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
         def serve(done: threading.Event) -> None:
             while not done.is_set():
-                with contextlib.suppress(queue.Empty):
+                try:
                     request = self._requests.get(timeout=ATTENTION)
-                    if request is not None:
-                        request()
+                except queue.Empty:
+                    look()
+                    continue
+                if request is not None:
+                    request()
 
         def announced() -> Any:
             try:
