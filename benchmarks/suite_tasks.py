@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ddpg_jax as dj
-from ddpg_jax.experiment.grid import plain
+from ddpg_jax.experiment.values import plain
 
 OVER_THE_RUN = "over the run"
 """As the value of a field: the number of steps of the task."""
 
 FAMILY: dict[str, Any] = {
     "preset": "fujimoto-ourddpg",
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
     "batch_size": 64,
     "layer_norm": True,
     "n_step": 3,

@@ -1,77 +1,28 @@
-"""DDPG in JAX: pure functions, one compiled program, whole sweeps at once."""
+"""DDPG in JAX: pure functions, one compiled program, whole sweeps at once.
 
-from ddpg_jax import envs, exploration, replay, schedules
-from ddpg_jax.agent import diagnostics, losses, normalization, optimizers
-from ddpg_jax.agent.ddpg import make_agent
-from ddpg_jax.agent.losses import actor_loss, critic_loss, soft_update, td_target
-from ddpg_jax.agent.networks import Actor, Critic, Critics, init_actor, init_critic
-from ddpg_jax.agent.policy import Policy, load_policy
-from ddpg_jax.api import Run, make_program, sweep, train
-from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.build import build
-from ddpg_jax.experiment.experiment import Experiment, configure
-from ddpg_jax.experiment.grid import random_points
-from ddpg_jax.experiment.presets import PRESETS, Preset
-from ddpg_jax.replay import hindsight
-from ddpg_jax.replay.ring import n_step_return
-from ddpg_jax.running.blocks import drive
-from ddpg_jax.running.program import Member
-from ddpg_jax.running.results import Sweep
-from ddpg_jax.training.loop import make_training
-from ddpg_jax.training.step import train_step
-from ddpg_jax.types import Agent, Env, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, ReplayState, TrainState, Transition
+The public names are those of `ddpg_jax.public`. They are loaded when they are first asked for: JAX takes most of a second,
+which `ddpg-jax --help` need not wait for.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddpg_jax.public import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "PRESETS",
-    "Actor",
-    "Agent",
-    "ConfigError",
-    "Critic",
-    "Critics",
-    "Env",
-    "EnvSpec",
-    "EnvironmentFailure",
-    "Experiment",
-    "Explorer",
-    "Goal",
-    "Hyperparams",
-    "Member",
-    "Nets",
-    "Policy",
-    "Preset",
-    "Replay",
-    "ReplayState",
-    "Run",
-    "Sweep",
-    "TrainState",
-    "Transition",
-    "actor_loss",
-    "build",
-    "configure",
-    "critic_loss",
-    "diagnostics",
-    "drive",
-    "envs",
-    "exploration",
-    "hindsight",
-    "init_actor",
-    "init_critic",
-    "load_policy",
-    "losses",
-    "make_agent",
-    "make_program",
-    "make_training",
-    "n_step_return",
-    "normalization",
-    "optimizers",
-    "random_points",
-    "replay",
-    "schedules",
-    "soft_update",
-    "sweep",
-    "td_target",
-    "train",
-    "train_step",
-]
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    value = getattr(importlib.import_module(f"{__name__}.public"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *importlib.import_module(f"{__name__}.public").__all__]

@@ -13,8 +13,10 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import from_function, make_host
 from ddpg_jax.envs.make import as_env
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure, env_options
-from ddpg_jax.experiment.grid import Point, grid_points, plain
+from ddpg_jax.experiment.build import env_options, network_fields
+from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
+from ddpg_jax.experiment.grid import Point, grid_points
+from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import drive
 from ddpg_jax.running.groups import check_legs, in_memory, make_legs
 from ddpg_jax.running.hardware import check_settings, use_all_cores
@@ -166,9 +168,8 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
-    """The policy that these parameters are."""
-    x = experiment
-    return Policy(spec, x.hidden, x.activation, x.layer_norm, actor_params, x.batch_norm, x.precision)
+    """Returns the policy that has these parameters."""
+    return Policy(spec, actor_params, experiment.network, network_fields(experiment))
 
 
 def _check_no_options(experiment: Experiment) -> None:

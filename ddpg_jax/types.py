@@ -13,10 +13,12 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import flax.struct
 import jax
 
+from ddpg_jax.hyperparams import Hyperparams as Hyperparams
+from ddpg_jax.hyperparams import Scalar as Scalar
+
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed key, `jax.random.key(seed)`
 Params: TypeAlias = Any  # a pytree of arrays, as flax makes it
-Scalar: TypeAlias = Array | float  # a number, or a traced scalar in its place
 
 
 class Transition(NamedTuple):
@@ -42,74 +44,6 @@ class Nets(NamedTuple):
 
     actor: Any
     critic: Any
-
-
-class Hyperparams(NamedTuple):
-    """The numbers of a run. Always traced and always an explicit argument, so that a new value never recompiles."""
-
-    actor_lr: Scalar = 1e-4
-    """Adam step size of the actor."""
-    critic_lr: Scalar = 1e-3
-    """Adam step size of the critic."""
-    gamma: Scalar = 0.99
-    """Discount of one environment step."""
-    tau: Scalar = 0.005
-    """Soft update: target <- tau * online + (1 - tau) * target."""
-    noise_sigma: Scalar = 0.2
-    """Scale of the exploration noise, in units of the action range [-1, 1]. Of Ornstein-Uhlenbeck noise it is the scale of one
-    step; in the long run that noise has a deviation of sigma / sqrt(theta * (2 - theta * dt)), 0.38 by default."""
-    noise_sigma_final: Scalar = 0.02
-    """Scale that a `noise_schedule` ends at."""
-    noise_decay_steps: Scalar = 20_000.0
-    """Environment steps, the warm-up's included, over which the schedule goes from `noise_sigma` to `noise_sigma_final`."""
-    ou_theta: Scalar = 0.15
-    """Ornstein-Uhlenbeck: rate of return to the mean."""
-    ou_dt: Scalar = 1.0
-    """Ornstein-Uhlenbeck: length of one step."""
-    epsilon_uniform: Scalar = 0.0
-    """Chance that an action is uniform random in place of the disturbed one."""
-    action_smoothing: Scalar = 0.0
-    """Weight of the action before in the action that is done."""
-    target_noise: Scalar = 0.0
-    """Scale of the noise on the target's action: target policy smoothing (Fujimoto et al. 2018)."""
-    target_noise_clip: Scalar = 0.5
-    """Bound of that noise."""
-    sync_period: Scalar = 1.0
-    """Updates from one update of the targets to the next; with tau=1 they are copied."""
-    huber_delta: Scalar = 0.0
-    """TD error from which the critic's loss grows linearly; 0 squares all."""
-    critic_l2: Scalar = 0.0
-    """Weight of the critic's squared weights (not biases) in its loss."""
-    q_l2: Scalar = 0.0
-    """Weight of the squared values in the critic's loss."""
-    action_penalty: Scalar = 0.0
-    """Weight of the squared output of the actor before its tanh in its loss."""
-    actor_clip: Scalar = 0.0
-    """Largest norm of the actor's gradient; 0 for any."""
-    critic_clip: Scalar = 0.0
-    """Largest norm of the critic's gradient; 0 for any."""
-    actor_decay: Scalar = 0.0
-    """Decoupled weight decay of the actor (AdamW): a step takes learning rate * decay of each parameter, biases included."""
-    critic_decay: Scalar = 0.0
-    """Decoupled weight decay of the critic, likewise."""
-    lr_final: Scalar = 0.1
-    """Fraction of the learning rates that an `lr_schedule` ends at."""
-    lr_decay_updates: Scalar = 100_000.0
-    """Updates over which it gets there, counted as if the warm-up had them too."""
-    reward_scale: Scalar = 1.0
-    """Factor on the rewards that the critic learns from."""
-    priority_alpha: Scalar = 0.6
-    """Prioritized replay: exponent of the priorities; 0 is uniform."""
-    priority_beta: Scalar = 0.4
-    """Prioritized replay: exponent of the importance weights at the start."""
-    priority_beta_final: Scalar = 1.0
-    """Prioritized replay: and at the end."""
-    priority_beta_updates: Scalar = 100_000.0
-    """Prioritized replay: updates from the one to the other, counted as if the warm-up had them too."""
-    priority_epsilon: Scalar = 1e-6
-    """Prioritized replay: added to every |TD error|, so that each transition keeps a chance to be drawn."""
-    hindsight_k: Scalar = 4.0
-    """Hindsight: transitions with another goal for each with its own."""
 
 
 @flax.struct.dataclass
@@ -143,9 +77,9 @@ class Agent(NamedTuple):
     """`(actor_params, obs [..., O]) -> action [..., A]` in [-1, 1], without noise."""
     q_values: Callable[[Params, Array, Array], Array]
     """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
-    update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, dict[str, Array]]]
-    """`(key, state, batch [B], weight [B], hyper, t) -> (state, info)`; consumes the key; `t` counts updates. `info["td"]` is
-    `[B]`, y - Q of the first critic, also where there are several: what prioritized replay goes by."""
+    update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, Array, dict[str, Array]]]
+    """`(key, state, batch [B], weight [B], hyper, t) -> (state, td [B], info)`; consumes the key; `t` counts updates. `td` is
+    y - Q of the first critic, which prioritized replay goes by; `info` has the scalars that are reported."""
     observe: Callable[[TrainState, Transition, Array], TrainState]
     """`(state, transition [N], valid [N] bool) -> state`: takes note of what was collected; the identity unless something is
     normalized."""

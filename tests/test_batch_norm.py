@@ -17,7 +17,7 @@ import optax
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.agent.ddpg import now_and_then
+from ddpg_jax.agent.ddpg import every_period
 from ddpg_jax.agent.losses import pre_tanh_l2, weight_l2
 from ddpg_jax.agent.networks import apply_by_batch
 from ddpg_jax.api import make_policy
@@ -25,6 +25,7 @@ from ddpg_jax.experiment.build import optimizer
 from ddpg_jax.exploration import draw_directions
 from ddpg_jax.running.program import Program
 from ddpg_jax.types import Nets
+from tests.agents import mlp_agent
 from tests.runs import assert_same_arrays
 
 OBS, ACTION, HIDDEN, BATCH = 3, 2, (6, 5), 16
@@ -122,7 +123,7 @@ def assert_close(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("action_layer", [0, 1, 2])
 def test_values_are_those_of_numpy_by_running_statistics_and_by_the_batch(action_layer: int) -> None:
     """Observations, all layers of the actor, those of the critics before the action joins; acting is by the running ones."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=action_layer, num_critics=2)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=action_layer, num_critics=2)
     params, batch = shaken_state(agent).params, transitions()
     assert set(params.actor["batch_stats"]) == set(LAYERS)
     for e in ("critic_0", "critic_1"):
@@ -136,7 +137,7 @@ def test_values_are_those_of_numpy_by_running_statistics_and_by_the_batch(action
     assert_close(values, q(exact.critic, batch.obs, batch.action, action_layer, False))
 
     actor = dj.Actor(ACTION, HIDDEN, batch_norm=True)
-    critic = dj.Critics(2, HIDDEN, action_layer=action_layer, batch_norm=True)
+    critic = dj.Critics(dj.Critic(HIDDEN, action_layer=action_layer, batch_norm=True), 2)
     found = apply_by_batch(actor, params.actor, batch.obs), apply_by_batch(critic, params.critic, batch.obs, batch.action)
     assert_close(found[0], mu(exact.actor, batch.obs, True))
     assert_close(found[1], q(exact.critic, batch.obs, batch.action, action_layer, True))
@@ -145,7 +146,7 @@ def test_values_are_those_of_numpy_by_running_statistics_and_by_the_batch(action
 
 def test_an_observation_gets_the_same_action_alone_and_among_others() -> None:
     """The classical mistake."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1)
     params, batch = shaken_state(agent).params, transitions()
     many, q_many = agent.act(params.actor, batch.obs), agent.q_values(params.critic, batch.obs, batch.action)
     for b in range(BATCH):
@@ -171,7 +172,7 @@ PARTS = {"plain": {}, "decayed": {"actor_decay": 0.5, "critic_decay": 0.5, "acto
 def agent_with(part: str, **options: Any) -> tuple[dj.Agent, dj.Hyperparams]:
     experiment, hyper = dj.configure(PARTS[part])
     chosen = Nets(optimizer("actor", experiment), optimizer("critic", experiment))
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1, optimizers=chosen, **options)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1, optimizers=chosen, **options)
     return agent, hyper._replace(tau=0.25, actor_lr=1e-2, critic_lr=1e-2)
 
 
@@ -180,13 +181,13 @@ def test_what_an_update_reports_and_how_it_moves_statistics(part: str) -> None:
     """Online networks by the batch, targets by their running statistics, which then follow softly; no optimizer takes part."""
     agent, hyper = agent_with(part, num_critics=2)
     before, batch = shaken_state(agent), transitions()
-    after, info = jax.jit(agent.update)(KEY, before, batch, jnp.ones(BATCH), hyper, jnp.int32(0))
+    after, found, info = jax.jit(agent.update)(KEY, before, batch, jnp.ones(BATCH), hyper, jnp.int32(0))
     assert "batch_stats" not in str(jax.tree.structure(after.opt)), "an optimizer keeps moments of statistics"
     old, new, target = float64(before.params), float64(after.params), float64(before.target)
 
     next_q = q(target.critic, batch.next_obs, mu(target.actor, batch.next_obs, False), 1, False).min(axis=0)
     td = np.asarray(batch.reward) + 0.9 * next_q - q(old.critic, batch.obs, batch.action, 1, True)
-    np.testing.assert_allclose(info["td"], td[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, td[0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(info["critic_loss"], np.mean(td**2, axis=1).sum(), rtol=1e-3)
     judged = q(new.critic, batch.obs, mu(old.actor, batch.obs, True), 1, True)[0]
     np.testing.assert_allclose(info["actor_loss"], -judged.mean(), rtol=1e-3)
@@ -214,12 +215,12 @@ def test_gradients_go_through_the_statistics_of_the_batch() -> None:
     """Along the step that gradient descent takes, losses fall as their finite differences in NumPy say."""
     descent = Nets(*(lambda hyper, t: optax.sgd(1.0),) * 2)
     penalties: Any = {"critic_penalties": (weight_l2,), "actor_penalties": (pre_tanh_l2,)}
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1, optimizers=descent, **penalties)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1, optimizers=descent, **penalties)
     hyper = HYPER._replace(critic_l2=0.1, action_penalty=0.1)
     before, batch = shaken_state(agent), transitions()
-    after, info = jax.jit(agent.update)(KEY, before, batch, jnp.ones(BATCH), hyper, jnp.int32(0))
+    after, td, _ = jax.jit(agent.update)(KEY, before, batch, jnp.ones(BATCH), hyper, jnp.int32(0))
     old, new = float64(before.params), float64(after.params)
-    y = np.asarray(info["td"], np.float64) + q(old.critic, batch.obs, batch.action, 1, True)[0]
+    y = np.asarray(td, np.float64) + q(old.critic, batch.obs, batch.action, 1, True)[0]
 
     def critic_loss(params: Any) -> float:
         kernels = [layer["kernel"] for layer in params["critic_0"].values() if "kernel" in layer]
@@ -238,7 +239,7 @@ def test_gradients_go_through_the_statistics_of_the_batch() -> None:
 
 
 def test_targets_copy_statistics_where_they_copy_the_rest_and_a_resting_actor_keeps_its_own() -> None:
-    agent, hyper = agent_with("plain", sync=now_and_then, policy_delay=2)
+    agent, hyper = agent_with("plain", sync=every_period, policy_delay=2)
     state, batch = shaken_state(agent), transitions()
     update = jax.jit(agent.update)
     states = [state]
@@ -259,7 +260,7 @@ def test_targets_copy_statistics_where_they_copy_the_rest_and_a_resting_actor_ke
 
 def test_noise_on_parameters_leaves_it_alone() -> None:
     """Statistics, scale and shift."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, batch_norm=True)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, batch_norm=True)
     drawn = draw_directions(KEY, agent.init(KEY, HYPER).params.actor)
     left_alone = {jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(drawn) if not np.any(leaf)}
     held = {f"['batch_stats']['{layer}']['{name}']" for layer in LAYERS for name in ("mean", "var")}
@@ -269,7 +270,7 @@ def test_noise_on_parameters_leaves_it_alone() -> None:
 
 def test_without_it_nothing_of_it_is_there() -> None:
     """The tree and the program of an update are those of networks that have never heard of it."""
-    agent, batch = dj.make_agent(OBS, ACTION, HIDDEN), transitions()
+    agent, batch = mlp_agent(OBS, ACTION, HIDDEN), transitions()
     state = agent.init(KEY, HYPER)
     assert set(state.params.actor) == {"hidden_0", "hidden_1", "action"}
     program = str(jax.make_jaxpr(agent.update)(KEY, state, batch, jnp.ones(BATCH), HYPER, jnp.int32(0)))
@@ -333,7 +334,7 @@ def test_a_saved_policy_acts_as_the_actor_did(tmp_path: Path) -> None:
     policy = make_policy(experiment, spec, params)
     policy.save(tmp_path)
     loaded = dj.load_policy(tmp_path)
-    assert loaded.batch_norm
+    assert loaded.fields["batch_norm"]
     obs = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     expected = 2.0 * mu(float64(params), obs, False)
     for one in (policy, loaded):
@@ -348,7 +349,7 @@ def test_a_saved_policy_acts_as_the_actor_did(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "policy.json").read_text())
     del about["batch_norm"]
     (tmp_path / "policy.json").write_text(json.dumps(about))
-    assert not dj.load_policy(tmp_path).batch_norm
+    assert "batch_norm" not in dj.load_policy(tmp_path).fields
     np.testing.assert_array_equal(dj.load_policy(tmp_path)(obs), make_policy(plain, spec, params)(obs))
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ import ddpg_jax
 from ddpg_jax.app import job, progress
 from ddpg_jax.envs.extras import command_for
 from ddpg_jax.envs.registry import DEVICE
-from ddpg_jax.experiment.experiment import NUMBERS, PRESETS, STRUCTURE
+from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, PRESETS, STRUCTURE
 from tests.runs import TINY, command, manifest, rows, run
 
 pytestmark = pytest.mark.usefixtures("command_line")
@@ -352,6 +353,13 @@ def test_help_names_every_field_with_its_default(capsys: pytest.CaptureFixture[s
     missing = [name for name in (*STRUCTURE, *NUMBERS) if name != "env" and f"--{name.replace('_', '-')} " not in shown]
     assert missing == []
     assert "256-256" in shown
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.table and name != "preset"])
+def test_help_names_every_choice(name: str) -> None:
+    """Also those in tables, which the command line does not load for its help."""
+    field = FIELDS[name]
+    assert [word for word in field.allowed() if not re.search(rf"\b{word}\b", field.help)] == []
 
 
 def test_version_presets_and_envs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from ddpg_jax.agent import diagnostics
 from ddpg_jax.replay.hindsight import final, hindsight
 from ddpg_jax.replay.ring import make_ring
 from ddpg_jax.replay.samplers import REPLAYS, aged
+from tests.agents import mlp_agent
 from tests.runs import run
 
 
@@ -88,7 +89,7 @@ def test_they_are_columns_of_the_metrics_and_change_nothing(backend: str, tmp_pa
 def test_overestimation_against_a_critic_that_knows() -> None:
     """An environment that always pays 1 for ten steps: returns are geometric sums, and values what the critic is told."""
     env = dj.envs.make_device("probe/constant-reward")
-    agent = dj.make_agent(env.spec.obs_dim, env.spec.action_dim, hidden=(4,))
+    agent = mlp_agent(env.spec.obs_dim, env.spec.action_dim, hidden=(4,))
     agent = agent._replace(q_values=lambda params, obs, action: jnp.stack([jnp.full(obs.shape[0], q) for q in (7.0, 5.0)]))
     state = agent.init(jax.random.key(0), dj.Hyperparams())
     values, returns, left = diagnostics.overestimation(env, agent, state, jax.random.key(1), dj.Hyperparams(gamma=0.5), 3)

@@ -28,6 +28,7 @@ from ddpg_jax.replay.ring import unpack
 from ddpg_jax.running.program import Interrupted, Program, bytes_of, functions_of
 from ddpg_jax.training.loop import make_training
 from ddpg_jax.training.step import gradient_steps, store, stream
+from tests.agents import mlp_agent
 from tests.hosts import Counter, Faulty, Row, Vector
 
 
@@ -123,7 +124,7 @@ def test_a_policy_takes_and_gives_the_shapes_of_the_environment() -> None:
     shaped = Shaped(np.float32)
     env = HostEnvs(lambda: shaped, "Shaped", None, "textbook")
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(4, (8,)), 6))(jax.random.key(0))
-    policy = dj.Policy(env.spec, (8,), "relu", False, params)
+    policy = dj.Policy(env.spec, params, fields={"hidden": (8,)})
     assert policy(np.zeros((5, 2, 3))).shape == (5, 2, 2)
     action = policy(np.ones((2, 3)))
     assert shaped.action_space.contains(action)
@@ -138,7 +139,7 @@ def test_a_policy_keeps_to_bounds_that_are_no_float32() -> None:
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(2, (8,)), 1))(jax.random.key(0))
     for bias in (-50.0, 50.0):
         params["action"]["bias"] = jnp.array([bias, -bias])
-        action = dj.Policy(spec, (8,), "relu", False, params)(np.zeros(1))
+        action = dj.Policy(spec, params, fields={"hidden": (8,)})(np.zeros(1))
         assert space.contains(action)
         np.testing.assert_allclose(action[0], space.low[0] if bias < 0 else space.high[0], atol=1e-6)
 
@@ -161,7 +162,7 @@ def test_a_policy_acts_as_it_did_in_training(space: Box) -> None:
 
     env = HostEnvs(Bounded, "Bounded", None, "textbook")
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(1, (8,), final_bound=None), 6))(jax.random.key(0))
-    policy = dj.Policy(env.spec, (8,), "relu", False, params)
+    policy = dj.Policy(env.spec, params, fields={"hidden": (8,)})
     action = policy(np.ones((2, 3)))
     assert space.contains(action), action
     np.testing.assert_array_equal(action, env.native(np.asarray(policy.unit_action(params, jnp.ones((1, 6)))))[0])
@@ -505,10 +506,12 @@ def twins(order: str = "textbook") -> tuple[dj.Env, dj.Env]:
 
 
 def parts() -> Any:
-    agent = dj.make_agent(1, 1, hidden=(16,))
-    replay = dj.replay.uniform(1, 1, capacity=200, batch_size=16, num_envs=2)
-    noise = dj.exploration.ornstein_uhlenbeck(1, dj.schedules.SCHEDULES["linear"])
-    return agent, replay, noise, dj.exploration.uniform(1)
+    agent = mlp_agent(1, 1, hidden=(16,))
+    return agent, dj.replay.uniform(1, 1, capacity=200, batch_size=16, num_envs=2)
+
+
+NOISE = dj.exploration.ornstein_uhlenbeck(1, dj.schedules.SCHEDULES["linear"])
+WARMUP: dict[str, Any] = {"explorer": NOISE, "warmup": dj.exploration.uniform(1)}
 
 
 def assert_close(state: Any, expected: Any) -> None:
@@ -521,7 +524,7 @@ KEY, HYPER = jax.random.key(0), dj.Hyperparams(actor_lr=1e-3, noise_decay_steps=
 
 
 def trained(env: dj.Env, updates: int = 1) -> Any:
-    training = make_training(env, *parts(), num_envs=2, updates=updates)
+    training = make_training(env, *parts(), **WARMUP, num_envs=2, updates=updates)
     state = jax.jit(training.init)(KEY, HYPER)
     state, _ = jax.jit(training.fill)(KEY, state, HYPER, 0, 40)
     state, metrics = jax.jit(training.learn)(KEY, state, HYPER, 40, 80)
@@ -540,19 +543,19 @@ def test_host_and_device_training_are_one_algorithm(updates: int) -> None:
 def test_overlapped_order_is_what_it_says() -> None:
     """Beside the pure parts, called one after the other: act, update from what was there before, store."""
     device, host = twins("overlapped")
-    agent, replay, explorer, _ = parts()
-    training = make_training(device, *parts(), num_envs=2)
+    agent, replay = parts()
+    training = make_training(device, *parts(), **WARMUP, num_envs=2)
     expected, _ = jax.jit(training.fill)(KEY, jax.jit(training.init)(KEY, HYPER), HYPER, 0, 40)
 
     @jax.jit
     def turn(state: Any, i: Any) -> Any:
         key, params = stream(KEY, "explore", i), state.train.params.actor
-        action, noise = explorer.explore(key, state.noise, agent.act, params, state.obs, HYPER, i * 2)
-        state, _ = gradient_steps(agent, replay, 1, KEY, state, HYPER, i)
+        action, noise = NOISE.explore(key, state.noise, agent.act, params, state.obs, HYPER, i * 2)
+        state, _ = gradient_steps(agent, replay, KEY, state, HYPER, updates=1, i=i)
         keys = jax.random.split(stream(KEY, "env", i), 2)
         env_state, obs, transition = jax.vmap(device.step)(keys, state.env, state.obs, action)
-        state, _ = store(agent, replay, state, transition, jnp.ones(2, bool))
-        return replace(state, env=env_state, obs=obs, noise=explorer.reset(noise, transition.last))
+        state, _ = store(agent, replay, state, transition=transition, valid=jnp.ones(2, bool))
+        return replace(state, env=env_state, obs=obs, noise=NOISE.reset(noise, transition.last))
 
     for i in range(40, 80):
         expected = turn(expected, jnp.int32(i))

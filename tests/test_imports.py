@@ -10,16 +10,19 @@ PACKAGE = Path(__file__).parent.parent / "ddpg_jax"
 PURE = {"jax", "flax", "optax", "chex", "numpy"}
 
 ALLOWED: dict[str, set[str]] = {
-    "types": set(),
     "errors": set(),
+    "fields": set(),
+    "hyperparams": {"fields"},
+    "registry": {"errors"},
+    "types": {"hyperparams"},
     "schedules": {"types"},
     "flatten": {"types"},
-    "exploration": {"types", "schedules"},
+    "exploration": {"types", "registry", "schedules"},
     "envs": {"types", "errors", "flatten"},
-    "agent": {"types", "errors", "schedules", "envs"},
-    "replay": {"types", "errors", "schedules"},
+    "agent": {"types", "errors", "registry", "schedules", "envs"},
+    "replay": {"types", "errors", "registry", "schedules"},
     "training": {"types", "replay"},
-    "experiment": {"types", "errors", "schedules", "exploration", "agent", "replay"},
+    "experiment": {"types", "errors", "fields", "hyperparams", "registry", "schedules", "exploration", "agent", "replay"},
     "running": {"types", "errors", "experiment", "training"},
     "api": {"types", "errors", "agent", "envs", "experiment", "running"},
 }
@@ -54,7 +57,7 @@ def _files() -> list[Path]:
 def test_modules_import_only_what_the_table_allows() -> None:
     for path in _files():
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] in ("__init__", "__main__"):
+        if parts[0] in ("__init__", "__main__", "public"):
             continue
         own = {_unit(module) for module in _imports(path) if module.startswith("ddpg_jax.")}
         allowed = ALLOWED[parts[0]] | {parts[0]}
@@ -94,6 +97,14 @@ def test_importing_the_core_loads_no_environment_plotting_or_logging_package() -
         "mujoco",
         "torch",
     )
-    code = f"import sys, ddpg_jax; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, ddpg_jax.public; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_and_wrong_options_do_not_wait_for_jax() -> None:
+    for words in (["--help"], ["train", "--help"], ["presets"], ["train", "Pendulum-v1", "--stepps", "3"]):
+        code = f"import sys\nfrom ddpg_jax.app.cli import main\ntry: main({words!r})\nexcept SystemExit: pass\n"
+        code += "print('jax' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "False", words

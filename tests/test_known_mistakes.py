@@ -18,6 +18,7 @@ import ddpg_jax as dj
 from ddpg_jax.running.placement import place
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.step import RunState, gradient_steps
+from tests.agents import mlp_agent
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,14 +48,14 @@ def test_vmapped_members_do_not_copy_their_replays_at_every_step(monkeypatch: py
 
 def test_gradient_steps_are_a_loop_and_not_unrolled() -> None:
     """What is traced and compiled does not grow with the number of updates."""
-    agent = dj.make_agent(1, 1, hidden=(4,))
+    agent = mlp_agent(1, 1, hidden=(4,))
     replay = dj.replay.uniform(obs_dim=1, action_dim=1, capacity=64, batch_size=5)
     hyper = dj.Hyperparams()
     state = RunState(agent.init(jax.random.key(0), hyper), replay.init(), (), (), jnp.zeros((1, 1)), jnp.zeros(1))  # pyright: ignore
 
     def size(updates: int) -> int:
-        step = functools.partial(gradient_steps, agent, replay, updates)
-        return len(str(jax.make_jaxpr(step)(jax.random.key(0), state, hyper, jnp.int32(0))))
+        step = functools.partial(gradient_steps, agent, replay, updates=updates, i=jnp.int32(0))
+        return len(str(jax.make_jaxpr(step)(jax.random.key(0), state, hyper)))
 
     assert size(40) < 1.02 * size(2)
 

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax.agent.networks import ACTIVATIONS
+from ddpg_jax.agent.layers import ACTIVATIONS
+from tests.agents import mlp_agent
 
 OBS, ACTION, HIDDEN = 3, 2, (16, 12)
 HYPER = dj.Hyperparams()
@@ -38,7 +39,7 @@ def test_actor_starts_as_in_the_paper() -> None:
 
 def test_fan_in_starts_as_linear_layers_of_torch_do() -> None:
     """U(-b, b) with b = 1 / sqrt(fan-in) for the weights and biases of every layer, the last ones too."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, init="fan_in", num_critics=2)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, init="fan_in", num_critics=2)
     params = many(lambda key: agent.init(key, HYPER).params)
     for layer, bound in (("hidden_0", OBS**-0.5), ("hidden_1", HIDDEN[0] ** -0.5), ("action", HIDDEN[1] ** -0.5)):
         for values in params.actor[layer].values():
@@ -102,7 +103,7 @@ def test_layer_norm_normalizes_before_the_activation(norm: bool) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_actions_stay_in_the_unit_box(activation: str) -> None:
     """Near zero at the start, and in [-1, 1] however large parameters and observations are."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, activation)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, activation=activation)
     params = agent.init(jax.random.key(0), HYPER).params.actor
     act = jax.jit(agent.act)
     obs = jax.random.normal(jax.random.key(1), (64, OBS))
@@ -114,7 +115,7 @@ def test_actions_stay_in_the_unit_box(activation: str) -> None:
 
 def test_several_critics_are_independent() -> None:
     """Each has parameters of its own in every leaf, and values [E, ...] that differ."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, num_critics=3)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, num_critics=3)
     params = agent.init(jax.random.key(0), HYPER).params.critic
     assert set(params) == {"critic_0", "critic_1", "critic_2"}
     for a, b in (("critic_0", "critic_1"), ("critic_0", "critic_2"), ("critic_1", "critic_2")):
@@ -127,14 +128,14 @@ def test_several_critics_are_independent() -> None:
 
 def test_actor_and_critic_draw_different_numbers() -> None:
     """One key, two networks: a shared stream would make their equal-shaped layers equal."""
-    params = dj.make_agent(OBS, ACTION, HIDDEN).init(jax.random.key(0), HYPER).params
+    params = mlp_agent(OBS, ACTION, HIDDEN).init(jax.random.key(0), HYPER).params
     actor, critic = params.actor["hidden_1"]["kernel"], params.critic["critic_0"]["hidden_1"]["kernel"]
     assert not np.any(np.asarray(actor) == np.asarray(critic))
 
 
 def test_targets_start_as_copies_in_buffers_of_their_own() -> None:
     """Equal, but not shared: parameters and targets are donated side by side, again and again."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN)
+    agent = mlp_agent(OBS, ACTION, HIDDEN)
     state = agent.init(jax.random.key(0), HYPER)
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.target), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -146,6 +147,6 @@ def test_targets_start_as_copies_in_buffers_of_their_own() -> None:
     update = jax.jit(agent.update, donate_argnums=1)
     for t in range(2):
         used = state
-        state, _ = update(jax.random.key(0), used, batch, jnp.ones(4), HYPER, jnp.int32(t))
+        state, *_ = update(jax.random.key(0), used, batch, jnp.ones(4), HYPER, jnp.int32(t))
         assert all(x.is_deleted() for x in jax.tree.leaves(used.params)), "the old state was not given up"
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))

@@ -1,5 +1,6 @@
 """Running moments against NumPy, and that they are applied wherever something is read and learned by nobody."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import ddpg_jax as dj
 from ddpg_jax.agent.normalization import NET, OBS, REWARD, measure, normalized_reward, standardized, start, variance
+from tests.agents import mlp_agent
 
 TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_every": 60, "eval_episodes": 1}
 
@@ -80,7 +82,7 @@ def test_moments_are_of_what_was_collected_and_learned_by_nobody() -> None:
 def test_what_is_learned_is_the_plain_update_of_what_is_normalized() -> None:
     """By hand: normalize the batch, update the plain agent, put the moments back."""
     obs_dim, numbers = 2, dj.Hyperparams(actor_lr=1e-2, critic_lr=1e-2)
-    plain = dj.make_agent(obs_dim, 1, hidden=(4,))
+    plain = mlp_agent(obs_dim, 1, hidden=(4,))
     agent = dj.normalization.normalize_rewards(dj.normalization.normalize_observations(plain, obs_dim))
     rng = np.random.default_rng(0)
 
@@ -89,7 +91,7 @@ def test_what_is_learned_is_the_plain_update_of_what_is_normalized() -> None:
 
     batch = dj.Transition(draw(16, 2), jnp.tanh(draw(16, 1)), draw(16), jnp.full(16, 0.9), jnp.zeros(16, bool), draw(16, 2))
     state = agent.observe(agent.init(jax.random.key(0), numbers), batch, jnp.ones(16, bool))
-    after, _ = agent.update(jax.random.key(1), state, batch, jnp.ones(16), numbers, jnp.int32(0))
+    after, *_ = agent.update(jax.random.key(1), state, batch, jnp.ones(16), numbers, jnp.int32(0))
 
     obs, next_obs = np.asarray(batch.obs), np.asarray(batch.next_obs)
     mean, deviation = obs.mean(axis=0), obs.std(axis=0)
@@ -98,7 +100,7 @@ def test_what_is_learned_is_the_plain_update_of_what_is_normalized() -> None:
         next_obs=jnp.asarray(np.clip((next_obs - mean) / deviation, -10, 10)),
         reward=batch.reward / np.sqrt(np.mean(np.square(batch.reward))),
     )
-    expected, _ = plain.update(
+    expected, *_ = plain.update(
         jax.random.key(1), plain.init(jax.random.key(0), numbers), by_hand, jnp.ones(16), numbers, jnp.int32(0)
     )
     for found, wanted in ((after.params.actor[NET], expected.params.actor), (after.target, expected.target)):
@@ -118,7 +120,7 @@ def test_a_saved_policy_normalizes_as_the_run_did(fields: dict[str, Any], tmp_pa
     assert float(moved["count"]) == pytest.approx(60.0, abs=0.01)
     net = run.policy.params[NET]
     seen = np.asarray(standardized(moved, jnp.asarray(obs, jnp.float32)))
-    again = dj.Policy(run.policy.spec, run.policy.hidden, run.policy.activation, run.policy.layer_norm, net)
+    again = dataclasses.replace(run.policy, params=net)
     np.testing.assert_allclose(again(seen), run.policy(obs), rtol=1e-5)
 
 

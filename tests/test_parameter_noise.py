@@ -10,6 +10,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.exploration import EXPLORERS, Perturbation, parameter, sigma
 from ddpg_jax.schedules import SCHEDULES
+from tests.agents import mlp_agent
 from tests.runs import assert_same_arrays
 
 OBS, ACTION, N = 3, 2, 16
@@ -30,7 +31,7 @@ FIELDS: dict[str, Any] = {
 
 def actor(layer_norm: bool = True) -> tuple[Any, Any]:
     """`act` and parameters whose actions are well inside (-1, 1) and differ between observations."""
-    agent = dj.make_agent(OBS, ACTION, (16, 16), layer_norm=layer_norm, init="fan_in")
+    agent = mlp_agent(OBS, ACTION, (16, 16), layer_norm=layer_norm, init="fan_in")
     return agent.act, agent.init(KEY, dj.Hyperparams()).params.actor
 
 

@@ -117,7 +117,7 @@ def test_updates_are_theirs(
             last=jnp.asarray(done > 0),
             next_obs=jnp.asarray(batch["next_observations"]),
         )
-        state, _ = update(jax.random.key(1), state, transition, jnp.ones(BATCH, dtype), hyper, jnp.int32(t))
+        state, *_ = update(jax.random.key(1), state, transition, jnp.ones(BATCH, dtype), hyper, jnp.int32(t))
     moved = 0.0
     for found, expected, start in zip(
         jax.tree.leaves((state.params, state.target)),

@@ -13,11 +13,12 @@ import pytest
 import scipy.stats
 
 import ddpg_jax as dj
-from ddpg_jax.agent.ddpg import now_and_then, smoothed
+from ddpg_jax.agent.ddpg import every_period, smoothed
 from ddpg_jax.agent.losses import huber, pre_tanh_l2, squared, value_l2, weight_l2
 from ddpg_jax.agent.optimizers import clipped, descend
 from ddpg_jax.experiment.build import optimizer
 from ddpg_jax.exploration import gaussian, mixed, none, smooth
+from tests.agents import mlp_agent
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -42,7 +43,7 @@ def test_huber_is_squared_inside_and_linear_outside(delta: float) -> None:
 
 def test_penalties_of_the_critic() -> None:
     """Squares of all weights of all critics, summed, without biases or LayerNorm; squared values, mean over the batch."""
-    agent = dj.make_agent(3, 2, hidden=(8, 6), num_critics=2, layer_norm=True)
+    agent = mlp_agent(3, 2, hidden=(8, 6), num_critics=2, layer_norm=True)
     critics = jax.tree.map(np.asarray, agent.init(KEY, dj.Hyperparams()).params.critic)
     weights = [critics[f"critic_{e}"][layer]["kernel"] for e in range(2) for layer in ("hidden_0", "hidden_1", "value")]
     assert sum(np.size(w) for w in weights) == 2 * (5 * 8 + 8 * 6 + 6)
@@ -61,7 +62,7 @@ def test_penalty_of_the_actor_is_on_what_its_tanh_gets() -> None:
         pre_tanh_l2(jnp.asarray(pre), dj.Hyperparams(action_penalty=0.3)), 0.3 * np.mean(pre**2), rtol=1e-5
     )
 
-    agent = dj.make_agent(3, 2, hidden=(), actor_penalties=(pre_tanh_l2,))
+    agent = mlp_agent(3, 2, hidden=(), actor_penalties=(pre_tanh_l2,))
     hyper = dj.Hyperparams(action_penalty=0.3)
     state = agent.init(KEY, hyper)
     kernel, bias = arrays((3, 2), (2,))
@@ -69,8 +70,8 @@ def test_penalty_of_the_actor_is_on_what_its_tanh_gets() -> None:
     state = state.replace(params=state.params._replace(actor=layers))  # pyright: ignore[reportAttributeAccessIssue]
     obs, next_obs, action, reward = (jnp.asarray(x) for x in arrays((9, 3), (9, 3), (9, 2), (9,)))
     batch = dj.Transition(obs, action, reward, jnp.ones(9), jnp.zeros(9, bool), next_obs)
-    free = dj.make_agent(3, 2, hidden=()).update(KEY, state, batch, jnp.ones(9), hyper, jnp.int32(0))[1]
-    held = agent.update(KEY, state, batch, jnp.ones(9), hyper, jnp.int32(0))[1]
+    free = mlp_agent(3, 2, hidden=()).update(KEY, state, batch, jnp.ones(9), hyper, jnp.int32(0))[2]
+    held = agent.update(KEY, state, batch, jnp.ones(9), hyper, jnp.int32(0))[2]
     before_tanh = np.asarray(obs) @ (20 * kernel) + 20 * bias
     np.testing.assert_allclose(held["actor_loss"] - free["actor_loss"], 0.3 * np.mean(before_tanh**2), rtol=1e-4)
 
@@ -139,14 +140,14 @@ def test_learning_rates_follow_their_schedule_whatever_else_is_on(name: str, sha
 
 def test_hard_targets_are_copied_every_period_and_stay_in_between() -> None:
     """With tau=1; the clock is that of the updates."""
-    agent, hyper = dj.make_agent(2, 1, hidden=(4,), sync=now_and_then), dj.Hyperparams(tau=1.0, sync_period=3.0, actor_lr=0.1)
+    agent, hyper = mlp_agent(2, 1, hidden=(4,), sync=every_period), dj.Hyperparams(tau=1.0, sync_period=3.0, actor_lr=0.1)
     obs, next_obs, action, reward = (jnp.asarray(x) for x in arrays((8, 2), (8, 2), (8, 1), (8,)))
     batch = dj.Transition(obs, action, reward, jnp.ones(8), jnp.zeros(8, bool), next_obs)
     update = jax.jit(agent.update)
     state = agent.init(KEY, hyper)
     for t in range(8):
         before = state.target
-        state, _ = update(KEY, state, batch, jnp.ones(8), hyper, jnp.int32(t))
+        state, *_ = update(KEY, state, batch, jnp.ones(8), hyper, jnp.int32(t))
         expected = state.params if t % 3 == 0 else before
         jax.tree.map(np.testing.assert_array_equal, state.target, expected)
         jax.tree.map(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.agent.networks import INITS, PRECISIONS
+from ddpg_jax.agent.layers import INITS, PRECISIONS
 from ddpg_jax.envs.registry import DEVICE
 from ddpg_jax.experiment.experiment import SWITCHES
 from ddpg_jax.exploration import EXPLORERS
@@ -267,7 +267,9 @@ def test_every_pair_of_parts_trains(row: int) -> None:
     fields = {**FIELDS, **fields, "noise_schedule": schedule, "lr_schedule": schedule, "updates_per_step": 1.0 / num_envs}
     experiment, hyper = dj.configure({**fields, "replay_capacity": 1_000})
     parts = dj.build(experiment, SPEC)
-    training = dj.make_training(LQR, *parts[:4], num_envs, parts.updates)
+    training = dj.make_training(
+        LQR, parts.agent, parts.replay, explorer=parts.explorer, warmup=parts.warmup, num_envs=num_envs, updates=parts.updates
+    )
     numbers: Any = jax.tree.map(jnp.float32, hyper)
     before = training.init(jax.random.key(0), numbers)
     before = before.replace(replay=filled(parts.replay, num_envs))  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,7 +15,8 @@ import pytest
 from jax.interpreters import partial_eval
 
 import ddpg_jax as dj
-from ddpg_jax.agent.networks import PRECISIONS, rounded_product
+from ddpg_jax.agent.layers import PRECISIONS, rounded_product
+from tests.agents import mlp_agent
 from tests.test_parts import distance
 
 OBS, ACTION, BATCH, HIDDEN = 3, 2, 8, (16, 12)
@@ -57,7 +58,7 @@ def test_hidden_layers_alone_are_rounded_forward_and_backward(options: dict[str,
     """As many products as with float32, of which those of the last layers (whose width is A or 1) have all digits."""
     counts = {}
     for precision in PRECISIONS:
-        agent = dj.make_agent(OBS, ACTION, HIDDEN, precision=precision, init="fan_in", **options)
+        agent = mlp_agent(OBS, ACTION, HIDDEN, precision=precision, init="fan_in", **options)
         jaxpr = jax.make_jaxpr(functools.partial(update, agent))(agent.init(KEY, HYPER)).jaxpr
         needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # without gradients by observations
         counts[precision] = Counter(products(needed))
@@ -68,10 +69,10 @@ def test_hidden_layers_alone_are_rounded_forward_and_backward(options: dict[str,
 
 def test_learners_that_share_a_batch() -> None:
     """XLA refuses some products in bfloat16, and which ones depends on what is vmapped."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, precision="bfloat16")
+    agent = mlp_agent(OBS, ACTION, HIDDEN, precision="bfloat16")
     states = jax.vmap(agent.init, (0, None))(jax.random.split(KEY, 2), HYPER)
-    together, _ = jax.jit(jax.vmap(functools.partial(update, agent)))(states)
-    alone, _ = jax.jit(functools.partial(update, agent))(jax.tree.map(lambda x: x[1], states))
+    together, *_ = jax.jit(jax.vmap(functools.partial(update, agent)))(states)
+    alone, *_ = jax.jit(functools.partial(update, agent))(jax.tree.map(lambda x: x[1], states))
     assert distance(jax.tree.map(lambda x: x[1], together.params), alone.params) < 1e-4
 
 
@@ -92,7 +93,7 @@ def test_rounded_products_and_their_gradients_are_sums_of_rounded_factors(rows: 
 
 def test_float32_is_float32_on_every_backend() -> None:
     """Without being told, a GPU takes 10 bits of what enters a product of float32, and a TPU 8."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN)
+    agent = mlp_agent(OBS, ACTION, HIDDEN)
     text = str(jax.make_jaxpr(functools.partial(update, agent))(agent.init(KEY, HYPER)))
     assert text.count("dot_general[") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 20
 
@@ -100,21 +101,21 @@ def test_float32_is_float32_on_every_backend() -> None:
 @pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"batch_norm": True}])
 def test_what_is_kept_and_what_is_given_is_float32(options: dict[str, Any]) -> None:
     """Starts are the same to the bit, and an update goes where that of float32 goes, but for rounding."""
-    plain, mixed = (dj.make_agent(OBS, ACTION, HIDDEN, init="fan_in", precision=name, **options) for name in PRECISIONS)
+    plain, mixed = (mlp_agent(OBS, ACTION, HIDDEN, init="fan_in", precision=name, **options) for name in PRECISIONS)
     start = plain.init(KEY, HYPER)
     assert distance(start, mixed.init(KEY, HYPER)) == 0.0
-    (_, expected), (after, info) = update(plain, start), update(mixed, start)
-    assert {str(x.dtype) for x in jax.tree.leaves((after, info))} <= {"float32", "int32"}
+    (_, expected, _), (after, td, info) = update(plain, start), update(mixed, start)
+    assert {str(x.dtype) for x in jax.tree.leaves((after, td, info))} <= {"float32", "int32"}
     assert mixed.act(start.params.actor, batch().obs).dtype == jnp.float32
-    np.testing.assert_allclose(info["td"], expected["td"], atol=0.03)
-    assert not np.allclose(info["td"], expected["td"], atol=1e-5), "nothing was rounded"
+    np.testing.assert_allclose(td, expected, atol=0.03)
+    assert not np.allclose(td, expected, atol=1e-5), "nothing was rounded"
     moment, other = (np.asarray(x.opt.critic[0].mu["critic_0"]["hidden_1"]["kernel"]) for x in (update(plain, start)[0], after))
     assert np.linalg.norm(moment - other) < 0.05 * np.linalg.norm(moment), "the gradient is another one"
 
 
 def test_large_values_are_not_rounded() -> None:
     """A last layer that gives bfloat16 would tell values around 200 apart in steps of 1, and TD errors with them."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, precision="bfloat16")
+    agent = mlp_agent(OBS, ACTION, HIDDEN, precision="bfloat16")
     critic = agent.init(KEY, HYPER).params.critic
     critic["critic_0"]["value"]["bias"] += 200.0
     q = np.asarray(agent.q_values(critic, batch().obs, batch().action))
@@ -133,7 +134,7 @@ def test_a_saved_policy_acts_in_its_own_precision(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "policy.json").read_text())
     assert about.pop("precision") == "bfloat16"
     (tmp_path / "policy.json").write_text(json.dumps(about))
-    assert dj.load_policy(tmp_path).precision == "float32"
+    assert "precision" not in dj.load_policy(tmp_path).fields
     assert not np.array_equal(dj.load_policy(tmp_path)(obs), run.policy(obs))
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.experiment.experiment import CHOICES
+from ddpg_jax.experiment.experiment import FIELDS
 from tests.runs import TINY, manifest, run
 
 DEFAULT = {
@@ -38,7 +38,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "nexus": {**MILLION, "layer_norm": True, "noise_sigma": 0.1, "warmup_steps": 256},
     "keras": {
         **{"actor_lr": 1e-3, "critic_lr": 2e-3, "noise_sigma": 0.1, "ou_dt": 0.01, "warmup_steps": 64},
-        **{"replay_capacity": 50_000},
+        **{"replay_capacity": 50_000, "network": "two_branch"},
     },
     "spinningup": {
         **{"actor_lr": 1e-3, "batch_size": 100, "exploration": "gaussian", "noise_sigma": 0.1, "warmup_steps": 10_000},
@@ -90,9 +90,12 @@ def test_every_preset_can_be_built(name: str) -> None:
 def test_a_preset_that_a_user_adds_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """No list of the names was copied when the package was imported; its values are checked like all others."""
     monkeypatch.setitem(dj.PRESETS, "mine", dj.Preset("Mine.", {"hidden": "8-8", "tau": 0.3}))
-    assert "mine" in CHOICES["preset"]
+    assert "mine" in FIELDS["preset"].allowed()
     x, hyper = dj.configure({"preset": "mine", "tau": 0.4})
     assert (x.hidden, hyper.tau, x.preset) == ((8, 8), 0.4, "mine")
+    with pytest.raises(dj.ConfigError, match=r"dj\.PRESETS has mine already"):
+        dj.PRESETS["mine"] = dj.Preset("Another.", {"tau": 0.5})
+    monkeypatch.delitem(dj.PRESETS, "mine")
     monkeypatch.setitem(dj.PRESETS, "mine", dj.Preset("Mine.", {"taw": 0.3}))
     with pytest.raises(dj.ConfigError, match=r"taw is no field; nearest are .*tau"):
         dj.configure({"preset": "mine"})

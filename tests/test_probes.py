@@ -83,15 +83,16 @@ def test_the_policy_sees_the_observation() -> None:
 def test_ornstein_uhlenbeck_noise_is_correlated_in_time_and_gaussian_noise_is_not() -> None:
     """With a frozen actor: an update that changes nothing is compiled faster than a learning rate of 0."""
 
-    def update(key: Any, state: Any, batch: dj.Transition, weight: Any, hyper: Any, t: Any) -> tuple[Any, dict[str, Any]]:
+    def update(key: Any, state: Any, batch: dj.Transition, weight: Any, hyper: Any, t: Any) -> tuple[Any, ...]:
         nothing = jnp.zeros(())
-        return state, {"critic_loss": nothing, "actor_loss": nothing, "q_mean": nothing, "td": jnp.zeros_like(batch.reward)}
+        return state, jnp.zeros_like(batch.reward), {"critic_loss": nothing, "actor_loss": nothing, "q_mean": nothing}
 
     env, key, hyper = dj.envs.make_device("probe/echo"), jax.random.key(0), dj.Hyperparams()
     correlation = {}
     for exploration in ("ou", "gaussian"):
         parts = dj.build(dj.Experiment(exploration=exploration, hidden=(8,), replay_capacity=2_000), env.spec)
-        training = dj.make_training(env, parts.agent._replace(update=update), parts.replay, parts.explorer, parts.warmup)
+        agent = parts.agent._replace(update=update)
+        training = dj.make_training(env, agent, parts.replay, explorer=parts.explorer, warmup=parts.warmup)
         run = jax.jit(lambda training=training: training.learn(key, training.init(key, hyper), hyper, 0, 2_000)[0])
         stored = jax.tree.map(np.asarray, unpack(run().replay.rows, 1, 1))
         before, after = stored.action[:-1][~stored.last[:-1], 0], stored.action[1:][~stored.last[:-1], 0]

@@ -22,7 +22,7 @@ from ddpg_jax.app import report
 from ddpg_jax.app import run_folder as folders
 from ddpg_jax.app.queue import Programs
 from ddpg_jax.envs.host.lanes import Lane
-from ddpg_jax.experiment.experiment import CHOICES, NUMBERS, STRUCTURE, configure
+from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, configure
 from ddpg_jax.running.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
 
@@ -354,8 +354,8 @@ def test_without_out_the_same_settings_find_the_same_folder(
 
 def another(name: str, value: Any) -> Any:
     """Some other value of a field; None where there is no other."""
-    if name in CHOICES:
-        return next((choice for choice in CHOICES[name] if choice != value), None)
+    if FIELDS[name].allowed():
+        return next((choice for choice in FIELDS[name].allowed() if choice != value), None)
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):

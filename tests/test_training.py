@@ -21,6 +21,7 @@ from ddpg_jax.running.placement import place
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import Metrics
 from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
+from tests.agents import mlp_agent
 
 LIMIT, SPEED = 5, 0.25
 WARMUP = 8  # vector steps
@@ -71,7 +72,14 @@ class Functions(NamedTuple):
 def compiled(experiment: dj.Experiment) -> Functions:
     parts = dj.build(experiment, WALK.spec)
     training = dj.make_training(
-        WALK, parts.agent, parts.replay, parts.explorer, parts.warmup, experiment.num_envs, parts.updates
+        WALK,
+        parts.agent,
+        parts.replay,
+        explorer=parts.explorer,
+        warmup=parts.warmup,
+        num_envs=experiment.num_envs,
+        updates=parts.updates,
+        period=parts.period,
     )
     return Functions(
         jax.jit(training.init), jax.jit(training.fill, donate_argnums=1), jax.jit(training.learn, donate_argnums=1)
@@ -356,12 +364,14 @@ def test_every_update_has_a_clock_and_a_batch_of_its_own() -> None:
     stored: Any = replay.init()
     stored = stored.replace(rows=stored.rows.at[:, 3].set(jnp.arange(64.0)), size=stored.size + 64)  # column 3: the reward
 
-    def update(key: Any, log: jax.Array, batch: dj.Transition, weight: Any, hyper: Any, t: jax.Array) -> tuple[Any, Any]:
-        return log.at[t].set(batch.reward), {"td": batch.reward}
+    def update(key: Any, log: jax.Array, batch: dj.Transition, weight: Any, hyper: Any, t: jax.Array) -> Any:
+        return log.at[t].set(batch.reward), batch.reward, {}
 
-    agent = dj.make_agent(1, 1)._replace(update=update)
+    agent = mlp_agent(1, 1)._replace(update=update)
     state = RunState(jnp.full((16, 5), jnp.nan), stored, (), (), jnp.zeros((1, 1)), jnp.zeros(1))  # pyright: ignore
-    after, _ = jax.jit(functools.partial(gradient_steps, agent, replay, 4))(jax.random.key(0), state, HYPER, jnp.int32(2))
+    after, _ = jax.jit(functools.partial(gradient_steps, agent, replay, updates=4, i=jnp.int32(2)))(
+        jax.random.key(0), state, HYPER
+    )
     log = np.asarray(after.train)
     assert np.flatnonzero(np.isfinite(log).all(axis=1)).tolist() == [8, 9, 10, 11]
     assert len({tuple(row) for row in log[8:12]}) == 4
@@ -373,13 +383,13 @@ def test_the_loss_of_every_update_counts() -> None:
     def update(key: Any, state: Any, batch: Any, weight: Any, hyper: Any, t: Any) -> Any:
         del key, batch, weight, hyper
         odd = jnp.where(t % 2 == 1, jnp.nan, 1.0)
-        return state, {"critic_loss": odd, "q_mean": jnp.ones(()), "actor_loss": odd, "td": jnp.zeros(4)}
+        return state, jnp.zeros(4), {"critic_loss": odd, "q_mean": jnp.ones(()), "actor_loss": odd}
 
-    agent = dj.make_agent(obs_dim=1, action_dim=1, hidden=(4,))._replace(update=update)
+    agent = mlp_agent(1, 1, hidden=(4,))._replace(update=update)
     replay = dj.replay.uniform(obs_dim=1, action_dim=1, capacity=8, batch_size=4)
     nothing = jnp.zeros(())
     state = RunState(agent.init(jax.random.key(0), HYPER), replay.init(), nothing, nothing, nothing, nothing)
-    _, info = gradient_steps(agent, replay, 2, jax.random.key(0), state, HYPER, jnp.int32(0))
+    _, info = gradient_steps(agent, replay, jax.random.key(0), state, HYPER, updates=2, i=jnp.int32(0))
     assert {name: float(value) for name, value in info.items() if value == value} == {"q_mean": 1.0, "actor_loss": 1.0}
 
 

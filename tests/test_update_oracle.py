@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from tests.agents import mlp_agent
 
 if hasattr(jax, "enable_x64"):
     enable_x64 = jax.enable_x64
@@ -163,7 +164,7 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 def compare(updates: int, dtype: Any, atol: float, action_layer: int = 0, num_critics: int = 1, policy_delay: int = 1) -> None:
     """Runs both sides and compares parameters, targets, moments and reports."""
-    agent = dj.make_agent(OBS, ACTION, HIDDEN, action_layer=action_layer, num_critics=num_critics, policy_delay=policy_delay)
+    agent = mlp_agent(OBS, ACTION, HIDDEN, action_layer=action_layer, num_critics=num_critics, policy_delay=policy_delay)
     state, key = agent.init(jax.random.key(0), HYPER), jax.random.key(0)
     oracle = Oracle(actor_layers(state.params.actor), critic_layers(state.params.critic), action_layer, policy_delay)
     rng, update = np.random.default_rng(1), jax.jit(agent.update)
@@ -172,7 +173,8 @@ def compare(updates: int, dtype: Any, atol: float, action_layer: int = 0, num_cr
         hyper = jax.tree.map(lambda x: np.asarray(x, dtype), HYPER)
         for t in range(updates):
             batch, weight = random_batch(rng)
-            state, info = update(key, state, cast(batch, dtype), cast(weight, dtype), hyper, np.int32(t))
+            state, td, info = update(key, state, cast(batch, dtype), cast(weight, dtype), hyper, np.int32(t))
+            info = {**info, "td": td}
             expected_info = oracle.update(cast(batch, np.float64), cast(weight, np.float64), t)
             for name, expected in expected_info.items():  # NaN equals NaN: where the actor rests it has no loss
                 np.testing.assert_allclose(np.asarray(info[name]), expected, rtol=0, atol=atol, err_msg=f"{name} at {t}")

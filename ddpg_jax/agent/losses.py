@@ -10,35 +10,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
+import optax
 
+from ddpg_jax.registry import Registry
 from ddpg_jax.types import Array, Hyperparams, Params, Scalar
 
 
 def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
-    """The target y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
+    """Returns the target y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
 
     `discount` is gamma (gamma**n for n-step rewards) and 0 where the environment TERMINATED. A time limit does not end
     the value of a state: it bootstraps. No gradient flows through the target.
+
+    Raises:
+        AssertionError: shapes that differ, which broadcasting would hide.
 
     >>> import jax.numpy as jnp, ddpg_jax as dj
     >>> dj.td_target(jnp.array([1.0, 1.0]), jnp.array([0.5, 0.0]), jnp.array([4.0, 4.0])).tolist()
     [3.0, 1.0]
     """
+    chex.assert_equal_shape([reward, discount, next_q], custom_message="td_target: reward, discount and next_q must agree")
     return jax.lax.stop_gradient(reward + discount * next_q)
 
 
 def squared(td: Array, hyper: Hyperparams) -> Array:
-    """td^2, elementwise: the loss of the paper."""
+    """Returns td^2, elementwise: the loss of the paper."""
     del hyper
     return jnp.square(td)
 
 
 def huber(td: Array, hyper: Hyperparams) -> Array:
-    """td^2 up to `huber_delta` and linear behind it (Huber 1964), twice the usual so that small errors weigh as in `squared`.
+    """Returns td^2 up to `huber_delta`, and a linear function beyond it (Huber 1964).
 
-    With a `huber_delta` of 0, its default, it is `squared`.
+    It is twice the usual loss, so that small errors weigh as in `squared`, which it is with a `huber_delta` of 0, the default.
 
     >>> import jax.numpy as jnp, ddpg_jax as dj
     >>> dj.losses.huber(jnp.array([0.5, 3.0]), dj.Hyperparams(huber_delta=1.0)).tolist()
@@ -50,20 +57,20 @@ def huber(td: Array, hyper: Hyperparams) -> Array:
 
 
 def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
-    """`critic_l2` times the squared weights of the critic, without biases (the paper, section 7: 1e-2)."""
+    """Returns `critic_l2` times the sum of the squared weights of the critic, without biases (the paper, section 7: 1e-2)."""
     del q
     kernels = [leaf for path, leaf in jax.tree.leaves_with_path(critic_params) if getattr(path[-1], "key", "") == "kernel"]
     return hyper.critic_l2 * sum((jnp.sum(jnp.square(kernel)) for kernel in kernels), jnp.zeros(()))
 
 
 def value_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
-    """`q_l2` times the mean of the squared values, summed over critics."""
+    """Returns `q_l2` times the mean of the squared values, summed over critics."""
     del critic_params
     return hyper.q_l2 * jnp.sum(jnp.mean(jnp.square(q), axis=1))
 
 
 def pre_tanh_l2(pre_tanh: Array, hyper: Hyperparams) -> Array:
-    """`action_penalty` times the mean of the actor's squared outputs before its tanh, which keeps it from saturating."""
+    """Returns `action_penalty` times the mean square of the actor's outputs before its tanh, which keeps it from saturating."""
     return hyper.action_penalty * jnp.mean(jnp.square(pre_tanh))
 
 
@@ -74,10 +81,11 @@ def critic_loss(
     action: Array,
     target_q: Array,
     weight: Array,
+    *,
     td_loss: Callable[[Array], Array] = jnp.square,
     penalties: Sequence[Callable[[Params, Array], Array]] = (),
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Mean squared TD error, equation 4 of the paper, summed over critics.
+    """Returns the mean squared TD error, equation 4 of the paper, summed over critics.
 
     Args:
         critic_params: parameters of the critics.
@@ -86,13 +94,18 @@ def critic_loss(
         action: `[B, A]`.
         target_q: `[B]`, from `td_target`.
         weight: `[B]`, importance weights; ones for uniform replay.
-        td_loss: loss of a TD error, elementwise.
-        penalties: each `(critic_params, q [E, B]) -> []`, added to the loss.
+        td_loss: the loss of a TD error, elementwise.
+        penalties: functions `(critic_params, q [E, B]) -> []` that are added to the loss.
 
     Returns:
         The loss, and the TD errors of the first critic `[B]` with the mean of its values.
+
+    Raises:
+        AssertionError: shapes that differ, which broadcasting would hide.
     """
     q = q_values(critic_params, obs, action)
+    chex.assert_rank(q, 2, custom_message="critic_loss: q_values must return [E, B]")
+    chex.assert_shape([target_q, weight], q.shape[1:], custom_message="critic_loss: target_q and weight must be [B]")
     td = target_q[None] - q
     loss = jnp.sum(jnp.mean(weight[None] * td_loss(td), axis=1))
     for penalty in penalties:
@@ -107,7 +120,7 @@ def actor_loss(
     q_values: Callable[[Params, Array, Array], Array],
     obs: Array,
 ) -> Array:
-    """-mean Q(s, mu(s)). Its gradient is the deterministic policy gradient, equation 6 of the paper, with sign changed.
+    """Returns -mean Q(s, mu(s)), whose gradient is the deterministic policy gradient, equation 6 of the paper, sign changed.
 
     Args:
         actor_params: parameters of the actor, differentiated.
@@ -116,19 +129,23 @@ def actor_loss(
         q_values: `(critic_params, obs [B, O], action [B, A]) -> q [E, B]`.
         obs: `[B, O]`.
     """
-    return -jnp.mean(q_values(critic_params, obs, act(actor_params, obs))[0])
+    q = q_values(critic_params, obs, act(actor_params, obs))
+    chex.assert_rank(q, 2, custom_message="actor_loss: q_values must return [E, B]")
+    return -jnp.mean(q[0])
 
 
 def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
-    """Targets follow slowly: tau * params + (1 - tau) * target, leaf by leaf (Algorithm 1 of the paper).
+    """Returns tau * params + (1 - tau) * target, leaf by leaf: targets follow slowly (Algorithm 1 of the paper).
 
     >>> import ddpg_jax as dj
     >>> dj.soft_update({"w": 1.0}, {"w": 0.0}, tau=0.25)
     {'w': 0.25}
     """
-    return jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, params, target)
+    return optax.incremental_update(params, target, tau)  # pyright: ignore[reportArgumentType]
 
 
+TD_LOSSES: Registry[Callable[[Array, Hyperparams], Array]] = Registry("dj.TD_LOSSES", {"squared": squared, "huber": huber})
+"""Maps names to losses of a TD error, `(td [...], hyper) -> [...]`; the field `td_loss` can name an entry of your own."""
 CRITIC_PENALTIES = {"critic_l2": weight_l2, "q_l2": value_l2}
 ACTOR_PENALTIES = {"action_penalty": pre_tanh_l2}
-"""The number that weighs a penalty -> the penalty."""
+"""Map the number that weighs a penalty to the penalty."""

@@ -1,114 +1,35 @@
-"""Actor and critic (Lillicrap et al. 2015, section 7), and their initialization."""
+"""Actors and critics: the networks that come with the package, those of users, and how either is initialized and applied."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Array, Key, Params
-
-FINAL_BOUND = 3e-3  # of the last layer's weights and biases, so that first actions and values are near zero
-INITS: dict[str, float | None] = {"paper": FINAL_BOUND, "fan_in": None}
-"""How networks start -> the bound of the last layer, None for that of the others, +-1/sqrt(fan-in) (torch's Linear)."""
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu,
-    "tanh": jnp.tanh,
-    "elu": nn.elu,
-    "gelu": nn.gelu,
-    "silu": nn.silu,
-}
+from ddpg_jax.agent.layers import (
+    ACTIVATIONS,
+    FINAL_BOUND,
+    INITS,
+    PRECISIONS,
+    Product,
+    batch_normalized,
+    dense,
+    full_product,
+)
+from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.registry import Registry
+from ddpg_jax.types import Array, Key, Nets, Params
 
 STATISTICS = "batch_stats"
-"""Where a tree of parameters holds BatchNorm's running statistics, beside the layers. Without BatchNorm it has none."""
-
-
-def identity(x: Array) -> Array:
-    """x, where another function could stand."""
-    return x
-
-
-Product: TypeAlias = Callable[[Array, Array], Array]
-"""x w, `[..., I], [I, F] -> [..., F]`"""
-
-
-def full_product(x: Array, w: Array) -> Array:
-    """The product with all digits. Unless told, GPUs take 10 bits of what is float32, and TPUs 8."""
-    return jnp.dot(x, w, precision=jax.lax.Precision.HIGHEST)
-
-
-def rounded_product(x: Array, w: Array) -> Array:
-    """The product of factors that are rounded to bfloat16, summed in x's own type. It has gradients, but no `jvp`."""
-    return _rounded_product(x, w)  # JAX's object cannot be copied, and with it no module that holds it
-
-
-@jax.custom_vjp
-def _rounded_product(x: Array, w: Array) -> Array:
-    return _sums(x, w, ((x.ndim - 1,), (0,)))
-
-
-def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _rounded_product(x, w), (x, w)
-
-
-def _backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, w = factors
-    rows = tuple(range(x.ndim - 1))
-    # XLA has no such product for a CPU that sums over rows. Of rounded factors this one is the same, in bfloat16 on a TPU, too.
-    x16, gradient16 = (jax.lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7) for y in (x, gradient))
-    by_weights = jax.lax.dot_general(x16, gradient16, ((rows, rows), ((), ())))
-    return _sums(gradient, w, ((x.ndim - 1,), (1,))), by_weights
-
-
-def _sums(x: Array, w: Array, contracted: Any) -> Array:
-    # If sums were not asked for, the result would be rounded, and a CPU take three times as long (benchmarks/NOTES.md).
-    x16, w16 = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
-    return jax.lax.dot_general(x16, w16, (contracted, ((), ())), preferred_element_type=x.dtype)
-
-
-_rounded_product.defvjp(_forward, _backward)
-
-PRECISIONS: dict[str, Product] = {"float32": full_product, "bfloat16": rounded_product}
-"""The products in the hidden layers. All else is float32 either way, also the last layers, whose digits are cheap."""
-
-
-def dense(
-    x: Array, features: int, name: str, bound: float | None = None, use_bias: bool = True, product: Product = full_product
-) -> Array:
-    """A fully connected layer, `[..., I] -> [..., features]`, inside a flax module.
-
-    Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), the fan-in of the layer.
-    """
-    limit = x.shape[-1] ** -0.5 if bound is None else bound
-
-    def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    def dot_general(x: Array, w: Array, *_: Any, **__: Any) -> Array:  # flax asks for the last axis with the first
-        return product(x, w)
-
-    return nn.Dense(features, use_bias, dot_general=dot_general, kernel_init=uniform, bias_init=uniform, name=name)(x)
-
-
-def normalized(x: Array, name: str, by_batch: bool, affine: bool = True) -> Array:
-    """BatchNorm (Ioffe and Szegedy 2015), `[..., I] -> [..., I]`, inside a flax module.
-
-    By the mean and variance of x itself, over all axes but the last, or else by the running ones, which are those of about the
-    last hundred batches (momentum .99, flax's own). By the running ones, each row is normalized whatever the others are.
-
-    What a normalization takes away again, a bias before it or the shift of another one, must not be there (their section 3.2):
-    its gradient is nothing but rounding, of which Adam makes steps of full size, and the running means come too late for them.
-    """
-    # The fast variance, E[x^2] - E[x]^2, loses its digits on observations that are far from zero.
-    return nn.BatchNorm(not by_batch, use_fast_variance=False, use_scale=affine, use_bias=affine, name=name)(x)
+"""The name of BatchNorm's running statistics in a tree of parameters, next to the layers. Without BatchNorm there are none."""
 
 
 class Actor(nn.Module):
-    """mu(s): `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` gives the values before the tanh.
+    """Computes mu(s), `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` gives the values before the tanh.
 
     With `batch_norm`, observations and all hidden layers are normalized (Lillicrap et al. 2015, section 3).
     """
@@ -123,20 +44,20 @@ class Actor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, squash: Callable[[Array], Array] = jnp.tanh, by_batch: bool = False) -> Array:
-        x = normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
+        x = batch_normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = dense(x, features, f"hidden_{i}", use_bias=not self.batch_norm, product=self.product)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
-            x = normalized(x, f"norm_{i}", by_batch) if self.batch_norm else x
+            x = batch_normalized(x, f"norm_{i}", by_batch) if self.batch_norm else x
             x = self.activation(x)
-        return squash(dense(x, self.action_dim, "action", self.final_bound))
+        return squash(dense(x, self.action_dim, "action", bound=self.final_bound))
 
 
 class Critic(nn.Module):
-    """Q(s, a): `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`, 0 being the first.
+    """Computes Q(s, a), `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`, 0 being the first.
 
     With `batch_norm`, observations and the layers before the action joins are normalized (Lillicrap et al. 2015, section 3). To
-    normalize what the action is in would take from a batch of actions their mean, and the actor's gradient with it.
+    normalize layers that contain the action would subtract the mean of a batch of actions, and the actor's gradient with it.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -149,40 +70,159 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
-        x = normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
+        x = batch_normalized(obs, "norm_input", by_batch, affine=False) if self.batch_norm else obs
         for i, features in enumerate(self.hidden):
             x = jnp.concatenate([x, action], axis=-1) if i == self.action_layer else x
             norm = self.batch_norm and i < self.action_layer
             x = dense(x, features, f"hidden_{i}", use_bias=not norm, product=self.product)
             x = nn.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
-            x = normalized(x, f"norm_{i}", by_batch) if norm else x
+            x = batch_normalized(x, f"norm_{i}", by_batch) if norm else x
             x = self.activation(x)
         x = jnp.concatenate([x, action], axis=-1) if self.action_layer == len(self.hidden) else x
-        return dense(x, 1, "value", self.final_bound)[..., 0]
+        return dense(x, 1, "value", bound=self.final_bound)[..., 0]
+
+
+class TwoBranchCritic(nn.Module):
+    """Computes Q(s, a), `[..., O], [..., A] -> [...]`, with layers for each of the two before they are joined.
+
+    This is the critic of the Keras notebook on DDPG: layers of 16 and 32 for the observation, one of 32 for the action.
+    """
+
+    hidden: tuple[int, ...] = (256, 256)
+    activation: Callable[[Array], Array] = nn.relu
+    final_bound: float | None = FINAL_BOUND
+    obs_hidden: tuple[int, ...] = (16, 32)
+    action_hidden: tuple[int, ...] = (32,)
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> Array:
+        for i, features in enumerate(self.obs_hidden):
+            obs = self.activation(dense(obs, features, f"obs_{i}"))
+        for i, features in enumerate(self.action_hidden):
+            action = self.activation(dense(action, features, f"action_{i}"))
+        x = jnp.concatenate([obs, action], axis=-1)
+        for i, features in enumerate(self.hidden):
+            x = self.activation(dense(x, features, f"hidden_{i}"))
+        return dense(x, 1, "value", bound=self.final_bound)[..., 0]
 
 
 class Critics(nn.Module):
-    """`num_critics` independent critics: `[..., O], [..., A] -> [E, ...]`."""
+    """Computes the values of independent copies of a critic, `[..., O], [..., A] -> [E, ...]`."""
 
+    critic: nn.Module
     num_critics: int = 1
-    hidden: tuple[int, ...] = (256, 256)
-    activation: Callable[[Array], Array] = nn.relu
-    layer_norm: bool = False
-    action_layer: int = 0
-    final_bound: float | None = FINAL_BOUND
-    batch_norm: bool = False
-    product: Product = full_product
 
     @nn.compact
-    def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
-        shape = (self.hidden, self.activation, self.layer_norm, self.action_layer)
-        rest = (self.final_bound, self.batch_norm, self.product)
-        # A loop, not a batched product: with one critic a batch dimension of 1 would only slow the products down.
-        return jnp.stack([Critic(*shape, *rest, name=f"critic_{e}")(obs, action, by_batch) for e in range(self.num_critics)])
+    def __call__(self, obs: Array, action: Array, **options: Any) -> Array:
+        # A loop, not a batched product: with one critic, a batch dimension of 1 would only slow the products down.
+        copies: list[Any] = [self.critic.clone(parent=self, name=f"critic_{e}") for e in range(self.num_critics)]
+        return jnp.stack([copy(obs, action, **options) for copy in copies])
+
+
+def mlp(
+    *,
+    action_dim: int,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: Callable[[Array], Array] = nn.relu,
+    layer_norm: bool = False,
+    batch_norm: bool = False,
+    action_layer: int = 0,
+    init: str = "paper",
+    precision: str = "float32",
+) -> Nets:
+    """Makes the fully connected actor and critic of the paper.
+
+    Args:
+        action_dim: `A`.
+        hidden: sizes of the hidden layers of each.
+        activation: the function between the layers.
+        layer_norm: normalize before every hidden activation.
+        batch_norm: normalize observations, hidden layers of the actor and those of the critic before the action joins. What is
+            learned from is normalized by its batch, everything else by running statistics, which are part of the parameters.
+        action_layer: the layer of the critic whose input the action joins; 0 is the first.
+        init: a name in `layers.INITS`.
+        precision: a name in `layers.PRECISIONS`, of the hidden layers. Parameters, optimizers, actions, values, targets and
+            losses are float32 with all of them.
+
+    >>> import ddpg_jax as dj
+    >>> agent = dj.make_agent(*dj.mlp(action_dim=1, hidden=(64, 64)), obs_dim=3)
+    """
+    product, bound = PRECISIONS[precision], INITS[init]
+    return Nets(
+        Actor(action_dim, hidden, activation, layer_norm, bound, batch_norm, product),
+        Critic(hidden, activation, layer_norm, action_layer, bound, batch_norm, product),
+    )
+
+
+def two_branch(
+    *, action_dim: int, hidden: tuple[int, ...], activation: Callable[[Array], Array] = nn.relu, init: str = "paper"
+) -> Nets:
+    """Makes the networks of the Keras notebook on DDPG: the actor of `mlp`, and a critic with a branch for each input."""
+    bound = INITS[init]
+    return Nets(Actor(action_dim, hidden, activation, final_bound=bound), TwoBranchCritic(hidden, activation, bound))
+
+
+class MakeNets(Protocol):
+    """Makes an actor and a critic. Whatever it does not use may be missing from its signature.
+
+    The fields that it may also take by their names are those of `NETWORK_FIELDS`.
+    """
+
+    def __call__(self, *, action_dim: int, hidden: tuple[int, ...], activation: Callable[[Array], Array]) -> Nets:
+        """Returns flax modules `actor(obs [..., O]) -> [..., A]` in [-1, 1] and `critic(obs, action [..., A]) -> [...]`."""
+        ...
+
+
+NETWORKS: Registry[Callable[..., Nets]] = Registry("dj.NETWORKS", {"mlp": mlp, "two_branch": two_branch})
+"""Maps names to functions that make an actor and a critic (see `MakeNets`). An entry of your own can be named by the field
+`network`."""
+
+NETWORK_FIELDS = ("hidden", "activation", "layer_norm", "batch_norm", "action_layer", "init", "precision")
+"""Fields of `Experiment` that say something to a network, if it takes them."""
+
+
+def takes(network: str, field: str) -> bool:
+    """Returns whether a network reads a field."""
+    parameters = inspect.signature(NETWORKS[network]).parameters
+    return field in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def make_nets(network: str, action_dim: int, fields: Mapping[str, Any]) -> Nets:
+    """Makes the actor and the critic of a name.
+
+    Args:
+        network: a name in `NETWORKS`.
+        action_dim: `A`.
+        fields: values of `NETWORK_FIELDS`; those that the network does not take are left out.
+
+    Raises:
+        ConfigError: it cannot be made, or is no pair of flax modules.
+    """
+    if network not in NETWORKS:
+        raise ConfigError(
+            f"network={network} is not known; it must be one of {', '.join(NETWORKS)}, or be registered by a module that is "
+            "imported first"
+        )
+    given = {name: fields[name] for name in NETWORK_FIELDS if name in fields and takes(network, name)}
+    if "activation" in given:
+        given["activation"] = ACTIVATIONS[given["activation"]]
+    if takes(network, "action_dim"):
+        given["action_dim"] = action_dim
+    try:
+        actor, critic = NETWORKS[network](**given)
+    except Exception as error:
+        raise ConfigError(
+            f"network={network} cannot be made: {one_line(error)}; it is called with action_dim and whichever it takes of "
+            f"{', '.join(NETWORK_FIELDS)}, and must return dj.Nets(actor, critic)"
+        ) from error
+    for part, net in (("actor", actor), ("critic", critic)):
+        if not isinstance(net, nn.Module):
+            raise ConfigError(f"network={network} makes a {type(net).__name__} as {part}; it must be a flax.linen.Module")
+    return Nets(actor, critic)
 
 
 def init_actor(key: Key, actor: nn.Module, obs_dim: int) -> Params:
-    """Parameters of an actor for observations of length `obs_dim`. Consumes the key.
+    """Returns fresh parameters of an actor for observations of length `obs_dim`. Consumes the key.
 
     >>> import jax, ddpg_jax as dj
     >>> params = dj.init_actor(jax.random.key(0), dj.Actor(action_dim=1), obs_dim=3)
@@ -193,7 +233,7 @@ def init_actor(key: Key, actor: nn.Module, obs_dim: int) -> Params:
 
 
 def init_critic(key: Key, critic: nn.Module, obs_dim: int, action_dim: int) -> Params:
-    """Parameters of a critic (or of several, `Critics`). Consumes the key.
+    """Returns fresh parameters of a critic, or of several, `Critics`. Consumes the key.
 
     >>> import jax, ddpg_jax as dj
     >>> params = dj.init_critic(jax.random.key(0), dj.Critic(), obs_dim=3, action_dim=1)
@@ -203,33 +243,73 @@ def init_critic(key: Key, critic: nn.Module, obs_dim: int, action_dim: int) -> P
     return _tree(critic.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, action_dim))))
 
 
+def action_dim_of(actor: nn.Module, critic: nn.Module, obs_dim: int, wanted: int | None = None) -> int:
+    """Returns `A`, the length of the actor's actions, after a look at the shapes and types of what both networks give.
+
+    If `wanted` is given, it must be that.
+
+    Raises:
+        ConfigError: a network that cannot be applied, or whose output has another shape or type than it must have.
+    """
+    obs = jnp.zeros((2, obs_dim))
+    action = _output(actor, "actor", obs)
+    if action.ndim != 2 or action.shape[0] != 2 or action.shape[1] != (wanted or action.shape[1]):
+        raise ConfigError(
+            f"the actor gives {action.shape} for observations of shape (2, {obs_dim}); it must give (2, {wanted or 'A'})"
+        )
+    value = _output(critic, "critic", obs, jnp.zeros(action.shape))
+    if value.shape != (2,):
+        raise ConfigError(
+            f"the critic gives {value.shape} for observations of shape (2, {obs_dim}) and actions of shape {action.shape}; it "
+            "must give (2,), one value for each"
+        )
+    return action.shape[1]
+
+
+def _output(net: nn.Module, part: str, *inputs: Array) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of a network's output; nothing is computed."""
+    try:
+        output, made = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), *inputs))
+    except Exception as error:
+        shapes = " and ".join(str(x.shape) for x in inputs)
+        raise ConfigError(f"the {part} cannot be applied to arrays of shape {shapes}: {one_line(error)}") from error
+    if getattr(output, "dtype", None) != jnp.float32:
+        raise ConfigError(f"the {part} gives {getattr(output, 'dtype', type(output).__name__)}; it must give float32")
+    others = set(made) - {"params", STATISTICS}
+    if others:
+        raise ConfigError(f"the {part} keeps {', '.join(sorted(others))}; it must keep nothing but params and {STATISTICS}")
+    return output
+
+
 def _tree(made: Any) -> Params:
-    """The inverse of `variables`: one tree of the layers, and of BatchNorm's statistics if there are any."""
-    return made["params"] | ({STATISTICS: made[STATISTICS]} if STATISTICS in made else {})
+    """Returns one tree of the layers, and of BatchNorm's statistics if there are any: the inverse of `variables`."""
+    return made.get("params", {}) | ({STATISTICS: made[STATISTICS]} if STATISTICS in made else {})
 
 
 def trainable(params: Params) -> Params:
-    """The tree without BatchNorm's statistics, which are not learned by gradients."""
+    """Returns the tree without BatchNorm's statistics, which are not learned by gradients."""
     return {name: layer for name, layer in params.items() if name != STATISTICS}
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """A tree of parameters as flax wants it."""
+    """Returns a tree of parameters as flax expects it."""
     return {"params": trainable(params)} | ({STATISTICS: params[STATISTICS]} if STATISTICS in params else {})
 
 
 def apply(net: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
-    """What a network gives, with BatchNorm by the running statistics: acting, evaluating, targets."""
+    """Applies a network, with BatchNorm by the running statistics: for acting, evaluating and targets."""
     return net.apply(variables(params), *inputs, **options)  # pyright: ignore[reportReturnType]
 
 
 def apply_by_batch(net: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
-    """What a network gives for a batch `[B, ...]`, with BatchNorm by the statistics of the batch: learning."""
+    """Applies a network to a batch `[B, ...]`, with BatchNorm by the statistics of that batch: for learning."""
+    if STATISTICS not in params:
+        return apply(net, params, *inputs, **options)
     return net.apply(variables(params), *inputs, by_batch=True, mutable=[STATISTICS], **options)[0]
 
 
-def moved_statistics(net: nn.Module, params: Params, *inputs: Array) -> Params:
-    """BatchNorm's running statistics, moved by a batch `[B, ...]`, as `{STATISTICS: ...}`; `{}` if there are none."""
+def updated_statistics(net: nn.Module, params: Params, *inputs: Array) -> Params:
+    """Returns BatchNorm's running statistics after a batch `[B, ...]`, as `{STATISTICS: ...}`; `{}` if there are none."""
     if STATISTICS not in params:
         return {}
     return net.apply(variables(params), *inputs, by_batch=True, mutable=[STATISTICS])[1]  # pyright: ignore[reportReturnType]

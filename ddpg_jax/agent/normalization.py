@@ -88,11 +88,11 @@ def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
 
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    ) -> tuple[TrainState, Array, dict[str, Array]]:
         moments = state.params.actor[OBS]
         obs, next_obs = standardized(moments, batch.obs), standardized(moments, batch.next_obs)
-        inner, info = agent.update(key, _bare(state), batch._replace(obs=obs, next_obs=next_obs), weight, hyper, t)
-        return replace(inner, params=wrap(inner.params, moments)), info
+        inner, td, info = agent.update(key, _bare(state), batch._replace(obs=obs, next_obs=next_obs), weight, hyper, t)
+        return replace(inner, params=wrap(inner.params, moments)), td, info
 
     def observe(state: TrainState, transition: Transition, valid: Array) -> TrainState:
         inner = agent.observe(_bare(state), transition, valid)
@@ -132,10 +132,10 @@ def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
 
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    ) -> tuple[TrainState, Array, dict[str, Array]]:
         batch = batch._replace(reward=normalized_reward(state.params.critic, batch.reward, n_step))
-        inner, info = agent.update(key, bare(state), batch, weight, hyper, t)
-        return wrap(inner, state.params.critic[REWARD]), info
+        inner, td, info = agent.update(key, bare(state), batch, weight, hyper, t)
+        return wrap(inner, state.params.critic[REWARD]), td, info
 
     def observe(state: TrainState, transition: Transition, valid: Array) -> TrainState:
         inner = agent.observe(bare(state), transition, valid)

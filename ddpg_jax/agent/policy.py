@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.agent.networks import ACTIVATIONS, PRECISIONS, Actor, apply
-from ddpg_jax.agent.normalization import read
+from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes
+from ddpg_jax.agent.normalization import NET, OBS, read, start
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Array, EnvSpec, Params
@@ -22,7 +24,7 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """mu(s) in the environment's own units.
+    """The deterministic policy mu(s), in the environment's own units.
 
     >>> import numpy as np, ddpg_jax as dj
     >>> run = dj.train("probe/observation", steps=600, warmup_steps=500)
@@ -31,18 +33,18 @@ class Policy:
     """
 
     spec: EnvSpec
-    hidden: tuple[int, ...]
-    activation: str
-    layer_norm: bool
     params: Params
-    batch_norm: bool = False
-    precision: str = "float32"
+    """The actor's parameters, with the moments of the observations if these are normalized."""
+    network: str = "mlp"
+    """A name in `networks.NETWORKS`."""
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of `Experiment` that the network reads, where they differ from its own defaults."""
 
     def __repr__(self) -> str:
         return f"<Policy for {self.spec.name}: {self.spec.obs_shape} -> {self.spec.action_shape}>"
 
     def __call__(self, obs: Any) -> Any:
-        """Actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
+        """Returns actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
 
         NumPy's are of the environment's type and within its bounds.
 
@@ -55,7 +57,7 @@ class Policy:
         if shape[len(batch) :] != self.spec.obs_shape:
             raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")
         flat = jnp.asarray(obs, jnp.float32).reshape(*batch, self.spec.obs_dim)
-        unit, low, high = _compiled(self._actor(), self.params, flat), self.spec.action_low, self.spec.action_high
+        unit, low, high = _compiled(self.actor(), self.params, flat), self.spec.action_low, self.spec.action_high
         if isinstance(obs, jax.Array):
             bounds = (jnp.broadcast_to(jnp.asarray(bound), unit.shape) for bound in (low, high))
             return to_native(unit, *bounds).reshape((*batch, *self.spec.action_shape))
@@ -64,27 +66,24 @@ class Policy:
         return action.astype(self.spec.action_dtype).reshape((*batch, *self.spec.action_shape))
 
     def unit_action(self, params: Params, obs: Array) -> Array:
-        """mu(s) in [-1, 1]: `[..., O] -> [..., A]`, for `training.rollout`."""
-        return _unit(self._actor(), params, obs)
+        """Returns mu(s) in [-1, 1], `[..., O] -> [..., A]`, for `training.rollout`."""
+        return _unit(self.actor(), params, obs)
 
-    def _actor(self) -> Actor:
-        options = {"batch_norm": self.batch_norm, "product": PRECISIONS[self.precision]}
-        return Actor(self.spec.action_dim, self.hidden, ACTIVATIONS[self.activation], self.layer_norm, **options)
+    def actor(self) -> nn.Module:
+        """Makes the actor.
+
+        Raises:
+            ConfigError: the network is not registered, or cannot be made.
+        """
+        return make_nets(self.network, self.spec.action_dim, self.fields).actor
 
     def save(self, folder: str | Path) -> None:
-        """Writes `policy.json` and `actor.npz`, plain arrays, into a folder that is made if need be."""
+        """Writes `policy.json` and `actor.npz`, plain arrays, into a folder, which is made if it does not exist."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
-        about = {
-            "format": FORMAT,
-            "env": self.spec._replace(goal=None)._asdict(),
-            "hidden": self.hidden,
-            "activation": self.activation,
-            "layer_norm": self.layer_norm,
-            "batch_norm": self.batch_norm,
-            "precision": self.precision,
-        }
+        about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
+        about |= {name: value for name, value in self.fields.items() if takes(self.network, name)}
         with open(folder / "actor.npz.tmp", "wb") as file:
             np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
         (folder / "actor.npz.tmp").replace(folder / "actor.npz")
@@ -92,7 +91,7 @@ class Policy:
         (folder / "policy.json.tmp").replace(folder / "policy.json")
 
 
-def _unit(actor: Actor, params: Params, obs: Array) -> Array:
+def _unit(actor: nn.Module, params: Params, obs: Array) -> Array:
     params, obs = read(params, obs)
     return apply(actor, params, obs)
 
@@ -101,10 +100,10 @@ _compiled = jax.jit(_unit, static_argnums=0)
 
 
 def load_policy(folder: str | Path) -> Policy:
-    """The policy that `Policy.save` wrote, or that of a run folder. Nothing is unpickled.
+    """Loads the policy that `Policy.save` wrote, or that of a run folder. Nothing is unpickled, and nothing imported.
 
     Raises:
-        ConfigError: the folder holds no whole policy.
+        ConfigError: the folder holds no whole policy, or its network is not registered.
     """
     folder = Path(folder)
     folder = folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
@@ -112,17 +111,10 @@ def load_policy(folder: str | Path) -> Policy:
         about = json.loads((folder / "policy.json").read_text())
         with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
             params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
-        spec: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in about["env"].items()}
-        layers = (tuple(about["hidden"]), about["activation"], about["layer_norm"])
-        options = {name: about[name] for name in ("batch_norm", "precision") if name in about}  # older policies lack some
-        for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS)):
-            if about.get(name, "float32") not in known:
-                raise ValueError(f"{name}={about[name]} is not known; it must be one of {', '.join(known)}")
-        policy = Policy(EnvSpec(**spec), *layers, params, **options)
-        layers_kept = {part for name in leaves.files for part in name.split("/") if part.startswith("hidden_")}
-        if len(layers_kept) != len(policy.hidden):
-            raise ValueError(f"policy.json has hidden={list(policy.hidden)}, and actor.npz {len(layers_kept)} such layers")
-        jax.eval_shape(policy.unit_action, params, jax.ShapeDtypeStruct((policy.spec.obs_dim,), jnp.float32))  # do they fit?
+        spec: Any = {name: _tuples(value) for name, value in about["env"].items()}
+        fields = {name: _tuples(about[name]) for name in NETWORK_FIELDS if name in about}
+        policy = Policy(EnvSpec(**spec), params, about.get("network", "mlp"), fields)
+        _check_params(policy)
         return policy
     except FileNotFoundError as error:
         member = next((path for pattern in ("member_*", "policy/member_*") for path in sorted(folder.glob(pattern))), None)
@@ -133,8 +125,27 @@ def load_policy(folder: str | Path) -> Policy:
         raise ConfigError(f"policy={folder} cannot be read: {error}") from error
 
 
+def _check_params(policy: Policy) -> None:
+    """Raises ValueError where the parameters are not those of the policy's actor, leaf by leaf."""
+    expected = jax.eval_shape(lambda: init_actor(jax.random.key(0), policy.actor(), policy.spec.obs_dim))
+    if OBS in policy.params:
+        expected = {NET: expected, OBS: jax.eval_shape(lambda: start(policy.spec.obs_dim))}
+    shapes, found = (
+        {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(x)} for x in (expected, policy.params)
+    )
+    wrong = next((name for name in sorted({*shapes, *found}) if shapes.get(name) != found.get(name)), None)
+    if wrong:
+        raise ValueError(
+            f"actor.npz has {wrong} of shape {found.get(wrong)}, where the network of policy.json has {shapes.get(wrong)}"
+        )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def reward_threshold(folder: Path) -> float | None:
-    """The mean return at which the environment of the policy in a folder counts as solved."""
+    """Returns the mean return at which the environment of the policy in a folder counts as solved."""
     return json.loads((folder / "policy.json").read_text())["env"]["reward_threshold"]
 
 

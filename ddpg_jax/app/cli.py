@@ -1,4 +1,7 @@
-"""The commands of the command line, whose options are in `options`; what is wrong is said in one line."""
+"""Runs the commands of the command line, whose options are in `options`; errors are reported in one line.
+
+Each command imports what it needs when it runs: JAX takes most of a second, which help and wrong options need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,28 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ddpg_jax.app.machine import check_jax
-from ddpg_jax.app.options import check_file, joined, make_parser
-from ddpg_jax.app.processes import Ended, Meeting, connected, detect
+from ddpg_jax.app.options import ENVIRONMENT, check_file, joined, make_parser
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.envs.host.make import import_modules, uses_jax
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, coerce, env_options, near
-from ddpg_jax.experiment.grid import plain
+from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, near
 from ddpg_jax.experiment.presets import PRESETS, read_preset
-from ddpg_jax.types import EnvOptions
+from ddpg_jax.experiment.values import plain
+
+if TYPE_CHECKING:
+    from ddpg_jax.app.processes import Meeting
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a disk without space."""
+"""Error numbers of a disk without space."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; gives the exit status."""
+    """Runs a command; returns the exit status."""
     try:
         return _main(sys.argv[1:] if arguments is None else list(arguments))
     except (ConfigError, EnvironmentFailure) as error:
         return _fail(" ".join(str(error).split()))
-    except Ended as ended:
-        return _fail(str(ended), ended.status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -68,7 +68,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _hint(command: str, option: str) -> str:
-    """What may have been meant by an option that a command does not have."""
+    """Suggests what may have been meant by an option that a command does not have."""
     if command == "train" and _takes("sweep", option):
         return "ddpg-jax sweep has it, which trains many policies at once"
     close = near(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep") else ()
@@ -85,7 +85,7 @@ def _takes(command: str, option: str) -> bool:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Has Ctrl-C end the process at once while modules are imported: an exception would be lost there now and then."""
+    """Lets Ctrl-C end the process at once while modules are imported, where an exception would sometimes get lost."""
     before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     try:
         yield
@@ -96,6 +96,8 @@ def stoppable() -> Iterator[None]:
 def _train(options: argparse.Namespace) -> int:
     with stoppable():
         from ddpg_jax.app.job import use_compilation_cache
+        from ddpg_jax.envs.host.make import uses_jax
+        from ddpg_jax.experiment.build import env_options
         from ddpg_jax.running.groups import make_legs
         from ddpg_jax.running.hardware import spare_threads, use_one_core
 
@@ -111,6 +113,8 @@ def _train(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     with stoppable():
         from ddpg_jax.app.job import use_compilation_cache
+        from ddpg_jax.envs.host.make import uses_jax
+        from ddpg_jax.experiment.build import env_options
         from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
         from ddpg_jax.running.groups import make_legs
         from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
@@ -138,7 +142,9 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _meeting(options: argparse.Namespace) -> Meeting | None:
-    """Where the processes of a sweep find each other, or None if there is one."""
+    """Returns where the processes of a sweep find each other, or None if there is only one."""
+    from ddpg_jax.app.processes import Meeting, detect
+
     words = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed and words != (None, None, None):
         raise ConfigError("--distributed and --coordinator, --num-processes, --process-id exclude each other; give one of them")
@@ -158,8 +164,8 @@ def _meeting(options: argparse.Namespace) -> Meeting | None:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields that the user has named, checked by themselves."""
-    given = {name: getattr(options, name) for name in (*STRUCTURE, *NUMBERS)}
+    """Returns the fields that the user has given, each checked by itself."""
+    given = {name: getattr(options, name) for name in FIELDS}
     given = {name: value for name, value in given.items() if value is not None}
     _import(options)
     if given.get("preset", "").endswith(".json"):
@@ -168,12 +174,17 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _import(options: argparse.Namespace) -> None:
-    """Imports what the user has named; it may add presets."""
-    import_modules(coerce("imports", options.imports or ()))
+    """Imports the user's modules, which may add presets and other parts."""
+    if options.imports:
+        from ddpg_jax.envs.host.make import import_modules
+
+        import_modules(coerce("imports", options.imports))
 
 
 def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
     from ddpg_jax.app.job import Options, Stopped, train
+    from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.processes import Ended, connected
 
     check_jax()
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
@@ -183,6 +194,8 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
     try:
         with connected(meeting) as processes:
             line = train(legs, job, processes)
+    except Ended as ended:
+        return _fail(str(ended), ended.status)
     except Stopped as stop:
         again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
         return _fail(f"{stop}; go on with: ddpg-jax {again} --resume", stop.status)
@@ -194,6 +207,7 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
 def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
     from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.report import readable
 
     episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
@@ -223,6 +237,7 @@ def _plot(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from ddpg_jax.app.bench import bench
+    from ddpg_jax.app.machine import check_jax
 
     check_file("out", options.out)
     check_jax()
@@ -251,11 +266,12 @@ def _presets(options: argparse.Namespace) -> int:
 
 def _envs(options: argparse.Namespace) -> int:
     from ddpg_jax.app.list_envs import about, overview
+    from ddpg_jax.types import EnvOptions
 
-    given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in EnvOptions._fields}
+    given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in ENVIRONMENT}
     asked = EnvOptions(**given)
     if (asked.env_kwargs, asked.wrappers) != (STRUCTURE["env_kwargs"], STRUCTURE["wrappers"]) and not options.name:
-        raise ConfigError("--env-kwargs and --wrappers are of one environment; name it")
+        raise ConfigError("--env-kwargs and --wrappers belong to one environment; name it")
     for text in about(options.name, asked) if options.name else [overview(asked)]:
         print(text, flush=True)
     return 0
@@ -268,7 +284,7 @@ def _whole(name: str, text: str) -> int:
 
 
 def _read(text: str) -> int:
-    """The whole number that a text is, or -1; Python refuses to read the longest with an error of its own."""
+    """Returns the whole number that a text is, or -1; Python refuses to read the longest with an error of its own."""
     return int(text) if text.isdecimal() and len(text) <= 18 else -1
 
 

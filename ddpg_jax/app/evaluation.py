@@ -18,7 +18,8 @@ from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
 from ddpg_jax.envs.registry import only_in_jax
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import Experiment, coerce, env_options
+from ddpg_jax.experiment.build import env_options
+from ddpg_jax.experiment.experiment import Experiment, coerce
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
 
@@ -38,7 +39,8 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
         raise ConfigError(f"{policy_at} holds a policy that has diverged, its parameters are no numbers; evaluate another one")
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
-    run = jax.jit(lambda key, params: rollout(env, lambda p, obs: policy.unit_action(p, obs), key, params, episodes))
+    act = policy.unit_action
+    run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes))
     key = stream(jax.random.key(seed), "eval")  # the clock of the evaluations of a run is never 0
     if env.outside is None:
         returns, lengths = map(np.asarray, run(key, policy.params))

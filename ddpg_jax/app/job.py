@@ -29,7 +29,8 @@ from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import stopping
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import Experiment, env_options
+from ddpg_jax.experiment.build import env_options
+from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, Tick, drive, period, schedule
 from ddpg_jax.running.groups import Leg, describe
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations

@@ -12,8 +12,8 @@ import numpy as np
 
 from ddpg_jax.agent import diagnostics
 from ddpg_jax.experiment.experiment import configure
-from ddpg_jax.experiment.grid import plain
 from ddpg_jax.experiment.presets import PRESETS
+from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, standing
 
 FIXED = (

@@ -1,86 +1,163 @@
-"""What the names in an `Experiment` stand for: from plain data to functions, once."""
+"""Turns the names in an `Experiment` into functions, once."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from ddpg_jax import exploration
-from ddpg_jax.agent import diagnostics, losses
-from ddpg_jax.agent.ddpg import always, make_agent, now_and_then, smoothed, unchanged
+from ddpg_jax.agent import diagnostics, layers, losses
+from ddpg_jax.agent.ddpg import every_period, every_update, make_agent, smoothed, unsmoothed
+from ddpg_jax.agent.networks import NETWORK_FIELDS, action_dim_of, make_nets, takes
 from ddpg_jax.agent.normalization import normalize_observations, normalize_rewards
 from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, clipped
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, updates_of
+from ddpg_jax.experiment.own_parts import check_explorer, check_function, check_replay, is_own, make_part
+from ddpg_jax.experiment.values import plain
 from ddpg_jax.replay import hindsight, samplers
 from ddpg_jax.replay.ring import make_ring
 from ddpg_jax.schedules import SCHEDULES
-from ddpg_jax.types import Agent, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, Scalar
+from ddpg_jax.types import Agent, EnvOptions, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, Scalar
 
 
 class Parts(NamedTuple):
-    """What the names in an `Experiment` stand for."""
+    """Holds what the names in an `Experiment` stand for."""
 
     agent: Agent
     replay: Replay
     explorer: Explorer
     warmup: Explorer
     updates: int
-    """Gradient steps for each vector step."""
+    """Gradient steps at a time."""
+    period: int
+    """Vector steps from one time to the next."""
 
 
 def build(experiment: Experiment, spec: EnvSpec) -> Parts:
-    """The functions that an experiment names, for an environment of these shapes.
+    """Makes the functions that an experiment names, for an environment of these shapes.
+
+    Raises:
+        ConfigError: a part of the user's own that does not do; or hindsight without goals.
 
     >>> import ddpg_jax as dj
     >>> env = dj.envs.make_device("Pendulum-v1")
     >>> dj.build(dj.Experiment(), env.spec).updates
     1
     """
-    x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
+    agent = agent_of(experiment, spec)
+    explorer = explorer_of(experiment, spec, agent)
+    return Parts(agent, replay_of(experiment, spec), explorer, exploration.uniform(spec.action_dim), *updates_of(experiment))
+
+
+def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
+    """Makes the algorithm.
+
+    Raises:
+        ConfigError: a network, activation or loss of the user's own that does not do.
+    """
+    x = experiment
+    td_loss = losses.huber if "huber_delta" in x.parts and x.td_loss == "squared" else losses.TD_LOSSES[x.td_loss]
+    if is_own(td_loss):
+        check_function(f"td_loss={x.td_loss}", td_loss, jnp.zeros(x.batch_size), Hyperparams())
+    if is_own(layers.ACTIVATIONS[x.activation]):
+        check_function(f"activation={x.activation}", layers.ACTIVATIONS[x.activation], jnp.zeros((2, 3)))
+    for name, value in network_fields(x).items():
+        if value != STRUCTURE[name] and not takes(x.network, name):
+            raise ConfigError(
+                f"{name}={plain(value)} is not allowed with network={x.network}, which does not read it; it must be "
+                f"{plain(STRUCTURE[name])}"
+            )
+    nets = make_nets(x.network, spec.action_dim, network_fields(x))
+    try:
+        action_dim_of(*nets, spec.obs_dim, spec.action_dim)
+    except ConfigError as error:
+        raise ConfigError(f"network={x.network}: {error}") from error
     agent = make_agent(
-        obs_dim,
-        action_dim,
-        x.hidden,
-        x.activation,
-        x.layer_norm,
-        x.action_layer,
-        x.num_critics,
-        x.policy_delay,
-        x.init,
-        x.batch_norm,
-        x.precision,
-        td_loss=losses.huber if "huber_delta" in x.parts else losses.squared,
-        target_action=smoothed if "target_noise" in x.parts else unchanged,
+        *nets,
+        obs_dim=spec.obs_dim,
+        num_critics=x.num_critics,
+        policy_delay=x.policy_delay,
+        td_loss=td_loss,
+        target_action=smoothed if "target_noise" in x.parts else unsmoothed,
         critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),
         actor_penalties=tuple(part for name, part in losses.ACTOR_PENALTIES.items() if name in x.parts),
         optimizers=Nets(optimizer("actor", x), optimizer("critic", x)),
-        sync=now_and_then if "sync_period" in x.parts else always,
+        sync=every_period if "sync_period" in x.parts else every_update,
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
-    agent = normalize_observations(agent, obs_dim) if x.normalize_obs else agent
-    agent = normalize_rewards(agent, x.n_step) if x.normalize_reward else agent
+    agent = normalize_observations(agent, spec.obs_dim) if x.normalize_obs else agent
+    return normalize_rewards(agent, x.n_step) if x.normalize_reward else agent
+
+
+def replay_of(experiment: Experiment, spec: EnvSpec) -> Replay:
+    """Makes the replay.
+
+    Raises:
+        ConfigError: one of the user's own that does not do.
+    """
+    x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
     ring = make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
-    buffer = samplers.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step, ring)
-    buffer = samplers.scaled(buffer) if "reward_scale" in x.parts else buffer
-    buffer = samplers.aged(buffer) if x.diagnostics else buffer
-    explorer = exploration.EXPLORERS[x.exploration](action_dim, SCHEDULES[x.noise_schedule])
+    replay = make_part(
+        "replay",
+        x.replay,
+        samplers.REPLAYS,
+        Replay,
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        capacity=x.replay_capacity,
+        batch_size=x.batch_size,
+        num_envs=x.num_envs,
+        n_step=x.n_step,
+        ring=ring,
+    )
+    if is_own(samplers.REPLAYS[x.replay]):
+        sizes = {"num_envs": x.num_envs, "batch_size": x.batch_size, "obs_dim": obs_dim, "action_dim": action_dim}
+        check_replay(f"replay={x.replay}", replay, **sizes)
+    replay = samplers.scaled(replay) if "reward_scale" in x.parts else replay
+    return samplers.aged(replay) if x.diagnostics else replay
+
+
+def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer:
+    """Makes the explorer.
+
+    Raises:
+        ConfigError: one of the user's own that does not do.
+    """
+    x, action_dim = experiment, spec.action_dim
+    table = exploration.EXPLORERS
+    schedule = SCHEDULES[x.noise_schedule]
+    explorer = make_part("exploration", x.exploration, table, Explorer, action_dim=action_dim, schedule=schedule)
+    if is_own(table[x.exploration]):
+        sizes = {"num_envs": x.num_envs, "obs_dim": spec.obs_dim, "action_dim": action_dim}
+        check_explorer(f"exploration={x.exploration}", explorer, agent, **sizes)
     explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
-    explorer = exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer
-    return Parts(agent, buffer, explorer, exploration.uniform(action_dim), round(x.num_envs * x.updates_per_step))
+    return exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer
+
+
+def env_options(experiment: Experiment) -> EnvOptions:
+    """Returns what an experiment does to the environment that it names."""
+    return EnvOptions(experiment.imports, experiment.env_kwargs, experiment.wrappers)
+
+
+def network_fields(experiment: Experiment) -> dict[str, Any]:
+    """Returns the fields that say something to a network, which a policy keeps to make its actor again."""
+    return {name: getattr(experiment, name) for name in NETWORK_FIELDS}
 
 
 def reported(experiment: Experiment) -> tuple[str, ...]:
-    """Names of what the updates of an experiment report."""
+    """Returns the names of what the updates of an experiment report."""
     return diagnostics.REPORT + (diagnostics.COLUMNS if experiment.diagnostics else ())
 
 
 def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
-    """The goals of an environment, for what needs some.
+    """Returns the goals of an environment.
 
     Raises:
-        ConfigError: it has none, or none whose rewards can be computed.
+        ConfigError: it has none, or their rewards cannot be computed.
     """
     if spec.goal is None:
         raise ConfigError(
@@ -91,7 +168,7 @@ def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
 
 
 def optimizer(net: str, experiment: Experiment) -> Optimizer:
-    """The optimizer of `actor` or `critic`."""
+    """Makes the optimizer of `actor` or `critic`."""
 
     def number(name: str) -> Callable[[Hyperparams], Scalar]:
         return operator.attrgetter(f"{net}_{name}")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import WHOLE, coerce
-from ddpg_jax.experiment.values import integer, unboxed
+from ddpg_jax.experiment.experiment import FIELDS, coerce
+from ddpg_jax.experiment.values import integer, plain, unboxed
 
 Point = dict[str, Any]
 MOST_MEMBERS = 1_000_000  # more is a slip of the keyboard, and a list of them does not fit in memory
@@ -54,7 +54,7 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
     >>> [sorted(point) for point in random_points({"tau": "log:1e-3:1e-1"}, count=2)]
     [['tau'], ['tau']]
     """
-    count = integer("points", count, 1, MOST_MEMBERS)
+    count = integer("points", count, low=1, high=MOST_MEMBERS)
     generator = np.random.default_rng(seed)
     columns = {}
     for name, text in ranges.items():
@@ -64,7 +64,7 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
         low, high = (coerce(name, end) for end in ends)
         if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
             raise ConfigError(f"sample: {name}={text} is not allowed; it must be two numbers, the first lower, above 0 for log")
-        whole = isinstance(low, int) or name in WHOLE
+        whole = isinstance(low, int) or FIELDS[name].whole
         end = high + 1 if whole else high  # rounded down, so that both ends are as likely as what is between them
         drawn = generator.uniform(*((math.log(low), math.log(end)) if kind == "log" else (low, end)), size=count)
         values = np.exp(drawn) if kind == "log" else drawn
@@ -90,12 +90,3 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
         if not grid[name]:
             raise ConfigError(f"grid={text} is not allowed; {name} needs at least one value")
     return grid
-
-
-def plain(value: Any) -> Any:
-    """A field's value as it stands in a table: sizes as 256-256, names with commas. One size alone is a number."""
-    if not isinstance(value, tuple):
-        return value
-    if len(value) == 1 and isinstance(value[0], int):
-        return value[0]
-    return ",".join(value) if all(isinstance(part, str) for part in value) else "-".join(map(str, value))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.registry import Registry
 
 
 class Preset(NamedTuple):
@@ -46,7 +47,7 @@ _FUJIMOTO: dict[str, Any] = {
     "eval_every": 5_000,
 }
 
-PRESETS: dict[str, Preset] = {
+_PRESETS: dict[str, Preset] = {
     "default": Preset(
         "The table of most introductions: the rates of Lillicrap et al. 2015, tau .005, 256-256 networks, 1e5 transitions."
     ),
@@ -91,6 +92,7 @@ PRESETS: dict[str, Preset] = {
     "keras": Preset(
         "The Keras notebook on DDPG for Pendulum: both rates higher, OU sigma .2 in Pendulum's units, no warm-up.",
         {
+            "network": "two_branch",
             "actor_lr": 1e-3,
             "critic_lr": 2e-3,
             "noise_sigma": 0.1,
@@ -99,7 +101,6 @@ PRESETS: dict[str, Preset] = {
             "replay_capacity": 50_000,
         },
         (
-            "the critic joins observation and action at once; there they go through layers of 16-32 and of 32 before",
             "noise_sigma .1 is its .2 over Pendulum's bound of 2; where the notebook is retold without its step dt: --ou-dt 1",
             SCALED,
             WARMUP.format("the noisy policy acts and learns from the first step, from batches with repetitions"),
@@ -199,7 +200,9 @@ PRESETS: dict[str, Preset] = {
         (SECOND, SCALED),
     ),
 }
-"""Name -> preset. A preset is data: whoever adds an entry can name it everywhere."""
+
+PRESETS: Registry[Preset] = Registry("dj.PRESETS", _PRESETS)
+"""Maps names to presets. A preset is data; the field `preset` can name an entry of your own."""
 
 
 def read_preset(path: str | Path) -> dict[str, Any]:

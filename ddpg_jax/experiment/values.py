@@ -1,4 +1,4 @@
-"""One value of a field, given as it is or as text: read, and refused in a sentence where it is not allowed.
+"""Reads one value of a field, given as it is or as text, and refuses it in a sentence if it is not allowed.
 
 Each function takes the field's name, for the sentence, and the value, and raises ConfigError.
 """
@@ -21,14 +21,14 @@ LONGEST = 2**31 - 1
 
 
 def word(name: str, value: Any) -> str:
-    """A text that is not empty."""
+    """Reads a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name}={value!r} is not allowed; it must be a name")
     return value
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
-    """One of the words that are allowed."""
+    """Reads one of the words that are allowed."""
     if not isinstance(value, str) or value not in allowed:
         close = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -37,7 +37,7 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """A truth value: true or false, yes or no, 1 or 0."""
+    """Reads a truth value: true or false, yes or no, 1 or 0."""
     known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if isinstance(value, bool):
         return value
@@ -46,8 +46,8 @@ def boolean(name: str, value: Any) -> bool:
     return known[str(value).lower()]
 
 
-def integer(name: str, value: Any, low: int, high: int = LONGEST) -> int:
-    """A whole number in `[low, high]`, written in any way that is one: 2e4, 20_000."""
+def integer(name: str, value: Any, *, low: int, high: int = LONGEST) -> int:
+    """Reads a whole number in `[low, high]`, however it is written: 2e4, 20_000."""
     try:
         read = float(str(value).replace("_", ""))
         whole = int(read)
@@ -58,8 +58,8 @@ def integer(name: str, value: Any, low: int, high: int = LONGEST) -> int:
     return whole
 
 
-def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
-    """A finite number in `[low, high]`."""
+def number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf) -> float:
+    """Reads a finite number in `[low, high]`."""
     try:
         read = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -75,11 +75,11 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
-    """Whole numbers of at least 1: 256-256, 256x256, a sequence of them, or one alone."""
+    """Reads whole numbers of at least 1: 256-256, 256x256, a sequence of them, or one alone."""
     plain = unboxed(value)
     parts = re.split(r"[-x, ]+", plain.strip("()[] ,")) if isinstance(plain, str) else plain
     try:
-        read = tuple(integer(name, part, 1) for part in (parts if isinstance(parts, list | tuple) else [parts]))
+        read = tuple(integer(name, part, low=1) for part in (parts if isinstance(parts, list | tuple) else [parts]))
     except ConfigError:
         read = ()
     if not read:
@@ -88,17 +88,17 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
 
 
 def unboxed(value: Any) -> Any:
-    """Lists and numbers of Python's in place of those of NumPy and JAX."""
+    """Returns lists and numbers of Python instead of those of NumPy and JAX."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_truth(value: Any) -> bool:
-    """Whether a value is true or false, Python's or NumPy's, which would pass for 1 or 0."""
+    """Returns whether a value is true or false, Python's or NumPy's, which would pass for 1 or 0."""
     return type(value).__name__ in ("bool", "bool_")
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Words joined by commas or spaces, or a sequence of such texts."""
+    """Reads words joined by commas or spaces, or a sequence of such texts."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
@@ -106,7 +106,7 @@ def names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def keywords(name: str, value: Any) -> str:
-    """`name=value` texts, JSON or a mapping, as JSON that is equal where they are.
+    """Reads `name=value` texts, JSON or a mapping, as JSON that is equal where they are.
 
     >>> keywords("env_kwargs", "g=9.0,wind=true"), keywords("env_kwargs", {"wind": True, "g": 9.0})
     ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
@@ -136,9 +136,18 @@ def _read_keywords(text: str) -> dict[str, Any]:
 
 
 def _read_value(text: str) -> Any:
-    """JSON, a word of Python's for what JSON spells otherwise, or else the text itself."""
+    """Reads JSON, a word of Python's for what JSON spells otherwise, or else the text itself."""
     words = {"True": True, "False": False, "None": None}
     try:
         return words[text] if text in words else json.loads(text)
     except ValueError:
         return text
+
+
+def plain(value: Any) -> Any:
+    """Returns a field's value as it stands in a table: sizes as 256-256, names with commas. One size alone is a number."""
+    if not isinstance(value, tuple):
+        return value
+    if len(value) == 1 and isinstance(value[0], int):
+        return value[0]
+    return ",".join(value) if all(isinstance(part, str) for part in value) else "-".join(map(str, value))

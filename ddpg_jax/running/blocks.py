@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.experiment.build import reported
-from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.experiment.experiment import Experiment, updates_of
 from ddpg_jax.running.program import Interrupted, Program, total_iterations, warmup_iterations
 from ddpg_jax.training.loop import Metrics
 
@@ -78,7 +78,8 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
     x = experiment
     total = total_iterations(x)
     every = period(x)
-    limit = max(1, BLOCK_UPDATES // round(x.num_envs * x.updates_per_step))
+    updates, apart = updates_of(x)
+    limit = max(1, BLOCK_UPDATES // updates) * apart
     warmup = warmup_iterations(x)
     i = begin
     while i < total:
@@ -113,7 +114,7 @@ def drive(
     pending, diverged, spent, elapsed = [*journal.pending], np.array(journal.diverged), journal.seconds, journal.elapsed
     reached = np.array(journal.reached or [begin] * len(program.members), int)
     so_far: Any = Metrics(*journal.metrics)._replace(done=reached) if journal.metrics else None
-    updates = round(experiment.num_envs * experiment.updates_per_step)
+    updates, apart = updates_of(experiment)
     total = total_iterations(experiment)
     warmup = warmup_iterations(experiment)
     patience = look_seconds(program)
@@ -145,7 +146,7 @@ def drive(
         left = unfinished if _cut_short(experiment, first, end) else None
         diverged = np.where(diverged < 0, np.asarray(so_far.diverged_step), diverged)
         sums, counts, *_ = _plain(so_far)
-        learned = (end - first) * updates if first >= warmup else 0
+        learned = (end // apart - first // apart) * updates if first >= warmup else 0
         block = {"sums": sums, "counts": counts, "updates": learned, "seconds": spent}
         found = _evaluation(program, state, end) if evaluating else None
         while evaluating and not min(gather(int(found is not None))):

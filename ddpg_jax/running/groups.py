@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import READ_BY, Experiment, coerce, configure, env_options
-from ddpg_jax.experiment.grid import MOST_MEMBERS, Point, plain
-from ddpg_jax.experiment.values import integer
+from ddpg_jax.experiment.build import env_options
+from ddpg_jax.experiment.experiment import Experiment, coerce, configure, reads
+from ddpg_jax.experiment.grid import MOST_MEMBERS, Point
+from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.hardware import memory_limit
 from ddpg_jax.running.program import Member, Program, bytes_of
 from ddpg_jax.running.results import several
@@ -40,7 +41,7 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
     Raises:
         ConfigError: a point that cannot be trained, no points, or no seeds.
     """
-    seeds = integer("seeds", seeds, 1)
+    seeds = integer("seeds", seeds, low=1)
     if not points:
         raise ConfigError("points=[] is not allowed; there must be at least one point")
     if len(points) * seeds > MOST_MEMBERS:
@@ -62,7 +63,7 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
             )
             groups.setdefault(experiment, []).append(member)
     for name in names:
-        if name in READ_BY and not any(READ_BY[name](experiment) for experiment in groups):
+        if not any(reads(experiment, name) for experiment in groups):
             raise ConfigError(f"{name} cannot be swept, since nothing reads it with these fields; leave it out")
     return [Leg(experiment, members) for experiment, members in groups.items()]
 

@@ -85,12 +85,13 @@ def functions_of(structure: Experiment, env: Env, placement: Placement) -> Funct
         env,
         parts.agent,
         parts.replay,
-        parts.explorer,
-        parts.warmup,
-        structure.num_envs,
-        parts.updates,
-        structure.eval_episodes,
-        agreed(placement),
+        explorer=parts.explorer,
+        warmup=parts.warmup,
+        num_envs=structure.num_envs,
+        updates=parts.updates,
+        period=parts.period,
+        eval_episodes=structure.eval_episodes,
+        agree=agreed(placement),
     )
 
     def advancing(phase: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whole episodes of a policy without noise."""
+"""Plays whole episodes of a policy without noise."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ def rollout(
     env: Env,
     act: Callable[[Params, Array], Array],
     key: Key,
+    *,
     actor_params: Params,
     episodes: int,
     owner: Array | int = 0,
 ) -> tuple[Array, Array]:
-    """Returns and lengths, `[episodes]` each, of whole episodes without noise. The environment must have a time limit.
+    """Plays whole episodes without noise; returns their returns and lengths, `[episodes]` each. Consumes the key.
 
-    Outside of the program a return is NaN where the episode did not end; `owner` is the lane that is told why.
+    The environment must have a time limit. Outside of the program, the return of an episode that did not end is NaN, and
+    `owner` is the lane that is told why.
     """
     if env.outside is not None:
         return env.outside.rollout(act, key, actor_params, episodes, jnp.int32(owner))

@@ -1,4 +1,4 @@
-"""One gradient step and what it needs: the state of a run, streams of keys, sampling, updating, storing."""
+"""Takes one gradient step, and defines what it needs: the state of a run, streams of keys, sampling, updating, storing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eva
 
 
 def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
-    """The key of one purpose at one time, for one key or for `[M]`. `key` is the run's own, `jax.random.key(seed)`."""
+    """Returns the key of one purpose at one time, for one key or for `[M]`. `key` is the run's own, `jax.random.key(seed)`."""
     if key.ndim:
         return jax.vmap(lambda one: stream(one, purpose, clock))(key)
     return jax.random.fold_in(jax.random.fold_in(key, STREAMS.index(purpose)), clock)
@@ -23,11 +23,11 @@ def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
 
 @flax.struct.dataclass
 class RunState:
-    """All that a run carries from one step to the next. Its clock is outside, its keys are derived from the clock."""
+    """Holds all that a run carries from one step to the next. Its clock is outside; its keys are derived from the clock."""
 
     train: TrainState
     replay: Any
-    """What the replay keeps."""
+    """The state of the replay."""
     noise: Any
     """Exploration noise of each environment."""
     env: Any
@@ -35,7 +35,7 @@ class RunState:
     obs: Array
     """`[N, O]`, the observations to act on next."""
     returns: Array
-    """`[N]`, undiscounted return so far of the running episodes."""
+    """`[N]`, undiscounted returns so far of the running episodes."""
 
 
 def train_step(
@@ -47,7 +47,7 @@ def train_step(
     hyper: Hyperparams,
     t: Array,
 ) -> tuple[TrainState, Any, dict[str, Array]]:
-    """One gradient step: sample -> update -> feedback. Bind the two bundles, then `jit` and donate the two states.
+    """Takes one gradient step: sample -> update -> feedback. Bind the two bundles, then `jit` and donate the two states.
 
     Args:
         agent: the algorithm.
@@ -56,44 +56,43 @@ def train_step(
         train: networks and optimizers.
         replay_state: must hold at least one transition.
         hyper: the numbers.
-        t: the clock of the updates, one more at every call, from 0 on: schedules, `policy_delay` and `sync_period` go by it.
+        t: the number of this update, from 0 on, which schedules, `policy_delay` and `sync_period` go by.
 
     Returns:
-        The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean`, what else agent and replay measure, and
-        `td` `[B]`.
+        The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean` and what else agent and replay measure.
 
     >>> import functools, jax, ddpg_jax as dj
-    >>> agent, hyper = dj.make_agent(obs_dim=3, action_dim=1), dj.Hyperparams()
+    >>> agent, hyper = dj.make_agent(*dj.mlp(action_dim=1), obs_dim=3), dj.Hyperparams()
     >>> replay = dj.replay.uniform(obs_dim=3, action_dim=1, capacity=1_000, batch_size=64)
     >>> step = jax.jit(functools.partial(dj.train_step, agent, replay), donate_argnums=(1, 2))
     """
     batch, weight, index = replay.sample(stream(key, "sample", t), replay_state, hyper, t)
-    train, info = agent.update(stream(key, "update", t), train, batch, weight, hyper, t)
+    train, td, info = agent.update(stream(key, "update", t), train, batch, weight, hyper, t)
     info = {**info, **replay.measure(replay_state, index)}
-    return train, replay.feedback(replay_state, index, info["td"], hyper), info
+    return train, replay.feedback(replay_state, index, td, hyper), info
 
 
 def gradient_steps(
-    agent: Agent, replay: Replay, updates: int, key: Key, state: RunState, hyper: Hyperparams, i: Array
+    agent: Agent, replay: Replay, key: Key, state: RunState, hyper: Hyperparams, *, updates: int, i: Array
 ) -> tuple[RunState, dict[str, Array]]:
-    """The `updates` gradient steps that belong to vector step `i`, and the means of what they report."""
+    """Takes the `i`-th batch of `updates` gradient steps, and returns the means of what they report."""
 
     def body(carry: tuple[TrainState, Any], t: Array):
         train, replay_state, info = train_step(agent, replay, key, *carry, hyper, t)
-        return (train, replay_state), {name: value for name, value in info.items() if name != "td"}
+        return (train, replay_state), info
 
     carry = (state.train, state.replay)
     if updates == 1:
         (train, replay_state), info = body(carry, i)
     else:
         (train, replay_state), infos = jax.lax.scan(body, carry, i * updates + jnp.arange(updates))
-        # NaN is what an update did not measure; in these two it is the sign of a member that has diverged.
+        # NaN stands for what an update did not measure; in these two it is the sign of a member that has diverged.
         info = {name: (jnp.mean if name in ("critic_loss", "q_mean") else jnp.nanmean)(x, axis=0) for name, x in infos.items()}
     return replace(state, train=train, replay=replay_state), info
 
 
-def store(agent: Agent, replay: Replay, state: RunState, transition: Transition, valid: Array) -> tuple[RunState, Array]:
-    """Takes in what the environments did, `[N]`; also gives the returns of the episodes that ended, else NaN, `[N]`."""
+def store(agent: Agent, replay: Replay, state: RunState, *, transition: Transition, valid: Array) -> tuple[RunState, Array]:
+    """Stores what the environments did, `[N]`; also returns the returns of the episodes that ended, else NaN, `[N]`."""
     returns = state.returns + transition.reward * valid
     ended = transition.last & valid
     state = replace(

@@ -82,8 +82,8 @@ def uses_jax(name: str, options: EnvOptions = NO_OPTIONS) -> bool:
 
     try:
         spec = gymnasium.registry[register(name, options.imports)]
-        creators = [load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point]
-        creators += map(find_wrapper, options.wrappers)
+        creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        creators = [creator, *map(find_wrapper, options.wrappers)]
     except Exception:  # a package that is not installed, or a wrong name: whoever makes the environment speaks of it
         return False
     modules = [sys.modules.get(getattr(creator, "__module__", "")) for creator in creators]
