@@ -1,0 +1,209 @@
+"""Networks, exploration, replay, activations and losses of the user's own, by name, through all that takes a name."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddpg_jax as dj
+from tests.runs import manifest, rows, run
+
+MODULE = """
+import flax.linen as nn, jax.numpy as jnp, ddpg_jax as dj
+
+class Actor(nn.Module):
+    action_dim: int
+    width: int
+    activation: object
+
+    @nn.compact
+    def __call__(self, obs):
+        x = self.activation(nn.Dense(self.width)(obs))
+        return jnp.tanh(nn.Dense(self.action_dim)(x))
+
+class Critic(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, obs, action):
+        x = nn.gelu(nn.Dense(self.width)(obs)) + nn.Dense(self.width)(action)
+        return nn.Dense(1)(nn.relu(x))[..., 0]
+
+def make(*, action_dim, hidden, activation):
+    return dj.Nets(Actor(action_dim, hidden[0], activation), Critic(hidden[-1]))
+
+def constant_push(action_dim, schedule):
+    quiet = dj.exploration.none(action_dim, schedule)
+    def explore(key, noise, act, params, obs, hyper, t):
+        return jnp.clip(act(params, obs) + hyper.noise_sigma, -1.0, 1.0), noise
+    return quiet._replace(explore=explore)
+
+def newest(*sizes):
+    return dj.replay.uniform(*sizes[:3], **dict(zip(("batch_size", "num_envs", "n_step", "ring"), sizes[3:])))
+
+dj.NETWORKS["mine"] = make
+dj.EXPLORERS["push"] = constant_push
+dj.REPLAYS["newest"] = newest
+dj.ACTIVATIONS["softplus"] = nn.softplus
+dj.TD_LOSSES["absolute"] = lambda td, hyper: jnp.abs(td)
+"""
+TABLES = (dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.ACTIVATIONS, dj.TD_LOSSES, dj.PRESETS)
+PARTS = {"network": "mine", "exploration": "push", "replay": "newest", "activation": "softplus", "td_loss": "absolute"}
+SHORT: dict[str, Any] = {
+    **{"steps": 200, "warmup_steps": 60, "batch_size": 8, "hidden": (8, 12)},
+    **{"eval_every": 100, "eval_episodes": 1, "replay_capacity": 300},
+}
+WORDS = [
+    word for name, value in {**SHORT, "hidden": "8-12", **PARTS}.items() for word in (f"--{name.replace('_', '-')}", str(value))
+]
+
+
+@pytest.fixture(autouse=True)
+def _tables_as_they_were() -> Any:
+    before = [dict(table) for table in TABLES]
+    yield
+    for table, parts in zip(TABLES, before, strict=True):
+        for name in set(table) - set(parts):
+            del table[name]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts the module into the current folder, and forgets it afterwards."""
+    (tmp_path / "my_parts.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_parts"
+    sys.modules.pop("my_parts", None)
+
+
+@pytest.mark.usefixtures("command_line")
+def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """From training to evaluation, in processes that have not seen the module before they are told of it."""
+    command = [sys.executable, "-m", "ddpg_jax"]
+
+    def fresh(*words: str, status: int = 0) -> str:
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        return done.stderr
+
+    train = ("train", "probe/lqr", "--import", module, *WORDS, "--out", "run")
+    fresh(*train)
+    about = manifest(Path("run"))
+    assert {name: about["experiment"][name] for name in PARTS} == PARTS
+    longer = tuple("300" if word == "200" else word for word in train)
+    fresh(*longer, "--resume")
+    assert [row["step"] for row in rows(Path("run"))] == ["100", "200", "300"]
+    fresh("eval", "run", "--episodes", "2")  # the manifest names the module
+    fresh("plot", "run", "--out", "curve.png")
+    with pytest.raises(dj.ConfigError, match="network=mine is not known; it must be one of mlp"):
+        dj.load_policy("run")
+    __import__(module)
+    assert dj.load_policy("run")(np.zeros((5, 2))).shape == (5, 2)
+
+    assert run("sweep", "probe/lqr", "--import", module, *WORDS, "--grid", "network=mlp,mine", "--out", "both") == 0
+    assert {row["network"] for row in rows(Path("both"))} == {"mlp", "mine"}
+    (Path("my_parts.py")).unlink()
+    line = fresh(*longer, "--resume", status=2)
+    assert "my_parts" in line
+    assert len(line.splitlines()) == 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("backend", ["device", "host"])
+def test_own_parts_train_in_python(module: str, backend: str) -> None:
+    __import__(module)
+    done = dj.train("Pendulum-v1", backend=backend, **{**SHORT, **PARTS})
+    assert np.isfinite(done.returns).all()
+    assert done.policy.params["Dense_0"]["kernel"].shape == (3, 8)
+
+
+def test_a_name_that_exists_is_refused(module: str) -> None:
+    __import__(module)
+    own = dj.NETWORKS["mine"]
+    dj.NETWORKS["mine"] = own  # the same definition again, as in a notebook
+    for table in TABLES:
+        name = next(iter(table))
+        with pytest.raises(dj.ConfigError, match=f"has {name} already"):
+            table[name] = lambda: None  # pyright: ignore
+
+
+class Net(nn.Module):
+    shape: tuple[int, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, obs: Any, *action: Any) -> Any:
+        x = nn.Dense(1)(obs)[..., 0]
+        return jnp.broadcast_to(x.reshape(x.shape + (1,) * len(self.shape)), x.shape + self.shape).astype(self.dtype)
+
+
+def noisy(explore: Any) -> Any:
+    return lambda dim, schedule: dj.exploration.none(dim, schedule)._replace(explore=explore)
+
+
+WRONG = {
+    "network: wide actor": (
+        "NETWORKS",
+        lambda *, action_dim: dj.Nets(Net((7,)), Net()),
+        r"network=own: the actor gives \(2, 7\)",
+    ),
+    "network: column critic": ("NETWORKS", lambda: dj.Nets(Net((2,)), Net((1,))), r"network=own: the critic gives \(2, 1\)"),
+    "network: whole numbers": ("NETWORKS", lambda: dj.Nets(Net((2,)), Net((), jnp.int32)), "the critic gives int32"),
+    "network: no pair": ("NETWORKS", lambda: 3, "network=own cannot be made"),
+    "network: no module": ("NETWORKS", lambda: dj.Nets(len, Net()), "makes a builtin_function_or_method as actor"),
+    "network: other arguments": ("NETWORKS", lambda depth: None, "network=own cannot be made.*depth"),
+    "network: raises": ("NETWORKS", lambda: 1 // 0, r"ZeroDivisionError.*test_own_parts.py, line \d+"),
+    "exploration: other arguments": ("EXPLORERS", lambda: None, "exploration=own cannot be made.*action_dim, schedule"),
+    "exploration: nothing": ("EXPLORERS", lambda dim, schedule: None, "makes a NoneType; it must make a dj.Explorer"),
+    "exploration: narrow": (
+        "EXPLORERS",
+        noisy(lambda key, noise, act, params, obs, hyper, t: (act(params, obs)[..., :1], noise)),
+        r"exploration=own: explore gives action as float32\[1, 1\]; it must be float32\[1, 2\]",
+    ),
+    "exploration: other noise": (
+        "EXPLORERS",
+        noisy(lambda key, noise, act, params, obs, hyper, t: (act(params, obs), obs)),
+        "exploration=own: explore gives noise",
+    ),
+    "replay: raises": ("REPLAYS", lambda *sizes: [][0], "replay=own cannot be made: IndexError"),
+    "activation: sums": ("ACTIVATIONS", jnp.sum, r"activation=own gives a value as float32\[\]"),
+    "td_loss: sums": ("TD_LOSSES", lambda td, hyper: td.sum(), r"td_loss=own gives a value as float32\[\]"),
+    "td_loss: other arguments": ("TD_LOSSES", lambda td: td, "td_loss=own fails: TypeError"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_with_an_own_part_is_one_sentence(what: str) -> None:
+    table, part, message = WRONG[what]
+    getattr(dj, table)["own"] = part
+    with pytest.raises(dj.ConfigError, match=message) as told:
+        dj.train("probe/lqr", **{**SHORT, what.split(":")[0]: "own"})
+    assert "\n" not in str(told.value)
+
+
+def test_a_field_that_a_network_does_not_read_is_refused() -> None:
+    with pytest.raises(dj.ConfigError, match="layer_norm=True is not allowed with network=two_branch, which does not read it"):
+        dj.train("probe/lqr", **SHORT, network="two_branch", layer_norm=True)
+
+
+def test_updates_every_few_vector_steps() -> None:
+    """With a fraction per vector step, as many updates are made as it says, and the clock of the updates counts them."""
+    seen: list[int] = []
+
+    def counted(td: Any, hyper: Any) -> Any:
+        import jax
+
+        jax.debug.callback(lambda: seen.append(1))
+        return jnp.square(td)
+
+    dj.TD_LOSSES["counted"] = counted
+    dj.train("probe/lqr", **{**SHORT, "eval_every": 200}, td_loss="counted", updates_per_step=0.25)
+    assert len(seen) == (200 - 60) // 4
+    with pytest.raises(dj.ConfigError, match=r"makes 0\.7 updates per vector step"):
+        dj.configure({"updates_per_step": 0.7})
