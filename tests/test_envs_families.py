@@ -15,7 +15,7 @@ import ddpg_jax as dj
 from ddpg_jax.app.list_envs import about, overview
 from ddpg_jax.envs.extras import EXTRAS, command_for, installed
 from ddpg_jax.envs.registry import FAMILIES, Family, make_device, on_device
-from ddpg_jax.flatten import flattening
+from ddpg_jax.flatten import make_flatten
 from ddpg_jax.types import EnvOptions
 from tests.families import ALL_PHYSICS, GYMNAX, PHYSICS, family_env
 from tests.runs import run
@@ -195,7 +195,7 @@ def test_flattening_keeps_every_number_and_the_empty_arrays(members: tuple[int, 
         "c": jnp.array([True, False]),
     }
     tree = jax.tree.map(lambda x: jnp.broadcast_to(x, (*members, *x.shape)), one)
-    flatten, unflatten = flattening(one)
+    flatten, unflatten = make_flatten(one)
     vectors = flatten(tree)
     assert set(vectors) == {"float32", "uint32", "bool"}
     assert all(vector.shape[:-1] == members and vector.size for vector in vectors.values())

@@ -36,7 +36,7 @@ class Functions(NamedTuple):
 
 @functools.cache
 def compiled(capacity: int, num_envs: int, n_step: int = 1, batch_size: int = 256, kind: str = "uniform") -> Functions:
-    replay = dj.replay.REPLAYS[kind](OBS, ACTION, capacity, batch_size, num_envs, n_step)
+    replay = dj.replay.REPLAYS[kind](OBS, ACTION, capacity, batch_size=batch_size, num_envs=num_envs, n_step=n_step)
     return Functions(replay.init, jax.jit(replay.add, donate_argnums=0), jax.jit(replay.sample))
 
 
@@ -121,7 +121,7 @@ def play(
 def test_ring_holds_the_newest_valid_transitions(kind: str, capacity: int, num_envs: int, data: st.DataObject) -> None:
     """Lane by lane and row by row, across wrap-arounds; what is not valid leaves no trace, not even of NaN."""
     state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)), kind)
-    state = dj.replay.bare(state)
+    state = dj.replay.ring_state(state)
     assert state.rows.shape[0] == capacity // num_envs * num_envs
     assert np.asarray(state.size).tolist() == [len(lane) for lane in oracle.lanes]
     stored = dj.replay.unpack(state.rows, OBS, ACTION)

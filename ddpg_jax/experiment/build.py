@@ -62,12 +62,14 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     agent = normalize_observations(agent, obs_dim) if x.normalize_obs else agent
     agent = normalize_rewards(agent, x.n_step) if x.normalize_reward else agent
     ring = make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
-    buffer = samplers.REPLAYS[x.replay](obs_dim, action_dim, x.replay_capacity, x.batch_size, x.num_envs, x.n_step, ring)
-    buffer = samplers.scaled(buffer) if "reward_scale" in x.parts else buffer
-    buffer = samplers.aged(buffer) if x.diagnostics else buffer
+    buffer = samplers.REPLAYS[x.replay](
+        obs_dim, action_dim, x.replay_capacity, batch_size=x.batch_size, num_envs=x.num_envs, n_step=x.n_step, ring=ring
+    )
+    buffer = samplers.with_reward_scale(buffer) if "reward_scale" in x.parts else buffer
+    buffer = samplers.with_age(buffer) if x.diagnostics else buffer
     explorer = exploration.EXPLORERS[x.exploration](action_dim, SCHEDULES[x.noise_schedule])
-    explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
-    explorer = exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer
+    explorer = exploration.with_uniform(explorer) if "epsilon_uniform" in x.parts else explorer
+    explorer = exploration.with_smoothing(explorer, action_dim) if "action_smoothing" in x.parts else explorer
     return Parts(agent, buffer, explorer, exploration.uniform(action_dim), round(x.num_envs * x.updates_per_step))
 
 

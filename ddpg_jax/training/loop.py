@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.replay.ring import interrupt
+from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, store, stream
 from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Replay, Transition
@@ -96,7 +96,7 @@ def make_training(
             env=env_state,
             obs=obs,
             noise=explorer.init(num_envs, state.train.params.actor),
-            replay=interrupt(state.replay),
+            replay=end_open_episodes(state.replay),
             returns=jnp.zeros(num_envs),
         )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ddpg_jax.envs.make import make_env, renew_at_ends
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.flatten import flattening
+from ddpg_jax.flatten import make_flatten
 from ddpg_jax.types import Array, Env, EnvSpec, Key
 
 
@@ -35,7 +35,7 @@ def physics_env(name: str, load: Callable[[], Any], max_steps: int, observe: Cal
         jax.eval_shape(env.step, shapes, jnp.zeros(action_dim))
     except Exception as error:  # physics that it does not run on, a version of JAX or MuJoCo that it does not know
         raise ConfigError(f"env={name} cannot be made: {' '.join(str(error).split())}") from error
-    flatten, unflatten = flattening(shapes)
+    flatten, unflatten = make_flatten(shapes)
     spec = EnvSpec(name, obs_shape, (action_dim,), (-1.0,) * action_dim, (1.0,) * action_dim, max_steps)
 
     def start(key: Key) -> Any:
