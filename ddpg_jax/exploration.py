@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,24 @@ def sigma(schedule: Schedule, t: Array, hyper: Hyperparams) -> Scalar:
     return schedule(hyper.noise_sigma, hyper.noise_sigma_final, progress(t, hyper.noise_decay_steps))
 
 
+def _check(obs: Array, t: Array) -> int:
+    """Asserts the shapes of the arguments of `Explorer.explore`, and returns N."""
+    chex.assert_rank(obs, 2, custom_message="Explorer.explore: obs must be [N, O]")
+    chex.assert_rank(t, 0, custom_message="Explorer.explore: t must be []")
+    return obs.shape[0]
+
+
+def _check_noise(noise: Array, shape: tuple[int, ...], dims: str) -> None:
+    chex.assert_shape(noise, shape, custom_message=f"Explorer.explore: noise must be {dims}")
+
+
+def _actions(act: Any, params: Params, obs: Array, action_dim: int) -> Array:
+    """Returns the policy's actions `[N, A]`."""
+    action = act(params, obs)
+    chex.assert_shape(action, (obs.shape[0], action_dim), custom_message="Explorer.explore: act must return [N, A]")
+    return action
+
+
 def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
     """Adds Gaussian noise, a = mu(s) + sigma N(0, 1), independent across environments, steps and dimensions.
 
@@ -34,8 +53,9 @@ def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
         return ()
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        eps = jax.random.normal(key, (obs.shape[0], action_dim))
-        return jnp.clip(act(params, obs) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
+        num_envs = _check(obs, t)
+        eps = jax.random.normal(key, (num_envs, action_dim))
+        return jnp.clip(_actions(act, params, obs, action_dim) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
 
     def reset(noise: Any, last: Array) -> Any:
         del last
@@ -55,10 +75,11 @@ def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explor
         return jnp.zeros((num_envs, action_dim))
 
     def explore(key: Key, noise: Array, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+        _check_noise(noise, (_check(obs, t), action_dim), "[N, A]")
         eps = jax.random.normal(key, noise.shape)
         drift = -hyper.ou_theta * noise * hyper.ou_dt
         noise = noise + drift + sigma(schedule, t, hyper) * jnp.sqrt(hyper.ou_dt) * eps
-        return jnp.clip(act(params, obs) + noise, -1.0, 1.0), noise
+        return jnp.clip(_actions(act, params, obs, action_dim) + noise, -1.0, 1.0), noise
 
     def reset(noise: Array, last: Array) -> Array:
         return jnp.where(last[:, None], 0.0, noise)
@@ -72,8 +93,9 @@ def none(action_dim: int, schedule: Schedule = constant) -> Explorer:
     base = gaussian(action_dim)
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        del key, hyper, t
-        return act(params, obs), noise
+        del key, hyper
+        _check(obs, t)
+        return _actions(act, params, obs, action_dim), noise
 
     return base._replace(explore=explore)
 
@@ -112,13 +134,13 @@ def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
     measured on the actions taken.) N directions are kept, because drawing them again at every step takes longer than the step
     itself.
     """
-    del action_dim
 
     def init(num_envs: int, params: Params) -> Perturbation:
         direction = jax.tree.map(lambda p: jnp.zeros((num_envs, *jnp.shape(p))), params)
         return Perturbation(direction, jnp.ones(num_envs), jnp.ones(num_envs), jnp.ones(num_envs))
 
     def explore(key: Key, noise: Perturbation, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+        _check_noise(noise.fresh, (_check(obs, t),), "for N environments")
         target, fresh = sigma(schedule, t, hyper), noise.fresh > 0
 
         def redraw() -> Params:
@@ -131,7 +153,8 @@ def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
             return act(jax.tree.map(lambda p, d: p + scale * d, params, direction), obs[None])[0]
 
         action = jnp.clip(jax.vmap(perturbed)(direction, noise.ratio * target, obs), -1.0, 1.0)
-        moved = jnp.mean(jnp.square(action - act(params, obs)), axis=-1) / jnp.maximum(jnp.square(target), 1e-12)
+        plain = _actions(act, params, obs, action_dim)
+        moved = jnp.mean(jnp.square(action - plain), axis=-1) / jnp.maximum(jnp.square(target), 1e-12)
         distance = DISTANCE_DECAY * noise.distance + (1.0 - DISTANCE_DECAY) * moved
         ratio = noise.ratio * jnp.where(distance > 1.0, 1.0 / ADAPTATION, ADAPTATION)
         ratio = jnp.clip(ratio, 1.0 / RATIO_LIMIT, RATIO_LIMIT)
@@ -179,8 +202,8 @@ def uniform(action_dim: int) -> Explorer:
     base = gaussian(action_dim)
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        del act, params, hyper, t
-        return jax.random.uniform(key, (obs.shape[0], action_dim), minval=-1.0, maxval=1.0), noise
+        del act, params, hyper
+        return jax.random.uniform(key, (_check(obs, t), action_dim), minval=-1.0, maxval=1.0), noise
 
     return base._replace(explore=explore)
 
@@ -207,6 +230,7 @@ def with_smoothing(explorer: Explorer, action_dim: int) -> Explorer:
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
         inner, previous = noise
+        _check_noise(previous, (_check(obs, t), action_dim), "for N environments")
         action, inner = explorer.explore(key, inner, act, params, obs, hyper, t)
         action = (1.0 - hyper.action_smoothing) * action + hyper.action_smoothing * previous
         return action, (inner, action)

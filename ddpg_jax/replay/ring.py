@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +33,8 @@ def n_step_return(reward: Array, alive: Array, gamma: Scalar) -> tuple[Array, Ar
     >>> [x.item() for x in dj.n_step_return(jnp.array([1.0, 1.0, 9.0]), jnp.array([1.0, 1.0, 0.0]), 0.5)]
     [1.5, 0.25]
     """
+    chex.assert_equal_shape([reward, alive], custom_message="n_step_return: reward and alive must both be [n, ...]")
+    chex.assert_rank(gamma, 0, custom_message="n_step_return: gamma must be []")
     total, discount = reward[0], jnp.full_like(reward[0], gamma)
     for k in range(1, reward.shape[0]):
         total = total + alive[k] * discount * reward[k]
@@ -79,6 +82,7 @@ def make_ring(obs_dim: int, action_dim: int, capacity: int, *, num_envs: int = 1
         return ReplayState(rows, jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, jnp.int32))
 
     def add(state: ReplayState, transition: Transition, valid: Array) -> ReplayState:
+        check_add(state, transition, valid, rows=length * num_envs, num_envs=num_envs, obs_dim=obs_dim, action_dim=action_dim)
         index = jnp.where(valid, next_rows(state), length * num_envs)  # one past the end is dropped
         rows = state.rows.at[index].set(pack(transition), mode="drop")
         head = jnp.where(valid, (state.head + 1) % length, state.head)
@@ -90,6 +94,23 @@ def make_ring(obs_dim: int, action_dim: int, capacity: int, *, num_envs: int = 1
         return join_window(steps, stored, hyper)
 
     return Ring(init, add, read)
+
+
+def check_add(
+    state: ReplayState, transition: Transition, valid: Array, *, rows: int, num_envs: int, obs_dim: int, action_dim: int
+) -> None:
+    """Asserts the shapes of the arguments of `Replay.add`."""
+    expected = {
+        "obs": ("[N, O]", (num_envs, obs_dim)),
+        "action": ("[N, A]", (num_envs, action_dim)),
+        "next_obs": ("[N, O]", (num_envs, obs_dim)),
+    }
+    for name, value in transition._asdict().items():
+        dims, shape = expected.get(name, ("[N]", (num_envs,)))
+        chex.assert_shape(value, shape, custom_message=f"Replay.add: transition.{name} must be {dims}")
+    chex.assert_shape(valid, (num_envs,), custom_message="Replay.add: valid must be [N]")
+    width = 2 * obs_dim + action_dim + 3
+    chex.assert_shape(state.rows, (rows, width), custom_message="Replay.add: rows of state must be [C, 2 * O + A + 3]")
 
 
 def end_open_episodes(state: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -48,15 +49,28 @@ def uniform(
     storage = ring(obs_dim, action_dim, capacity, num_envs=num_envs, n_step=n_step)
 
     def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
-        del t
+        check_sample(state, t)
         index = draw_rows(key, ring_state(state), batch_size)
         return storage.read(jax.random.fold_in(key, 1), state, index, hyper), jnp.ones(batch_size), index
 
     def feedback(state: Any, index: Array, td: Array, hyper: Hyperparams) -> Any:
-        del index, td, hyper
+        del hyper
+        check_feedback(index, td)
         return state
 
     return Replay(storage.init, storage.add, sample, feedback)
+
+
+def check_sample(state: Any, t: Array) -> None:
+    """Asserts the shapes of the arguments of `Replay.sample`."""
+    chex.assert_rank(ring_state(state).rows, 2, custom_message="Replay.sample: rows of state must be [C, 2 * O + A + 3]")
+    chex.assert_rank(t, 0, custom_message="Replay.sample: t must be []")
+
+
+def check_feedback(index: Array, td: Array) -> None:
+    """Asserts the shapes of the arguments of `Replay.feedback`."""
+    chex.assert_rank(index, 1, custom_message="Replay.feedback: index must be [B]")
+    chex.assert_equal_shape([index, td], custom_message="Replay.feedback: td must be [B], as index")
 
 
 def draw_rows(key: Key, state: ReplayState, batch_size: int) -> Array:
@@ -124,6 +138,7 @@ def prioritized(
         )
 
     def sample(key: Key, state: PrioritizedState, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
+        check_sample(state, t)
         strata = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
         # It is sorted already, but without this sort XLA recomputes the end of the search in everything that reads the index.
         index = jnp.sort(sum_tree.find(state.tree, strata * sum_tree.total(state.tree)))
@@ -133,6 +148,7 @@ def prioritized(
         return storage.read(jax.random.fold_in(key, 1), state.ring, index, hyper), weight, index
 
     def feedback(state: PrioritizedState, index: Array, td: Array, hyper: Hyperparams) -> PrioritizedState:
+        check_feedback(index, td)
         leaf = (jnp.abs(td) + hyper.priority_epsilon) ** hyper.priority_alpha
         tree, largest = sum_tree.set_leaves(state.tree, index, leaf), jnp.maximum(state.largest, jnp.max(leaf))
         return PrioritizedState(state.ring, tree, largest)
