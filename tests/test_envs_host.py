@@ -281,7 +281,7 @@ def test_what_is_one_thing_in_an_environment_is_one_after_a_restore(make: Any) -
             np.testing.assert_array_equal(part, true_part)
     other = Vector(Counter)
     other.reset()
-    with pytest.raises(dj.EnvironmentFailure, match="cannot be put back to where it was"):
+    with pytest.raises(dj.EnvironmentFailure, match="cannot be restored"):
         other.restore(snapshot)
 
 
@@ -398,7 +398,9 @@ def test_an_evaluation_without_end_asks_for_a_time_limit(monkeypatch: pytest.Mon
             return obs, reward, False, False, {}
 
     monkeypatch.setattr("ddpg_jax.envs.host.evaluation.LONGEST", 30)
-    with pytest.raises(dj.EnvironmentFailure, match=r"needs a time limit, max_episode_steps=N .*: 30 steps ended no"):
+    with pytest.raises(
+        dj.EnvironmentFailure, match=r"needs a time limit, max_episode_steps=N .*; an episode has not ended after 30 steps"
+    ):
         dj.train(Endless, **SHORT)
     dj.train(Counter, **SHORT)  # it has no time limit, but ends
 
@@ -500,7 +502,7 @@ def twins(order: str = "textbook") -> tuple[dj.Env, dj.Env]:
         x = 0.9 * x + 0.1 * action
         return x, -jnp.abs(x[0]), False
 
-    device = dj.envs.make_env(spec, lambda key: jnp.full(1, 0.5), advance, lambda x: x)
+    device = dj.envs.make_env(spec, lambda key: jnp.full(1, 0.5), advance, observe=lambda x: x)
     return device, host_env(lambda: gymnasium.wrappers.TimeLimit(Twin(), 15), "Twin", order=order)
 
 

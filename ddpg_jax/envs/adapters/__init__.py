@@ -1,1 +1,1 @@
-"""Environments of other libraries that are written in JAX, one adapter a file."""
+"""Adapters of other libraries' JAX environments, one per file."""

@@ -1,1 +1,1 @@
-"""Environments that are written here, in JAX."""
+"""Environments written here, in JAX."""
