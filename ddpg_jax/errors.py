@@ -1,4 +1,4 @@
-"""Errors that reach the user as one sentence."""
+"""Defines the errors that reach the user as one sentence."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<fro
 
 
 class ConfigError(ValueError):
-    """A mistake that the user can correct. The message is one sentence that names the field, its value and what is allowed."""
+    """Reports a mistake that the user can correct, in one sentence that names the field, its value and what is allowed."""
 
 
 class EnvironmentFailure(RuntimeError):
-    """An environment raised, returned a non-finite number or changed its shapes. The message says at which step."""
+    """Reports that an environment raised, returned a non-finite number or changed its shapes, and at which step."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Exploration: noise on the actions while experience is collected.
+"""Adds exploration noise to the actions while experience is collected.
 
 Noise is in the units of the agent's actions, [-1, 1]: a sigma of 0.2 is a fifth of half the range between the environment's own
 bounds. Noisy actions are clipped to [-1, 1].
@@ -35,7 +35,7 @@ def _check_noise(noise: Array, shape: tuple[int, ...], dims: str) -> None:
     chex.assert_shape(noise, shape, custom_message=f"Explorer.explore: noise must be {dims}")
 
 
-def _actions(act: Any, params: Params, obs: Array, action_dim: int) -> Array:
+def _actions(act: Any, params: Params, obs: Array, *, action_dim: int) -> Array:
     """Returns the policy's actions `[N, A]`."""
     action = act(params, obs)
     chex.assert_shape(action, (obs.shape[0], action_dim), custom_message="Explorer.explore: act must return [N, A]")
@@ -55,7 +55,7 @@ def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
         num_envs = _check(obs, t)
         eps = jax.random.normal(key, (num_envs, action_dim))
-        return jnp.clip(_actions(act, params, obs, action_dim) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
+        return jnp.clip(_actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
 
     def reset(noise: Any, last: Array) -> Any:
         del last
@@ -79,7 +79,7 @@ def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explor
         eps = jax.random.normal(key, noise.shape)
         drift = -hyper.ou_theta * noise * hyper.ou_dt
         noise = noise + drift + sigma(schedule, t, hyper) * jnp.sqrt(hyper.ou_dt) * eps
-        return jnp.clip(_actions(act, params, obs, action_dim) + noise, -1.0, 1.0), noise
+        return jnp.clip(_actions(act, params, obs, action_dim=action_dim) + noise, -1.0, 1.0), noise
 
     def reset(noise: Array, last: Array) -> Array:
         return jnp.where(last[:, None], 0.0, noise)
@@ -95,7 +95,7 @@ def none(action_dim: int, schedule: Schedule = constant) -> Explorer:
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
         del key, hyper
         _check(obs, t)
-        return _actions(act, params, obs, action_dim), noise
+        return _actions(act, params, obs, action_dim=action_dim), noise
 
     return base._replace(explore=explore)
 
@@ -110,7 +110,7 @@ RATIO_LIMIT = 1e3
 
 @flax.struct.dataclass
 class Perturbation:
-    """Noise state of `parameter`, with one entry for each environment."""
+    """Holds the noise state of `parameter`, with one entry for each environment."""
 
     direction: Params
     """The actor's parameters with a leading `[N]`: N(0, 1), drawn at the start of each episode; 0 for the parameters of
@@ -153,7 +153,7 @@ def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
             return act(jax.tree.map(lambda p, d: p + scale * d, params, direction), obs[None])[0]
 
         action = jnp.clip(jax.vmap(perturbed)(direction, noise.ratio * target, obs), -1.0, 1.0)
-        plain = _actions(act, params, obs, action_dim)
+        plain = _actions(act, params, obs, action_dim=action_dim)
         moved = jnp.mean(jnp.square(action - plain), axis=-1) / jnp.maximum(jnp.square(target), 1e-12)
         distance = DISTANCE_DECAY * noise.distance + (1.0 - DISTANCE_DECAY) * moved
         ratio = noise.ratio * jnp.where(distance > 1.0, 1.0 / ADAPTATION, ADAPTATION)

@@ -1,4 +1,4 @@
-"""Schedules that take a number from a start to an end: noise scales, learning rates and exponents."""
+"""Defines schedules that move a number from a start to an end: noise scales, learning rates and exponents."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_observations_come_flat_and_float32() -> None:
 
 def test_a_policy_takes_and_gives_the_shapes_of_the_environment() -> None:
     shaped = Shaped(np.float32)
-    env = HostEnvs(lambda: shaped, "Shaped", None, "textbook")
+    env = HostEnvs(lambda: shaped, "Shaped", None, order="textbook")
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(4, (8,)), 6))(jax.random.key(0))
     policy = dj.Policy(env.spec, (8,), "relu", False, params)
     assert policy(np.zeros((5, 2, 3))).shape == (5, 2, 2)
@@ -159,7 +159,7 @@ def test_a_policy_acts_as_it_did_in_training(space: Box) -> None:
             super().__init__(space.dtype)
             self.action_space = space
 
-    env = HostEnvs(Bounded, "Bounded", None, "textbook")
+    env = HostEnvs(Bounded, "Bounded", None, order="textbook")
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(1, (8,), final_bound=None), 6))(jax.random.key(0))
     policy = dj.Policy(env.spec, (8,), "relu", False, params)
     action = policy(np.ones((2, 3)))

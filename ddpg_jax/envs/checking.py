@@ -23,7 +23,7 @@ SAMPLED_STARTS = 256
 
 
 class Trajectory(NamedTuple):
-    """What `LANES` environments did under random actions, as NumPy arrays."""
+    """Records what `LANES` environments did under random actions, as NumPy arrays."""
 
     starts: np.ndarray
     """`[K, O]`, first observations, each from its own key."""

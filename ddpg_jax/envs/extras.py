@@ -1,4 +1,4 @@
-"""The extras of this package that install environments, and checks of whether they are installed."""
+"""Lists the extras of this package that install environments, and checks that they are installed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ DEVICE: dict[str, Callable[..., Env]] = {
 
 
 class Family(NamedTuple):
-    """The JAX environments of another library, whose names begin with `PREFIX/`."""
+    """Describes the JAX environments of another library, whose names begin with `PREFIX/`."""
 
     names: Callable[[], list[str]]
     """`() -> names`, with the prefix. Imports the library and builds no environment."""

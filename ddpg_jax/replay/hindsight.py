@@ -52,7 +52,7 @@ STRATEGIES: dict[str, Strategy] = {"future": future, "final": final, "episode": 
 
 @flax.struct.dataclass
 class HindsightState:
-    """A ring, and the position of each row in its episode.
+    """Holds a ring and the position of each row in its episode.
 
     Episodes are numbered within each lane, modulo its number of rows: no two episodes that are still stored have the same
     number, whatever their lengths.

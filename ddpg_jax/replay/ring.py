@@ -1,4 +1,4 @@
-"""The ring buffer: transitions on the device, written in place and read as n-step windows.
+"""Implements the ring buffer, which stores transitions on the device, in place, and reads n-step windows of them.
 
 A replay combines a `Ring`, which stores transitions and reads batches of them, with a sampler, which chooses the rows:
 `uniform` (Lin 1992; Mnih et al. 2015) or `prioritized` (Schaul et al. 2016). Other rings, such as `hindsight`, work with every
@@ -43,7 +43,10 @@ def n_step_return(reward: Array, alive: Array, gamma: Scalar) -> tuple[Array, Ar
 
 
 class Ring(NamedTuple):
-    """Storage of transitions, as pure functions. The state is a `ReplayState` or contains one as its field `ring`."""
+    """Stores transitions and reads batches of them, as pure functions.
+
+    The state is a `ReplayState` or contains one as its field `ring`.
+    """
 
     init: Callable[[], Any]
     """`() -> state`, empty."""
@@ -54,7 +57,7 @@ class Ring(NamedTuple):
 
 
 class MakeRing(Protocol):
-    """A function that makes a `Ring`, such as `make_ring`, which explains the arguments."""
+    """Makes a `Ring`, with the arguments that `make_ring` explains."""
 
     def __call__(self, obs_dim: int, action_dim: int, capacity: int, *, num_envs: int = 1, n_step: int = 1) -> Ring:
         """Makes a ring."""

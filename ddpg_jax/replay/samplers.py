@@ -1,4 +1,4 @@
-"""Samplers, which choose the rows of a batch: `uniform` (Lin 1992; Mnih et al. 2015), `prioritized` (Schaul et al. 2016)."""
+"""Samples batches from a ring: `uniform` (Lin 1992; Mnih et al. 2015) or `prioritized` (Schaul et al. 2016)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def draw_rows(key: Key, state: ReplayState, batch_size: int) -> Array:
 
 @flax.struct.dataclass
 class PrioritizedState:
-    """A ring and the priorities of its rows."""
+    """Holds a ring and the priorities of its rows."""
 
     ring: Any
     tree: sum_tree.Tree

@@ -1,4 +1,4 @@
-"""A sum tree, which samples from C numbers in proportion to them and updates them in O(log C) (Schaul et al. 2016, B.2.1).
+"""Implements a sum tree, which samples in proportion to C numbers and updates them in O(log C) (Schaul et al. 2016, B.2.1).
 
 A tree is a tuple of levels, the leaves first. Each node is the sum of `FAN_OUT` nodes of the level below; eight, because fewer
 levels take less time. Each level is an array of its own, because XLA copies a single array that is read and written level by

@@ -1,1 +1,1 @@
-"""Adapters of other libraries' JAX environments, one per file."""
+"""Adapts JAX environments of other libraries, one library per file."""

@@ -1,4 +1,4 @@
-"""Code shared by the adapters of Brax and MuJoCo Playground, which have the same `reset` and `step` and large states."""
+"""Adapts physics environments for Brax and MuJoCo Playground, which have the same `reset` and `step` and large states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gymnasium environments on the host, as an `Env` whose steps are calls from the compiled program back into Python."""
+"""Runs Gymnasium environments on the host, as an `Env` whose steps are calls from the compiled program back into Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gymnasium environments as an `Env` whose steps are calls from the compiled program back into Python.
+"""Turns Gymnasium environments into an `Env` whose steps are calls from the compiled program back into Python.
 
 The program's state of an environment is three numbers, `[3]` int32: the numbers of its `HostEnvs` and of its `Lane`, and its
 status. One call steps all environments of a member. The call never raises: an error is stored, the program ends at that step,
@@ -47,7 +47,7 @@ _known: weakref.WeakValueDictionary[int, HostEnvs] = weakref.WeakValueDictionary
 
 
 class HostEnvs:
-    """All copies of one Gymnasium environment in this process: those in use, by number, and idle ones."""
+    """Holds all copies of one Gymnasium environment in this process: those in use, by number, and idle ones."""
 
     def __init__(self, make: Callable[[], Any], name: str, reward_threshold: float | None, *, order: str):
         self.number, self.name, self.order = next(_numbers), name, order
@@ -281,18 +281,18 @@ def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episod
     envs = _known[int(pool.flat[0])]
 
     def begin() -> None:
-        for whose, word, row in zip(owner.ravel().tolist(), _flat(words).tolist(), _flat(rows), strict=True):
+        for lane, word, row in zip(owner.ravel().tolist(), _flat(words).tolist(), _flat(rows), strict=True):
             row[:] = 0.0
             number = next(envs._numbers)
             try:
                 seeds = _seeds(word, int(episodes.flat[0]))
                 lanes = [envs.take() for _ in range(min(len(seeds), EVALUATED_AT_ONCE))]
                 evaluation = Evaluation(lanes, seeds, envs.spec.obs_dim, endless=envs.spec.max_steps is None)
-                envs.evaluations[number] = whose, evaluation
+                envs.evaluations[number] = lane, evaluation
                 evaluation.begin()
                 row[1], row[2:] = GO_ON, evaluation.obs.ravel()
             except BaseException as error:
-                envs.failures[whose] = error
+                envs.failures[lane] = error
                 row[1] = FAILED
             row[0] = number
 
@@ -306,7 +306,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
     def play() -> None:
         each, envs.begun = actions.reshape(-1, *actions.shape[-2:]), time.monotonic()
         for number, some, row in zip(numbers.ravel().tolist(), each, _flat(rows), strict=True):
-            whose, evaluation = envs.evaluations[number]
+            lane, evaluation = envs.evaluations[number]
             row[:2] = (number, STOP)
             try:
                 if not stopping.is_set() and evaluation.step(envs.native(some)):
@@ -315,7 +315,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
                     for watcher in watchers:
                         watcher(int(np.isfinite(evaluation.returns).sum()), len(evaluation.returns))
             except BaseException as error:
-                envs.failures[whose] = error
+                envs.failures[lane] = error
             row[2:] = evaluation.obs.ravel()
         envs.begun = math.inf
 

@@ -1,4 +1,4 @@
-"""Evaluation: plays whole episodes in a few environments."""
+"""Plays whole episodes in a few environments, for evaluations."""
 
 from __future__ import annotations
 

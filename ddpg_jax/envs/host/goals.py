@@ -1,4 +1,4 @@
-"""Goals of Gymnasium environments, for hindsight."""
+"""Finds the goals of Gymnasium environments, for hindsight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps a single Gymnasium environment and validates what it returns."""
+"""Wraps a single Gymnasium environment and validates what it returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class Lane:
-    """A Gymnasium environment with flat float32 observations, whose results are validated.
+    """Steps a Gymnasium environment, converts its observations to flat float32 vectors and validates its results.
 
     Observations with goals, a Dict of `observation`, `achieved_goal` and `desired_goal`, are concatenated in this order.
     """

@@ -1,4 +1,4 @@
-"""An environment with goals, whose observation is the vector `[observation, achieved goal, desired goal]`."""
+"""Defines an environment with goals, whose observation is the vector `[observation, achieved goal, desired goal]`."""
 
 from __future__ import annotations
 
