@@ -1,4 +1,4 @@
-"""Errors that reach the user as one sentence."""
+"""Defines the errors that reach the user as one sentence."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import traceback
 from pathlib import Path
 
 NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
-"""How the names of files begin that are no user's own; besides, there are installed packages."""
+"""Prefixes of file names that are not the user's own. Files of installed packages are recognized separately."""
 
 
 class ConfigError(ValueError):
-    """What the user can mend. The message is one sentence that names the field, its value and what is allowed."""
+    """Reports a mistake that the user can correct, in one sentence that names the field, its value and what is allowed."""
 
 
 class EnvironmentFailure(RuntimeError):
-    """An environment that raised, returned a non-finite number or changed its shapes, and the step at which it did."""
+    """Reports that an environment raised, returned a non-finite number or changed its shapes, and at which step."""
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line: its words, or the line of source that raised it without any; and where in the user's own files."""
+    """Returns an error as one line: its type, its message and the line of the user's own files that it passed through.
+
+    An error without a message is represented by the line of source code that raised it.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     try:
         words = str(error)
-    except Exception:  # an error that cannot even be said
+    except Exception:  # an error whose own __str__ fails
         words = ""
-    words = words or frames[-1].line or "without a word"
+    words = words or frames[-1].line or "without a message"
     own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS) and "-packages" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {' '.join(words.split())}{place}"

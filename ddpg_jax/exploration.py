@@ -1,7 +1,7 @@
-"""Exploration: how actions are disturbed while collecting.
+"""Adds exploration noise to the actions while experience is collected.
 
-Noise is in the units of the agent's actions, [-1, 1]: a sigma of 0.2 is a fifth of half the range of the environment's own
-bounds. Disturbed actions are clipped to [-1, 1].
+Noise is in the units of the agent's actions, [-1, 1]: a sigma of 0.2 is a fifth of half the range between the environment's own
+bounds. Noisy actions are clipped to [-1, 1].
 """
 
 from __future__ import annotations
@@ -10,29 +10,53 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.schedules import Shape, constant, progress
+from ddpg_jax.registry import Registry
+from ddpg_jax.schedules import Schedule, constant, progress
 from ddpg_jax.types import Array, Explorer, Hyperparams, Key, Params, Scalar
 
 
-def sigma(schedule: Shape, t: Array, hyper: Hyperparams) -> Scalar:
-    """The scale of the noise at environment step `t`, on its way to `noise_sigma_final` over `noise_decay_steps`."""
+def sigma(schedule: Schedule, t: Array, hyper: Hyperparams) -> Scalar:
+    """Returns the scale of the noise at environment step `t`, which reaches `noise_sigma_final` after `noise_decay_steps`."""
     return schedule(hyper.noise_sigma, hyper.noise_sigma_final, progress(t, hyper.noise_decay_steps))
 
 
-def gaussian(action_dim: int, schedule: Shape = constant) -> Explorer:
-    """Gaussian noise: a = mu(s) + sigma N(0, 1), anew for every environment, step and dimension (Fujimoto et al. 2018)."""
+def _check(obs: Array, t: Array) -> int:
+    """Asserts the shapes of the arguments of `Explorer.explore`, and returns N."""
+    chex.assert_rank(obs, 2, custom_message="Explorer.explore: obs must be [N, O]")
+    chex.assert_rank(t, 0, custom_message="Explorer.explore: t must be []")
+    return obs.shape[0]
+
+
+def _check_noise(noise: Array, shape: tuple[int, ...], dims: str) -> None:
+    chex.assert_shape(noise, shape, custom_message=f"Explorer.explore: noise must be {dims}")
+
+
+def _actions(act: Any, params: Params, obs: Array, *, action_dim: int) -> Array:
+    """Returns the policy's actions `[N, A]`."""
+    action = act(params, obs)
+    chex.assert_shape(action, (obs.shape[0], action_dim), custom_message="Explorer.explore: act must return [N, A]")
+    return action
+
+
+def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
+    """Adds Gaussian noise, a = mu(s) + sigma N(0, 1), independent across environments, steps and dimensions.
+
+    Used by Fujimoto et al. 2018.
+    """
 
     def init(num_envs: int, params: Params) -> Any:
         del num_envs, params
         return ()
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        eps = jax.random.normal(key, (obs.shape[0], action_dim))
-        return jnp.clip(act(params, obs) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
+        num_envs = _check(obs, t)
+        eps = jax.random.normal(key, (num_envs, action_dim))
+        return jnp.clip(_actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
 
     def reset(noise: Any, last: Array) -> Any:
         del last
@@ -41,10 +65,10 @@ def gaussian(action_dim: int, schedule: Shape = constant) -> Explorer:
     return Explorer(init, explore, reset)
 
 
-def ornstein_uhlenbeck(action_dim: int, schedule: Shape = constant) -> Explorer:
-    """The process dx = theta (0 - x) dt + sigma sqrt(dt) N(0, 1), one for every environment; an episode starts at zero.
+def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explorer:
+    """Adds the process dx = theta (0 - x) dt + sigma sqrt(dt) N(0, 1) of each environment; every episode starts at x = 0.
 
-    Uhlenbeck and Ornstein 1930, as in Lillicrap et al. 2015, section 7. The noise state is x, `[N, A]`.
+    Uhlenbeck and Ornstein 1930, as used in Lillicrap et al. 2015, section 7. The noise state is x, `[N, A]`.
     """
 
     def init(num_envs: int, params: Params) -> Array:
@@ -52,10 +76,11 @@ def ornstein_uhlenbeck(action_dim: int, schedule: Shape = constant) -> Explorer:
         return jnp.zeros((num_envs, action_dim))
 
     def explore(key: Key, noise: Array, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+        _check_noise(noise, (_check(obs, t), action_dim), "[N, A]")
         eps = jax.random.normal(key, noise.shape)
         drift = -hyper.ou_theta * noise * hyper.ou_dt
         noise = noise + drift + sigma(schedule, t, hyper) * jnp.sqrt(hyper.ou_dt) * eps
-        return jnp.clip(act(params, obs) + noise, -1.0, 1.0), noise
+        return jnp.clip(_actions(act, params, obs, action_dim=action_dim) + noise, -1.0, 1.0), noise
 
     def reset(noise: Array, last: Array) -> Array:
         return jnp.where(last[:, None], 0.0, noise)
@@ -63,71 +88,77 @@ def ornstein_uhlenbeck(action_dim: int, schedule: Shape = constant) -> Explorer:
     return Explorer(init, explore, reset)
 
 
-def none(action_dim: int, schedule: Shape = constant) -> Explorer:
-    """No noise at all: a = mu(s)."""
+def none(action_dim: int, schedule: Schedule = constant) -> Explorer:
+    """Adds no noise: a = mu(s)."""
     del schedule
-    quiet = gaussian(action_dim)
+    base = gaussian(action_dim)
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        del key, hyper, t
-        return act(params, obs), noise
+        del key, hyper
+        _check(obs, t)
+        return _actions(act, params, obs, action_dim=action_dim), noise
 
-    return quiet._replace(explore=explore)
+    return base._replace(explore=explore)
 
 
-ADAPTATION = 1.01  # factor of one adaptation (Plappert et al. 2018, section 3)
-MEMORY = 0.9  # of the mean of the squared distances: about ten steps
-LIMIT = 1e3  # of the ratio either way: a policy that nothing moves, or a target of 0, would drive it to infinity
+ADAPTATION = 1.01
+"""Factor by which one step adapts the ratio (Plappert et al. 2018, section 3)."""
+DISTANCE_DECAY = 0.9
+"""Decay of the running mean of squared distances, which averages over about ten steps."""
+RATIO_LIMIT = 1e3
+"""Bound of the ratio and of its inverse. A policy that no perturbation moves, or a target of 0, would drive it to infinity."""
 
 
 @flax.struct.dataclass
 class Perturbation:
-    """What `parameter` knows of each environment."""
+    """Holds the noise state of `parameter`, with one entry for each environment."""
 
     direction: Params
-    """The actor's parameters with a leading `[N]`: N(0, 1), drawn at the start of the episode; 0 for those of
+    """The actor's parameters with a leading `[N]`: N(0, 1), drawn at the start of each episode; 0 for the parameters of
     LayerNorm and BatchNorm."""
     ratio: Array
-    """`[N]`: the parameters are moved by `ratio * noise_sigma * direction`."""
+    """`[N]`; the parameters are perturbed by `ratio * noise_sigma * direction`."""
     distance: Array
-    """`[N]`, running mean of the squared distance between disturbed and plain action, in units of the squared target."""
+    """`[N]`, running mean of the squared distance between perturbed and unperturbed action, relative to the squared target."""
     fresh: Array
-    """`[N]` float32, 1 where an episode starts and a direction is to be drawn."""
+    """`[N]` float32, 1 where an episode starts and a direction has to be drawn."""
 
 
-def parameter(action_dim: int, schedule: Shape = constant) -> Explorer:
-    """Adaptive noise in the space of the actor's PARAMETERS (Plappert et al. 2018, section 3).
+def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
+    """Adds adaptive noise to the actor's PARAMETERS rather than to its actions (Plappert et al. 2018, section 3).
 
-    Every environment acts with an actor of its own, moved at the start of each episode in a direction that then stays: the same
-    observation gets the same action, so that exploration is consistent within an episode. What LayerNorm and BatchNorm have is
-    not moved. How far is adapted at every step, by a factor of 1.01, such that the root mean square distance between the
-    actions of this actor and of the plain one follows `noise_sigma` with its schedule, in units of actions. (The paper measures
-    the distance on a batch of the replay; here it is that of the actions that are done.) N copies of the actor are kept, since
-    to draw them again at every step takes longer than the step.
+    Every environment acts with its own perturbed actor. The direction of the perturbation is drawn at the start of each episode
+    and then stays fixed: the same observation gets the same action, so that exploration is consistent within an episode. The
+    parameters of LayerNorm and BatchNorm are not perturbed. The size of the perturbation is adapted at every step, by a factor
+    of 1.01, so that the root mean square distance between the actions of the perturbed and the unperturbed actor follows
+    `noise_sigma` with its schedule, in units of actions. (The paper measures the distance on a replay batch; here it is
+    measured on the actions taken.) N directions are kept, because drawing them again at every step takes longer than the step
+    itself.
     """
-    del action_dim
 
     def init(num_envs: int, params: Params) -> Perturbation:
         direction = jax.tree.map(lambda p: jnp.zeros((num_envs, *jnp.shape(p))), params)
         return Perturbation(direction, jnp.ones(num_envs), jnp.ones(num_envs), jnp.ones(num_envs))
 
     def explore(key: Key, noise: Perturbation, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+        _check_noise(noise.fresh, (_check(obs, t),), "for N environments")
         target, fresh = sigma(schedule, t, hyper), noise.fresh > 0
 
-        def renew() -> Params:
+        def redraw() -> Params:
             drawn = draw_directions(key, noise.direction)
             return jax.tree.map(lambda new, old: jnp.where(_align(fresh, new), new, old), drawn, noise.direction)
 
-        direction = jax.lax.cond(any_of_all(fresh), renew, lambda: noise.direction)
+        direction = jax.lax.cond(any_across_members(fresh), redraw, lambda: noise.direction)
 
-        def disturbed(direction: Params, scale: Array, obs: Array) -> Array:
+        def perturbed(direction: Params, scale: Array, obs: Array) -> Array:
             return act(jax.tree.map(lambda p, d: p + scale * d, params, direction), obs[None])[0]
 
-        action = jnp.clip(jax.vmap(disturbed)(direction, noise.ratio * target, obs), -1.0, 1.0)
-        moved = jnp.mean(jnp.square(action - act(params, obs)), axis=-1) / jnp.maximum(jnp.square(target), 1e-12)
-        distance = MEMORY * noise.distance + (1.0 - MEMORY) * moved
+        action = jnp.clip(jax.vmap(perturbed)(direction, noise.ratio * target, obs), -1.0, 1.0)
+        plain = _actions(act, params, obs, action_dim=action_dim)
+        moved = jnp.mean(jnp.square(action - plain), axis=-1) / jnp.maximum(jnp.square(target), 1e-12)
+        distance = DISTANCE_DECAY * noise.distance + (1.0 - DISTANCE_DECAY) * moved
         ratio = noise.ratio * jnp.where(distance > 1.0, 1.0 / ADAPTATION, ADAPTATION)
-        ratio = jnp.clip(ratio, 1.0 / LIMIT, LIMIT)
+        ratio = jnp.clip(ratio, 1.0 / RATIO_LIMIT, RATIO_LIMIT)
         return action, Perturbation(direction, ratio, distance, jnp.zeros_like(noise.fresh))
 
     def reset(noise: Perturbation, last: Array) -> Perturbation:
@@ -137,8 +168,8 @@ def parameter(action_dim: int, schedule: Shape = constant) -> Explorer:
 
 
 def draw_directions(key: Key, like: Params) -> Params:
-    """N(0, 1) in the shapes of `like`, zero for what LayerNorm and BatchNorm have. Consumes the key."""
-    leaves, structure = jax.tree.flatten_with_path(like)  # theirs are in layers called norm_..., running statistics too
+    """Draws N(0, 1) in the shapes of `like`, with zeros for LayerNorm and BatchNorm. Consumes the key."""
+    leaves, structure = jax.tree.flatten_with_path(like)  # normalization layers, with their statistics, are named norm_...
     keys = jax.random.split(key, len(leaves))
     drawn = [
         jnp.zeros_like(leaf) if "norm" in jax.tree_util.keystr(path) else jax.random.normal(one, leaf.shape)
@@ -148,19 +179,19 @@ def draw_directions(key: Key, like: Params) -> Params:
 
 
 @jax.custom_batching.custom_vmap
-def any_of_all(flags: Array) -> Array:
-    """Whether any flag is set, `[N] -> []`; under vmap, any of ALL members: a `cond` on it then stays a `cond`.
+def any_across_members(flags: Array) -> Array:
+    """Returns True if any flag is set, `[N] -> []`; under vmap, if any flag of ANY member is set.
 
-    It would otherwise become a `select`, which draws for every member at every step. Only for what may be done for members
-    that did not ask for it, and leaves them as they are.
+    The result is not batched, so a `cond` on it stays a `cond` under vmap instead of becoming a `select`, which would draw for
+    every member at every step. Use it only where the branch leaves members without a flag unchanged.
     """
     return flags.any()
 
 
-@any_of_all.def_vmap
-def _any_of_all(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
+@any_across_members.def_vmap
+def _any_across_members(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
     del axis_size, in_batched
-    return any_of_all(flags), False
+    return any_across_members(flags), False
 
 
 def _align(mask: Array, like: Array) -> Array:
@@ -168,50 +199,51 @@ def _align(mask: Array, like: Array) -> Array:
 
 
 def uniform(action_dim: int) -> Explorer:
-    """Uniform: a ~ U(-1, 1), whatever the policy says: the actions of the warm-up."""
-    quiet = gaussian(action_dim)
+    """Draws actions a ~ U(-1, 1) without asking the policy, as in the warm-up."""
+    base = gaussian(action_dim)
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        del act, params, hyper, t
-        return jax.random.uniform(key, (obs.shape[0], action_dim), minval=-1.0, maxval=1.0), noise
+        del act, params, hyper
+        return jax.random.uniform(key, (_check(obs, t), action_dim), minval=-1.0, maxval=1.0), noise
 
-    return quiet._replace(explore=explore)
+    return base._replace(explore=explore)
 
 
-def mixed(explorer: Explorer) -> Explorer:
-    """Now and then, with chance `epsilon_uniform`, an environment gets a uniform random action instead (epsilon-greedy)."""
+def with_uniform(explorer: Explorer) -> Explorer:
+    """Replaces each environment's action by a uniform random one with probability `epsilon_uniform` (epsilon-greedy)."""
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
         action, noise = explorer.explore(key, noise, act, params, obs, hyper, t)
-        chance_key, action_key = jax.random.split(jax.random.fold_in(key, 1))  # the explorer inside draws as it does alone
+        chance_key, action_key = jax.random.split(
+            jax.random.fold_in(key, 1)
+        )  # the inner explorer draws what it would draw alone
         chosen = jax.random.uniform(chance_key, (obs.shape[0], 1)) < hyper.epsilon_uniform
         return jnp.where(chosen, jax.random.uniform(action_key, action.shape, minval=-1.0, maxval=1.0), action), noise
 
     return explorer._replace(explore=explore)
 
 
-def smooth(explorer: Explorer, action_dim: int) -> Explorer:
-    """Actions that change gradually: (1 - w) a + w b, with w `action_smoothing` and b the action before, 0 at first."""
+def with_smoothing(explorer: Explorer, action_dim: int) -> Explorer:
+    """Low-pass filters the actions: (1 - w) a + w b, with w `action_smoothing` and b the previous action, 0 at first."""
 
     def init(num_envs: int, params: Params) -> Any:
         return explorer.init(num_envs, params), jnp.zeros((num_envs, action_dim))
 
     def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        inner, before = noise
+        inner, previous = noise
+        _check_noise(previous, (_check(obs, t), action_dim), "for N environments")
         action, inner = explorer.explore(key, inner, act, params, obs, hyper, t)
-        action = (1.0 - hyper.action_smoothing) * action + hyper.action_smoothing * before
+        action = (1.0 - hyper.action_smoothing) * action + hyper.action_smoothing * previous
         return action, (inner, action)
 
     def reset(noise: Any, last: Array) -> Any:
-        inner, before = noise
-        return explorer.reset(inner, last), jnp.where(last[:, None], 0.0, before)
+        inner, previous = noise
+        return explorer.reset(inner, last), jnp.where(last[:, None], 0.0, previous)
 
     return Explorer(init, explore, reset)
 
 
-EXPLORERS: dict[str, Callable[[int, Shape], Explorer]] = {
-    "ou": ornstein_uhlenbeck,
-    "gaussian": gaussian,
-    "parameter": parameter,
-    "none": none,
-}
+EXPLORERS: Registry[Callable[..., Explorer]] = Registry(
+    "dj.EXPLORERS", {"ou": ornstein_uhlenbeck, "gaussian": gaussian, "parameter": parameter, "none": none}
+)
+"""Maps names to functions `(action_dim, schedule) -> explorer`. The field `exploration` can name an entry of your own."""

@@ -1,7 +1,7 @@
-"""A tree of many small arrays as few vectors, one for each type of number.
+"""Packs a tree of many small arrays into few vectors, one for each dtype.
 
-The physics of an environment on the device has dozens of small arrays, some of them empty. A loop copies each by itself, and a
-checkpoint cannot hold an empty one.
+The physics state of an environment on the device has dozens of small arrays, some of them empty. A compiled loop copies each
+one separately, and a checkpoint cannot hold an empty one.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import jax.numpy as jnp
 from ddpg_jax.types import Array
 
 Vectors: TypeAlias = dict[str, Array]
-"""By type of number, `[..., F]`: all arrays of that type end to end; no vector where there is none, or only empty ones."""
+"""Maps a dtype to `[..., F]`, all arrays of that dtype concatenated. A dtype without any elements has no entry."""
 
 
-def flattening(shapes: Any) -> tuple[Callable[[Any], Vectors], Callable[[Vectors], Any]]:
-    """Functions `flatten` and `unflatten` for trees of these shapes; the trees may have further axes in front.
+def make_flatten(shapes: Any) -> tuple[Callable[[Any], Vectors], Callable[[Vectors], Any]]:
+    """Makes functions `flatten` and `unflatten` for trees of the given shapes; trees may have further leading axes.
 
     Args:
-        shapes: the tree, or its shapes and types.
+        shapes: a tree of arrays, or of their shapes and dtypes.
 
     >>> import jax.numpy as jnp
     >>> tree = {"b": jnp.arange(3.0), "n": jnp.int32(7), "empty": jnp.zeros((0, 4))}
-    >>> flatten, unflatten = flattening(tree)
+    >>> flatten, unflatten = make_flatten(tree)
     >>> {kind: vector.tolist() for kind, vector in flatten(tree).items()}
     {'float32': [0.0, 1.0, 2.0], 'int32': [7]}
     >>> unflatten(flatten(tree))["b"].tolist(), unflatten(flatten(tree))["empty"].shape

@@ -1,4 +1,4 @@
-"""How a number goes from a start to an end: shapes for the scale of noise, learning rates, and exponents."""
+"""Defines schedules that move a number from a start to an end: noise scales, learning rates and exponents."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import jax.numpy as jnp
 
 from ddpg_jax.types import Array, Scalar
 
-Shape: TypeAlias = Callable[[Scalar, Scalar, Array], Scalar]
-"""`(start, end, progress) -> value`, with `progress` from 0 to 1."""
+Schedule: TypeAlias = Callable[[Scalar, Scalar, Array], Scalar]
+"""`(start, end, fraction) -> value`, with `fraction` from 0 to 1."""
 
 
 def progress(t: Array, duration: Scalar) -> Array:
-    """`t / duration`, from 0 to 1 and there it stays."""
+    """Returns `t / duration`, clipped to [0, 1]."""
     return jnp.clip(t / duration, 0.0, 1.0)
 
 
-def constant(start: Scalar, end: Scalar, done: Array) -> Scalar:
-    """The start, throughout."""
-    del end, done
+def constant(start: Scalar, end: Scalar, fraction: Array) -> Scalar:
+    """Returns the start throughout."""
+    del end, fraction
     return start
 
 
-def linear(start: Scalar, end: Scalar, done: Array) -> Scalar:
-    """Straight.
+def linear(start: Scalar, end: Scalar, fraction: Array) -> Scalar:
+    """Interpolates linearly.
 
     >>> import jax.numpy as jnp
     >>> linear(1.0, 0.0, jnp.float32(0.25)).item()
     0.75
     """
-    return start + (end - start) * done
+    return start + (end - start) * fraction
 
 
-def exponential(start: Scalar, end: Scalar, done: Array) -> Scalar:
-    """By a constant factor a step. Both must be positive."""
-    return start * (end / start) ** done
+def exponential(start: Scalar, end: Scalar, fraction: Array) -> Scalar:
+    """Changes by a constant factor per step. Start and end must be positive."""
+    return start * (end / start) ** fraction
 
 
-def cosine(start: Scalar, end: Scalar, done: Array) -> Scalar:
-    """Half a cosine: slow at both ends (Loshchilov and Hutter 2017)."""
-    return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+def cosine(start: Scalar, end: Scalar, fraction: Array) -> Scalar:
+    """Follows half a cosine, which is slow at both ends (Loshchilov and Hutter 2017)."""
+    return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * fraction))
 
 
-SCHEDULES: dict[str, Shape] = {"constant": constant, "linear": linear, "exponential": exponential, "cosine": cosine}
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "exponential": exponential, "cosine": cosine}

@@ -13,7 +13,7 @@ import ddpg_jax as dj
 from ddpg_jax.agent import diagnostics
 from ddpg_jax.replay.hindsight import final, hindsight
 from ddpg_jax.replay.ring import make_ring
-from ddpg_jax.replay.samplers import REPLAYS, aged
+from ddpg_jax.replay.samplers import REPLAYS, with_age
 from tests.agents import mlp_agent
 from tests.runs import run
 
@@ -38,7 +38,10 @@ def test_replay_age_equals_that_of_lists(capacity: int, num_envs: int, kind: str
     """
     goal = dj.Goal(1, lambda achieved, desired: (jnp.zeros(achieved.shape[:-1]), jnp.ones(achieved.shape[:-1])))
     ring = hindsight(goal, final) if relabels else make_ring
-    replay, hyper = aged(REPLAYS[kind](3, 1, capacity, 16, num_envs, 2, ring)), dj.Hyperparams()
+    replay, hyper = (
+        with_age(REPLAYS[kind](3, 1, capacity, batch_size=16, num_envs=num_envs, n_step=2, ring=ring)),
+        dj.Hyperparams(),
+    )
     add, sample, feedback, measure = (jax.jit(part) for part in (replay.add, replay.sample, replay.feedback, replay.measure))
     rng, state, stored, ages = np.random.default_rng(0), replay.init(), [[] for _ in range(num_envs)], []
     for k in range(4 * capacity // num_envs):

@@ -176,15 +176,18 @@ for name, kind in (("tests/Image-v0", Image), ("tests/Picky-v0", Picky)):
 TWIN = "MountainCarContinuous-v0"
 BAD = [
     # words after `train`, what the one line must say
-    (["tests/Image-v0"], ["env=tests/Image-v0 has image observations", "supported are vectors"]),
+    (["tests/Image-v0"], ["env=tests/Image-v0 has image observations", "it must have vector observations"]),
     (["FrozenLake-v1"], ["env=FrozenLake-v1 has Discrete actions", "Box"]),
     (["CartPole-v1"], ["env=CartPole-v1 has Discrete actions", "Box"]),
     (["tests/Picky-v0"], ["env=tests/Picky-v0 cannot be made: RuntimeError: no luck"]),
-    (["tests/Picky-v0", "--env-kwargs", "x=1"], ['env_kwargs={"x": 1} is not allowed', "what is x?", "it must be of height"]),
+    (
+        ["tests/Picky-v0", "--env-kwargs", "x=1"],
+        ['env_kwargs={"x": 1} is not allowed', "what is x?", "it may contain only height"],
+    ),
     (["Pendulum-v1", "--env-kwargs", "gg=1"], ['{"gg": 1} is not', "render_mode, g, max_episode_steps", "did you mean g?"]),
     (["Pendulum-v1", "--env-kwargs", "g=1", "--backend", "device"], ['env_kwargs={"g": 1} is not allowed', "must be empty"]),
     ([TWIN, "--env-kwargs", "goal_velocity=high"], ['env_kwargs={"goal_velocity": "high"} is not allowed']),
-    ([TWIN, "--env-kwargs", "x=1", "--backend", "device"], ["it must be of goal_velocity, max_episode_steps"]),
+    ([TWIN, "--env-kwargs", "x=1", "--backend", "device"], ["it may contain only goal_velocity, max_episode_steps"]),
     ([TWIN, "--env-kwargs", "max_episode_steps=2.5"], ["max_episode_steps=2.5 is not allowed"]),
     (["Pendulum-v1", "--env-kwargs", "max_episode_steps=0"], ["max_episode_steps=0 is not", "whole number of at least 1"]),
     (["Pendulum-v1", "--env-kwargs", "g"], ["env_kwargs=g is not allowed", "name=value"]),
@@ -193,7 +196,7 @@ BAD = [
     (["Pendulum-v1", "--import", "no_such_module"], ["imports=no_such_module needs the module", "cannot be imported"]),
     (["Pendulum-v1", "--wrappers", "FlatenObservation"], ["FlatenObservation is not in", "nearest are FlattenObservation"]),
     (["Pendulum-v1", "--wrappers", "json:dumps"], ["wrappers=json:dumps cannot be applied to env=Pendulum-v1"]),
-    (["Pendulum-v1", "--wrappers", "builtins:id"], ["wrappers=builtins:id gives int in place of", "gymnasium.Env"]),
+    (["Pendulum-v1", "--wrappers", "builtins:id"], ["wrappers=builtins:id returns int instead of", "gymnasium.Env"]),
     (["Pendulum-v1", "--wrappers", "no_such:W"], ["wrappers=no_such:W needs the module no_such"]),
     (["Pendulum-v1", "--wrappers", "RescaleObservation"], ["wrappers=RescaleObservation cannot", "it needs min_obs, max_obs"]),
     (["Pendulum-v1", "--wrappers", "NormalizeObservation"], ["NormalizeObservation is not allowed", "normalize_obs=true"]),
@@ -287,7 +290,7 @@ def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert lines[3] == lines[0]
     for line, (env, extra) in zip(lines, asked.items(), strict=False):
-        needs = f"env={env} needs a package that is not installed: extra {extra}, or {command_for(extra)}"
+        needs = f"env={env} needs the extra {extra}, which is not installed; install it with {command_for(extra)}"
         assert line == f"ddpg-jax: {needs}"
     for extra in asked.values():
         assert command_for(extra) in done.stdout
@@ -349,5 +352,5 @@ def test_envs_takes_the_beginning_of_names() -> None:
         "probe/termination",
     ]
     assert "on the device  goal_velocity, max_episode_steps" in "".join(about("MountainCarContinuous-v0", EnvOptions()))
-    with pytest.raises(dj.ConfigError, match=r"env=Pendulam-v1 is not known; nearest are Pendulum-v1"):
+    with pytest.raises(dj.ConfigError, match=r"env=Pendulam-v1 is not known; the nearest are Pendulum-v1"):
         "".join(about("Pendulam-v1", EnvOptions()))

@@ -23,7 +23,7 @@ def advance(key: jax.Array, x: jax.Array, action: jax.Array) -> Any:
 
 
 def walk(spec: dj.EnvSpec = SPEC, start: Any = start, advance: Any = advance, observe: Any = lambda x: x) -> dj.Env:
-    return dj.envs.make_env(spec, start, advance, observe)
+    return dj.envs.make_env(spec, start, advance, observe=observe)
 
 
 def stepping(change: Callable[..., Any], env: dj.Env | None = None) -> dj.Env:
@@ -92,19 +92,25 @@ def with_spec(**fields: Any) -> dj.Env:
 
 BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "not-an-env": (lambda: walk().step, "must be an Env"),
-    "no-spec": (lambda: walk()._replace(spec=None), "env=None is no spec; it must be an EnvSpec"),
+    "no-spec": (lambda: walk()._replace(spec=None), r"env=Env\(.*\) has spec=None; it must be an EnvSpec"),
     "a-shape-that-is-none": (lambda: with_spec(obs_shape=2), "has obs_shape=2; it must be a tuple of whole"),
     "no-actions": (lambda: with_spec(action_shape=(0,)), r"has action_shape=\(0,\); it must be a tuple of whole"),
     "no-bounds": (lambda: with_spec(action_low=None), "has action_low=None; it must be a tuple of numbers"),
     "bounds-in-words": (lambda: with_spec(action_low=("a",)), r"has action_low=\('a',\); it must be a tuple of numbers"),
     "half-a-step": (lambda: with_spec(max_steps=9.5), "has max_steps=9.5; it must be a whole number"),
-    "reset-without-state": (lambda: walk()._replace(reset=lambda k: walk().reset(k)[1]), "something else from reset"),
+    "reset-without-state": (
+        lambda: walk()._replace(reset=lambda k: walk().reset(k)[1]),
+        "returns a .* from reset; it must return a pair",
+    ),
     "obs-in-a-dict": (
         lambda: walk()._replace(reset=lambda k: (walk().reset(k)[0], {"x": jnp.zeros(2)})),
-        "gives obs from reset as dict; it must be an array",
+        "returns obs from reset as dict; it must be an array",
     ),
-    "no-reward": (lambda: stepping(transition(reward=lambda t: None)), "gives transition.reward as NoneType"),
-    "says-nothing": (lambda: walk(advance=silent), "as step raises RuntimeError: without a word; it must run under jax.jit"),
+    "no-reward": (lambda: stepping(transition(reward=lambda t: None)), "returns transition.reward as NoneType"),
+    "says-nothing": (
+        lambda: walk(advance=silent),
+        "because step raises RuntimeError: without a message; it must run under jax.jit",
+    ),
     "fails-when-it-runs": (lambda: walk(advance=breaks_off), "fails when it is run"),
     "bounds-of-another-length": (
         lambda: walk()._replace(spec=SPEC._replace(action_low=(-2.0, -2.0))),
@@ -123,22 +129,31 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: walk(advance=lambda k, x, a: (x, jnp.zeros(1), False)),
         r"a reward of shape \(1,\) from advance",
     ),
-    "state-of-another-structure": (lambda: stepping(lambda given, back: ((*back[0], 1), *back[1:])), "another structure"),
+    "state-of-another-structure": (lambda: stepping(lambda given, back: ((*back[0], 1), *back[1:])), "a different structure"),
     "state-of-another-shape": (lambda: walk(advance=lambda k, x, a: (x[:, None] + x, 0.0, False), observe=jnp.ravel), "shape"),
-    "no-transition": (lambda: stepping(lambda given, back: (*back[:2], 0.0)), "give .env_state, obs, Transition."),
-    "a-branch-in-python": (lambda: walk(advance=branching), "cannot be compiled, as step raises TracerBoolConversionError"),
-    "impure": (lambda: walk(start=impure), "something else when it is called again with the same key"),
-    "lanes-touch": (lambda: walk(observe=neighbourly), "something else under vmap"),
+    "no-transition": (lambda: stepping(lambda given, back: (*back[:2], 0.0)), "return a triple .env_state, obs, Transition."),
+    "a-branch-in-python": (
+        lambda: walk(advance=branching),
+        "cannot be compiled, because step raises TracerBoolConversionError",
+    ),
+    "impure": (lambda: walk(start=impure), "different results when called again with the same key"),
+    "lanes-touch": (lambda: walk(observe=neighbourly), "different results under vmap"),
     "not-finite": (lambda: walk(advance=lambda k, x, a: (x + 5, jnp.log(a[0]), False)), "nan as reward"),
-    "another-obs": (lambda: stepping(transition(obs=lambda t: t.next_obs)), "another transition.obs"),
-    "action-in-native-units": (lambda: stepping(transition(action=lambda t: 2.0 * t.action)), "another transition.action"),
-    "another-obs-to-act-on": (lambda: stepping(transition(next_obs=lambda t: t.obs)), "another obs than transition.next_obs"),
+    "another-obs": (lambda: stepping(transition(obs=lambda t: t.next_obs)), "a transition.obs that differs"),
+    "action-in-native-units": (
+        lambda: stepping(transition(action=lambda t: 2.0 * t.action)),
+        "a transition.action that differs",
+    ),
+    "another-obs-to-act-on": (
+        lambda: stepping(transition(next_obs=lambda t: t.obs)),
+        "an obs that differs from transition.next_obs",
+    ),
     "discount-gamma": (lambda: stepping(transition(discount=lambda t: 0.99 * t.discount)), "discount=0.99; it must be 0 where"),
     "terminated-and-not-last": (
         lambda: stepping(transition(last=lambda t: t.last & (t.discount == 1))),
         "discount=0 where last is",
     ),
-    "no-end": (endless, "goes on after max_steps=10"),
+    "no-end": (endless, "continues after max_steps=10"),
     "cut-before-the-limit": (
         lambda: walk(advance=steadily)._replace(spec=SPEC._replace(max_steps=12)),
         "truncated after 10 steps",
@@ -147,7 +162,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: stepping(transition(discount=lambda t: 1.0 - t.last), walk(advance=steadily)),
         "discount=0 whenever .* max_steps=10",
     ),
-    "no-reset": (lambda: stepping(forgets_to_reset), "no start after the end"),
+    "no-reset": (lambda: stepping(forgets_to_reset), "not a start after the end"),
     "lost-successor": (
         lambda: stepping(lambda given, back: transition(next_obs=lambda t: back[1])(given, back)),
         "obs after the reset as",

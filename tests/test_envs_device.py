@@ -144,7 +144,7 @@ def test_actions_and_observations_have_the_units_and_the_shape_of_the_environmen
         assert action.shape == (2, 2)
         return action, jnp.zeros(()), False
 
-    env = dj.envs.make_env(spec, lambda key: jnp.zeros((2, 2)), advance, lambda x: x)
+    env = dj.envs.make_env(spec, lambda key: jnp.zeros((2, 2)), advance, observe=lambda x: x)
     env_state, obs = env.reset(jax.random.key(0))
     assert obs.shape == (4,)
 
@@ -166,11 +166,11 @@ UNSUPPORTED = {
     "half-bounded": (VECTOR, Box(np.float32([-1, 0]), np.float32([1, np.inf])), "inf", "finite bounds"),  # pyright: ignore[reportArgumentType]
     "as-good-as-unbounded": (VECTOR, Box(-3e38, 3e38, (1,)), "bounded by -3", "finite bounds"),
     "no-range": (VECTOR, Box(1.0, 1.0, (1,)), "bounded by 1.0 and 1.0", "low < high"),
-    "integer-actions": (VECTOR, Box(0, 5, (1,), np.int32), "actions of type int32", "floating types"),
+    "integer-actions": (VECTOR, Box(0, 5, (1,), np.int32), "actions of type int32", "a floating type"),
     "no-actions": (VECTOR, Box(-1.0, 1.0, (0,)), "actions of shape (0,)", "at least one number"),
     "no-observations": (Box(-1.0, 1.0, (0,)), ACTION, "observations of shape (0,)", "at least one number"),
     "dict": (Dict({"position": VECTOR}), ACTION, "Dict observations", "FlattenObservation"),
-    "image": (Box(0, 255, (8, 8, 3), np.uint8), ACTION, "image observations", "vectors"),
+    "image": (Box(0, 255, (8, 8, 3), np.uint8), ACTION, "image observations", "vector observations"),
 }
 
 
@@ -182,7 +182,7 @@ def test_a_space_that_ddpg_cannot_work_with_is_refused_in_one_line(case: str) ->
     sentence = str(refusal.value)
     assert sentence.startswith(f"env={case} has ")
     assert "\n" not in sentence
-    offer = sentence.split("; supported are ", 1)
+    offer = sentence.split("; it must have ", 1)
     assert len(offer) == 2, sentence
     assert found in offer[0]
     assert supported in offer[1]
@@ -226,14 +226,14 @@ def test_a_box_of_another_name_is_a_box() -> None:
 
 
 def test_a_registered_environment_with_discrete_actions_is_refused_before_training() -> None:
-    with pytest.raises(dj.ConfigError, match=r"^env=CartPole-v1 has Discrete actions; supported are Box actions"):
+    with pytest.raises(dj.ConfigError, match=r"^env=CartPole-v1 has Discrete actions; it must have Box actions"):
         dj.train("CartPole-v1", steps=10)
 
 
 def test_an_environment_without_time_limit_is_refused_on_the_device() -> None:
     spec = dj.EnvSpec("Endless", (1,), (1,), (-1.0,), (1.0,), max_steps=None)
     with pytest.raises(dj.ConfigError, match=r"env=Endless has max_steps=None"):
-        dj.envs.make_env(spec, lambda key: jnp.zeros(1), lambda key, x, action: (x, jnp.zeros(()), False), lambda x: x)
+        dj.envs.make_env(spec, lambda key: jnp.zeros(1), lambda key, x, action: (x, jnp.zeros(()), False), observe=lambda x: x)
 
 
 def test_a_reset_that_gives_no_number_ends_training() -> None:
@@ -246,7 +246,7 @@ def test_a_reset_that_gives_no_number_ends_training() -> None:
     def observe(x: jax.Array) -> jax.Array:
         return jnp.where(jnp.isnan(x), jnp.nan, x)
 
-    env = dj.envs.make_env(spec, start, lambda key, x, action: (jnp.nan_to_num(x), jnp.zeros(()), False), observe)
+    env = dj.envs.make_env(spec, start, lambda key, x, action: (jnp.nan_to_num(x), jnp.zeros(()), False), observe=observe)
     with pytest.raises(dj.EnvironmentFailure, match=r"not finite at step 5$"):
         dj.train(env, steps=20, warmup_steps=20, batch_size=4, hidden=(8,), eval_episodes=1)
 
@@ -257,7 +257,7 @@ def test_a_number_that_is_not_finite_ends_training_and_names_the_step() -> None:
     def advance(key: jax.Array, x: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
         return x + 1.0, jnp.where(x[0] == 6.0, jnp.nan, 0.0), False  # the reward of step 7
 
-    env = dj.envs.make_env(spec, lambda key: jnp.zeros(1), advance, lambda x: x)
+    env = dj.envs.make_env(spec, lambda key: jnp.zeros(1), advance, observe=lambda x: x)
     with pytest.raises(dj.EnvironmentFailure, match=r"not finite at step 14$"):  # of two environments, step 7 of each
         dj.train(env, steps=20, warmup_steps=20, batch_size=4, num_envs=2, hidden=(8,), eval_episodes=1)
 
@@ -269,6 +269,6 @@ def test_a_number_that_is_not_finite_in_an_evaluation_ends_training_too() -> Non
     def advance(key: jax.Array, x: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
         return x, jnp.where(jnp.abs(action[0]) < 0.01, jnp.nan, 0.0), False
 
-    env = dj.envs.make_env(spec, lambda key: jnp.zeros(1), advance, lambda x: x)
+    env = dj.envs.make_env(spec, lambda key: jnp.zeros(1), advance, observe=lambda x: x)
     with pytest.raises(dj.EnvironmentFailure, match=r"not finite in the evaluation at step 8$"):
         dj.train(env, steps=8, warmup_steps=8, batch_size=4, hidden=(8,), eval_episodes=1)

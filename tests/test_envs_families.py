@@ -15,7 +15,7 @@ import ddpg_jax as dj
 from ddpg_jax.app.list_envs import about, overview
 from ddpg_jax.envs.extras import EXTRAS, command_for, installed
 from ddpg_jax.envs.registry import FAMILIES, Family, make_device, on_device
-from ddpg_jax.flatten import flattening
+from ddpg_jax.flatten import make_flatten
 from ddpg_jax.types import EnvOptions
 from tests.families import ALL_PHYSICS, GYMNAX, PHYSICS, family_env
 from tests.runs import run
@@ -125,7 +125,9 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_adds_it(
     make_device.cache_clear()
     assert run("train", name, "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].endswith(f"env={name} needs a package that is not installed: extra {extra}, or {command_for(extra)}")
+    assert said[-1].endswith(
+        f"env={name} needs the extra {extra}, which is not installed; install it with {command_for(extra)}"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -160,14 +162,14 @@ def test_a_family_is_listed_with_what_its_environments_are(monkeypatch: pytest.M
 
 
 REFUSED = {
-    "brax/ants": r"env=brax/ants is not known; nearest are brax/ant,",
+    "brax/ants": r"env=brax/ants is not known; the nearest are brax/ant,",
     "brax/ant@bullet": r"env=brax/ant@bullet is not known; it must end in @generalized, @.*, @mjx or be brax/ant$",
     "brax/swimmer@spring": r"env=brax/swimmer@spring cannot be made: Unsupported backend: spring",
-    "playground/CheetahRunn": r"env=playground/CheetahRunn is not known; nearest are playground/CheetahRun",
-    "playground/Go1JoystickFlatTerrain": r"is not of the dm_control suite; it must be, since other tasks download assets",
-    "gymnax/Pendulum": r"env=gymnax/Pendulum is not known; nearest are gymnax/Pendulum-v1",
-    "gymnax/CartPole-v1": r"env=gymnax/CartPole-v1 has Discrete actions; supported are Box actions",
-    "gymnax/Breakout-MinAtar": r"env=gymnax/Breakout-MinAtar has Discrete actions; supported are Box actions",
+    "playground/CheetahRunn": r"env=playground/CheetahRunn is not known; the nearest are playground/CheetahRun",
+    "playground/Go1JoystickFlatTerrain": r"is not in the dm_control suite; it must be, because other tasks download assets",
+    "gymnax/Pendulum": r"env=gymnax/Pendulum is not known; the nearest are gymnax/Pendulum-v1",
+    "gymnax/CartPole-v1": r"env=gymnax/CartPole-v1 has Discrete actions; it must have Box actions",
+    "gymnax/Breakout-MinAtar": r"env=gymnax/Breakout-MinAtar has Discrete actions; it must have Box actions",
 }
 
 
@@ -195,7 +197,7 @@ def test_flattening_keeps_every_number_and_the_empty_arrays(members: tuple[int, 
         "c": jnp.array([True, False]),
     }
     tree = jax.tree.map(lambda x: jnp.broadcast_to(x, (*members, *x.shape)), one)
-    flatten, unflatten = flattening(one)
+    flatten, unflatten = make_flatten(one)
     vectors = flatten(tree)
     assert set(vectors) == {"float32", "uint32", "bool"}
     assert all(vector.shape[:-1] == members and vector.size for vector in vectors.values())
@@ -228,7 +230,7 @@ def walk(renew: Any) -> dj.Env:
         kept, x, count = state
         return (kept, x + action + jax.random.normal(key, (2,)), count + 1), 0.0, jnp.abs(x[0]) > 2.0
 
-    return dj.envs.make_env(spec, start, advance, lambda state: state[1], renew)
+    return dj.envs.make_env(spec, start, advance, observe=lambda state: state[1], renew=renew)
 
 
 def course(env: dj.Env, shape: tuple[int, ...]) -> Any:
@@ -270,7 +272,9 @@ def test_a_step_in_which_no_episode_ends_draws_no_start() -> None:
         return x
 
     spec = dj.EnvSpec("Still", (2,), (1,), (-1.0,), (1.0,), max_steps=3)
-    env = dj.envs.make_env(spec, start, lambda k, x, a: (x, jnp.zeros(()), False), lambda x: x, dj.envs.renew_at_ends)
+    env = dj.envs.make_env(
+        spec, start, lambda k, x, a: (x, jnp.zeros(()), False), observe=lambda x: x, renew=dj.envs.renew_at_ends
+    )
     keys = jax.random.split(jax.random.key(0), (2, 3))
     carry = jax.jit(jax.vmap(jax.vmap(env.reset)))(keys)
     step = jax.jit(jax.vmap(jax.vmap(env.step)))

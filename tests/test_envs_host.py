@@ -122,7 +122,7 @@ def test_observations_come_flat_and_float32() -> None:
 
 def test_a_policy_takes_and_gives_the_shapes_of_the_environment() -> None:
     shaped = Shaped(np.float32)
-    env = HostEnvs(lambda: shaped, "Shaped", None, "textbook")
+    env = HostEnvs(lambda: shaped, "Shaped", None, order="textbook")
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(4, (8,)), 6))(jax.random.key(0))
     policy = dj.Policy(env.spec, params, fields={"hidden": (8,)})
     assert policy(np.zeros((5, 2, 3))).shape == (5, 2, 2)
@@ -160,7 +160,7 @@ def test_a_policy_acts_as_it_did_in_training(space: Box) -> None:
             super().__init__(space.dtype)
             self.action_space = space
 
-    env = HostEnvs(Bounded, "Bounded", None, "textbook")
+    env = HostEnvs(Bounded, "Bounded", None, order="textbook")
     params = jax.jit(lambda key: dj.init_actor(key, dj.Actor(1, (8,), final_bound=None), 6))(jax.random.key(0))
     policy = dj.Policy(env.spec, params, fields={"hidden": (8,)})
     action = policy(np.ones((2, 3)))
@@ -282,7 +282,7 @@ def test_what_is_one_thing_in_an_environment_is_one_after_a_restore(make: Any) -
             np.testing.assert_array_equal(part, true_part)
     other = Vector(Counter)
     other.reset()
-    with pytest.raises(dj.EnvironmentFailure, match="cannot be put back to where it was"):
+    with pytest.raises(dj.EnvironmentFailure, match="cannot be restored"):
         other.restore(snapshot)
 
 
@@ -399,7 +399,9 @@ def test_an_evaluation_without_end_asks_for_a_time_limit(monkeypatch: pytest.Mon
             return obs, reward, False, False, {}
 
     monkeypatch.setattr("ddpg_jax.envs.host.evaluation.LONGEST", 30)
-    with pytest.raises(dj.EnvironmentFailure, match=r"needs a time limit, max_episode_steps=N .*: 30 steps ended no"):
+    with pytest.raises(
+        dj.EnvironmentFailure, match=r"needs a time limit, max_episode_steps=N .*; an episode has not ended after 30 steps"
+    ):
         dj.train(Endless, **SHORT)
     dj.train(Counter, **SHORT)  # it has no time limit, but ends
 
@@ -501,7 +503,7 @@ def twins(order: str = "textbook") -> tuple[dj.Env, dj.Env]:
         x = 0.9 * x + 0.1 * action
         return x, -jnp.abs(x[0]), False
 
-    device = dj.envs.make_env(spec, lambda key: jnp.full(1, 0.5), advance, lambda x: x)
+    device = dj.envs.make_env(spec, lambda key: jnp.full(1, 0.5), advance, observe=lambda x: x)
     return device, host_env(lambda: gymnasium.wrappers.TimeLimit(Twin(), 15), "Twin", order=order)
 
 

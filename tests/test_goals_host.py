@@ -136,7 +136,7 @@ def test_goals_without_rewards_of_batches_are_refused(make: Any) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
-    with pytest.raises(dj.ConfigError, match=r"env=PointMaze_UMaze-v3 .* extra goals, or pip install .*\[goals\]\"$"):
+    with pytest.raises(dj.ConfigError, match=r"env=PointMaze_UMaze-v3 needs the extra goals, .* pip install .*\[goals\]\"$"):
         make_host("PointMaze_UMaze-v3")
 
 

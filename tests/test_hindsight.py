@@ -95,7 +95,7 @@ class Oracle:
 @functools.cache
 def compiled(kind: str, strategy: str, capacity: int, num_envs: int, n_step: int = 1, batch_size: int = 256) -> Any:
     ring = dj.hindsight.hindsight(GOAL, STRATEGIES[strategy])
-    replay = dj.replay.REPLAYS[kind](3, 1, capacity, batch_size, num_envs, n_step, ring)
+    replay = dj.replay.REPLAYS[kind](3, 1, capacity, batch_size=batch_size, num_envs=num_envs, n_step=n_step, ring=ring)
     return replay.init, jax.jit(replay.add, donate_argnums=0), jax.jit(replay.sample)
 
 
@@ -180,7 +180,7 @@ def test_an_episode_that_its_own_goal_ended_goes_on_for_another_goal() -> None:
     obs = jnp.array([[4.0, 4.0, 5.0], [4.0, 4.0, 9.0]])
     step = dj.Transition(obs, obs[:, :1], jnp.ones(2), jnp.zeros(2), jnp.ones(2, bool), obs + jnp.array([[1.0, 1.0, 0.0]]))
     for wished, discounts in ((7.0, [1.0, 0.0]), (5.0, [0.0, 0.0])):
-        [again] = dj.hindsight.relabel([step], jnp.ones(2, bool), jnp.full((2, 1), wished), GOAL)
+        [again] = dj.hindsight.relabel([step], jnp.ones(2, bool), jnp.full((2, 1), wished), goal=GOAL)
         assert again.discount.tolist() == discounts
 
 
@@ -195,10 +195,10 @@ def test_k_of_k_plus_1_samples_have_another_goal(k: float) -> None:
 
 
 def test_an_interruption_ends_the_episode() -> None:
-    """What is written after `interrupt` is another episode, and nothing of it is a goal of the one before."""
+    """What is written after `end_open_episodes` is another episode, and nothing of it is a goal of the one before."""
     init, add, sample = compiled("uniform", "future", 5, 1)
     state, _ = play(init, add, 5, 1, [([""], np.ones(1, bool))] * 2)
-    state = dj.replay.interrupt(state)
+    state = dj.replay.end_open_episodes(state)
     one = jnp.array([[20.0, 20.0, OWN]])
     state = add(state, dj.Transition(one, one[:, :1], one[:, 0], one[:, 0], one[:, 0] > 99, one), np.ones(1, bool))
     batch, _, index = jax.tree.map(np.asarray, sample(jax.random.key(0), state, ALWAYS, T))
@@ -209,7 +209,7 @@ def test_an_interruption_ends_the_episode() -> None:
 def test_a_step_copies_nothing(kind: str) -> None:
     """Add and sample in a loop, in place: the scratch of the program is smaller than what is kept of the episodes."""
     capacity = 2**17
-    replay = dj.replay.REPLAYS[kind](3, 1, capacity, 8, 2, 1, dj.hindsight.hindsight(GOAL))
+    replay = dj.replay.REPLAYS[kind](3, 1, capacity, batch_size=8, num_envs=2, ring=dj.hindsight.hindsight(GOAL))
 
     def steps(state: Any, keys: Any) -> Any:
         def body(state: Any, key: Any) -> Any:

@@ -17,7 +17,7 @@ from ddpg_jax.agent.ddpg import every_period, smoothed
 from ddpg_jax.agent.losses import huber, pre_tanh_l2, squared, value_l2, weight_l2
 from ddpg_jax.agent.optimizers import clipped, descend
 from ddpg_jax.experiment.build import optimizer
-from ddpg_jax.exploration import gaussian, mixed, none, smooth
+from ddpg_jax.exploration import gaussian, none, with_smoothing, with_uniform
 from tests.agents import mlp_agent
 
 KEY = jax.random.key(0)
@@ -180,7 +180,7 @@ def test_epsilon_is_the_share_of_uniform_actions(epsilon: float) -> None:
         return jnp.full((obs.shape[0], 2), 0.5)
 
     arguments = (act, None, obs, hyper, jnp.int32(0))
-    action = np.asarray(mixed(gaussian(2)).explore(KEY, (), *arguments)[0])
+    action = np.asarray(with_uniform(gaussian(2)).explore(KEY, (), *arguments)[0])
     alone = np.asarray(gaussian(2).explore(KEY, (), *arguments)[0])
     other = action != alone
     np.testing.assert_array_equal(other[:, 0], other[:, 1])
@@ -196,7 +196,7 @@ def test_smoothing_is_a_recursion_that_starts_anew_with_every_episode() -> None:
     weight, policy = 0.7, RNG.uniform(-1, 1, size=(9, 3, 2)).astype(np.float32)
     last = RNG.random((9, 3)) < 0.3
     assert last.any(axis=0).all()
-    explorer, hyper = smooth(none(2), 2), dj.Hyperparams(action_smoothing=weight)
+    explorer, hyper = with_smoothing(none(2), 2), dj.Hyperparams(action_smoothing=weight)
     noise, before = explorer.init(3, None), np.zeros((3, 2))
     for t in range(9):
         action, noise = explorer.explore(KEY, noise, lambda p, o, t=t: policy[t], None, jnp.zeros((3, 1)), hyper, jnp.int32(t))
@@ -204,6 +204,6 @@ def test_smoothing_is_a_recursion_that_starts_anew_with_every_episode() -> None:
         np.testing.assert_allclose(action, before, rtol=1e-5, atol=1e-6)
         before[last[t]] = 0.0
         noise = explorer.reset(noise, jnp.asarray(last[t]))
-    inner = smooth(dj.exploration.ornstein_uhlenbeck(2), 2)
+    inner = with_smoothing(dj.exploration.ornstein_uhlenbeck(2), 2)
     (walk, _) = inner.reset((jnp.ones((3, 2)), jnp.ones((3, 2))), jnp.array([True, False, True]))
     assert np.asarray(walk).tolist() == [[0, 0], [1, 1], [0, 0]]

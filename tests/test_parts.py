@@ -277,7 +277,7 @@ def test_every_pair_of_parts_trains(row: int) -> None:
     after, metrics = learn(jax.random.key(0), before, numbers, 0, 300 // num_envs)
     assert metrics.bad_step == metrics.diverged_step == -1
     assert_finite(jax.tree.map(np.asarray, (after.train.params, after.train.target, after.noise, metrics)))
-    assert np.asarray(dj.replay.bare(after.replay).size).tolist() == [16 + 300 // num_envs] * num_envs
+    assert np.asarray(dj.replay.ring_state(after.replay).size).tolist() == [16 + 300 // num_envs] * num_envs
     for net in ("actor", "critic"):
         assert distance(*(jax.tree.map(np.asarray, getattr(x.train.params, net)) for x in (before, after))) > DIFFERENT
 

@@ -15,7 +15,7 @@ from ddpg_jax.replay import sum_tree
 
 EXAMPLES = hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
 T = jnp.int32(0)
-change, find = jax.jit(sum_tree.change), jax.jit(sum_tree.find)
+set_leaves, find = jax.jit(sum_tree.set_leaves), jax.jit(sum_tree.find)
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 5, 16, 70])
@@ -34,9 +34,9 @@ def test_tree_equals_an_array(capacity: int, data: st.DataObject) -> None:
         index = np.array(data.draw(st.lists(row, min_size=8, max_size=8)))
         value = np.array(values, float)[index % 10]  # what is there twice has one value
         leaves[index] = value
-        tree = change(tree, index, value.astype(np.float32))
+        tree = set_leaves(tree, index, value.astype(np.float32))
     for below, level in enumerate(tree):
-        span = sum_tree.FAN**below
+        span = sum_tree.FAN_OUT**below
         whole = np.pad(leaves, (0, level.size * span - capacity))
         np.testing.assert_array_equal(level, whole.reshape(-1, span).sum(axis=1))
     assert float(sum_tree.total(tree)) == leaves.sum()
@@ -56,9 +56,9 @@ def test_sums_do_not_drift_and_zeros_are_never_found() -> None:
         index = rng.integers(0, 40, 8)
         value = np.where(index % 3 == 0, 0.0, 10.0 ** rng.uniform(-6, 6, 50)[index]).astype(np.float32)
         leaves[index] = value
-        tree = change(tree, index, value)
+        tree = set_leaves(tree, index, value)
     small = np.where(leaves > 0, np.float32(1e-6), 0)
-    tree = change(tree, np.arange(50), small)
+    tree = set_leaves(tree, np.arange(50), small)
     np.testing.assert_allclose(float(sum_tree.total(tree)), small.sum(dtype=float), rtol=1e-6)
     u = np.float32(sum_tree.total(tree)) * np.linspace(0, 1.0001, 4_001, dtype=np.float32)
     assert np.all(small[np.asarray(find(tree, u))] > 0)
@@ -66,7 +66,7 @@ def test_sums_do_not_drift_and_zeros_are_never_found() -> None:
 
 def filled(steps: int = 16, batch_size: int = 64, capacity: int = 16, num_envs: int = 2) -> tuple[Any, Any]:
     """A prioritized replay and its state after so many vector steps, numbered in the reward."""
-    replay = dj.replay.prioritized(1, 1, capacity, batch_size, num_envs)
+    replay = dj.replay.prioritized(1, 1, capacity, batch_size=batch_size, num_envs=num_envs)
     state = replay.init()
     for k in range(steps):
         state = replay.add(state, numbered(k, num_envs), jnp.ones(num_envs, bool))
@@ -130,9 +130,9 @@ def test_what_is_new_has_the_largest_priority_so_far() -> None:
 
 
 def test_an_interrupted_run_keeps_its_priorities() -> None:
-    """`interrupt` marks the newest rows of the ring inside."""
+    """`end_open_episodes` marks the newest rows of the ring inside."""
     _, state = filled(steps=3)
-    after = dj.replay.interrupt(state)
+    after = dj.replay.end_open_episodes(state)
     assert np.flatnonzero(after.ring.rows[:, -1]).tolist() == [4, 5]
     jax.tree.map(np.testing.assert_array_equal, after.tree, state.tree)
 
@@ -141,7 +141,7 @@ def test_an_interrupted_run_keeps_its_priorities() -> None:
 def test_a_step_copies_neither_the_ring_nor_the_tree(num_envs: int) -> None:
     """Add, sample and feedback in a loop, in place: the scratch of the program is smaller than the leaves."""
     capacity = 2**17
-    replay = dj.replay.prioritized(1, 1, capacity, 8, num_envs)
+    replay = dj.replay.prioritized(1, 1, capacity, batch_size=8, num_envs=num_envs)
 
     def steps(state: Any, keys: Any) -> Any:
         def body(state: Any, key: Any) -> Any:

@@ -36,7 +36,7 @@ class Functions(NamedTuple):
 
 @functools.cache
 def compiled(capacity: int, num_envs: int, n_step: int = 1, batch_size: int = 256, kind: str = "uniform") -> Functions:
-    replay = dj.replay.REPLAYS[kind](OBS, ACTION, capacity, batch_size, num_envs, n_step)
+    replay = dj.replay.REPLAYS[kind](OBS, ACTION, capacity, batch_size=batch_size, num_envs=num_envs, n_step=n_step)
     return Functions(replay.init, jax.jit(replay.add, donate_argnums=0), jax.jit(replay.sample))
 
 
@@ -121,7 +121,7 @@ def play(
 def test_ring_holds_the_newest_valid_transitions(kind: str, capacity: int, num_envs: int, data: st.DataObject) -> None:
     """Lane by lane and row by row, across wrap-arounds; what is not valid leaves no trace, not even of NaN."""
     state, oracle = play(capacity, num_envs, data.draw(histories(num_envs)), kind)
-    state = dj.replay.bare(state)
+    state = dj.replay.ring_state(state)
     assert state.rows.shape[0] == capacity // num_envs * num_envs
     assert np.asarray(state.size).tolist() == [len(lane) for lane in oracle.lanes]
     stored = dj.replay.unpack(state.rows, OBS, ACTION)
@@ -229,3 +229,36 @@ def test_feedback_of_uniform_replay_changes_nothing() -> None:
     state = replay.init()
     after = replay.feedback(state, jnp.arange(4), jnp.full(4, 9.0), HYPER)
     jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+STEP: Any = jax.tree.map(jnp.asarray, offered(0, ["", ""], np.ones(2, bool)))
+REPLAY = dj.replay.uniform(OBS, ACTION, capacity=8, batch_size=4, num_envs=2)
+NOISE, AT_REST, VALID = dj.exploration.ornstein_uhlenbeck(ACTION), jnp.zeros((2, ACTION)), np.ones(2, bool)
+
+
+def added(valid: Any = VALID, **fields: Any) -> Any:
+    return REPLAY.add(REPLAY.init(), STEP._replace(**fields), valid)
+
+
+def explored(noise: Any = AT_REST, obs: Any = STEP.obs, act: Any = lambda params, obs: obs[:, :ACTION]) -> Any:
+    return NOISE.explore(jax.random.key(0), noise, act, (), obs, HYPER, T)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: added(obs=STEP.obs[0]), r"Replay\.add: transition\.obs must be \[N, O\]"),
+        (lambda: added(reward=STEP.obs), r"Replay\.add: transition\.reward must be \[N\]"),
+        (lambda: added(valid=True), r"Replay\.add: valid must be \[N\]"),
+        (lambda: REPLAY.sample(jax.random.key(0), added(), HYPER, jnp.arange(2)), r"Replay\.sample: t must be \[\]"),
+        (lambda: REPLAY.feedback(added(), jnp.arange(4), jnp.ones(3), HYPER), r"Replay\.feedback: td must be \[B\]"),
+        (lambda: explored(noise=jnp.zeros(2)), r"Explorer\.explore: noise must be \[N, A\]"),
+        (lambda: explored(obs=STEP.obs[0]), r"Explorer\.explore: obs must be \[N, O\]"),
+        (lambda: explored(act=lambda params, obs: obs), r"Explorer\.explore: act must return \[N, A\]"),
+        (lambda: dj.n_step_return(jnp.ones((3, 2)), jnp.ones(3), 0.5), r"n_step_return: reward and alive must both"),
+    ],
+)
+def test_a_wrong_shape_is_named(call: Any, named: str) -> None:
+    """The message says which argument of which function is wrong, where NumPy would broadcast or fail far from it."""
+    with pytest.raises(AssertionError, match=named):
+        call()

@@ -54,7 +54,7 @@ def make_walk() -> dj.Env:
         x = x + jnp.stack([SPEED * action[0], jnp.float32(-1.0)])
         return x, -jnp.square(x[0]), x[1] < 0.5
 
-    return dj.envs.make_env(spec, start, advance, lambda x: x)
+    return dj.envs.make_env(spec, start, advance, observe=lambda x: x)
 
 
 WALK = make_walk()

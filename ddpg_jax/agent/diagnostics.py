@@ -17,7 +17,7 @@ SATURATED = 0.99
 REPORT = ("critic_loss", "actor_loss", "q_mean")
 """What every update reports."""
 COLUMNS = ("actor_grad_norm", "saturation", "critic_grad_norm", "td_q10", "td_q50", "td_q90", "replay_age")
-"""What they report besides with `diagnostics=true`: `ON`, and the replay's age (`replay.aged`)."""
+"""What they report besides with `diagnostics=true`: `ON`, and the replay's age (`replay.with_age`)."""
 
 
 def nothing(*measured: Any) -> dict[str, Array]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddpg_jax.schedules import Shape, constant, progress
+from ddpg_jax.schedules import Schedule, constant, progress
 from ddpg_jax.types import Array, Hyperparams, Params, Scalar
 
 Optimizer: TypeAlias = Callable[[Hyperparams, Array], optax.GradientTransformation]
@@ -22,7 +22,7 @@ Number: TypeAlias = Callable[[Hyperparams], Scalar]
 """Finds one of the hyperparameters."""
 
 
-def adam(rate: Number, schedule: Shape = constant) -> Optimizer:
+def adam(rate: Number, schedule: Schedule = constant) -> Optimizer:
     """Adam (Kingma and Ba 2015) with the step size that `rate` finds among the hyperparameters.
 
     >>> import jax.numpy as jnp, ddpg_jax as dj
@@ -38,7 +38,7 @@ def adam(rate: Number, schedule: Shape = constant) -> Optimizer:
     return make
 
 
-def adamw(rate: Number, decay: Number, schedule: Shape = constant) -> Optimizer:
+def adamw(rate: Number, decay: Number, schedule: Schedule = constant) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     def make(hyper: Hyperparams, t: Array) -> optax.GradientTransformation:
@@ -77,7 +77,7 @@ def clipped(optimizer: Optimizer, norm: Number) -> Optimizer:
     return lambda hyper, t: optax.chain(optax.clip_by_global_norm(limit(hyper)), optimizer(hyper, t))  # pyright: ignore
 
 
-def scheduled(rate: Scalar, schedule: Shape, hyper: Hyperparams, t: Array) -> Scalar:
+def scheduled(rate: Scalar, schedule: Schedule, hyper: Hyperparams, t: Array) -> Scalar:
     """The rate at update `t`, on its way to `lr_final` times itself over `lr_decay_updates`."""
     return schedule(rate, rate * hyper.lr_final, progress(t, hyper.lr_decay_updates))
 

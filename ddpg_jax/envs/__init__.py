@@ -1,4 +1,7 @@
-"""Environments: names, and one adapter a file. Third parties are imported only when one of theirs is asked for."""
+"""Provides environments by name, with one adapter per file.
+
+A third party is imported only when one of its environments is requested.
+"""
 
 from ddpg_jax.envs.adapters.functional import from_functional
 from ddpg_jax.envs.checking import check

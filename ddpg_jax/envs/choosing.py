@@ -1,4 +1,4 @@
-"""Whether a run takes the environment that is written in JAX, given what is to be done to it."""
+"""Chooses between the JAX and the Gymnasium environment of a name, given its options."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ddpg_jax.types import NO_OPTIONS, Env, EnvOptions
 
 
 def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env | None:
-    """The environment that is compiled into the program, or None where the run is to step Gymnasium's on the host.
+    """Returns the environment to compile into the program, or None if the run steps Gymnasium's on the host.
 
-    With `backend=auto` it is None, too, where Gymnasium has an environment of this name and the one written in JAX does not
-    take its wrappers or all of its keyword arguments.
+    With `backend=auto` it also returns None if Gymnasium has an environment of this name and the one written in JAX does not
+    support the given wrappers or keyword arguments.
 
     Raises:
-        ConfigError: a module that cannot be imported, no environment of that name, or options that it does not take.
+        ConfigError: a module cannot be imported, there is no environment of this name, or it does not take the options.
 
     >>> from ddpg_jax.types import EnvOptions
     >>> device_env("auto", "Pendulum-v1", EnvOptions(env_kwargs='{"g": 9.0}')) is None
@@ -35,18 +35,18 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
         return None
     if options.wrappers and in_jax(name):
         raise ConfigError(
-            f"wrappers={','.join(options.wrappers)} is not allowed with env={name} on the device; it must be empty, as "
-            "wrappers are for environments on the host"
+            f"wrappers={','.join(options.wrappers)} is not allowed with env={name} on the device; it must be empty, because "
+            "wrappers apply to environments on the host"
         )
     env = make_device(name)
     if not fits:
-        allowed = f"of {', '.join(taken)}" if taken else "empty"
-        raise ConfigError(f"env_kwargs={options.env_kwargs} is not allowed with env={name} on the device; it must be {allowed}")
+        allowed = f"may contain only {', '.join(taken)}" if taken else "must be empty"
+        raise ConfigError(f"env_kwargs={options.env_kwargs} is not allowed with env={name} on the device; it {allowed}")
     check_time_limit(name, keywords)
     return _with_keywords(name, options.env_kwargs) if keywords else env
 
 
-@functools.cache  # the same object for the same words, so that its programs are found again
+@functools.cache  # the same object for the same arguments, so that compiled programs are reused
 def _with_keywords(name: str, env_kwargs: str) -> Env:
     try:
         return DEVICE[name](**json.loads(env_kwargs))

@@ -1,4 +1,4 @@
-"""The extras of this package that bring environments, and whether they are there."""
+"""Lists the extras of this package that install environments, and checks that they are installed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ EXTRAS = {
     "brax": "brax",
     "playground": "mujoco_playground",
 }
-"""Extra -> the module that it brings, which environments need or which registers them."""
+"""Maps an extra to the module that it installs, which its environments need or which registers them."""
 
 ROBOTICS = ("AdroitHand", "AntMaze", "Fetch", "HandManipulate", "HandReach", "PointMaze")
-"""How the names of gymnasium-robotics' environments begin, whose module is imported without being asked for."""
+"""Prefixes of the environments of gymnasium-robotics, whose module is imported automatically."""
 
 
 def installed(module: str) -> bool:
-    """Whether a module could be imported, without doing so."""
-    with contextlib.suppress(ValueError):  # hidden: None in its place
+    """Returns True if a module can be found, without importing it."""
+    with contextlib.suppress(ValueError):  # None in sys.modules marks a module as absent
         return importlib.util.find_spec(module) is not None
     return False
 
 
 def missing(asked: str, extra: str) -> str:
-    """The sentence for an environment whose extra is not installed."""
-    return f"{asked} needs a package that is not installed: extra {extra}, or {command_for(extra)}"
+    """Returns the error message for an option `asked` that needs an extra which is not installed."""
+    return f"{asked} needs the extra {extra}, which is not installed; install it with {command_for(extra)}"
 
 
 def command_for(extra: str) -> str:
-    """The command that adds an extra of this package: from the folder where it was installed from, if it was one."""
+    """Returns the command that installs an extra of this package, from the same folder if it was installed from one."""
     what, editable = "ddpg-jax", ""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
         origin = json.loads(importlib.metadata.distribution("ddpg-jax").read_text("direct_url.json") or "{}")

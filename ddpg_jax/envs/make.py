@@ -1,4 +1,4 @@
-"""An `Env` from three plain functions: action units, the time limit and resets are added here, once for all adapters."""
+"""Makes an `Env` from three plain functions, adding action units, the time limit and resets for all adapters."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ddpg_jax.types import Array, Env, EnvSpec, Key, Transition
 Reset: TypeAlias = Callable[[Key], Any]
 """`(key) -> (env_state, obs)`."""
 Renew: TypeAlias = Callable[[Key, Array, Any], Any]
-"""`(key, last [], running) -> (env_state, obs)`: a fresh start where `last`, else `running`; consumes the key."""
+"""`(key, last [], running) -> (env_state, obs)`: a new start where `last`, else `running`; consumes the key."""
 
 
 def as_env(env: Any) -> Any:
-    """The `Env` that an object with the three parts of one is, `spec`, `reset` and `step`; anything else as it is."""
+    """Converts an object with `spec`, `reset` and `step` to an `Env`, and returns anything else unchanged."""
     if isinstance(getattr(env, "spec", None), EnvSpec) and callable(getattr(env, "reset", None)):
         return env if isinstance(env, Env) else Env(env.spec, env.reset, env.step)
     return env
 
 
 def renew_always(reset: Reset) -> Renew:
-    """Draws a start at every step, and drops it if no episode ended. Right where a start costs less than a branch."""
+    """Draws a start at every step and drops it if no episode ended. Suitable if a start costs less than a branch."""
 
     def renew(key: Key, last: Array, running: Any) -> Any:
         return jax.tree.map(lambda fresh, old: jnp.where(last, fresh, old), reset(key), running)
@@ -35,10 +35,10 @@ def renew_always(reset: Reset) -> Renew:
 
 
 def renew_at_ends(reset: Reset) -> Renew:
-    """Draws starts for ended episodes only, an eighth of the lanes at a time; the values are those of `renew_always`.
+    """Draws starts for ended episodes only, an eighth of the lanes at a time, with the same values as `renew_always`.
 
-    Under `vmap`, however deep, all lanes share one loop: a `cond` of each lane would become a `select`, which computes both its
-    sides.
+    Under `vmap`, however deeply nested, all lanes share one loop: a `cond` per lane would become a `select`, which computes
+    both of its sides.
     """
 
     @jax.custom_batching.custom_vmap
@@ -51,7 +51,9 @@ def renew_at_ends(reset: Reset) -> Renew:
 
         def draw(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             waiting, chosen = carry
-            which = jnp.nonzero(waiting, size=some, fill_value=lanes)[0]  # the fill is no lane: dropped when written
+            which = jnp.nonzero(waiting, size=some, fill_value=lanes)[
+                0
+            ]  # the fill value is out of bounds, so its write is dropped
             fresh = jax.vmap(reset)(flat(key)[jnp.minimum(which, lanes - 1)])
             chosen = jax.tree.map(lambda old, new: old.at[which].set(new, mode="drop"), chosen, fresh)
             return waiting.at[which].set(False, mode="drop"), chosen
@@ -62,7 +64,7 @@ def renew_at_ends(reset: Reset) -> Renew:
             return jax.tree.map(lambda x, old: x.reshape(old.shape), chosen, running)
 
         running = jax.tree.map(jnp.asarray, running)
-        return jax.lax.cond(last.any(), draw_all, lambda: running)  # the loop alone would copy the states at every step
+        return jax.lax.cond(last.any(), draw_all, lambda: running)  # without this, the loop copies the states at every step
 
     @renew.def_vmap
     def _(size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
@@ -79,32 +81,33 @@ def make_env(
     spec: EnvSpec,
     start: Callable[[Key], Any],
     advance: Callable[[Key, Any, Array], tuple[Any, Array, Array | bool]],
+    *,
     observe: Callable[[Any], Array],
     renew: Callable[[Reset], Renew] = renew_always,
 ) -> Env:
-    """An environment written in JAX.
+    """Makes an environment written in JAX.
 
     Args:
-        spec: its shapes, bounds and time limit. At the limit an episode is TRUNCATED, which bootstraps.
+        spec: shapes, bounds and time limit. At the limit an episode is TRUNCATED, which bootstraps.
         start: `(key) -> state`, the start of an episode; any pytree of arrays.
         advance: `(key, state, action) -> (state, reward [], terminated [])`, with the action in the environment's own shape
             and units.
         observe: `(state) -> obs`, in the environment's own shape.
-        renew: how ended episodes get their new start: `renew_always`, or `renew_at_ends` where a start is dear.
+        renew: how ended episodes get a new start: `renew_always`, or `renew_at_ends` if a start is expensive.
 
     Raises:
-        ConfigError: the spec has no time limit. When it is stepped: one of the functions gives another shape than it must.
+        ConfigError: the spec has no time limit. When the environment is stepped: a function returns a wrong shape.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> spec = dj.EnvSpec("Walk", (1,), (1,), action_low=(-2.0,), action_high=(2.0,), max_steps=10)
     >>> def advance(key, x, action):
     ...     return x + action, -jnp.sum(x**2), jnp.abs(x[0]) > 5
-    >>> env = dj.envs.make_env(spec, lambda key: jax.random.normal(key, (1,)), advance, lambda x: x)
+    >>> env = dj.envs.make_env(spec, lambda key: jax.random.normal(key, (1,)), advance, observe=lambda x: x)
     >>> dj.train(env, steps=1_000, warmup_steps=500).returns.shape
     (1,)
     """
     if spec.max_steps is None:
-        raise ConfigError(f"env={spec.name} has max_steps=None; on the device an environment needs a time limit")
+        raise ConfigError(f"env={spec.name} has max_steps=None; it must have a time limit to run on the device")
     max_steps = spec.max_steps
     low, high = jnp.asarray(spec.action_low), jnp.asarray(spec.action_high)
 
@@ -113,7 +116,7 @@ def make_env(
 
     def shaped(call: str, what: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
         if jnp.shape(value) != shape:
-            raise ConfigError(f"env={spec.name} gives {what} of shape {jnp.shape(value)} from {call}; it must be {shape}")
+            raise ConfigError(f"env={spec.name} returns {what} of shape {jnp.shape(value)} from {call}; it must be {shape}")
         return jnp.asarray(value, dtype)
 
     def reset(key: Key) -> tuple[Any, Array]:
@@ -125,12 +128,12 @@ def make_env(
     def step(key: Key, env_state: Any, obs: Array, action: Array) -> tuple[Any, Array, Transition]:
         reset_key, step_key = jax.random.split(key)
         state, elapsed = env_state
-        # A compiler that knew the bounds would work them in: one way in a program for one device, another in one for several.
+        # Without the barrier XLA folds the bounds in, differently in programs for one device and for several.
         native = to_native(action, *jax.lax.optimization_barrier((low, high))).reshape(spec.action_shape)
-        told: Any = advance(step_key, state, native)
-        if not isinstance(told, tuple) or len(told) != 3:
-            raise ConfigError(f"env={spec.name} must give state, reward, terminated from advance")
-        state, reward, terminated = told
+        result: Any = advance(step_key, state, native)
+        if not isinstance(result, tuple) or len(result) != 3:
+            raise ConfigError(f"env={spec.name} must return (state, reward, terminated) from advance")
+        state, reward, terminated = result
         reward = shaped("advance", "a reward", reward, (), jnp.float32)
         terminated = shaped("advance", "a termination", terminated, (), bool)
         last = terminated | (elapsed + 1 >= max_steps)

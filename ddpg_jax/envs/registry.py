@@ -1,4 +1,4 @@
-"""Environments by name: those written here, and families of other libraries."""
+"""Finds JAX environments by name: those written here, and families from other libraries."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ DEVICE: dict[str, Callable[..., Env]] = {
     "point-reach": point_reach,
     **PROBES,
 }
-"""Environments written in JAX, by name; the parameters of the functions are the keyword arguments that they take."""
+"""Environments written in JAX, by name. The parameters of a function are the keyword arguments of its environment."""
 
 
 class Family(NamedTuple):
-    """The environments of another library that are written in JAX; their names begin with `PREFIX/`."""
+    """Describes the JAX environments of another library, whose names begin with `PREFIX/`."""
 
     names: Callable[[], list[str]]
-    """`() -> names`, prefix and all; imports the library, and builds no environment."""
+    """`() -> names`, with the prefix. Imports the library and builds no environment."""
     make: Callable[[str], Env]
-    """`(name) -> env`; raises KeyError where there is none, and ConfigError."""
+    """`(name) -> env`. Raises KeyError if there is no such environment, and ConfigError if it cannot be used."""
     extra: str
     """The extra of this package that installs the library."""
 
@@ -41,32 +41,32 @@ FAMILIES: dict[str, Family] = {
     "brax": Family(brax.names, brax.make, "brax"),
     "playground": Family(playground.names, playground.make, "playground"),
 }
-"""By the prefix of their names."""
+"""Families by prefix."""
 
 
 def family_of(name: str) -> Family | None:
-    """The family that an environment of this name belongs to, if any."""
+    """Returns the family that an environment of this name belongs to, if any."""
     prefix, slash, _ = name.partition("/")
     return FAMILIES.get(prefix) if slash else None
 
 
 def in_jax(name: str) -> bool:
-    """Whether an environment of this name is one of `DEVICE` or of a family."""
+    """Returns True if an environment of this name is in `DEVICE` or belongs to a family."""
     return name in DEVICE or family_of(name) is not None
 
 
 def only_in_jax(name: str) -> bool:
-    """Whether it is, and Gymnasium has none of this name."""
+    """Returns True if an environment of this name exists in JAX and not in Gymnasium."""
     import gymnasium
 
     return in_jax(name) and (family_of(name) is not None or name not in gymnasium.registry)
 
 
 def on_device(backend: str, name: str) -> bool:
-    """Whether an environment of this name is compiled into the program, for a backend of device, host or auto.
+    """Returns True if an environment of this name is compiled into the program, given the backend device, host or auto.
 
     Raises:
-        ConfigError: the host is asked for, and there is none of this name.
+        ConfigError: the backend is host, and Gymnasium has no environment of this name.
     """
     if backend == "host" and only_in_jax(name):
         raise ConfigError(f"backend=host is not allowed with env={name}; it must be device or auto")
@@ -75,16 +75,16 @@ def on_device(backend: str, name: str) -> bool:
 
 @functools.cache
 def make_device(name: str) -> Env:
-    """The environment of this name written in JAX.
+    """Makes the JAX environment of this name; the same object for the same name.
 
     Raises:
-        ConfigError: there is none, a missing extra, or an environment that DDPG cannot work with.
+        ConfigError: there is no such environment, its extra is not installed, or DDPG cannot be used with it.
     """
     family = family_of(name)
     if family is not None:
         return _make_of(family, name)
     if name not in DEVICE:
-        raise ConfigError(f"env={name} is not written in JAX; with backend=device there are {', '.join(DEVICE)}")
+        raise ConfigError(f"env={name} is not written in JAX; with backend=device it must be one of {', '.join(DEVICE)}")
     return DEVICE[name]()
 
 
@@ -93,20 +93,20 @@ def _make_of(family: Family, name: str) -> Env:
         raise ConfigError(missing(f"env={name}", family.extra))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a library says of its own age
+            warnings.simplefilter("ignore")  # deprecations inside the library
             return family.make(name)
     except KeyError as error:
         raise ConfigError(f"env={name} is not known; {nearest(name, family.names())}") from error
     except ConfigError:
         raise
-    except Exception as error:  # a version of JAX that it does not know
+    except Exception as error:  # the library does not support this version of JAX
         raise ConfigError(f"env={name} cannot be made: {one_line(error)}") from error
 
 
 def nearest(word: str, words: list[str]) -> str:
-    """`word`'s neighbours among `words` as the end of a sentence; all of them if they are few."""
+    """Ends an error message with those of `words` that are nearest to `word`, or with all of them if they are few."""
     lowered = {w.lower(): w for w in words}
     close = [lowered[w] for w in difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)]
     if close:
-        return "nearest are " + ", ".join(close)
-    return "allowed are " + ", ".join(sorted(words)) if len(words) <= 40 else "none is near"
+        return "the nearest are " + ", ".join(close)
+    return "it must be one of " + ", ".join(sorted(words)) if len(words) <= 40 else "no known name is similar"

@@ -117,8 +117,8 @@ def replay_of(experiment: Experiment, spec: EnvSpec) -> Replay:
     if is_own(samplers.REPLAYS[x.replay]):
         sizes = {"num_envs": x.num_envs, "batch_size": x.batch_size, "obs_dim": obs_dim, "action_dim": action_dim}
         check_replay(f"replay={x.replay}", replay, **sizes)
-    replay = samplers.scaled(replay) if "reward_scale" in x.parts else replay
-    return samplers.aged(replay) if x.diagnostics else replay
+    replay = samplers.with_reward_scale(replay) if "reward_scale" in x.parts else replay
+    return samplers.with_age(replay) if x.diagnostics else replay
 
 
 def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer:
@@ -134,8 +134,8 @@ def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer
     if is_own(table[x.exploration]):
         sizes = {"num_envs": x.num_envs, "obs_dim": spec.obs_dim, "action_dim": action_dim}
         check_explorer(f"exploration={x.exploration}", explorer, agent, **sizes)
-    explorer = exploration.mixed(explorer) if "epsilon_uniform" in x.parts else explorer
-    return exploration.smooth(explorer, action_dim) if "action_smoothing" in x.parts else explorer
+    explorer = exploration.with_uniform(explorer) if "epsilon_uniform" in x.parts else explorer
+    return exploration.with_smoothing(explorer, action_dim) if "action_smoothing" in x.parts else explorer
 
 
 def env_options(experiment: Experiment) -> EnvOptions:

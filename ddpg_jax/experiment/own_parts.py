@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 def make_part(field: str, name: str, table: Mapping[str, Callable[..., T]], kind: type[T], /, **arguments: Any) -> T:
-    """Makes a registered part; its function gets the arguments by position.
+    """Makes a registered part; its function gets the arguments by their names.
 
     Raises:
         ConfigError: its function cannot be called so, fails, or makes something else.
     """
     try:
-        part = table[name](*arguments.values())
+        part = table[name](**arguments)
     except Exception as error:
         raise ConfigError(
             f"{field}={name} cannot be made: {one_line(error)}; it is called with {', '.join(arguments)}"
@@ -33,7 +33,7 @@ def make_part(field: str, name: str, table: Mapping[str, Callable[..., T]], kind
 
 def is_own(part: Any) -> bool:
     """Returns whether a function is the user's own."""
-    return not str(getattr(part, "__module__", "")).startswith(("ddpg_jax.", "jax.", "flax."))
+    return not str(getattr(part, "__module__", "")).startswith("ddpg_jax.")
 
 
 def check_function(what: str, function: Callable[..., Any], *arguments: Any) -> None:

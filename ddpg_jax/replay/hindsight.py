@@ -1,4 +1,4 @@
-"""Hindsight: transitions are learned from as if what was achieved later had been desired (Andrychowicz et al. 2017, "HER")."""
+"""Hindsight experience replay: relabels transitions with goals that were achieved later (Andrychowicz et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ import jax.numpy as jnp
 from ddpg_jax.replay.ring import (
     MakeRing,
     Ring,
-    age_of,
     gather,
-    join,
-    lanes,
-    later,
+    join_window,
+    lane_shape,
     make_ring,
     newest_rows,
     next_rows,
+    read_window,
+    row_age,
+    shift_rows,
     unpack,
-    window,
 )
 from ddpg_jax.types import Array, Goal, Hyperparams, Key, ReplayState, Transition
 
 Strategy: TypeAlias = Callable[[Key, Array, Array], Array]
-"""`(key, behind [B], ahead [B]) -> offset [B]`, from -behind to ahead: how many steps later the goal is what was achieved."""
+"""`(key, before [B], after [B]) -> offset [B]` from -before to after: the goal is what was achieved that many steps later.
+`before` and `after` count the steps of the episode that are stored on either side."""
 
 
-def future(key: Key, behind: Array, ahead: Array) -> Array:
-    """Any step of the episode from this one on. Consumes the key."""
-    del behind
-    return jax.random.randint(key, ahead.shape, 0, ahead + 1)
+def future(key: Key, before: Array, after: Array) -> Array:
+    """Chooses any step of the episode from this one on. Consumes the key."""
+    del before
+    return jax.random.randint(key, after.shape, 0, after + 1)
 
 
-def final(key: Key, behind: Array, ahead: Array) -> Array:
-    """The last step of the episode."""
-    del key, behind
-    return ahead
+def final(key: Key, before: Array, after: Array) -> Array:
+    """Chooses the last step of the episode."""
+    del key, before
+    return after
 
 
-def episode(key: Key, behind: Array, ahead: Array) -> Array:
-    """Any step of the episode. Consumes the key."""
-    return jax.random.randint(key, ahead.shape, -behind, ahead + 1)
+def episode(key: Key, before: Array, after: Array) -> Array:
+    """Chooses any step of the episode. Consumes the key."""
+    return jax.random.randint(key, after.shape, -before, after + 1)
 
 
 STRATEGIES: dict[str, Strategy] = {"future": future, "final": final, "episode": episode}
@@ -51,32 +52,33 @@ STRATEGIES: dict[str, Strategy] = {"future": future, "final": final, "episode": 
 
 @flax.struct.dataclass
 class HindsightState:
-    """A ring, and where in its episode each row is.
+    """Holds a ring and the position of each row in its episode.
 
-    Episodes are counted in each lane, from 0 again after as many as it has rows: of those that are still stored, whatever
-    their lengths, no two have the same number.
+    Episodes are numbered within each lane, modulo its number of rows: no two episodes that are still stored have the same
+    number, whatever their lengths.
     """
 
     ring: ReplayState
     episode: Array
-    """`[C]` int32, the number of each row's episode."""
+    """`[C]` int32, the number of the episode of each row."""
     step: Array
-    """`[C]` int32, the steps of its episode before it."""
+    """`[C]` int32, the number of steps of its episode before each row."""
     steps: Array
-    """`[C]` int32, `episode * N + lane`'s steps so far."""
+    """`[C]` int32, the number of steps recorded so far for episode e of lane n, at index `e * N + n`."""
 
 
 def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
-    """A ring whose transitions are, with chance k / (k + 1), read with another goal and the reward that it would have given.
+    """Makes a ring that relabels transitions with another goal, with probability k / (k + 1), and recomputes their rewards.
 
-    k is `Hyperparams.hindsight_k`, the number of transitions with another goal for each as it was. Goals are drawn when they
-    are needed, from what of the episode is stored by then: of an episode that still runs the last step is the newest, and of
-    one that is partly overwritten, the first is the oldest. In an n-step window all steps get the same goal, and it ends where
-    the episode would have terminated. What terminated for another reason than its goal, a fall, still does.
+    k is `Hyperparams.hindsight_k`, the ratio of relabelled to original transitions. Goals are drawn when a batch is read, from
+    the steps of the episode that are stored at that time: the last step of a running episode is its newest, and the first step
+    of a partly overwritten episode is its oldest that remains. All steps of an n-step window get the same goal, and the window
+    ends where the episode would have terminated with it. A step that terminated for a reason other than its goal, such as a
+    fall, still terminates.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> goal = dj.envs.make_device("point-reach").spec.goal
-    >>> ring = hindsight(goal, final)(6, 2, 8, 1, 1)
+    >>> ring = hindsight(goal, final)(6, 2, 8)
     >>> there = jnp.array([[0.2, 0.2, 0.2, 0.2, 0.9, 0.9]])
     >>> one = dj.Transition(there, there[:, :2], -jnp.ones(1), jnp.ones(1), jnp.zeros(1, bool), there)
     >>> state = ring.add(ring.init(), one, jnp.ones(1, bool))
@@ -85,8 +87,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
     ([[0.2..., 0.2..., 0.2..., 0.2..., 0.2..., 0.2...]], 0.0)
     """
 
-    def make(obs_dim: int, action_dim: int, capacity: int, num_envs: int = 1, n_step: int = 1) -> Ring:
-        inner = make_ring(obs_dim, action_dim, capacity, num_envs, n_step)
+    def make(obs_dim: int, action_dim: int, capacity: int, *, num_envs: int = 1, n_step: int = 1) -> Ring:
+        inner = make_ring(obs_dim, action_dim, capacity, num_envs=num_envs, n_step=n_step)
 
         def init() -> HindsightState:
             ring = inner.init()
@@ -95,11 +97,11 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
 
         def add(state: HindsightState, transition: Transition, valid: Array) -> HindsightState:
             ring = inner.add(state.ring, transition, valid)
-            length, _ = lanes(ring)
-            before, row = newest_rows(state.ring), next_rows(state.ring)
-            ended = gather(ring.rows, before)[:, -1] > 0  # read from what is written already, or else XLA copies the rows
-            number = (gather(state.episode, before) + ended) % length
-            step = jnp.where(ended, 0, gather(state.step, before) + 1)
+            length, _ = lane_shape(ring)
+            newest, row = newest_rows(state.ring), next_rows(state.ring)
+            ended = gather(ring.rows, newest)[:, -1] > 0  # read from the updated rows, or else XLA copies them
+            number = (gather(state.episode, newest) + ended) % length
+            step = jnp.where(ended, 0, gather(state.step, newest) + 1)
 
             def write(array: Array, index: Array, value: Array) -> Array:
                 return array.at[jnp.where(valid, index, length * num_envs)].set(value, mode="drop")
@@ -114,52 +116,51 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
 
         def read(key: Key, state: HindsightState, index: Array, hyper: Hyperparams) -> Transition:
             goal_key, chance_key = jax.random.split(key)
-            behind, ahead = stretch(state, index)
-            source = later(state.ring, index, strategy(goal_key, behind, ahead))
-            wished = achieved(unpack(gather(state.ring.rows, source), obs_dim, action_dim).next_obs, goal)
+            source = shift_rows(state.ring, index, strategy(goal_key, *stored_steps(state, index)))
+            desired = achieved_goal(unpack(gather(state.ring.rows, source), obs_dim, action_dim).next_obs, goal)
             chosen = jax.random.uniform(chance_key, index.shape) < hyper.hindsight_k / (hyper.hindsight_k + 1.0)
-            steps, stored = window(state.ring, index, obs_dim, action_dim, n_step)
-            return join(relabel(steps, chosen, wished, goal), stored, hyper)
+            steps, stored = read_window(state.ring, index, obs_dim=obs_dim, action_dim=action_dim, n_step=n_step)
+            return join_window(relabel(steps, chosen, desired, goal=goal), stored, hyper)
 
         return Ring(init, add, read)
 
     return make
 
 
-def stretch(state: HindsightState, index: Array) -> tuple[Array, Array]:
-    """How many steps of their episodes are stored before and after rows `index [B]`; `[B]` each."""
-    _, num_envs = lanes(state.ring)
+def stored_steps(state: HindsightState, index: Array) -> tuple[Array, Array]:
+    """Counts the steps of their episodes that are stored before and after rows `index [B]`; `[B]` each."""
+    _, num_envs = lane_shape(state.ring)
     lane, step = index % num_envs, gather(state.step, index)
-    older = state.ring.size[lane] - 1 - age_of(state.ring, index)
+    older = state.ring.size[lane] - 1 - row_age(state.ring, index)
     steps = gather(state.steps, gather(state.episode, index) * num_envs + lane)
     return jnp.minimum(step, older), steps - 1 - step
 
 
-def achieved(obs: Array, goal: Goal) -> Array:
-    """The goal that was achieved, `[..., G]`, of observations `[..., O]`."""
+def achieved_goal(obs: Array, goal: Goal) -> Array:
+    """Returns the achieved goal `[..., G]` of observations `[..., O]`."""
     return obs[..., -2 * goal.dim : -goal.dim]
 
 
-def relabel(steps: list[Transition], chosen: Array, wished: Array, goal: Goal) -> list[Transition]:
-    """The n transitions `[B]` with `wished [B, G]` as desired goal where `chosen [B]`, and what follows from it."""
+def relabel(steps: list[Transition], chosen: Array, desired: Array, *, goal: Goal) -> list[Transition]:
+    """Gives n transitions `[B]` the desired goal `desired [B, G]` where `chosen [B]`, and the rewards and ends that follow."""
 
-    def desire(obs: Array) -> Array:
-        return jnp.where(chosen[:, None], jnp.concatenate([obs[:, : -goal.dim], wished], axis=-1), obs)
+    def replace_goal(obs: Array) -> Array:
+        return jnp.where(chosen[:, None], jnp.concatenate([obs[:, : -goal.dim], desired], axis=-1), obs)
 
-    reached = jnp.stack([achieved(step.next_obs, goal) for step in steps])
-    own = jnp.stack([step.obs[:, -goal.dim :] for step in steps])  # that of an end may be another one already
-    pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(wished, own.shape), own])
+    reached = jnp.stack([achieved_goal(step.next_obs, goal) for step in steps])
+    own = jnp.stack([step.obs[:, -goal.dim :] for step in steps])  # at an end, next_obs may already hold another goal
+    pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(desired, own.shape), own])
     (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
     discounts = jnp.where(fallen, 0.0, discounts)
     return [
         Transition(
-            desire(step.obs),
+            replace_goal(step.obs),
             step.action,
             jnp.where(chosen, reward, step.reward),
             jnp.where(chosen, discount, step.discount),
             step.last | (chosen & (discount == 0)),
-            desire(step.next_obs),
+            replace_goal(step.next_obs),
         )
         for step, reward, discount in zip(steps, rewards, discounts, strict=True)
     ]

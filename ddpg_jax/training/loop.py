@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.replay.ring import interrupt
+from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, stream
 from ddpg_jax.training.vector_step import Collector, Schedule, Step, overlapped_step, textbook_step, warmup_step
@@ -100,7 +100,7 @@ def make_training(
             env=env_state,
             obs=obs,
             noise=explorer.init(num_envs, state.train.params.actor),
-            replay=interrupt(state.replay),
+            replay=end_open_episodes(state.replay),
             returns=jnp.zeros(num_envs),
         )
 

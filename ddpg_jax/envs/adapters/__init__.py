@@ -1,1 +1,1 @@
-"""Environments of other libraries that are written in JAX, one adapter a file."""
+"""Adapts JAX environments of other libraries, one library per file."""

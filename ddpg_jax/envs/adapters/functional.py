@@ -1,6 +1,6 @@
-"""Gymnasium's functional environments (`FuncEnv`), which are written in JAX, as an `Env`.
+"""Adapts Gymnasium's functional environments (`FuncEnv`), which are written in JAX.
 
-Gymnasium calls that interface subject to change: this file is the only one that knows it.
+Gymnasium declares that interface subject to change; only this file depends on it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from ddpg_jax.envs.spaces import spec_of
 from ddpg_jax.types import Array, Env, Key
 
 
-def from_functional(func_env: Any, name: str, max_steps: int, reward_threshold: float | None = None) -> Env:
-    """An `Env` of a `FuncEnv` (`gymnasium.experimental.functional`).
+def from_functional(func_env: Any, name: str, max_steps: int, *, reward_threshold: float | None = None) -> Env:
+    """Makes an `Env` from a `FuncEnv` (`gymnasium.experimental.functional`).
 
     Args:
-        func_env: has `initial`, `transition`, `observation`, `reward`, `terminal`, and Box spaces.
-        name: what reports call it.
+        func_env: an object with `initial`, `transition`, `observation`, `reward`, `terminal`, and Box spaces.
+        name: the name used in reports.
         max_steps: the time limit, which ends an episode as a TRUNCATION. A `FuncEnv` has none of its own.
-        reward_threshold: mean return at which it counts as solved.
+        reward_threshold: mean return at which the environment counts as solved.
 
     Raises:
         ConfigError: a space is not a Box, or the actions are unbounded.
     """
-    spec = spec_of(name, func_env.observation_space, func_env.action_space, max_steps, reward_threshold)
+    spaces = func_env.observation_space, func_env.action_space
+    spec = spec_of(name, *spaces, max_steps=max_steps, reward_threshold=reward_threshold)
 
     def advance(key: Key, state: Any, action: Array) -> tuple[Any, Array, Array]:
         transition_key, reward_key, terminal_key = jax.random.split(key, 3)
@@ -48,13 +49,13 @@ def from_functional(func_env: Any, name: str, max_steps: int, reward_threshold: 
 
     try:
         jax.eval_shape(lambda key: observe(func_env.initial(key)), jax.random.key(0))
-    except Exception:  # it draws its observations: each is kept with its state
-        return make_env(spec, start_observed, advance_observed, lambda state: state[1])
-    return make_env(spec, func_env.initial, advance, observe)
+    except Exception:  # observations are random: each is drawn once and stored with its state
+        return make_env(spec, start_observed, advance_observed, observe=lambda state: state[1])
+    return make_env(spec, func_env.initial, advance, observe=observe)
 
 
 def pendulum() -> Env:
-    """The on-device twin of Gymnasium's `Pendulum-v1`: its dynamics and reward, truncated after 200 steps."""
+    """Makes Gymnasium's `Pendulum-v1` on the device, with its dynamics and reward, truncated after 200 steps."""
     from gymnasium.envs.phys2d.pendulum import PendulumFunctional
 
     return from_functional(PendulumFunctional(), "Pendulum-v1", max_steps=200)

@@ -1,6 +1,7 @@
-"""Gymnax's environments as an `Env`: `gymnax/Pendulum-v1`.
+"""Adapts Gymnax environments: `gymnax/Pendulum-v1`.
 
-Both interfaces are known: the one that reports termination and truncation apart (gymnax 1), and the older one that merges them.
+Both of its interfaces are supported: gymnax 1, which reports termination and truncation separately, and gymnax 0, which merges
+them.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from ddpg_jax.types import Array, Env, Key
 
 PREFIX = "gymnax/"
 CONTINUOUS = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
-"""The environments of gymnax whose actions are continuous; to ask each for its space would build all of them."""
+"""Gymnax environments with continuous actions. They are listed here because inspecting the spaces would build every one."""
 
 
 def names() -> list[str]:
-    """The environments that DDPG can work with."""
+    """Lists the environments with continuous actions."""
     return [PREFIX + name for name in CONTINUOUS if name in _library().registered_envs]
 
 
 def make(name: str) -> Env:
-    """The environment `gymnax/NAME` with its default parameters, among them its time limit.
+    """Makes the environment `gymnax/NAME` with its default parameters, including its time limit.
 
-    It is stepped without gymnax's own auto-reset, which drops the last observation of an episode.
+    It is stepped without Gymnax's own auto-reset, which drops the last observation of an episode.
 
     Raises:
-        KeyError: there is none of this name.
+        KeyError: there is no environment of this name.
         ConfigError: its actions are discrete.
     """
     gymnax, own = _library(), name.removeprefix(PREFIX)
@@ -38,8 +39,10 @@ def make(name: str) -> Env:
         raise KeyError(name)
     env, params = gymnax.make(own)
     limit = params.max_steps_in_episode
-    spec = spec_of(name, _plain(env.observation_space(params)), _plain(env.action_space(params)), limit)
-    apart = hasattr(env, "is_truncated")
+    spec = spec_of(
+        name, _gymnasium_space(env.observation_space(params)), _gymnasium_space(env.action_space(params)), max_steps=limit
+    )
+    separate = hasattr(env, "is_truncated")
     endless: Any = params.replace(max_steps_in_episode=np.iinfo(np.int32).max)
 
     def start(key: Key) -> tuple[Any, Array]:
@@ -48,10 +51,10 @@ def make(name: str) -> Env:
 
     def advance(key: Key, state: tuple[Any, Array], action: Array) -> tuple[tuple[Any, Array], Array, Array]:
         obs, after, reward, done, _ = env.step_env(key, state[0], action, params)
-        terminated = done if apart else env.is_terminal(after, endless)
+        terminated = done if separate else env.is_terminal(after, endless)
         return (after, obs), jnp.reshape(reward, ()), jnp.reshape(terminated, ())
 
-    return make_env(spec, start, advance, lambda state: state[1])
+    return make_env(spec, start, advance, observe=lambda state: state[1])
 
 
 def _library() -> Any:
@@ -60,8 +63,8 @@ def _library() -> Any:
     return gymnax
 
 
-def _plain(space: Any) -> Any:
-    """A Box as Gymnasium has it, with a bound for each number; other spaces as they are."""
+def _gymnasium_space(space: Any) -> Any:
+    """Converts a Box to Gymnasium's, with a bound for each number, and returns other spaces unchanged."""
     from gymnasium.spaces import Box
 
     if type(space).__name__ != "Box":

@@ -1,4 +1,4 @@
-"""The dm_control suite of MuJoCo Playground as an `Env`: `playground/CheetahRun`."""
+"""Adapts the dm_control suite of MuJoCo Playground: `playground/CheetahRun`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ PREFIX = "playground/"
 
 
 def names() -> list[str]:
-    """The tasks of the dm_control suite."""
+    """Lists the tasks of the dm_control suite."""
     return [PREFIX + name for name in _library().dm_control_suite.ALL_ENVS]
 
 
 def make(name: str) -> Env:
-    """The task `playground/NAME`, truncated at the length of an episode that its configuration says.
+    """Makes the task `playground/NAME`, truncated at the episode length in its configuration.
 
-    It is stepped without the wrappers of Playground, whose auto-reset goes back to the same start every time and drops the last
-    observation of an episode. The physics is MuJoCo XLA. Of observations in parts, `state` is taken.
+    It is stepped without Playground's wrappers, because their auto-reset returns to the same start every time and drops the
+    last observation of an episode. The physics is MuJoCo XLA. If the observation is a dict, its entry `state` is used.
 
     Raises:
-        KeyError: there is none of this name.
-        ConfigError: a task that is not of the dm_control suite, or one that cannot be made.
+        KeyError: there is no task of this name.
+        ConfigError: the task is not in the dm_control suite, or it cannot be made.
     """
     library, own = _library(), name.removeprefix(PREFIX)
     suite = library.dm_control_suite
     if own not in suite.ALL_ENVS:
-        if own in library.registry.ALL_ENVS:  # asked of the list alone: to load it would download its robot
+        if own in library.registry.ALL_ENVS:  # only looked up by name: loading it would download its robot
             raise ConfigError(
-                f"env={name} is not of the dm_control suite; it must be, since other tasks download assets when they are made"
+                f"env={name} is not in the dm_control suite; it must be, because other tasks download assets when they are made"
             )
         raise KeyError(name)
 
     def load() -> Any:
-        return suite.load(own, config_overrides={"impl": "jax"})  # its default, warp, is slow on a CPU
+        return suite.load(own, config_overrides={"impl": "jax"})  # the default, warp, is slow on a CPU
 
-    return physics_env(name, load, suite.get_default_config(own).episode_length, _vector)
+    return physics_env(name, load, suite.get_default_config(own).episode_length, observe=_vector)
 
 
 def _library() -> Any:

@@ -1,8 +1,8 @@
-"""Gymnasium environments as an `Env`, whose steps are calls from the compiled program back into Python.
+"""Turns Gymnasium environments into an `Env` whose steps are calls from the compiled program back into Python.
 
-What the program carries of an environment is three numbers, `[3]` int32: those of its `HostEnvs` and of its `Lane`, and whether
-the program may go on. One call steps all environments of a member. It never raises: what goes wrong is kept, the program ends
-at that step, and whoever runs it asks for the `failure`.
+The program's state of an environment is three numbers, `[3]` int32: the numbers of its `HostEnvs` and of its `Lane`, and its
+status. One call steps all environments of a member. The call never raises: an error is stored, the program ends at that step,
+and the caller of the program retrieves it with `failure`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,46 +25,42 @@ from ddpg_jax.envs.host.calls import python_call
 from ddpg_jax.envs.host.evaluation import Evaluation
 from ddpg_jax.envs.host.goals import goal_on_host
 from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
-from ddpg_jax.envs.host.make import maker
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
 from ddpg_jax.errors import ConfigError, one_line
-from ddpg_jax.types import FAILED, GO_ON, NO_OPTIONS, STOP, Array, Env, EnvOptions, Key, Params, Transition
-
-KEPT = 16
-"""Environments whose functions are kept, for the programs that were compiled with them."""
+from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
 
 EVALUATED_AT_ONCE = 10
-"""Environments in which the episodes of one evaluation run."""
+"""Number of environments in which the episodes of one evaluation run."""
 
 LONG_STEP = 30.0
-"""Seconds after which a step is reported that has not come back."""
+"""Seconds after which a step that has not returned is reported."""
 
 watchers: list[Callable[[int, int], None]] = []
-"""Told about once a second how many episodes of an evaluation are over, and of how many."""
+"""Functions that are called about once a second with the finished and the total number of episodes of an evaluation."""
 
 THREADS = {"textbook": Direct, "overlapped": Served}
-"""By the order of operations, where environments are stepped."""
+"""Threads in which environments are stepped, by the order of operations."""
 
 _numbers = itertools.count(1)
 _known: weakref.WeakValueDictionary[int, HostEnvs] = weakref.WeakValueDictionary()
 
 
 class HostEnvs:
-    """All copies of one Gymnasium environment in this process: those in use, by number, and those that wait to be used."""
+    """Holds all copies of one Gymnasium environment in this process: those in use, by number, and idle ones."""
 
-    def __init__(self, make: Callable[[], Any], name: str, reward_threshold: float | None, order: str):
+    def __init__(self, make: Callable[[], Any], name: str, reward_threshold: float | None, *, order: str):
         self.number, self.name, self.order = next(_numbers), name, order
         self.lanes: dict[int, Lane] = {}
         self.evaluations: dict[int, tuple[int, Evaluation]] = {}
-        """By number, with the lane of whom they are."""
+        """Running evaluations by number, each with the lane that is told of its failures."""
         self.failures: dict[int, BaseException] = {}
-        """By the lane that failed, or whose evaluation did."""
+        """Errors by the lane that failed, or whose evaluation failed."""
         self.under_way: dict[int, tuple[Callable[[], None], np.ndarray]] = {}
-        """Steps that were begun, by their first lane: what waits for the end of one, and what it will give."""
+        """Steps in progress by their first lane: a function that waits for the end, and the rows that it will fill in."""
         self.threads = THREADS[order]()
         self.begun = math.inf
-        """When the step began that is under way, as `time.monotonic` counts."""
+        """Time at which the step in progress began, by `time.monotonic`; infinite if there is none."""
         self._make, self._numbers = make, itertools.count(1)
         env = self._made()
         self.spec = spec_of_env(env, name, reward_threshold)
@@ -85,31 +81,31 @@ class HostEnvs:
         return checked(env, self.name)
 
     def _any(self) -> Any:
-        """One of the environments, to ask for what is the same for all."""
+        """Returns one of the environments, to query what is the same for all."""
         if not (self.lanes or self._idle):
             self.prepare(1)
         return next(iter((*self.lanes.values(), *self._idle))).env
 
     def prepare(self, count: int) -> None:
-        """Makes environments, so that so many wait to be used.
+        """Makes environments until `count` are idle.
 
         Raises:
-            ConfigError: one cannot be made.
+            ConfigError: an environment cannot be made.
         """
         self._idle += [Lane(self._made(), self.spec.obs_shape) for _ in range(count - len(self._idle))]
 
     def take(self) -> Lane:
-        """A lane that nobody uses; a new one if there is none."""
+        """Removes and returns an idle lane, or makes a new one."""
         return self._idle.pop(0) if self._idle else Lane(self._made(), self.spec.obs_shape)
 
     def open(self) -> int:
-        """Takes a lane into use; gives its number."""
+        """Takes a lane into use and returns its number."""
         number, lane = next(self._numbers), self.take()
         self.lanes[number] = lane
         return number
 
     def native(self, actions: np.ndarray) -> np.ndarray:
-        """Actions `[..., A]` in [-1, 1] in the environment's shape, units and type: `to_native`, in place, as it is quicker."""
+        """Converts actions `[..., A]` in [-1, 1] to the environment's shape, units and type: a faster `to_native`, in place."""
         scaled = actions.reshape(-1, self.spec.action_dim).astype(np.float64)
         scaled += 1.0
         scaled *= 0.5
@@ -119,19 +115,19 @@ class HostEnvs:
         np.minimum(scaled, self._high, out=scaled)
         return scaled.astype(self._action_dtype, copy=False).reshape(-1, *self.spec.action_shape)
 
-    # What follows is `Outside`, for whoever runs programs.
+    # The methods below implement `Outside`.
 
     def run(self, call: Callable[[], Any]) -> Any:
         """See `Outside.run`."""
         return self.threads.run(call, self._report_long_step)
 
     def _report_long_step(self) -> None:
-        """Warns once of a step that has not come back: of one that waits for JAX nothing else would ever be heard."""
+        """Warns once of a step that has not returned. A step that waits for JAX would otherwise hang silently."""
         if time.monotonic() - self.begun > LONG_STEP:
             self.begun = math.inf
             warnings.warn(
-                f"env={self.name} has been in one step for {LONG_STEP:.0f} s; if it computes with JAX, it may wait for ever: "
-                f"start it with PJRT_NPROC={2 * jax.local_device_count()}, which gives XLA more threads",
+                f"env={self.name} has been in one step for {LONG_STEP:.0f} s; if it computes with JAX, it may wait forever "
+                f"unless PJRT_NPROC={2 * jax.local_device_count()} is set before the start, which gives XLA more threads",
                 stacklevel=1,
             )
 
@@ -149,7 +145,7 @@ class HostEnvs:
         return self.unpack(env_state, obs, action, rows)
 
     def unpack(self, env_state: Array, obs: Array, action: Array, rows: Array) -> tuple[Array, Array, Transition]:
-        """What `rows` `[..., 2 * O + 4]` of a step say: successor, observation, reward, terminated, last, status."""
+        """Unpacks the `rows` `[..., 2 * O + 4]` of a step: successor, observation, reward, terminated, last, status."""
         size = self.spec.obs_dim
         reward, terminated, last, status = jnp.moveaxis(rows[..., 2 * size :], -1, 0)
         transition = Transition(obs, action, reward, 1.0 - terminated, last > 0, rows[..., :size])
@@ -209,7 +205,7 @@ class HostEnvs:
 
 
 def _seeds(words: list[int], count: int) -> list[int]:
-    """Seeds of episodes, from the words of a key."""
+    """Derives seeds of episodes from the words of a key."""
     return np.random.SeedSequence(words).generate_state(count).tolist()
 
 
@@ -218,7 +214,7 @@ def _flat(rows: np.ndarray) -> np.ndarray:
 
 
 def _answer_reset(pool: np.ndarray, words: np.ndarray, rows: np.ndarray) -> None:
-    """`[...], [..., 2] -> [..., 2 + O]`: number of the lane, status, and first observation of each."""
+    """Resets: `[...], [..., 2] -> [..., 2 + O]`, the number of each lane, its status and its first observation."""
     envs = _known[int(pool.flat[0])]
 
     def reset() -> None:
@@ -238,19 +234,19 @@ def _answer_reset(pool: np.ndarray, words: np.ndarray, rows: np.ndarray) -> None
 
 
 def _step(envs: HostEnvs, states: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
-    """One step of each environment, `[..., 3], [..., A] -> [..., 2 * O + 4]`; see `HostEnvs.unpack`."""
+    """Steps each environment, `[..., 3], [..., A] -> [..., 2 * O + 4]`; see `HostEnvs.unpack`."""
     size, envs.begun = envs.spec.obs_dim, time.monotonic()
     for number, action, row in zip(_flat(states)[:, 1].tolist(), envs.native(actions), _flat(rows), strict=True):
         lane = envs.lanes.get(number)
-        if lane is None:  # closed, by a second Ctrl-C
+        if lane is None:  # closed by a second Ctrl-C
             row[:] = (*[0.0] * (len(row) - 1), FAILED)
             continue
         row[-1] = GO_ON if not stopping.is_set() else STOP
         try:
-            row[-4], row[-3], row[-2] = told = lane.step(action)
+            row[-4], row[-3], row[-2] = result = lane.step(action)
             row[:size] = lane.obs
-            row[size:-4] = lane.reset() if told[2] else lane.obs
-        except BaseException as error:  # a KeyboardInterrupt, too: it is raised when the program has ended
+            row[size:-4] = lane.reset() if result[2] else lane.obs
+        except BaseException as error:  # including KeyboardInterrupt, which is raised again when the program has ended
             envs.failures[number] = error
             row[:size] = row[size:-4] = lane.obs
             row[-4:] = (0.0, 0.0, 0.0, FAILED)
@@ -263,7 +259,7 @@ def _answer_step(states: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> N
 
 
 def _answer_send(states: np.ndarray, actions: np.ndarray, same: np.ndarray) -> None:
-    """Begins a step, and gives the states as they are."""
+    """Begins a step, and returns the states unchanged."""
     envs = _known[int(states.flat[0])]
     same[:] = states
     rows = np.zeros((*states.shape[:-1], 2 * envs.spec.obs_dim + 4), np.float32)
@@ -272,7 +268,7 @@ def _answer_send(states: np.ndarray, actions: np.ndarray, same: np.ndarray) -> N
 
 
 def _answer_receive(states: np.ndarray, after: np.ndarray, rows: np.ndarray) -> None:
-    """Waits for a step that was begun."""
+    """Waits for a step in progress."""
     del after
     envs = _known[int(states.flat[0])]
     wait, found = envs.under_way.pop(int(states.flat[1]))
@@ -281,22 +277,22 @@ def _answer_receive(states: np.ndarray, after: np.ndarray, rows: np.ndarray) -> 
 
 
 def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episodes: np.ndarray, rows: np.ndarray) -> None:
-    """Begins evaluations, `[...] -> [..., 2 + lanes * O]`: number of the evaluation, status, and first observations."""
+    """Begins evaluations: `[...] -> [..., 2 + lanes * O]`, the number of each, its status and its first observations."""
     envs = _known[int(pool.flat[0])]
 
     def begin() -> None:
-        for whose, word, row in zip(owner.ravel().tolist(), _flat(words).tolist(), _flat(rows), strict=True):
+        for lane, word, row in zip(owner.ravel().tolist(), _flat(words).tolist(), _flat(rows), strict=True):
             row[:] = 0.0
             number = next(envs._numbers)
             try:
                 seeds = _seeds(word, int(episodes.flat[0]))
                 lanes = [envs.take() for _ in range(min(len(seeds), EVALUATED_AT_ONCE))]
                 evaluation = Evaluation(lanes, seeds, envs.spec.obs_dim, endless=envs.spec.max_steps is None)
-                envs.evaluations[number] = whose, evaluation
+                envs.evaluations[number] = lane, evaluation
                 evaluation.begin()
                 row[1], row[2:] = GO_ON, evaluation.obs.ravel()
             except BaseException as error:
-                envs.failures[whose] = error
+                envs.failures[lane] = error
                 row[1] = FAILED
             row[0] = number
 
@@ -304,13 +300,13 @@ def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episod
 
 
 def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
-    """One step of evaluations, `[...], [..., lanes, A]`, as `_answer_begin`; those that have ended do nothing."""
+    """Steps evaluations, `[...], [..., lanes, A]`, with results as in `_answer_begin`; those that have ended do nothing."""
     envs = _known[int(pool.flat[0])]
 
     def play() -> None:
         each, envs.begun = actions.reshape(-1, *actions.shape[-2:]), time.monotonic()
         for number, some, row in zip(numbers.ravel().tolist(), each, _flat(rows), strict=True):
-            whose, evaluation = envs.evaluations[number]
+            lane, evaluation = envs.evaluations[number]
             row[:2] = (number, STOP)
             try:
                 if not stopping.is_set() and evaluation.step(envs.native(some)):
@@ -319,7 +315,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
                     for watcher in watchers:
                         watcher(int(np.isfinite(evaluation.returns).sum()), len(evaluation.returns))
             except BaseException as error:
-                envs.failures[whose] = error
+                envs.failures[lane] = error
             row[2:] = evaluation.obs.ravel()
         envs.begun = math.inf
 
@@ -327,7 +323,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
 
 
 def _answer_end(pool: np.ndarray, numbers: np.ndarray, tables: np.ndarray) -> None:
-    """Returns and lengths `[..., 2, episodes]` of evaluations, whose environments are free again."""
+    """Ends evaluations: `[..., 2, episodes]`, their returns and lengths. Their environments become idle."""
     envs = _known[int(pool.flat[0])]
     tables[:] = np.nan
     for number, table in zip(numbers.ravel().tolist(), tables.reshape(-1, *tables.shape[-2:]), strict=True):
@@ -346,20 +342,20 @@ _play = python_call("ddpg_jax_play", _answer_play)
 _end = python_call("ddpg_jax_end", _answer_end)
 
 
-def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None = None, order: str = "textbook") -> Env:
-    """An `Env` of the Gymnasium environments that `make()` makes.
+def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None = None, *, order: str = "textbook") -> Env:
+    """Makes an `Env` from the Gymnasium environments that `make()` returns.
 
     Args:
-        make: makes one.
-        name: what reports call it.
-        reward_threshold: mean return at which it counts as solved.
-        order: `textbook`, or `overlapped` for environments that are to be stepped in the thread which runs the program, while
-            the program goes on.
+        make: makes one environment.
+        name: the name used in reports.
+        reward_threshold: mean return at which the environment counts as solved.
+        order: `textbook`, or `overlapped` to step environments in the thread that runs the program while the
+            program continues.
 
     Raises:
-        ConfigError: a function that fails or makes no environment, or spaces that DDPG cannot work with.
+        ConfigError: the function fails or makes no environment, or DDPG does not support its spaces.
     """
-    envs = HostEnvs(make, name, reward_threshold, order)
+    envs = HostEnvs(make, name, reward_threshold, order=order)
 
     def reset(key: Key) -> tuple[Array, Array]:
         number = jnp.int32(envs.number)
@@ -367,45 +363,8 @@ def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None 
         return jnp.stack([number, row[0].astype(jnp.int32), row[1].astype(jnp.int32)]), row[2:]
 
     def step(key: Key, env_state: Array, obs: Array, action: Array) -> tuple[Array, Array, Transition]:
-        del key  # an environment has random numbers of its own, from the seed of its first reset on
+        del key  # an environment has its own random numbers, seeded at its first reset
         row = _stepped(jax.ShapeDtypeStruct((2 * envs.spec.obs_dim + 4,), jnp.float32), env_state, jnp.nan_to_num(action))
         return envs.unpack(env_state, obs, action, row)
 
     return Env(envs.spec, reset, step, envs)
-
-
-def from_function(make: Any, name: str, order: str = "textbook") -> Env:
-    """An `Env` of the environments that a user's function makes; the same one for the same function.
-
-    Raises:
-        ConfigError: no function, one that fails or makes no environment, or spaces that DDPG cannot work with.
-    """
-    import gymnasium
-
-    if isinstance(make, gymnasium.Env):
-        raise ConfigError(
-            f"env={name} is one environment; it must be a function that makes it, such as lambda: gymnasium.make(...), since "
-            "several run side by side"
-        )
-    if not callable(make):
-        raise ConfigError(f"env={make} is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
-    return _kept(make, name, order) if isinstance(make, Hashable) else host_env(make, name, order=order)
-
-
-@functools.lru_cache(maxsize=KEPT)
-def _kept(make: Callable[[], Any], name: str, order: str) -> Env:
-    return host_env(make, name, order=order)
-
-
-@functools.lru_cache(maxsize=KEPT)
-def make_host(name: str, options: EnvOptions = NO_OPTIONS, order: str = "textbook") -> Env:
-    """A registered Gymnasium environment as an `Env`; the same one for the same words.
-
-    Raises:
-        ConfigError: no environment of that name, a missing extra, options that it does not take, or spaces that DDPG cannot
-            work with.
-    """
-    import gymnasium
-
-    make = maker(name, options)
-    return host_env(make, name, gymnasium.spec(name.rpartition(":")[2]).reward_threshold, order)

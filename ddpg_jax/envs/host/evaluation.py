@@ -1,4 +1,4 @@
-"""Whole episodes in few environments, for evaluations."""
+"""Plays whole episodes in a few environments, for evaluations."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.errors import EnvironmentFailure
 
 LONGEST = 100_000
-"""Steps of an episode of the evaluation after which an environment without a time limit is thought never to end one."""
+"""Length of an evaluation episode after which an environment without a time limit is assumed never to end one."""
 
 
 class Evaluation:
-    """One episode for each seed. Each environment plays one after the other, and rests when none is left."""
+    """Plays one episode per seed. Each environment plays one episode after another, and is idle once none is left."""
 
-    def __init__(self, lanes: list[Lane], seeds: list[int], obs_dim: int, endless: bool):
+    def __init__(self, lanes: list[Lane], seeds: list[int], obs_dim: int, *, endless: bool):
         self.lanes = lanes
         self.obs = np.zeros((len(lanes), obs_dim), np.float32)
-        """`[lanes, O]`, what to act on next; of one that rests, its last."""
+        """`[lanes, O]`, the observations to act on next; an idle environment keeps its last."""
         self.returns, self.lengths = np.full(len(seeds), np.nan), np.zeros(len(seeds), int)
-        """`[episodes]`; a return is NaN until the episode is over."""
+        """`[episodes]`; a return is NaN until its episode has ended."""
         self._endless = endless
-        self._left = iter(enumerate(seeds))
-        self._episode: dict[int, int] = {}  # by lane
+        self._remaining = iter(enumerate(seeds))
+        self._episode: dict[int, int] = {}  # by lane index
         self._so_far = np.zeros(len(lanes))
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is a second since somebody was told how far it is."""
-        late = time.monotonic() - self._told > 1.0
-        self._told = time.monotonic() if late else self._told
+        """Returns True if a progress report is due, at most once a second."""
+        late = time.monotonic() - self._reported > 1.0
+        self._reported = time.monotonic() if late else self._reported
         return late
 
     def begin(self) -> None:
@@ -41,13 +41,13 @@ class Evaluation:
 
     def _next(self, k: int) -> None:
         self._episode.pop(k, None)
-        for episode, seed in self._left:
+        for episode, seed in self._remaining:
             self._episode[k], self._so_far[k] = episode, 0.0
             self.obs[k] = self.lanes[k].reset(seed)
             break
 
     def step(self, actions: np.ndarray) -> bool:
-        """One step of the episodes that run, with actions in the environment's own units; whether any still do."""
+        """Steps the running episodes, with actions in the environment's own units; returns True while any is running."""
         for k, episode in list(self._episode.items()):
             try:
                 reward, _, last = self.lanes[k].step(actions[k])
@@ -61,7 +61,7 @@ class Evaluation:
                 self._next(k)
             elif self._endless and self.lengths[episode] >= LONGEST:
                 raise EnvironmentFailure(
-                    "needs a time limit, max_episode_steps=N in env_kwargs or where it is made or registered: "
-                    f"{LONGEST:,} steps ended no episode"
+                    "needs a time limit, max_episode_steps=N in env_kwargs or where it is made or registered; "
+                    f"an episode has not ended after {LONGEST:,} steps"
                 )
         return bool(self._episode)

@@ -1,4 +1,4 @@
-"""The goals of Gymnasium environments, for hindsight."""
+"""Finds the goals of Gymnasium environments, for hindsight."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ddpg_jax.types import Array, Goal
 
 
 def goal_on_host(any_env: Callable[[], Any]) -> Goal | None:
-    """The goals of Gymnasium environments: the compiled program asks one of them for the rewards of a batch.
+    """Makes the `Goal` of Gymnasium environments; the compiled program calls one of them for the rewards of a batch.
 
-    None if it has no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`. `compute_terminated`, where there is one,
-    is asked one goal after the other: it need not know of batches.
+    Returns None if it has no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`. `compute_terminated`, if it
+    exists, is called for one goal at a time, because it need not support batches.
     """
     env: Any = any_env()
     dim = env.observation_space["desired_goal"].shape[0]
     try:
         if np.shape(env.unwrapped.compute_reward(np.zeros((3, dim)), np.zeros((3, dim)), {})) != (3,):
             return None
-    except Exception:  # whatever it raises on a batch
+    except Exception:  # any error that a batch causes
         return None
 
     def ask(achieved: Any, desired: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""One Gymnasium environment of many: what it is asked, and what is refused of its answers."""
+"""Wraps a single Gymnasium environment and validates what it returns."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class Lane:
-    """A Gymnasium environment in the units of the agent: flat float32 observations, and only what was checked.
+    """Steps a Gymnasium environment, converts its observations to flat float32 vectors and validates its results.
 
-    Observations with goals, Dict of `observation`, `achieved_goal` and `desired_goal`, are put end to end in this order.
+    Observations with goals, a Dict of `observation`, `achieved_goal` and `desired_goal`, are concatenated in this order.
     """
 
     def __init__(self, env: Any, obs_shape: tuple[int, ...]):
@@ -29,37 +29,39 @@ class Lane:
         self._has_goals = has_goals(env.observation_space)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Starts an episode; `[O]`.
+        """Starts an episode and returns its first observation, `[O]`.
 
         Raises:
-            EnvironmentFailure: the environment raised, gave a number that is not finite, or changed its shapes.
+            EnvironmentFailure: the environment raised, returned a non-finite number, or changed its shapes.
         """
         try:
-            obs, _ = _several(self.env.reset(seed=seed), 2, "reset", "obs, info")
-            self._note(obs)
+            obs, _ = _unpacked(self.env.reset(seed=seed), 2, "reset", names="obs, info")
+            self._store(obs)
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
-        except BaseException as error:  # whatever it raises, SystemExit too
+        except BaseException as error:  # any error, including SystemExit
             raise EnvironmentFailure(f"raised {one_line(error)}") from error
         return self.obs
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
-        """Reward, terminated, and terminated or truncated, after an action in the environment's own units; see `obs`.
+        """Takes a step and returns `(reward, terminated, terminated or truncated)`; the observation is in `obs`.
+
+        The action is in the environment's own units.
 
         Raises:
-            EnvironmentFailure: as `reset`.
+            EnvironmentFailure: as in `reset`.
         """
         try:
-            told = _several(self.env.step(action), 5, "step", "obs, reward, terminated, truncated, info")
-            self._note(told[0])
-            return _number(told[1]), bool(told[2]), bool(told[2] or told[3])
+            result = _unpacked(self.env.step(action), 5, "step", names="obs, reward, terminated, truncated, info")
+            self._store(result[0])
+            return _reward(result[1]), bool(result[2]), bool(result[2] or result[3])
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
-        except BaseException as error:  # whatever it raises, SystemExit too
+        except BaseException as error:  # any error, including SystemExit
             raise EnvironmentFailure(f"raised {one_line(error)}") from error
 
-    def _note(self, obs: Any) -> None:
-        """Keeps a copy of an observation, since some environments write into the one that they gave last."""
+    def _store(self, obs: Any) -> None:
+        """Stores a copy of an observation, because some environments write into the array that they returned last."""
         obs = join_goals(obs) if self._has_goals else np.asarray(obs)
         if obs.shape != self._shape:
             raise EnvironmentFailure(f"gave an observation of shape {obs.shape}; its space says {self._shape}")
@@ -69,16 +71,16 @@ class Lane:
         self.obs = flat
 
     def close(self) -> None:
-        """Closes the environment; what it raises then is nothing that anybody waits for."""
+        """Closes the environment and ignores any error that this raises."""
         with contextlib.suppress(Exception):
             self.env.close()
 
 
 def checked(env: Any, name: str) -> Any:
-    """An environment that a user's function made.
+    """Returns an environment that a user's function made, after checking it.
 
     Raises:
-        ConfigError: it is none of Gymnasium's, or has no spaces.
+        ConfigError: it is not a Gymnasium environment, or has no spaces.
     """
     import gymnasium
 
@@ -91,25 +93,26 @@ def checked(env: Any, name: str) -> Any:
 
 
 def spec_of_env(env: Any, name: str, reward_threshold: float | None) -> EnvSpec:
-    """The spec of a Gymnasium environment, its goals apart.
+    """Returns the spec of a Gymnasium environment, without its goals.
 
     Raises:
-        ConfigError: spaces that DDPG cannot work with.
+        ConfigError: DDPG does not support its spaces.
     """
     space = env.observation_space
     limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
-    return spec_of(name, flatten_goals(space) if has_goals(space) else space, env.action_space, limit, reward_threshold)
+    observation_space = flatten_goals(space) if has_goals(space) else space
+    return spec_of(name, observation_space, env.action_space, max_steps=limit, reward_threshold=reward_threshold)
 
 
-def _several(told: Any, count: int, call: str, names: str) -> Any:
-    if not isinstance(told, tuple | list) or len(told) != count:
-        found = f"{len(told)} values" if isinstance(told, tuple | list) else f"a {type(told).__name__}"
+def _unpacked(result: Any, count: int, call: str, *, names: str) -> Any:
+    if not isinstance(result, tuple | list) or len(result) != count:
+        found = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
         raise EnvironmentFailure(f"gave {found} from {call}; it must give {names}")
-    return told
+    return result
 
 
-def _number(reward: Any) -> float:
-    """A reward as the finite float32 that it must be."""
+def _reward(reward: Any) -> float:
+    """Converts a reward to a finite number in the range of float32."""
     if type(reward) is not float:
         array = np.asarray(reward)
         if array.dtype == object:

@@ -1,6 +1,6 @@
-"""From the name of a Gymnasium environment to a function that makes it: modules, keyword arguments, wrappers, extras.
+"""Makes Gymnasium environments by name, with modules to import, keyword arguments, wrappers and extras.
 
-Whatever is wrong with a name or with what is to be done to the environment is one sentence.
+Every mistake in a name or an option is reported in one sentence.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import NO_OPTIONS, EnvOptions
 
 LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
-"""Wrappers that learn -> the field that does the same for training and evaluation alike."""
+"""Maps wrappers that learn to the field that does the same for both training and evaluation."""
 
 
 def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[[], Any]:
-    """A function that makes the Gymnasium environment of this name.
+    """Returns a function that makes the Gymnasium environment of this name.
 
     Args:
         name: a registered id, or `module:id`, which imports the module first.
@@ -32,8 +32,8 @@ def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[
         **more: further keyword arguments, such as `render_mode`.
 
     Raises:
-        ConfigError: no environment of that name, keyword arguments that it does not take, or wrappers that do not exist. The
-            function raises it for a missing extra, and where an environment or a wrapper cannot be made.
+        ConfigError: there is no environment of this name, it does not take the keyword arguments, or a wrapper does not exist.
+            The returned function raises it if an extra is missing, or if an environment or a wrapper cannot be made.
 
     >>> maker("Pendulum-v1", EnvOptions(env_kwargs='{"max_episode_steps": 50}'))().spec.max_episode_steps
     50
@@ -45,17 +45,19 @@ def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[
     def make() -> Any:
         env = _make(name, known, {**json.loads(options.env_kwargs), **more})
         for word, wrapper in wrappers.items():
-            env = _wrap(name, word, wrapper, env)
+            env = _wrap(env, word, wrapper, name=name)
         return env
 
     return make
 
 
 def register(name: str, imports: tuple[str, ...] = ()) -> str:
-    """Imports what registers an environment, from the current folder too; gives its name without the module.
+    """Imports the modules that register an environment, and returns its name without the module.
+
+    Modules are also found in the current folder.
 
     Raises:
-        ConfigError: a module cannot be imported, or no environment of that name is registered then.
+        ConfigError: a module cannot be imported, or afterwards no environment of this name is registered.
     """
     import gymnasium
 
@@ -71,9 +73,9 @@ def register(name: str, imports: tuple[str, ...] = ()) -> str:
 
 
 def uses_jax(name: str, options: EnvOptions = NO_OPTIONS) -> bool:
-    """Returns whether the module of an environment on the host, or of one of its wrappers, has imported JAX.
+    """Returns True if the module of an environment on the host, or of one of its wrappers, has imported JAX.
 
-    Such an environment may compute with JAX in its steps. What its module imports from elsewhere is not searched.
+    Such an environment may compute with JAX in its steps. Modules that its module imports are not searched.
     """
     if in_jax(name):
         return False
@@ -82,9 +84,9 @@ def uses_jax(name: str, options: EnvOptions = NO_OPTIONS) -> bool:
 
     try:
         spec = gymnasium.registry[register(name, options.imports)]
-        creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        creators = [creator, *map(find_wrapper, options.wrappers)]
-    except Exception:  # a package that is not installed, or a wrong name: whoever makes the environment speaks of it
+        creators: list[Any] = [load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point]
+        creators += map(find_wrapper, options.wrappers)
+    except Exception:  # a missing package or a wrong name, which is reported when the environment is made
         return False
     modules = [sys.modules.get(getattr(creator, "__module__", "")) for creator in creators]
     values = (value for module in modules for value in vars(module).values()) if all(modules) else ()
@@ -92,39 +94,39 @@ def uses_jax(name: str, options: EnvOptions = NO_OPTIONS) -> bool:
 
 
 def import_modules(imports: tuple[str, ...]) -> None:
-    """The modules of the field of this name.
+    """Imports the modules of the field `imports`.
 
     Raises:
-        ConfigError: one that cannot be imported.
+        ConfigError: one of them cannot be imported.
     """
     for module in imports:
         import_module(f"imports={module}", module)
 
 
 def import_module(asked: str, module: str) -> Any:
-    """A module from the current folder, too, as Python itself would find it.
+    """Imports a module, which may also be in the current folder, as Python itself would find it.
 
     Raises:
-        ConfigError: it cannot be imported; the sentence begins with what `asked` for it and names the extra that brings it.
+        ConfigError: it cannot be imported. The message begins with the option `asked` and names the extra that installs it.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        extra = next((extra for extra, brings in EXTRAS.items() if brings == module), None)
+    except (Exception, SystemExit) as error:  # any error that an import causes
+        extra = next((extra for extra, installs in EXTRAS.items() if installs == module), None)
         if extra and not installed(module):
             raise ConfigError(missing(asked, extra)) from error
         raise ConfigError(f"{asked} needs the module {module}, which cannot be imported: {one_line(error)}") from error
 
 
 def extra_of(entry_point: Any) -> str | None:
-    """The extra that an environment of Gymnasium's own needs, by where its class is; None if it needs none."""
+    """Returns the extra that one of Gymnasium's own environments needs, judging by its module, or None."""
     return next((extra for extra in EXTRAS if str(entry_point).startswith(f"gymnasium.envs.{extra}")), None)
 
 
 def check_time_limit(name: str, keywords: dict[str, Any]) -> None:
-    """Refuses a `max_episode_steps` that is no time limit.
+    """Checks that `max_episode_steps`, if given, is a time limit.
 
     Raises:
         ConfigError: it is not a whole number of at least 1.
@@ -137,10 +139,10 @@ def check_time_limit(name: str, keywords: dict[str, Any]) -> None:
 
 
 def check_keywords(name: str, known: str, keywords: dict[str, Any]) -> None:
-    """Compares keyword arguments with the signature of what makes the environment, as far as it says.
+    """Checks keyword arguments against the signature of the environment, to the extent that it has one.
 
     Raises:
-        ConfigError: one that it does not take.
+        ConfigError: the environment does not take one of them.
     """
     check_time_limit(name, keywords)
     allowed, others = keywords_of(known)
@@ -149,12 +151,12 @@ def check_keywords(name: str, known: str, keywords: dict[str, Any]) -> None:
         near = difflib.get_close_matches(wrong[0], allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}; it must be of {', '.join(allowed)}{hint}"
+            f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}; it may contain only {', '.join(allowed)}{hint}"
         )
 
 
 def keywords_of(known: str) -> tuple[dict[str, Any], bool]:
-    """The keyword arguments of a registered environment with their defaults, and whether it passes others on."""
+    """Returns the keyword arguments of a registered environment with their defaults, and True if it also takes others."""
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
@@ -162,7 +164,7 @@ def keywords_of(known: str) -> tuple[dict[str, Any], bool]:
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         parameters = inspect.signature(creator).parameters.values()
-    except Exception:  # a package that is not installed, of which `_make` will speak; a creator without signature
+    except Exception:  # no signature, or a missing package, which `_make` reports
         return {}, True
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     own = {p.name: spec.kwargs.get(p.name, p.default) for p in named}
@@ -170,23 +172,23 @@ def keywords_of(known: str) -> tuple[dict[str, Any], bool]:
 
 
 def find_wrapper(word: str) -> Callable[[Any], Any]:
-    """The wrapper of a name in `gymnasium.wrappers`, or of `module:Wrapper`.
+    """Finds a wrapper by its name in `gymnasium.wrappers`, or as `module:Wrapper`.
 
     Raises:
-        ConfigError: there is none, or it is one that learns and would do so apart in training and in evaluation.
+        ConfigError: there is no such wrapper, or it learns, which it would do separately in training and in evaluation.
     """
     import gymnasium
 
     if word in LEARNING:
         raise ConfigError(
-            f"wrappers={word} is not allowed, as evaluation would not have what training has learned; it must be "
-            f"{LEARNING[word]}=true in its place"
+            f"wrappers={word} is not allowed, because evaluation would not see what training has learned; it must be "
+            f"replaced by {LEARNING[word]}=true"
         )
     place, _, short = word.rpartition(":")
     module = import_module(f"wrappers={word}", place) if place else gymnasium.wrappers
     try:
         found = getattr(module, short, None)
-    except Exception as error:  # Gymnasium loads its own when they are asked for
+    except Exception as error:  # Gymnasium loads its wrappers lazily
         raise ConfigError(f"wrappers={word} cannot be loaded: {one_line(error)}") from error
     if found is None or not callable(found):
         there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper() and n not in LEARNING]
@@ -194,21 +196,21 @@ def find_wrapper(word: str) -> Callable[[Any], Any]:
     return found
 
 
-def _wrap(name: str, word: str, wrapper: Callable[[Any], Any], env: Any) -> Any:
+def _wrap(env: Any, word: str, wrapper: Callable[[Any], Any], *, name: str) -> Any:
     import gymnasium
 
     try:
         wrapped = wrapper(env)
     except Exception as error:
         needs = [p.name for p in _required(wrapper)][1:]
-        what = f"it needs {', '.join(needs)} besides the environment" if needs else one_line(error)
+        what = f"it needs {', '.join(needs)} in addition to the environment" if needs else one_line(error)
         raise ConfigError(
-            f"wrappers={word} cannot be applied to env={name}: {what}; it must be one that is called with the "
-            "environment alone (for others register the environment with additional_wrappers, or pass a function that makes it)"
+            f"wrappers={word} cannot be applied to env={name}: {what}; it must take only the environment (for other wrappers "
+            "register the environment with additional_wrappers, or pass a function that makes it)"
         ) from error
     if not isinstance(wrapped, gymnasium.Env):
         raise ConfigError(
-            f"wrappers={word} gives {type(wrapped).__name__} in place of env={name}; it must give a gymnasium.Env"
+            f"wrappers={word} returns {type(wrapped).__name__} instead of env={name}; it must return a gymnasium.Env"
         )
     return wrapped
 
@@ -226,16 +228,16 @@ def _make(name: str, known: str, keywords: dict[str, Any]) -> Any:
 
     spec = gymnasium.registry[known]
     try:
-        with warnings.catch_warnings(record=True) as warned:  # they are for environments that can be made
-            env = gymnasium.make(known, disable_env_checker=True, **keywords)  # `Lane` checks
+        with warnings.catch_warnings(record=True) as warned:  # shown only if the environment can be made
+            env = gymnasium.make(known, disable_env_checker=True, **keywords)  # `Lane` checks instead
     except Exception as error:
         extra = extra_of(spec.entry_point)
         if extra and not installed(EXTRAS[extra]):
             raise ConfigError(missing(f"env={name}", extra)) from error
         if isinstance(error, TypeError) and keywords.keys() - {"render_mode"}:
             raise ConfigError(
-                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {one_line(error)}; it must be of "
-                f"{', '.join(keywords_of(known)[0])}"
+                f"env_kwargs={json.dumps(keywords)} is not allowed with env={name}: {one_line(error)}; it may contain "
+                f"only {', '.join(keywords_of(known)[0])}"
             ) from error
         given = f" with env_kwargs={json.dumps(keywords)}" if keywords else ""
         raise ConfigError(f"env={name} cannot be made{given}: {one_line(error)}") from error

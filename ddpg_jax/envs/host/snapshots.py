@@ -1,6 +1,6 @@
-"""What Gymnasium environments hold, as text and back: so that a run which was stopped goes on as if it never was.
+"""Saves the state of Gymnasium environments as text and restores it, so that a resumed run continues exactly.
 
-The text is pickled: it is for checkpoints of one's own runs, and never for what people share.
+The text contains a pickle: it is meant for checkpoints of one's own runs, never for files that people share.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ddpg_jax.errors import EnvironmentFailure
 
 
 def snapshot(envs: Sequence[Any]) -> str | None:
-    """The whole state of the environments, or None where they do not let themselves be written."""
+    """Saves the whole state of the environments, or returns None if it cannot be pickled."""
     data = io.BytesIO()
     try:
         layers = _all_layers(envs)
         _Pickler(data, layers).dump([_state(layer) for layer in layers])
         _Unpickler(io.BytesIO(data.getvalue()), layers).load()
-    except Exception:  # whatever an environment keeps: locks, windows, sockets
+    except Exception:  # environments may hold locks, windows or sockets
         return None
     return base64.b64encode(data.getvalue()).decode()
 
 
 def restore(envs: Sequence[Any], text: str) -> None:
-    """Puts back what `snapshot` gave. It unpickles.
+    """Restores the state that `snapshot` saved. It unpickles.
 
     Raises:
-        EnvironmentFailure: the environment is not as it was, another version of it perhaps.
+        EnvironmentFailure: the environment does not match the saved one, for example because its version differs.
     """
     try:
         layers = _all_layers(envs)
@@ -42,11 +42,11 @@ def restore(envs: Sequence[Any], text: str) -> None:
         for layer, state in zip(layers, states, strict=True):
             vars(layer).update(state)
     except Exception as error:
-        raise EnvironmentFailure(f"cannot be put back to where it was: {type(error).__name__}: {error}") from error
+        raise EnvironmentFailure(f"cannot be restored: {type(error).__name__}: {error}") from error
 
 
 def _all_layers(envs: Sequence[Any]) -> list[Any]:
-    """All wrappers of all environments, from the outside in, and the environments themselves."""
+    """Lists the wrappers of all environments, from the outside in, and the environments themselves."""
     from gymnasium import Wrapper
 
     layers = []
@@ -59,9 +59,9 @@ def _all_layers(envs: Sequence[Any]) -> list[Any]:
 
 
 def _state(layer: Any) -> dict[str, Any]:
-    """What a wrapper or an environment has of its own. Not by pickling it whole: that only remembers how it was made.
+    """Returns the attributes of a wrapper or an environment; pickling the object itself may only record how it was made.
 
-    Functions that Gymnasium's own wrappers hold are the same in every copy, and cannot be pickled.
+    Functions held by Gymnasium's own wrappers are left out, because they are the same in every copy and cannot be pickled.
     """
     from gymnasium import Wrapper
 
@@ -74,9 +74,10 @@ def _of_gymnasium(value: Any) -> bool:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes what environments hold, and what of it is one and the same thing stays one and the same thing.
+    """Pickles the attributes of environments and preserves shared references among them.
 
-    Of what points back to a layer is written which one: a copy of it would live apart. NumPy would make copies of views.
+    References to a layer are stored as its number, because a copy of the layer would be a separate object. Views of arrays are
+    stored as views, because NumPy would copy them.
     """
 
     def __init__(self, file: Any, layers: list[Any]):
@@ -89,13 +90,13 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         from gymnasium.utils import EzPickle
 
-        if getattr(type(obj), "__getstate__", None) is EzPickle.__getstate__:  # it would only remember how it was made
+        if getattr(type(obj), "__getstate__", None) is EzPickle.__getstate__:  # which records only how the object was made
             return copyreg.__newobj__, (type(obj),), vars(obj), None, None, _fill  # pyright: ignore[reportAttributeAccessIssue]
         return _as_view(obj) if isinstance(obj, np.ndarray) and obj.base is not None else NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):
-    """The inverse; `layers` are those that live now."""
+    """Inverts `_Pickler`; `layers` are the live ones."""
 
     def __init__(self, file: Any, layers: list[Any]):
         super().__init__(file)
@@ -110,15 +111,15 @@ def _fill(obj: Any, state: dict[str, Any]) -> None:
 
 
 def _as_view(array: np.ndarray) -> Any:
-    """How a view is made again of the array that owns its memory, which is written whole."""
+    """Returns how to remake a view from the array that owns its memory, which is stored whole."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
     if owner.base is not None and not isinstance(owner.base, bytes | bytearray | memoryview):
-        if array.flags.writeable or owner.flags.writeable:  # a simulator's own memory, say
+        if array.flags.writeable or owner.flags.writeable:  # for example a simulator's own memory
             raise pickle.PicklingError("a view of memory that is not NumPy's")
         return NotImplemented
-    if owner is array:  # what was read from a file lives in bytes that nobody else has
+    if owner is array:  # an array read from a file, whose bytes nobody shares
         return NotImplemented
     if type(array) is not np.ndarray or array.dtype.hasobject or owner.dtype.hasobject or not owner.flags.forc:
         raise pickle.PicklingError("a view of objects, of an array with gaps, or one that is more than a view")

@@ -1,4 +1,4 @@
-"""Which threads environments are stepped in, while a compiled program runs."""
+"""Chooses the thread in which environments are stepped while a compiled program runs."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 stopping = threading.Event()
-"""Set when a signal has come: all programs of this process end after the step that they are at."""
+"""Set after a signal: all programs of this process end after their current step."""
 
 
-ATTENTION = 0.05
-"""Seconds after which a thread that waits looks for signals: one that another thread was given does not wake it."""
+POLL_INTERVAL = 0.05
+"""Seconds between the checks for signals of a waiting thread, which a signal delivered to another thread does not wake."""
 
 
 class Threads(Protocol):
-    """Runs compiled programs and what they ask of environments."""
+    """Runs compiled programs, and the functions that they ask for."""
 
-    def run(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
-        """`call()`, in a thread of its own: this one can be interrupted meanwhile, which it cannot be while XLA computes.
+    def run(self, call: Callable[[], Any], poll: Callable[[], None]) -> Any:
+        """Runs `call()` in another thread, so that this one can be interrupted, and calls `poll` from time to time.
 
-        `look` is called now and then.
+        A thread in which XLA computes cannot be interrupted.
         """
         ...
 
     def ask(self, function: Callable[[], None]) -> None:
-        """Has something done that a compiled program waits for. The function does not raise."""
+        """Runs a function whose end a compiled program waits for. The function must not raise."""
         ...
 
     def post(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Has something done while the program goes on; gives what waits for its end."""
+        """Starts a function while the program continues, and returns a function that waits for its end."""
         ...
 
 
 class Direct:
-    """Environments are stepped in the threads in which XLA computes, which may be another one at every step."""
+    """Steps environments in the threads in which XLA computes, which may differ from step to step."""
 
-    def run(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
+    def run(self, call: Callable[[], Any], poll: Callable[[], None]) -> Any:
         def wait(done: threading.Event) -> None:
-            if not done.wait(ATTENTION):
-                look()
+            if not done.wait(POLL_INTERVAL):
+                poll()
 
-        return _beside(call, wait)
+        return _run_in_thread(call, wait)
 
     def ask(self, function: Callable[[], None]) -> None:
         function()
@@ -55,22 +55,22 @@ class Direct:
 
 
 class Served:
-    """Environments are stepped in the thread that runs the program, so that XLA can go on meanwhile.
+    """Steps environments in the thread that called `run`, so that XLA can continue meanwhile.
 
-    Outside of `run` they are stepped in whichever thread asks.
+    Outside of `run` they are stepped in the thread that asks.
     """
 
     def __init__(self) -> None:
         self._requests: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._serving = 0
 
-    def run(self, call: Callable[[], Any], look: Callable[[], None]) -> Any:
+    def run(self, call: Callable[[], Any], poll: Callable[[], None]) -> Any:
         def serve(done: threading.Event) -> None:
             while not done.is_set():
                 try:
-                    request = self._requests.get(timeout=ATTENTION)
+                    request = self._requests.get(timeout=POLL_INTERVAL)
                 except queue.Empty:
-                    look()
+                    poll()
                     continue
                 if request is not None:
                     request()
@@ -83,7 +83,7 @@ class Served:
                 self._requests.put(None)
 
         self._serving += 1
-        return _beside(announced, serve)
+        return _run_in_thread(announced, serve)
 
     def ask(self, function: Callable[[], None]) -> None:
         self.post(function)()
@@ -92,7 +92,7 @@ class Served:
         if not self._serving:
             function()
             return lambda: None
-        done = threading.Lock()  # quicker than an Event
+        done = threading.Lock()  # faster than an Event
         done.acquire()
 
         def request() -> None:
@@ -110,18 +110,18 @@ class Served:
 
 
 @contextlib.contextmanager
-def _noting() -> Iterator[list[int]]:
-    """Has Ctrl-C set `stopping` where it would raise KeyboardInterrupt: anywhere in the middle, that would lose a step."""
+def _deferred_interrupt() -> Iterator[list[int]]:
+    """Makes Ctrl-C set `stopping` instead of raising KeyboardInterrupt, which in the middle of a step would lose it."""
     noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         del frame
         noted.append(number)
         stopping.set()
-        signal.signal(number, signal.default_int_handler)  # a second one does not wait
+        signal.signal(number, signal.default_int_handler)  # a second Ctrl-C interrupts at once
 
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # who else handles it, does
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # somebody else handles it
         yield noted
         return
     signal.signal(signal.SIGINT, note)
@@ -133,10 +133,10 @@ def _noting() -> Iterator[list[int]]:
             stopping.clear()
 
 
-def _beside(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]) -> Any:
-    """`call()` in another thread, while this one does something until it is told that the call is over.
+def _run_in_thread(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]) -> Any:
+    """Runs `call()` in another thread, and `meanwhile(done)` in this one until the call has ended.
 
-    Ctrl-C is raised when it is: nothing can interrupt XLA but an environment, after its step. A second one does not wait.
+    Ctrl-C is raised afterwards, because only an environment can interrupt XLA, after its step. A second one is raised at once.
     """
     found: list[Any] = []
     done = threading.Event()
@@ -149,7 +149,7 @@ def _beside(call: Callable[[], Any], meanwhile: Callable[[threading.Event], Any]
         finally:
             done.set()
 
-    with _noting() as noted:
+    with _deferred_interrupt() as noted:
         threading.Thread(target=work, name="ddpg-jax program", daemon=True).start()
         while not done.is_set():
             meanwhile(done)

@@ -1,1 +1,1 @@
-"""Environments that are written here, in JAX."""
+"""Defines environments that are written here, in JAX."""

@@ -1,4 +1,4 @@
-"""The on-device twin of Gymnasium's `MountainCarContinuous-v0` (Moore 1990), with its walls, its goal and its reward."""
+"""Gymnasium's `MountainCarContinuous-v0` (Moore 1990) on the device, with its walls, its goal and its reward."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ POWER, GRAVITY = 0.0015, 0.0025
 
 
 def mountain_car(goal_velocity: float = 0.0, max_episode_steps: int = 999) -> Env:
-    """A car in a valley, too weak to drive straight up to the goal on its right.
+    """Makes a car in a valley that is too weak to drive straight up to the goal on its right.
 
     Args:
-        goal_velocity: the least velocity at which it must pass the goal.
+        goal_velocity: the minimum velocity with which it must pass the goal.
         max_episode_steps: the time limit.
 
     >>> mountain_car(max_episode_steps=200).spec.max_steps
@@ -37,9 +37,9 @@ def mountain_car(goal_velocity: float = 0.0, max_episode_steps: int = 999) -> En
         force = action[0]
         velocity = jnp.clip(velocity + POWER * force - GRAVITY * jnp.cos(3.0 * position), -MAX_SPEED, MAX_SPEED)
         position = jnp.clip(position + velocity, LEFT, RIGHT)
-        velocity = jnp.where((position == LEFT) & (velocity < 0.0), 0.0, velocity)  # the left wall stops it, the right does not
+        velocity = jnp.where((position == LEFT) & (velocity < 0.0), 0.0, velocity)  # only the left wall stops the car
         terminated = (position >= GOAL) & (velocity >= least_velocity)
         reward = jnp.where(terminated, 100.0, 0.0) - 0.1 * jnp.square(force)
         return jnp.stack([position, velocity]), reward, terminated
 
-    return make_env(spec, start, advance, lambda state: state)
+    return make_env(spec, start, advance, observe=lambda state: state)

@@ -1,4 +1,4 @@
-"""Environments with goals. Their observations are `[observation, achieved goal, desired goal]` in one vector."""
+"""Defines an environment with goals, whose observation is the vector `[observation, achieved goal, desired goal]`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ RADIUS = 0.05
 
 
 def reach_outcome(achieved: Array, desired: Array) -> tuple[Array, Array]:
-    """Reward 0 within `RADIUS` of the goal and -1 elsewhere, which never terminates, as in the Fetch environments."""
+    """Gives reward 0 within `RADIUS` of the goal and -1 elsewhere, and never terminates, as in the Fetch environments."""
     distance = jnp.sqrt(jnp.sum(jnp.square(achieved - desired), axis=-1))
     return jnp.where(distance <= RADIUS, 0.0, -1.0), jnp.ones_like(distance)
 
 
 def point_reach() -> Env:
-    """A point in the square [-1, 1]^2 that is to go to another and stay there: 50 steps, each of -1 until it is there.
+    """Makes a point in the square [-1, 1]^2 that must reach a goal and stay there for 50 steps, with reward -1 elsewhere.
 
-    The action is its velocity, up to 0.1 a step along each axis. Start and goal are uniform; the best mean return is about -8.
-    An episode was a success if it is above -50.
+    The action is its velocity, up to 0.1 per step along each axis. Start and goal are uniform; the best mean return is about
+    -8. An episode with a return above -50 is a success.
     """
     spec = EnvSpec("point-reach", (6,), (2,), (-1.0, -1.0), (1.0, 1.0), max_steps=50, goal=Goal(2, reach_outcome))
 
@@ -41,4 +41,4 @@ def point_reach() -> Env:
         position, desired = state
         return jnp.concatenate([position, position, desired])
 
-    return make_env(spec, start, advance, observe)
+    return make_env(spec, start, advance, observe=observe)
