@@ -14,7 +14,7 @@ from ddpg_jax.experiment.grid import random_points
 from ddpg_jax.experiment.presets import PRESETS, Preset
 from ddpg_jax.replay import hindsight
 from ddpg_jax.replay.ring import n_step_return
-from ddpg_jax.running.blocks import drive
+from ddpg_jax.running.blocks import run_blocks
 from ddpg_jax.running.program import Member
 from ddpg_jax.running.results import Sweep
 from ddpg_jax.training.loop import make_training
@@ -52,7 +52,6 @@ __all__ = [
     "configure",
     "critic_loss",
     "diagnostics",
-    "drive",
     "envs",
     "exploration",
     "hindsight",
@@ -68,6 +67,7 @@ __all__ = [
     "optimizers",
     "random_points",
     "replay",
+    "run_blocks",
     "schedules",
     "soft_update",
     "sweep",

@@ -15,8 +15,8 @@ from ddpg_jax.envs.make import as_env
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure, env_options
 from ddpg_jax.experiment.grid import Point, grid_points, plain
-from ddpg_jax.running.blocks import drive
-from ddpg_jax.running.groups import check_legs, in_memory, make_legs
+from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.running.results import Sweep
@@ -113,21 +113,21 @@ def sweep(
     if not isinstance(env, str) and any("env" in point for point in chosen):
         raise ConfigError("env cannot be swept where the environment is given as an object; name the environments, all of them")
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
-    legs = make_legs(chosen, seeds, given)
+    groups = make_groups(chosen, seeds, given)
     use_all_cores()
 
     def make(experiment: Experiment, members: list[Member]) -> Program:
         return make_program(experiment, members, _given(env))
 
-    check_legs(legs, make)
+    check_groups(groups, make)
     rows: list[dict[str, Any]] = []
     policies: dict[int, Policy] = {}
-    for leg in legs:
-        for part, program in in_memory(leg, make):
+    for group in groups:
+        for part, program in fit_to_memory(group, make):
             own_rows, own_policies = _train_all(part.experiment, program)
             rows += own_rows
             policies |= {member.number: policy for member, policy in zip(part.members, own_policies, strict=True)}
-    first = legs[0].experiment.seed
+    first = groups[0].experiment.seed
     each = len(policies) // len(chosen)
     return Sweep(chosen, list(range(first, first + each)), rows, [policies[m] for m in range(len(policies))])
 
@@ -136,7 +136,7 @@ def _train_all(experiment: Experiment, program: Program) -> tuple[list[dict[str,
     """Rows and policies of a whole run; when it returns, nothing that the program took is held any more."""
     try:
         rows, state = [], program.start()
-        for tick in drive(program, experiment, state):
+        for tick in run_blocks(program, experiment, state):
             rows, state = rows + tick.rows, tick.state
         actors = [program.actor(state, m) for m in range(len(program.members))]
         return rows, [make_policy(experiment, program.spec, actor) for actor in actors]

@@ -29,8 +29,8 @@ from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, idle_program
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.running import groups
-from ddpg_jax.running.blocks import drive
-from ddpg_jax.running.groups import Leg, in_memory
+from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.groups import Group, fit_to_memory
 from ddpg_jax.running.placement import Placement
 from ddpg_jax.running.program import Member
 from tests.runs import manifest, rows, run
@@ -371,7 +371,10 @@ def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
         shares.append([member.number for member in processes.share(part)])
         return idle_program()
 
-    parts = [[member.number for member in part.members] for part, _ in in_memory(Leg(experiment, members), make, lambda fit: 2)]
+    parts = [
+        [member.number for member in part.members]
+        for part, _ in fit_to_memory(Group(experiment, members), make, agree=lambda fit: 2)
+    ]
     assert parts == [[0, 1], [2, 3]]
     assert shares == [[2, 3], [1], [3]]
 
@@ -379,7 +382,7 @@ def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
 def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member needs 20 bytes: four fit in 100, two in the half of it."""
     experiment, hyper = dj.configure({"env": "Pendulum-v1"})
-    leg = Leg(experiment, [Member(seed, hyper, seed) for seed in range(4)])
+    group = Group(experiment, [Member(seed, hyper, seed) for seed in range(4)])
     monkeypatch.setattr(groups, "memory_limit", lambda _: 100 / groups.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
@@ -389,8 +392,8 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
         program.memory, program.placement = lambda: 20 * len(part), Placement(len(part), "vmap", (None,))
         return program
 
-    assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
-    assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]
+    assert [len(part.members) for part, _ in fit_to_memory(group, make)] == [4]
+    assert [len(part.members) for part, _ in fit_to_memory(group, make, local_processes=2)] == [2, 2]
 
 
 def test_a_share_that_diverged_goes_on_while_others_train() -> None:
@@ -405,7 +408,7 @@ def test_a_share_that_diverged_goes_on_while_others_train() -> None:
         return [len(answers) > 6, here]
 
     program = make_program(experiment, [Member(0, hyper)])
-    ticks = list(drive(program, experiment, program.start(), gather=gather))
+    ticks = list(run_blocks(program, experiment, program.start(), gather=gather))
     assert [tick.step for tick in ticks if tick.rows] == [200, 400, 600, 800, 1000, 1200]
     assert answers == [False] + [True] * 6
     assert [tick.finished for tick in ticks] == [False] * (len(ticks) - 1) + [True]

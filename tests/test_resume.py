@@ -182,8 +182,8 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
     """How often a run looks at the world outside depends on the machine; what comes of it does not."""
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "FIRST_LOOK", 37)
-        patch.setattr(blocks, "_longer", lambda *_: 37)
+        patch.setattr(blocks, "FIRST_PIECE", 37)
+        patch.setattr(blocks, "_next_piece", lambda *_: 37)
         kill_at(patch, Checkpoints, "save", 10, after=True)
         with contextlib.suppress(Killed):
             run(*command(out, backend=backend))
@@ -192,8 +192,8 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
     assert kept is not None
     assert kept.iteration == 337, "no checkpoint in the middle of a block"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "FIRST_LOOK", 11)
-        patch.setattr(blocks, "_longer", lambda *_: 11)
+        patch.setattr(blocks, "FIRST_PIECE", 11)
+        patch.setattr(blocks, "_next_piece", lambda *_: 11)
         resume(out, "--checkpoint-seconds", "1000", backend=backend)
     assert_same_run(out, whole_run(backend))
 

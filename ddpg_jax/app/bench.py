@@ -121,12 +121,12 @@ def make_training_rate(experiment: Experiment, members: list[Member], updates: i
     state = program.start()
     done, alive = warmup_iterations(experiment), np.ones(len(members), bool)
     each = round(experiment.num_envs * experiment.updates_per_step) * len(members)
-    state, _, _ = program.advance(state, 0, done, alive)
+    state, _, _ = program.advance(state, 0, done, alive=alive)
     steps = max(1, updates // each)
     held = [state, done]
 
     def measure() -> float:
-        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, alive)
+        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, alive=alive)
         held[1] += steps
         return steps * each / seconds
 
@@ -140,8 +140,8 @@ def first_update_seconds(fields: dict[str, Any]) -> float:
     program = make_program(experiment, [Member(0, hyper)])
     warmup, alive = warmup_iterations(experiment), np.ones(1, bool)
     since = time.perf_counter()
-    state, _, _ = program.advance(program.start(), 0, warmup, alive)
-    program.advance(state, warmup, warmup + 1, alive)
+    state, _, _ = program.advance(program.start(), 0, warmup, alive=alive)
+    program.advance(state, warmup, warmup + 1, alive=alive)
     seconds = time.perf_counter() - since
     program.close()
     return seconds

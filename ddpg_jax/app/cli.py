@@ -96,23 +96,23 @@ def stoppable() -> Iterator[None]:
 def _train(options: argparse.Namespace) -> int:
     with stoppable():
         from ddpg_jax.app.job import use_compilation_cache
-        from ddpg_jax.running.groups import make_legs
+        from ddpg_jax.running.groups import make_groups
         from ddpg_jax.running.hardware import spare_threads, use_one_core
 
-    legs = make_legs([{}], 1, _given(options))
+    groups = make_groups([{}], 1, _given(options))
     use_compilation_cache()
-    experiment = legs[0].experiment
+    experiment = groups[0].experiment
     if uses_jax(experiment.env, env_options(experiment)):
         spare_threads(1)
     use_one_core(max(experiment.batch_size, experiment.num_envs), experiment.hidden)
-    return _work(legs, options)
+    return _work(groups, options)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     with stoppable():
         from ddpg_jax.app.job import use_compilation_cache
         from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
-        from ddpg_jax.running.groups import make_legs
+        from ddpg_jax.running.groups import make_groups
         from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
 
     given = _given(options)
@@ -128,13 +128,13 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
     else:
         points = grid_points(parse_grid(options.grid))
-    legs = make_legs(points, seeds, given)
+    groups = make_groups(points, seeds, given)
     meeting = _meeting(options)
     use_compilation_cache()
     use_all_cores()
-    if any(uses_jax(leg.experiment.env, env_options(leg.experiment)) for leg in legs):
+    if any(uses_jax(group.experiment.env, env_options(group.experiment)) for group in groups):
         spare_threads(cores())
-    return _work(legs, options, meeting)
+    return _work(groups, options, meeting)
 
 
 def _meeting(options: argparse.Namespace) -> Meeting | None:
@@ -172,7 +172,7 @@ def _import(options: argparse.Namespace) -> None:
     import_modules(coerce("imports", options.imports or ()))
 
 
-def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
+def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
     from ddpg_jax.app.job import Options, Stopped, train
 
     check_jax()
@@ -182,7 +182,7 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
         with connected(meeting) as processes:
-            line = train(legs, job, processes)
+            line = train(groups, job, processes)
     except Stopped as stop:
         again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
         return _fail(f"{stop}; go on with: ddpg-jax {again} --resume", stop.status)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ddpg_jax.app.report import by_env, by_point, labels, short, swept
-from ddpg_jax.running.intervals import interval, interval_over_points, iqm, standing
+from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
 
 MOST_LINES = 12  # more learning curves than this cannot be told apart
 MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups
@@ -90,7 +90,7 @@ def _best(curves: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """All of them, or where there are many those that end highest."""
     if len(curves) <= MOST_LINES:
         return curves
-    last = {label: standing(curve[:, -1, 1]) for label, curve in curves.items()}
+    last = {label: ranking_score(curve[:, -1, 1]) for label, curve in curves.items()}
     return {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MOST_LINES]}
 
 

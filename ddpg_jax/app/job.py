@@ -30,8 +30,8 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import stopping
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.experiment import Experiment, env_options
-from ddpg_jax.running.blocks import Journal, Tick, drive, period, schedule
-from ddpg_jax.running.groups import Leg, describe
+from ddpg_jax.running.blocks import Journal, Tick, period, run_blocks, schedule
+from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
 
 
@@ -89,7 +89,7 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> str:
+def train(groups: list[Group], options: Options, processes: Processes = ALONE) -> str:
     """Runs or resumes an experiment, of one member or of many, in its folder; gives the line that reports the result.
 
     Of several processes each trains its share of the members, and the first writes the folder.
@@ -102,12 +102,12 @@ def train(legs: list[Leg], options: Options, processes: Processes = ALONE) -> st
         Ended: another process has died or failed, or a signal came before anything was written.
     """
     with signals() as received:  # from here on: one that comes while JAX is at work would be lost there
-        return _train(legs, options, processes, received)
+        return _train(groups, options, processes, received)
 
 
-def _train(legs: list[Leg], options: Options, processes: Processes, received: list[int]) -> str:
-    experiment = legs[0].experiment
-    members = sorted((member for leg in legs for member in leg.members), key=lambda member: member.number)
+def _train(groups: list[Group], options: Options, processes: Processes, received: list[int]) -> str:
+    experiment = groups[0].experiment
+    members = sorted((member for group in groups for member in group.members), key=lambda member: member.number)
     place = RunFolder(options.out or folders.default_folder(experiment, members), processes)
     check_tracker(options.track)
     _check_same(experiment, members, place.given, options, processes)
@@ -116,7 +116,7 @@ def _train(legs: list[Leg], options: Options, processes: Processes, received: li
         _check_shared(place, processes)
     else:
         place.check(experiment, members, options.resume, options.overwrite)
-    programs = Programs(legs, place.programs() if options.resume else [], processes)
+    programs = Programs(groups, place.programs() if options.resume else [], processes)
     with contextlib.closing(programs):
         programs.check()  # an environment that will not do says so before anything is written
         if not options.resume:
@@ -294,7 +294,7 @@ class Job:
         what = f"{many} members, program {k + 1} of {self.programs.total()}" if len(self.members) > 1 else ""
         display = Display(self.programs.steps, before + last[1] * many, not processes.first, what)
         with display, self._naming_failures(experiment, checkpoints):
-            for tick in drive(program, experiment, state, begin, journal, processes.gather):
+            for tick in run_blocks(program, experiment, state, begin=begin, journal=journal, gather=processes.gather):
                 now, rows = time.monotonic(), self._log(tick.rows)
                 display.update(before + tick.step * many, (tick.step - last[1]) * many / max(now - last[0], 1e-9), rows)
                 last = (now, tick.step) if rows else last

@@ -24,7 +24,7 @@ import numpy as np
 
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.running.placement import place
+from ddpg_jax.running.placement import make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import Metrics
 
@@ -293,16 +293,16 @@ class Idle:
 
     members: ClassVar[list[Any]] = []
     calls = 1
-    whole_after_failure = False
+    state_survives_failure = False
 
     def __init__(self) -> None:
-        self.placement = place(1)
+        self.placement = make_placement(1)
 
     def start(self) -> Any:
         """No state."""
         return ()
 
-    def advance(self, state: Any, begin: Any, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
+    def advance(self, state: Any, begin: Any, end: int, *, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
         """Nothing in no time."""
         del begin, end, alive, so_far
         nothing: Any = np.zeros(0, int)

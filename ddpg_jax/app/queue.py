@@ -13,7 +13,7 @@ import jax
 from ddpg_jax.api import make_program
 from ddpg_jax.app.processes import Processes, idle_program
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.groups import Leg, check_legs, in_memory
+from ddpg_jax.running.groups import Group, check_groups, fit_to_memory
 from ddpg_jax.running.program import Member, Program, total_iterations
 
 COPIES = 3
@@ -23,14 +23,14 @@ COPIES = 3
 class Programs:
     """The programs of a run, one after the other; each is made when its turn comes, as large as memory allows."""
 
-    def __init__(self, legs: list[Leg], recorded: list[list[int]], processes: Processes):
-        self._legs = legs
-        known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
-        self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
+    def __init__(self, groups: list[Group], recorded: list[list[int]], processes: Processes):
+        self._groups = groups
+        known = {member.number: (group.experiment, member) for group in groups for member in group.members}
+        self.parts = [Group(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
         done = {m for part in recorded for m in part}
-        self.steps = _steps(legs)
-        self._ahead = iter([Leg(leg.experiment, [m for m in leg.members if m.number not in done]) for leg in legs])
-        self._fitting: Iterator[tuple[Leg, Program]] = iter(())
+        self.steps = _steps(groups)
+        self._ahead = iter([Group(group.experiment, [m for m in group.members if m.number not in done]) for group in groups])
+        self._fitting: Iterator[tuple[Group, Program]] = iter(())
         self._program: tuple[int, Program] | None = None
         self._processes = processes
 
@@ -41,7 +41,7 @@ class Programs:
     def check(self) -> None:
         """Asks whether the programs can be made, and makes the first, unless earlier work is known."""
         if not self.parts:
-            check_legs(self._legs, make_program, *self._room())
+            check_groups(self._groups, make_program, **self._room())
             self.get(0)
 
     def get(self, k: int) -> Program | None:
@@ -60,28 +60,29 @@ class Programs:
         self._program = k, program
         return program
 
-    def _next(self) -> tuple[Leg, Program] | None:
+    def _next(self) -> tuple[Group, Program] | None:
         while True:
             for found in self._fitting:
                 return found
-            leg = next(self._ahead, None)
-            if leg is None:
+            group = next(self._ahead, None)
+            if group is None:
                 return None
-            if leg.members:
-                self._fitting = in_memory(leg, self._make, self._agree, *self._room())
+            if group.members:
+                self._fitting = fit_to_memory(group, self._make, agree=self._agree, **self._room())
 
-    def _room(self) -> tuple[int, int]:
-        """`(neighbours, copies)`: how many processes share the memory, and how often the state lies there besides."""
+    def _room(self) -> dict[str, int]:
+        """Returns how many processes share the memory, and how many copies of all states it must hold for a checkpoint."""
         # Not on a CPU, the memory is that of a device, which no neighbour and no copy for a checkpoint shares.
-        return (self._processes.neighbours, COPIES) if jax.default_backend() == "cpu" else (1, 0)
+        cpu = jax.default_backend() == "cpu"
+        return {"local_processes": self._processes.neighbours if cpu else 1, "state_copies": COPIES if cpu else 0}
 
     def total(self) -> int:
         """How many programs there are in all, as far as it is known: a structure that is yet to come may not fit at once."""
-        return sum(self._of_leg(leg) for leg in self._legs)
+        return sum(self._of_group(group) for group in self._groups)
 
-    def _of_leg(self, leg: Leg) -> int:
-        parts = [part for part in self.parts if part.experiment == leg.experiment]
-        left = len(leg.members) - sum(len(part.members) for part in parts)
+    def _of_group(self, group: Group) -> int:
+        parts = [part for part in self.parts if part.experiment == group.experiment]
+        left = len(group.members) - sum(len(part.members) for part in parts)
         return len(parts) + math.ceil(left / len(parts[-1].members)) if parts else 1
 
     def _make(self, experiment: Experiment, members: list[Member]) -> Program:
@@ -107,6 +108,6 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _steps(legs: list[Leg]) -> int:
+def _steps(groups: list[Group]) -> int:
     """Steps that all their members will have done at the end."""
-    return sum(len(leg.members) * total_iterations(leg.experiment) * leg.experiment.num_envs for leg in legs)
+    return sum(len(group.members) * total_iterations(group.experiment) * group.experiment.num_envs for group in groups)

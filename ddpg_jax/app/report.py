@@ -14,7 +14,7 @@ from ddpg_jax.agent import diagnostics
 from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.experiment.grid import plain
 from ddpg_jax.experiment.presets import PRESETS
-from ddpg_jax.running.intervals import interval, iqm, standing
+from ddpg_jax.running.intervals import interval, iqm, ranking_score
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
@@ -190,7 +190,7 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
         result = f"{readable(last['eval_return_mean'])}{standard_error(last['eval_return_std'], episodes)}"
         return f"{env}: return {result} after {last['step']:,} steps"
-    scores = {point: standing(curves[:, -1, 1]) for point, curves in points.items()}
+    scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
     name, seeds = named(swept(rows), best), len(points[best])
