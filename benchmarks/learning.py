@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 import ddpg_jax as dj
-from ddpg_jax.app import report, run_folder
+from ddpg_jax.app import report
 from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.app.machine import machine
+from ddpg_jax.app.manifest import new_manifest
 from ddpg_jax.running.groups import make_groups
 from ddpg_jax.running.hardware import use_all_cores
 from ddpg_jax.running.intervals import interval, iqm
@@ -63,7 +64,7 @@ def main() -> None:
         **machine(),
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))
-    settings = report.settings(run_folder.about(experiment, members))
+    settings = report.settings(new_manifest(experiment, members))
     curves = report.labels(rows, report.described(settings, settings))
     learning_curves({options.env: curves}, RESULTS / f"{options.name}.png")
     final = np.array([row["eval_return_mean"] for row in rows if row["step"] == rows[-1]["step"]])

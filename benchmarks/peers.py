@@ -124,7 +124,9 @@ def products(env: str, batch_size: int, devices: int = 1) -> Turn:
 
     @functools.cache
     def loop(updates: int) -> Callable[[], float]:
-        return make_limit(spec.obs_dim, spec.action_dim, HIDDEN, batch_size, updates, jax.local_devices())
+        return make_limit(
+            spec.obs_dim, spec.action_dim, HIDDEN, batch_size=batch_size, updates=updates, devices=jax.local_devices()
+        )
 
     return lambda updates: loop(-(-updates // devices))()
 

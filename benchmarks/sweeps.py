@@ -59,8 +59,10 @@ def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
 
     sweeps = {str(count): sweep(count, hyper) for count in members}
     again, _ = sweep(members[-1], hyper._replace(critic_lr=3e-4, tau=0.01))
-    trial = make_limit(3, 1, experiment.hidden, batch_size, TRIAL, jax.local_devices())
-    limit = make_limit(3, 1, experiment.hidden, batch_size, round(trial() / devices), jax.local_devices())
+    trial = make_limit(3, 1, experiment.hidden, batch_size=batch_size, updates=TRIAL, devices=jax.local_devices())
+    limit = make_limit(
+        3, 1, experiment.hidden, batch_size=batch_size, updates=round(trial() / devices), devices=jax.local_devices()
+    )
     ready = {"members": {count: about for count, (about, _) in sweeps.items()}, "second_sweep": again}
     take_turns(ready, {**{count: turn for count, (_, turn) in sweeps.items()}, LIMIT: limit})
 

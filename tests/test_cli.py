@@ -52,7 +52,7 @@ def one_line(capfd: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> str:
         capfd.readouterr()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(job, "Job", lambda *arguments: pytest.fail("it began to train"))
+            patch.setattr(job, "Job", lambda *_, **__: pytest.fail("it began to train"))
             assert run(*arguments) == 2
         said = capfd.readouterr()
         assert said.out == ""

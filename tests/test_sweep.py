@@ -376,8 +376,8 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
     capsys.readouterr()
     assert main([*sweep, "--out", str(tmp_path / "a"), "--resume"]) == 0
     said = capsys.readouterr().err
-    assert "metrics.csv has lost its rows of the members 4, whose program is over" in said
-    assert "policy/member_0 is lost, and the program that trained it is over" in said
+    assert "metrics.csv is missing the rows of the members 4, whose program has finished" in said
+    assert "policy/member_0 is missing, and the program that trained it has finished" in said
 
 
 @pytest.mark.parametrize(
