@@ -202,14 +202,14 @@ def _eval(options: argparse.Namespace) -> int:
     if options.video:
         check_film(options.dir, policy, options.video)
     use_compilation_cache()
-    returns, lengths = evaluate(options.dir, policy, episodes, seed)
+    returns, lengths = evaluate(options.dir, policy, episodes, seed=seed)
     member = f"{describe_member(options.dir, policy)}: " if policy.name.startswith("member_") else ""
     print(
         member + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
         f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; {episodes} episodes"
     )
     if options.video:
-        print(f"{film(options.dir, policy, options.video, seed)} frames in {options.video}")
+        print(f"{film(options.dir, policy, options.video, seed=seed)} frames in {options.video}")
     return 0
 
 
