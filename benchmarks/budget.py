@@ -30,7 +30,7 @@ import ddpg_jax as dj
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.calls import python_call
 from ddpg_jax.running.hardware import use_one_core
-from ddpg_jax.running.placement import place
+from ddpg_jax.running.placement import make_placement
 from ddpg_jax.training.step import RunState, stream
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,7 +44,7 @@ def looped(body: Callable[[Any, jax.Array], Any], start: Any, turns: int) -> Cal
     def loop(carry: Any, clock: jax.Array) -> Any:
         return jax.lax.scan(lambda c, i: (body(c, i), None), carry, clock)[0]
 
-    run = jax.jit(loop, donate_argnums=0, compiler_options=place(1).compiler_options)
+    run = jax.jit(loop, donate_argnums=0, compiler_options=make_placement(1).compiler_options)
     held = [run(jax.tree.map(jnp.array, start), clock)]
 
     def measure() -> float:

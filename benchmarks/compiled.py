@@ -85,7 +85,7 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
         tree = jax.tree.map(jnp.asarray, tree)
         return placement.abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), tree))
 
-    lead = () if placement.alone else (members,)
+    lead = () if placement.single else (members,)
     names = ("train_return_mean", *reported(experiment))
     numbers = (jax.random.key(0), hyper, True, jnp.int32(0), no_metrics(names))
     key, hypers, alive, first, metrics = shapes(numbers, *lead)

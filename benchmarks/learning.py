@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 import ddpg_jax as dj
-from ddpg_jax.app import report, run_folder
+from ddpg_jax.app import report
 from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.app.machine import machine
-from ddpg_jax.running.groups import make_legs
+from ddpg_jax.app.manifest import new_manifest
+from ddpg_jax.running.groups import make_groups
 from ddpg_jax.running.hardware import use_all_cores
 from ddpg_jax.running.intervals import interval, iqm
 
@@ -40,11 +41,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
     fields = {"eval_episodes": 20, **dict(text.split("=", 1) for text in options.set)}
-    ((experiment, members),) = make_legs([{}], options.seeds, {"env": options.env, **fields})
+    ((experiment, members),) = make_groups([{}], options.seeds, {"env": options.env, **fields})
     use_all_cores()
     program = dj.make_program(experiment, members)
     rows, begin = [], time.perf_counter()
-    for tick in dj.drive(program, experiment, program.start()):
+    for tick in dj.run_blocks(program, experiment, program.start()):
         rows += tick.rows
         if tick.rows:
             mean = np.mean([row["eval_return_mean"] for row in tick.rows])
@@ -63,7 +64,7 @@ def main() -> None:
         **machine(),
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))
-    settings = report.settings(run_folder.about(experiment, members))
+    settings = report.settings(new_manifest(experiment, members))
     curves = report.labels(rows, report.described(settings, settings))
     learning_curves({options.env: curves}, RESULTS / f"{options.name}.png")
     final = np.array([row["eval_return_mean"] for row in rows if row["step"] == rows[-1]["step"]])

@@ -97,7 +97,7 @@ def bias(name: str, seeds: int, steps: int) -> dict[str, Any]:
     agent = dj.build(experiment, env.spec).agent
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(seeds)])
     state = program.start()
-    for tick in dj.drive(program, experiment, state):
+    for tick in dj.run_blocks(program, experiment, state):
         state = tick.state
     trained = jax.tree.map(np.asarray, program.save(state)[0].train)
     gaps = []

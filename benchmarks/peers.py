@@ -63,8 +63,8 @@ def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **f
         use_one_core(batch_size, experiment.hidden)
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
     alive = np.ones(members, bool)
-    state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
-    state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, alive)
+    state, _, _ = program.advance(program.start(), 0, WARMUP, alive=alive)
+    state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, alive=alive)
     go_on = advancing(program, state, WARMUP + LEAD)
     return lambda updates: go_on(-(-updates // members))
 
@@ -124,7 +124,9 @@ def products(env: str, batch_size: int, devices: int = 1) -> Turn:
 
     @functools.cache
     def loop(updates: int) -> Callable[[], float]:
-        return make_limit(spec.obs_dim, spec.action_dim, HIDDEN, batch_size, updates, jax.local_devices())
+        return make_limit(
+            spec.obs_dim, spec.action_dim, HIDDEN, batch_size=batch_size, updates=updates, devices=jax.local_devices()
+        )
 
     return lambda updates: loop(-(-updates // devices))()
 

@@ -36,7 +36,7 @@ def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
 
     import ddpg_jax as dj
     from ddpg_jax.app.bench import make_limit
-    from ddpg_jax.running.blocks import look_seconds
+    from ddpg_jax.running.blocks import piece_seconds
     from ddpg_jax.running.hardware import use_one_core
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -49,18 +49,20 @@ def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
         program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(count)])
         memory, alive = program.memory(), np.ones(count, bool)
         compiled = time.perf_counter() - begin
-        state, _, _ = program.advance(program.start(), 0, WARMUP, alive)
+        state, _, _ = program.advance(program.start(), 0, WARMUP, alive=alive)
         warm = time.perf_counter() - begin
-        state, _, _ = program.advance(state, WARMUP, WARMUP + TRIAL, alive)
-        state, _, seconds = program.advance(state, WARMUP + TRIAL, WARMUP + 2 * TRIAL, alive)
-        steps = max(1, round(TRIAL * max(look_seconds(program), 1.0) / seconds))
+        state, _, _ = program.advance(state, WARMUP, WARMUP + TRIAL, alive=alive)
+        state, _, seconds = program.advance(state, WARMUP + TRIAL, WARMUP + 2 * TRIAL, alive=alive)
+        steps = max(1, round(TRIAL * max(piece_seconds(program), 1.0) / seconds))
         go_on = advancing(program, state, WARMUP + 2 * TRIAL)
         return {"compile_seconds": compiled, "seconds_until_warm": warm, "bytes_a_device": memory}, lambda: go_on(steps)
 
     sweeps = {str(count): sweep(count, hyper) for count in members}
     again, _ = sweep(members[-1], hyper._replace(critic_lr=3e-4, tau=0.01))
-    trial = make_limit(3, 1, experiment.hidden, batch_size, TRIAL, jax.local_devices())
-    limit = make_limit(3, 1, experiment.hidden, batch_size, round(trial() / devices), jax.local_devices())
+    trial = make_limit(3, 1, experiment.hidden, batch_size=batch_size, updates=TRIAL, devices=jax.local_devices())
+    limit = make_limit(
+        3, 1, experiment.hidden, batch_size=batch_size, updates=round(trial() / devices), devices=jax.local_devices()
+    )
     ready = {"members": {count: about for count, (about, _) in sweeps.items()}, "second_sweep": again}
     take_turns(ready, {**{count: turn for count, (_, turn) in sweeps.items()}, LIMIT: limit})
 

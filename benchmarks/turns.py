@@ -54,7 +54,7 @@ def advancing(program: Any, state: Any, begin: int) -> Callable[[int], float]:
 
     def turn(steps: int) -> float:
         since, begin = time.perf_counter(), held[1]
-        held[:] = program.advance(held[0], begin, begin + steps, alive)[0], begin + steps
+        held[:] = program.advance(held[0], begin, begin + steps, alive=alive)[0], begin + steps
         return members * steps / (time.perf_counter() - since)
 
     return turn

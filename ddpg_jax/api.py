@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from ddpg_jax.experiment.build import env_options, network_fields
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
 from ddpg_jax.experiment.values import plain
-from ddpg_jax.running.blocks import drive
-from ddpg_jax.running.groups import check_legs, in_memory, make_legs
+from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.running.results import Sweep
@@ -51,12 +51,18 @@ class Run:
         return np.array([row["step"] for row in self.rows])
 
 
-def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
-    """Trains one policy and gives it back with its learning curve. Nothing is written.
+OnEvaluation: TypeAlias = Callable[[int, int, dict[str, Any], Policy], Any]
+"""`(member, step, row, policy) -> bool`: looks at a member after an evaluation; the member stops if it returns False. The row
+has the columns of metrics.csv."""
+
+
+def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None, **fields: Any) -> Run:
+    """Trains one policy and returns it with its learning curve. Nothing is written.
 
     Args:
         env: a name (see `ddpg-jax envs`), an `Env` written in JAX, or a function that makes a Gymnasium environment.
-        **fields: fields of `Experiment` and `Hyperparams`, over their preset.
+        on_evaluation: `(member, step, row, policy)`, called after each evaluation; training stops if it returns False.
+        **fields: fields of `Experiment` and `Hyperparams`, on top of their preset.
 
     Raises:
         ConfigError: a field that is not known or not allowed, or an environment that DDPG cannot work with.
@@ -71,7 +77,7 @@ def train(env: Any = "Pendulum-v1", **fields: Any) -> Run:
         raise ConfigError("seeds is no field of one run; dj.sweep(..., seeds=N) trains as many")
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     program = make_program(experiment, [Member(experiment.seed, hyper)], _given(env))
-    rows, policies = _train_all(experiment, program)
+    rows, policies = _train_all(experiment, program, on_evaluation)
     return Run(experiment, hyper, rows, policies[0])
 
 
@@ -80,6 +86,8 @@ def sweep(
     seeds: int = 1,
     grid: Mapping[str, Sequence[Any]] | None = None,
     points: Iterable[Point] | None = None,
+    *,
+    on_evaluation: OnEvaluation | None = None,
     **fields: Any,
 ) -> Sweep:
     """Trains seeds x points at once. Nothing is written.
@@ -91,8 +99,10 @@ def sweep(
         env: as in `train`.
         seeds: `S`; they count from the field `seed` and are the same at every point.
         grid: field -> values; all combinations are points.
-        points: in its place, the points themselves, each with the same fields.
-        **fields: what all points have in common, where they do not say otherwise.
+        points: instead of a grid, the points themselves, each with the same fields.
+        on_evaluation: `(member, step, row, policy)`, called for each member after each evaluation; members for which it returns
+            False stop, and the others go on.
+        **fields: fields that all points have in common, unless they say otherwise.
 
     Raises:
         ConfigError: as `train`; an empty grid; more than memory holds.
@@ -115,30 +125,41 @@ def sweep(
     if not isinstance(env, str) and any("env" in point for point in chosen):
         raise ConfigError("env cannot be swept where the environment is given as an object; name the environments, all of them")
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
-    legs = make_legs(chosen, seeds, given)
+    groups = make_groups(chosen, seeds, given)
     use_all_cores()
 
     def make(experiment: Experiment, members: list[Member]) -> Program:
         return make_program(experiment, members, _given(env))
 
-    check_legs(legs, make)
+    check_groups(groups, make)
     rows: list[dict[str, Any]] = []
     policies: dict[int, Policy] = {}
-    for leg in legs:
-        for part, program in in_memory(leg, make):
-            own_rows, own_policies = _train_all(part.experiment, program)
+    for group in groups:
+        for part, program in fit_to_memory(group, make):
+            own_rows, own_policies = _train_all(part.experiment, program, on_evaluation)
             rows += own_rows
             policies |= {member.number: policy for member, policy in zip(part.members, own_policies, strict=True)}
-    first = legs[0].experiment.seed
+    first = groups[0].experiment.seed
     each = len(policies) // len(chosen)
     return Sweep(chosen, list(range(first, first + each)), rows, [policies[m] for m in range(len(policies))])
 
 
-def _train_all(experiment: Experiment, program: Program) -> tuple[list[dict[str, Any]], list[Policy]]:
-    """Rows and policies of a whole run; when it returns, nothing that the program took is held any more."""
+def _train_all(
+    experiment: Experiment, program: Program, on_evaluation: OnEvaluation | None
+) -> tuple[list[dict[str, Any]], list[Policy]]:
+    """Returns rows and policies of a whole run, after which nothing that the program took is held any more."""
+
+    def judge(rows: list[dict[str, Any]], state: Any) -> Iterable[int]:
+        for m, member in enumerate(program.members):
+            row = next((row for row in rows if row["member"] == member.number), None)
+            if on_evaluation and row:
+                policy = make_policy(experiment, program.spec, program.actor(state, m))
+                if on_evaluation(member.number, row["step"], dict(row), policy) is False:
+                    yield m
+
     try:
         rows, state = [], program.start()
-        for tick in drive(program, experiment, state):
+        for tick in run_blocks(program, experiment, state, judge=judge):
             rows, state = rows + tick.rows, tick.state
         actors = [program.actor(state, m) for m in range(len(program.members))]
         return rows, [make_policy(experiment, program.spec, actor) for actor in actors]

@@ -17,7 +17,7 @@ from ddpg_jax.exploration import EXPLORERS
 from ddpg_jax.replay import hindsight
 from ddpg_jax.replay.ring import n_step_return
 from ddpg_jax.replay.samplers import REPLAYS
-from ddpg_jax.running.blocks import drive
+from ddpg_jax.running.blocks import run_blocks
 from ddpg_jax.running.program import Member
 from ddpg_jax.running.results import Sweep
 from ddpg_jax.training.loop import make_training
@@ -58,7 +58,6 @@ __all__ = [
     "configure",
     "critic_loss",
     "diagnostics",
-    "drive",
     "envs",
     "exploration",
     "hindsight",
@@ -75,6 +74,7 @@ __all__ = [
     "optimizers",
     "random_points",
     "replay",
+    "run_blocks",
     "schedules",
     "soft_update",
     "sweep",

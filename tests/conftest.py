@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command_line(cache: Path) -> Iterator[None]:
     """Has the command line use `cache` and no screen, and leaves JAX as it was for the tests of other files.
 
-    It looks at the world outside between blocks alone, so that a slow machine has the checkpoints of a fast one."""
+    Every piece is a whole block, so that a slow machine has the checkpoints of a fast one."""
     from jax.experimental.compilation_cache import compilation_cache
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -52,8 +52,8 @@ def command_line(cache: Path) -> Iterator[None]:
         patch.setenv("SDL_VIDEODRIVER", "dummy")
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.setenv("PJRT_NPROC", str(os.cpu_count()))  # else a run sets it, for all processes of later tests
-        patch.setattr(blocks, "FIRST_LOOK", blocks.BLOCK_UPDATES)  # looks between blocks and nowhere else, in no hurry
-        patch.setattr(blocks, "LOOK_SECONDS", math.inf)
+        patch.setattr(blocks, "FIRST_PIECE", blocks.BLOCK_UPDATES)
+        patch.setattr(blocks, "PIECE_SECONDS", math.inf)
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
         yield

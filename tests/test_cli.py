@@ -53,7 +53,7 @@ def one_line(capfd: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: str) -> str:
         capfd.readouterr()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(job, "Job", lambda *arguments: pytest.fail("it began to train"))
+            patch.setattr(job, "Job", lambda *_, **__: pytest.fail("it began to train"))
             assert run(*arguments) == 2
         said = capfd.readouterr()
         assert said.out == ""
@@ -290,7 +290,7 @@ def test_a_table_with_other_columns_is_not_added_to(copy_of: Any, capfd: pytest.
     assert run(*command(folder, "--resume", "--steps", "800")) == 2
     said = capfd.readouterr().err
     assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith("has other columns than this run writes: note; take them out")
+    assert said.splitlines()[-1].endswith("has other columns than this run writes: note; remove them")
     assert (folder / "metrics.csv").read_text() == more
 
 

@@ -23,7 +23,7 @@ from ddpg_jax.envs.extras import command_for, installed
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
 from ddpg_jax.experiment.grid import grid_points, parse_grid
-from ddpg_jax.running.groups import make_legs
+from ddpg_jax.running.groups import make_groups
 from ddpg_jax.types import EnvOptions
 from tests.runs import TINY, manifest, run
 
@@ -123,9 +123,9 @@ def test_every_way_to_write_keyword_arguments_is_one_experiment(form: Any) -> No
 
 def test_keyword_arguments_can_be_swept() -> None:
     """A program for each; their values stand in tables so that they can be read back."""
-    legs = make_legs(grid_points(parse_grid(["env_kwargs=g=9.0,g=10.0"])), 2, {"wrappers": "A,B"})
-    assert [leg.experiment.env_kwargs for leg in legs] == ['{"g": 9.0}', '{"g": 10.0}']
-    (name, value), *_ = legs[0].members[0].swept
+    groups = make_groups(grid_points(parse_grid(["env_kwargs=g=9.0,g=10.0"])), 2, {"wrappers": "A,B"})
+    assert [group.experiment.env_kwargs for group in groups] == ['{"g": 9.0}', '{"g": 10.0}']
+    (name, value), *_ = groups[0].members[0].swept
     assert dj.configure({name: value})[0].env_kwargs == '{"g": 9.0}'
 
 
@@ -228,7 +228,8 @@ def test_a_module_that_raises_is_one_line(mine: Any, capfd: pytest.CaptureFixtur
 
 def test_an_environment_given_as_an_object_takes_no_options() -> None:
     """They would be without effect, and nobody would notice."""
-    for field, value in (("env_kwargs", {"g": 9.0}), ("wrappers", "FlattenObservation"), ("imports", "json")):
+    values: dict[str, Any] = {"env_kwargs": {"g": 9.0}, "wrappers": "FlattenObservation", "imports": "json"}
+    for field, value in values.items():
         with pytest.raises(dj.ConfigError, match=f"{field}=.* is not allowed with an environment that is given as an object"):
             dj.train(lambda: gymnasium.make("Pendulum-v1"), **{field: value})
 

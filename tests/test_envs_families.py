@@ -293,7 +293,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import ddpg_jax as dj
 from ddpg_jax.envs import make_device
 from ddpg_jax.envs.extras import EXTRAS, installed
-from ddpg_jax.running.placement import over_members, place
+from ddpg_jax.running.placement import over_members, make_placement
 from tests.test_envs_device import compiled_roll
 from tests.test_envs_families import GYMNAX, PHYSICS, walk
 
@@ -304,7 +304,7 @@ for env in envs:
     roll = compiled_roll(env, 30)
     alone = jax.jit(jax.vmap(roll))(keys)
     for kind in ("map", "vmap"):
-        placement = place(4, kind)
+        placement = make_placement(4, kind)
         shared = jax.jit(over_members(roll, placement))(placement.put(keys))
         assert len(shared[0].sharding.device_set) == 2
         for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(shared)):

@@ -361,9 +361,9 @@ def test_what_is_no_function_that_makes_an_environment_is_refused(what: str) -> 
 def test_members_that_have_diverged_step_no_environment() -> None:
     experiment, hyper = dj.configure({**SHORT, "backend": "host"})
     program = dj.make_program(experiment, [dj.Member(0, hyper)])
-    state, _, _ = program.advance(program.start(), 0, 4, np.ones(1, bool))
+    state, _, _ = program.advance(program.start(), 0, 4, alive=np.ones(1, bool))
     before = jax.tree.map(np.array, program.save(state))
-    state, metrics, _ = program.advance(state, 4, 9, np.zeros(1, bool))
+    state, metrics, _ = program.advance(state, 4, 9, alive=np.zeros(1, bool))
     for one, other in zip(jax.tree.leaves(program.save(state)[0]), jax.tree.leaves(before[0]), strict=True):
         np.testing.assert_array_equal(one, other)
     assert program.save(state)[1] == before[1]
@@ -461,7 +461,7 @@ def test_training_stores_what_happened_and_nothing_else() -> None:
 
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in (0, 1)], make)
     state, rows = program.start(), []
-    for tick in dj.drive(program, experiment, state):
+    for tick in dj.run_blocks(program, experiment, state):
         state, rows = tick.state, rows + tick.rows
     assert [row["eval_length_mean"] for row in rows] in ([3.0, 3.0], [3.0, 1.0])  # of one environment, one after the other
     assert all(np.isfinite(row["critic_loss"]) for row in rows)
@@ -576,17 +576,17 @@ def failing(order: str) -> tuple[Program, Any]:
 
     experiment, hyper = dj.configure(fields)
     program = dj.make_program(experiment, [dj.Member(0, hyper)], Late)
-    state, _, _ = program.advance(program.start(), 0, 10, np.ones(1, bool))
+    state, _, _ = program.advance(program.start(), 0, 10, alive=np.ones(1, bool))
     return program, state
 
 
 def test_a_failure_ends_the_loop_and_leaves_the_state_before_the_step() -> None:
     alive = np.ones(1, bool)
     program, state = failing("textbook")
-    state, metrics, _ = program.advance(state, 10, 30, alive)
+    state, metrics, _ = program.advance(state, 10, 30, alive=alive)
     assert (metrics.done.tolist(), metrics.bad_step.tolist()) == ([19], [19])
     other, expected = failing("textbook")
-    expected, before, _ = other.advance(expected, 10, 19, alive)
+    expected, before, _ = other.advance(expected, 10, 19, alive=alive)
     for name in ("train", "replay", "returns"):  # the rest starts anew with the environment
         found, true = (getattr(p.save(s)[0], name) for p, s in ((program, state), (other, expected)))
         jax.tree.map(np.testing.assert_array_equal, found, true)
@@ -627,7 +627,7 @@ def test_a_stop_ends_each_member_after_its_step_and_leaves_no_trace(order: str) 
     def run(make: Any) -> tuple[Any, list[Any]]:
         program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in (0, 1, 2)], make)
         ticks, state = [], program.start()
-        for tick in dj.drive(program, experiment, state):
+        for tick in dj.run_blocks(program, experiment, state):
             stopping.clear()
             ticks.append(tick)
             state = tick.state
@@ -662,12 +662,12 @@ def test_a_stop_is_obeyed_within_a_step(what: str) -> None:
     state, alive = program.start(), np.ones(1, bool)
     program.memory()  # compiles
     if what == "learn":
-        state, _, _ = program.advance(state, 0, 8, alive)
+        state, _, _ = program.advance(state, 0, 8, alive=alive)
     timer = threading.Timer(1.0, stopping.set)
     timer.start()
     since = time.monotonic()
     if what == "learn":
-        _, metrics, _ = program.advance(state, 8, 4_000, alive)
+        _, metrics, _ = program.advance(state, 8, 4_000, alive=alive)
         assert metrics.done < 500
     else:
         with pytest.raises(Interrupted):

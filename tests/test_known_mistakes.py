@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.running.placement import place
+from ddpg_jax.running.placement import make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.step import RunState, gradient_steps
 from tests.agents import mlp_agent
@@ -36,7 +36,7 @@ def test_vmapped_members_do_not_copy_their_replays_at_every_step(monkeypatch: py
     fields = {"env": "probe/lqr", "replay_capacity": capacity, "warmup_steps": 16, "batch_size": 8, "hidden": (4,)}
     experiment, hyper = dj.configure({**fields, "policy_delay": 2})
     some = [dj.Member(seed, hyper) for seed in range(members)]
-    Program(experiment, dj.envs.make_device("probe/lqr"), some, place(members, "vmap")).memory()
+    Program(experiment, dj.envs.make_device("probe/lqr"), some, placement=make_placement(members, "vmap")).memory()
     text, evaluating = texts
     whole = rf"= f32\[{members},{capacity},{2 * 2 + 1 + 3}\]\S* "
     assert re.search(whole + r"(scatter|dynamic-update-slice)\(", text), "the replays are not written as this test thinks"

@@ -37,7 +37,7 @@ def test_three_seeds_find_the_optimal_regulator() -> None:
     experiment, hyper = dj.configure(FIELDS)
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in SEEDS])
     state = program.start()
-    for tick in dj.drive(program, experiment, state):
+    for tick in dj.run_blocks(program, experiment, state):
         state = tick.state
     agent = dj.build(experiment, program.spec).agent
     act, q_values = jax.jit(agent.act), jax.jit(agent.q_values)

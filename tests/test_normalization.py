@@ -65,7 +65,7 @@ def test_moments_are_of_what_was_collected_and_learned_by_nobody() -> None:
     experiment, hyper = dj.configure({**fields, "env": "Pendulum-v1", "actor_decay": 0.1, "critic_decay": 0.1})
     program = dj.make_program(experiment, [dj.Member(0, hyper)])
     state = program.start()
-    for tick in dj.drive(program, experiment, state):
+    for tick in dj.run_blocks(program, experiment, state):
         state = tick.state
     arrays, _ = program.save(state)
     rows = dj.replay.unpack(arrays.replay.rows[:60], 3, 1)

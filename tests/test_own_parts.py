@@ -43,8 +43,8 @@ def constant_push(action_dim, schedule):
         return jnp.clip(act(params, obs) + hyper.noise_sigma, -1.0, 1.0), noise
     return quiet._replace(explore=explore)
 
-def newest(*sizes):
-    return dj.replay.uniform(*sizes[:3], **dict(zip(("batch_size", "num_envs", "n_step", "ring"), sizes[3:])))
+def newest(capacity, **sizes):
+    return dj.replay.uniform(capacity=capacity // 2, **sizes)
 
 dj.NETWORKS["mine"] = make
 dj.EXPLORERS["push"] = constant_push
@@ -101,6 +101,7 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
     assert [row["step"] for row in rows(Path("run"))] == ["100", "200", "300"]
     fresh("eval", "run", "--episodes", "2")  # the manifest names the module
     fresh("plot", "run", "--out", "curve.png")
+    fresh("cite", "run")
     with pytest.raises(dj.ConfigError, match="network=mine is not known; it must be one of mlp"):
         dj.load_policy("run")
     __import__(module)
@@ -144,7 +145,7 @@ class Net(nn.Module):
 
 
 def noisy(explore: Any) -> Any:
-    return lambda dim, schedule: dj.exploration.none(dim, schedule)._replace(explore=explore)
+    return lambda action_dim, schedule: dj.exploration.none(action_dim, schedule)._replace(explore=explore)
 
 
 WRONG = {
@@ -153,25 +154,25 @@ WRONG = {
         lambda *, action_dim: dj.Nets(Net((7,)), Net()),
         r"network=own: the actor gives \(2, 7\)",
     ),
-    "network: column critic": ("NETWORKS", lambda: dj.Nets(Net((2,)), Net((1,))), r"network=own: the critic gives \(2, 1\)"),
-    "network: whole numbers": ("NETWORKS", lambda: dj.Nets(Net((2,)), Net((), jnp.int32)), "the critic gives int32"),
+    "network: column critic": ("NETWORKS", lambda: dj.Nets(Net((1,)), Net((1,))), r"network=own: the critic gives \(2, 1\)"),
+    "network: whole numbers": ("NETWORKS", lambda: dj.Nets(Net((1,)), Net((), jnp.int32)), "the critic gives int32"),
     "network: no pair": ("NETWORKS", lambda: 3, "network=own cannot be made"),
     "network: no module": ("NETWORKS", lambda: dj.Nets(len, Net()), "makes a builtin_function_or_method as actor"),
     "network: other arguments": ("NETWORKS", lambda depth: None, "network=own cannot be made.*depth"),
     "network: raises": ("NETWORKS", lambda: 1 // 0, r"ZeroDivisionError.*test_own_parts.py, line \d+"),
     "exploration: other arguments": ("EXPLORERS", lambda: None, "exploration=own cannot be made.*action_dim, schedule"),
-    "exploration: nothing": ("EXPLORERS", lambda dim, schedule: None, "makes a NoneType; it must make a dj.Explorer"),
-    "exploration: narrow": (
+    "exploration: nothing": ("EXPLORERS", lambda action_dim, schedule: None, "makes a NoneType; it must make a dj.Explorer"),
+    "exploration: wide": (
         "EXPLORERS",
-        noisy(lambda key, noise, act, params, obs, hyper, t: (act(params, obs)[..., :1], noise)),
-        r"exploration=own: explore gives action as float32\[1, 1\]; it must be float32\[1, 2\]",
+        noisy(lambda key, noise, act, params, obs, hyper, t: (jnp.tile(act(params, obs), 2), noise)),
+        r"exploration=own: explore gives action as float32\[1, 2\]; it must be float32\[1, 1\]",
     ),
     "exploration: other noise": (
         "EXPLORERS",
         noisy(lambda key, noise, act, params, obs, hyper, t: (act(params, obs), obs)),
         "exploration=own: explore gives noise",
     ),
-    "replay: raises": ("REPLAYS", lambda *sizes: [][0], "replay=own cannot be made: IndexError"),
+    "replay: raises": ("REPLAYS", lambda **sizes: [][0], "replay=own cannot be made: IndexError"),
     "activation: sums": ("ACTIVATIONS", jnp.sum, r"activation=own gives a value as float32\[\]"),
     "td_loss: sums": ("TD_LOSSES", lambda td, hyper: td.sum(), r"td_loss=own gives a value as float32\[\]"),
     "td_loss: other arguments": ("TD_LOSSES", lambda td: td, "td_loss=own fails: TypeError"),
@@ -183,7 +184,7 @@ def test_what_is_wrong_with_an_own_part_is_one_sentence(what: str) -> None:
     table, part, message = WRONG[what]
     getattr(dj, table)["own"] = part
     with pytest.raises(dj.ConfigError, match=message) as told:
-        dj.train("probe/lqr", **{**SHORT, what.split(":")[0]: "own"})
+        dj.train("probe/lqr", **{**SHORT, "hidden": (256, 256), what.split(":")[0]: "own"})
     assert "\n" not in str(told.value)
 
 
@@ -207,3 +208,34 @@ def test_updates_every_few_vector_steps() -> None:
     assert len(seen) == (200 - 60) // 4
     with pytest.raises(dj.ConfigError, match=r"makes 0\.7 updates per vector step"):
         dj.configure({"updates_per_step": 0.7})
+
+
+@pytest.mark.parametrize("backend", ["device", "host"])
+def test_on_evaluation_sees_every_evaluation_and_stops_members(backend: str) -> None:
+    """Members that go on are not changed by those that stop."""
+    seen: list[tuple[int, int]] = []
+
+    def look(member: int, step: int, row: dict[str, Any], policy: dj.Policy) -> bool:
+        assert row["step"] == step
+        assert policy(np.zeros(3)).shape == (1,)
+        seen.append((member, step))
+        return not (member == 1 and step == 100)
+
+    fields = {**SHORT, "steps": 300, "backend": backend}
+    plain = dj.sweep("Pendulum-v1", seeds=3, **fields)
+    stopped = dj.sweep("Pendulum-v1", seeds=3, on_evaluation=look, **fields)
+    assert sorted(seen) == [(0, 100), (0, 200), (0, 300), (1, 100), (2, 100), (2, 200), (2, 300)]
+    expected = plain.returns.copy()
+    expected[0, 1, 1:] = np.nan
+    np.testing.assert_array_equal(stopped.returns, expected)
+    run = dj.train("Pendulum-v1", on_evaluation=lambda *_: False, **fields)
+    assert run.steps.tolist() == [100]
+
+
+def test_what_on_evaluation_raises_names_its_line() -> None:
+    def fall(*_: Any) -> None:
+        raise KeyError("my plot")
+
+    with pytest.raises(KeyError) as told:
+        dj.train("probe/lqr", on_evaluation=fall, **SHORT)
+    assert told.traceback[-1].path == Path(__file__)

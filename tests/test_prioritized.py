@@ -192,7 +192,10 @@ def test_prioritized_members_of_a_sweep_are_the_runs_alone(backend: str) -> None
         "eval_episodes": 1,
         "n_step": 2,
     }
-    points = [{"priority_alpha": 0.0, "priority_beta": 0.4}, {"priority_alpha": 1.0, "priority_beta": 0.0}]
+    points: list[dict[str, Any]] = [
+        {"priority_alpha": 0.0, "priority_beta": 0.4},
+        {"priority_alpha": 1.0, "priority_beta": 0.0},
+    ]
     swept = dj.sweep("Pendulum-v1", points=points, **fields)
     alone = [dj.train("Pendulum-v1", **fields, **point).policy.params for point in points]
     for policy, params in zip(swept.policies, alone, strict=True):

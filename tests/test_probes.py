@@ -42,7 +42,7 @@ def trained(name: str, steps: int, seed: int = 0) -> Trained:
     experiment, hyper = dj.configure({**FAST, "env": name, "steps": steps, "eval_every": steps, "seed": seed})
     program = dj.make_program(experiment, [dj.Member(seed, hyper)])
     state = program.start()
-    for tick in dj.drive(program, experiment, state):
+    for tick in dj.run_blocks(program, experiment, state):
         state = tick.state
     policy = make_policy(experiment, program.spec, program.actor(state, 0))
     return Trained(dj.build(experiment, program.spec).agent, policy, program.save(state)[0])

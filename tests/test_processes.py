@@ -24,13 +24,14 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.api import make_program
 from ddpg_jax.app import processes as module
-from ddpg_jax.app import run_folder as folders
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, idle_program
+from ddpg_jax.app.idle import idle_program
+from ddpg_jax.app.manifest import new_manifest
+from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.running import groups
-from ddpg_jax.running.blocks import drive
-from ddpg_jax.running.groups import Leg, in_memory
+from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.groups import Group, fit_to_memory
 from ddpg_jax.running.placement import Placement
 from ddpg_jax.running.program import Member
 from tests.runs import manifest, rows, run
@@ -97,7 +98,7 @@ def test_all_hear_what_all_say_in_order() -> None:
 
     def talk(processes: Processes) -> Any:
         time.sleep(0.05 * (2 - processes.number))  # the last comes first
-        return processes.neighbours, [processes.gather([said[processes.number], turn]) for turn in range(3)]
+        return processes.local, [processes.gather([said[processes.number], turn]) for turn in range(3)]
 
     first, *others = [future.result() for future in together(talk, talk, talk)]
     assert first[0] == 3
@@ -196,7 +197,10 @@ def test_nobody_is_forced_to_leave_who_has_ended(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("numbers", "total", "words"),
-    [([0, 1, 1], 3, "process_id=1 is not allowed for two"), ([0, 1], 3, "process 2 did not come to 127.0.0.1:")],
+    [
+        ([0, 1, 1], 3, "process_id=1 is not allowed; each number from 0 to 2"),
+        ([0, 1], 3, "process 2 did not connect to 127.0.0.1:"),
+    ],
 )
 def test_a_meeting_that_fails_is_one_line(numbers: list[int], total: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAIT", 1.0)
@@ -240,7 +244,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with (
-            pytest.raises(dj.ConfigError, match=rf"coordinator=127.0.0.1:{port} cannot be listened at"),
+            pytest.raises(dj.ConfigError, match=rf"coordinator=127.0.0.1:{port} cannot be used"),
             connected(Meeting("127.0.0.1", port, 2, 0)),
         ):
             pass
@@ -371,7 +375,10 @@ def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
         shares.append([member.number for member in processes.share(part)])
         return idle_program()
 
-    parts = [[member.number for member in part.members] for part, _ in in_memory(Leg(experiment, members), make, lambda fit: 2)]
+    parts = [
+        [member.number for member in part.members]
+        for part, _ in fit_to_memory(Group(experiment, members), make, agree=lambda fit: 2)
+    ]
     assert parts == [[0, 1], [2, 3]]
     assert shares == [[2, 3], [1], [3]]
 
@@ -379,7 +386,7 @@ def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
 def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member needs 20 bytes: four fit in 100, two in the half of it."""
     experiment, hyper = dj.configure({"env": "Pendulum-v1"})
-    leg = Leg(experiment, [Member(seed, hyper, seed) for seed in range(4)])
+    group = Group(experiment, [Member(seed, hyper, seed) for seed in range(4)])
     monkeypatch.setattr(groups, "memory_limit", lambda _: 100 / groups.HEADROOM)
 
     def make(x: Any, part: list[Member]) -> Any:
@@ -389,8 +396,8 @@ def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch)
         program.memory, program.placement = lambda: 20 * len(part), Placement(len(part), "vmap", (None,))
         return program
 
-    assert [len(part.members) for part, _ in in_memory(leg, make)] == [4]
-    assert [len(part.members) for part, _ in in_memory(leg, make, neighbours=2)] == [2, 2]
+    assert [len(part.members) for part, _ in fit_to_memory(group, make)] == [4]
+    assert [len(part.members) for part, _ in fit_to_memory(group, make, local_processes=2)] == [2, 2]
 
 
 def test_a_share_that_diverged_goes_on_while_others_train() -> None:
@@ -405,7 +412,7 @@ def test_a_share_that_diverged_goes_on_while_others_train() -> None:
         return [len(answers) > 6, here]
 
     program = make_program(experiment, [Member(0, hyper)])
-    ticks = list(drive(program, experiment, program.start(), gather=gather))
+    ticks = list(run_blocks(program, experiment, program.start(), gather=gather))
     assert [tick.step for tick in ticks if tick.rows] == [200, 400, 600, 800, 1000, 1200]
     assert answers == [False] + [True] * 6
     assert [tick.finished for tick in ticks] == [False] * (len(ticks) - 1) + [True]
@@ -424,8 +431,8 @@ def test_another_number_of_processes_cannot_resume(tmp_path: Path) -> None:
     experiment, hyper = dj.configure({"env": "Pendulum-v1"})
     members = [Member(0, hyper)]
     place = RunFolder(tmp_path, Processes(2, 0))
-    place.write_manifest(**folders.about(experiment, members, 2))
-    with pytest.raises(dj.ConfigError, match=r"holds a run of num_processes=2, not of 1; resume it with as many"):
+    place.write_manifest(**new_manifest(experiment, members, 2))
+    with pytest.raises(dj.ConfigError, match=r"holds a run of num_processes=2, not of 1; resume it with num_processes=2"):
         RunFolder(tmp_path).claim(experiment, members, resume=True, overwrite=False)
     RunFolder(tmp_path, Processes(2, 0)).claim(experiment, members, resume=True, overwrite=False)
 

@@ -12,7 +12,8 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
-from ddpg_jax.app import figures, report, run_folder
+from ddpg_jax.app import figures, report
+from ddpg_jax.app.manifest import new_manifest
 from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm
 from ddpg_jax.running.program import Member
@@ -240,7 +241,7 @@ def test_numbers_that_were_drawn_are_summed_up_in_groups(tmp_path: Path, monkeyp
     final = {
         (a, b): np.array([a + 100.0 * (k == 7), np.nan if k == 3 else a]) for k, (a, b) in enumerate(zip(x, y, strict=True))
     }
-    figures.sensitivity(["x", "y"], final, "title", tmp_path / "s.png")
+    figures.sensitivity(["x", "y"], final, "title", path=tmp_path / "s.png")
     assert [line.shape for line in lines] == [(2, figures.BINS)] * 2
     np.testing.assert_allclose(lines[0][0], lines[0][1], atol=0.05)  # the return is x, but for one outlier
     assert np.ptp(lines[1][1]) < 0.6
@@ -269,7 +270,7 @@ def test_the_line_at_the_end() -> None:
 def test_a_run_is_called_by_its_preset_and_what_differs_from_it() -> None:
     """As a person would type it: no list, and nothing that follows from the rest."""
     experiment, hyper = configure({"preset": "td3", "hidden": (64, 64), "target_noise": 0.1})
-    manifest = run_folder.about(experiment, [Member(0, hyper)])
+    manifest = new_manifest(experiment, [Member(0, hyper)])
     fields = report.settings(manifest)
     assert report.described(fields, fields) == "td3, hidden=64-64, target_noise=0.1"
     assert report.described(fields, ["hidden", "tau"]) == "td3, hidden=64-64"

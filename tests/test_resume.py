@@ -27,9 +27,9 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app import checkpoints, job, progress, queue
+from ddpg_jax.app import checkpoints, finish, job, progress, queue
 from ddpg_jax.app.checkpoints import Checkpoints
-from ddpg_jax.app.queue import Programs
+from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.running import blocks
 from tests.runs import (
@@ -143,7 +143,7 @@ POINTS = [
     ("device", Checkpoints, "save", 2, True),  # between evaluations, with part of a row in the checkpoint
     ("host", Checkpoints, "save", 2, True),
     ("device", Checkpoints, "save", 4, True),  # finished but for the policy
-    ("device", job, "figures", 1, False),  # finished but for the figure
+    ("device", finish, "figures", 1, False),  # finished but for the figure
 ]
 
 
@@ -182,8 +182,8 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
     """How often a run looks at the world outside depends on the machine; what comes of it does not."""
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "FIRST_LOOK", 37)
-        patch.setattr(blocks, "_longer", lambda *_: 37)
+        patch.setattr(blocks, "FIRST_PIECE", 37)
+        patch.setattr(blocks, "_next_piece", lambda *_: 37)
         kill_at(patch, Checkpoints, "save", 10, after=True)
         with contextlib.suppress(Killed):
             run(*command(out, backend=backend))
@@ -192,8 +192,8 @@ def test_a_block_in_pieces_is_the_block_in_one(backend: str, whole_run: Any, tmp
     assert kept is not None
     assert kept.iteration == 337, "no checkpoint in the middle of a block"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "FIRST_LOOK", 11)
-        patch.setattr(blocks, "_longer", lambda *_: 11)
+        patch.setattr(blocks, "FIRST_PIECE", 11)
+        patch.setattr(blocks, "_next_piece", lambda *_: 11)
         resume(out, "--checkpoint-seconds", "1000", backend=backend)
     assert_same_run(out, whole_run(backend))
 
@@ -304,14 +304,14 @@ def test_a_signal_before_the_first_step_leaves_everything_as_it_was(
     copy_of: Any, monkeypatch: pytest.MonkeyPatch, send: Any, capfd: Capture, number: int, status: int
 ) -> None:
     """Also the run that this one was to replace."""
-    folder, real = copy_of(), Programs.check
+    folder, real = copy_of(), ProgramQueue.check
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    def check(programs: Programs) -> None:
+    def check(programs: ProgramQueue) -> None:
         real(programs)
         signal.raise_signal(number)
 
-    monkeypatch.setattr(Programs, "check", check)
+    monkeypatch.setattr(ProgramQueue, "check", check)
     assert run(*command(folder, "--overwrite", "--seed", "5")) == status
     assert capfd.readouterr().err == "ddpg-jax: stopped before anything was written\n"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -347,7 +347,7 @@ def test_a_run_that_diverged_is_finished(tmp_path: Path, more: tuple[str, ...], 
     assert table[-1]["diverged_step"] != ""
     assert run(*command(out, *wild, *more, "--resume")) == 0
     said = capfd.readouterr()
-    assert "was finished at" in said.err
+    assert "has finished at" in said.err
     assert "DIVERGED" in said.out
     assert rows(out) == table
     assert run("eval", str(out)) == 2
@@ -384,7 +384,7 @@ def test_rows_that_are_lost_are_named(copy_of: Any, capfd: Capture) -> None:
     (folder / "metrics.csv").write_text("".join(lines[:2] + lines[3:]))
     capfd.readouterr()
     resume(folder)
-    assert "metrics.csv has lost its rows of step 400\n" in capfd.readouterr().err
+    assert "metrics.csv is missing the rows of step 400\n" in capfd.readouterr().err
 
 
 def test_checkpoints_on_another_disk_stay_there(copy_of: Any, tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(whole_run: Any, copy_
     resume(folder)
     said = capfd.readouterr().err
     assert "Traceback" not in said
-    assert "goes on from step 400" in said
+    assert "resumes from step 400" in said
     if damage != "folder gone":
         assert "checkpoint at vector step 600 is damaged" in said
     assert_same_run(folder, whole_run())
@@ -486,9 +486,9 @@ def test_another_number_of_devices_is_no_damage(
     """The padding of a sweep depends on it; to take that for damage would throw the whole run away."""
     folder = copy_of()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "places", lambda shapes: 3)
+        patch.setattr(checkpoints, "slots_of", lambda shapes: 3)
         assert run(*command(folder, "--resume", "--steps", "800")) == 2
-    assert "and this machine makes 3; a run goes on with as many cores" in capfd.readouterr().err
+    assert "and this machine has 3; resume a run with as many cores" in capfd.readouterr().err
     assert steps_kept(folder) == [400, 600]
     assert rows(folder) == rows(whole_run())
 
@@ -570,7 +570,7 @@ def test_a_checkpoint_that_was_put_there_is_no_checkpoint(how: str, copy_of: Any
         (folder / "checkpoints" / "600").rename(folder / "checkpoints" / "500")
     capfd.readouterr()
     assert run(*command(folder, "--resume", "--steps", "800")) == 2
-    assert "it is of another run, or of another step" in capfd.readouterr().err
+    assert "it belongs to another run or another step" in capfd.readouterr().err
 
 
 class Deaf(io.StringIO):
@@ -901,7 +901,7 @@ def test_an_environment_that_cannot_be_kept_starts_new_episodes_and_says_so(tmp_
     assert run(*faulty(out, "--steps", "400", env="tests/Locked-v0")) == 0
     capfd.readouterr()
     assert run(*faulty(out, "--resume", env="tests/Locked-v0")) == 0
-    assert capfd.readouterr().err.count("episodes start anew") == 1
+    assert capfd.readouterr().err.count("episodes start again") == 1
     assert [row["step"] for row in rows(out)] == ["200", "400", "600"]
 
 

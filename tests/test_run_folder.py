@@ -19,8 +19,10 @@ from PIL import Image
 import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import report
-from ddpg_jax.app import run_folder as folders
-from ddpg_jax.app.queue import Programs
+from ddpg_jax.app.files import write_text
+from ddpg_jax.app.manifest import digest, new_manifest
+from ddpg_jax.app.queue import ProgramQueue
+from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, configure
 from ddpg_jax.running.program import Member
@@ -56,7 +58,7 @@ def test_the_manifest_says_what_ran_and_where(whole_run: Any, backend: str) -> N
 def test_the_manifest_names_the_commit_of_a_source_tree() -> None:
     if not (Path(dj.__file__).parents[1] / ".git").exists():
         pytest.skip("not run from a git checkout")
-    assert re.fullmatch("[0-9a-f]{40}", folders.about(dj.Experiment(), [Member(0, dj.Hyperparams())])["git_commit"] or "")
+    assert re.fullmatch("[0-9a-f]{40}", new_manifest(dj.Experiment(), [Member(0, dj.Hyperparams())])["git_commit"] or "")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -263,9 +265,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
 def fake_run(folder: Path, curve: list[float], **fields: Any) -> str:
     """A folder as a run would leave it, as far as `plot` reads it."""
     experiment, hyper = configure(fields)
-    place = folders.RunFolder(folder)
+    place = RunFolder(folder)
     folder.mkdir()
-    place.write_manifest(**folders.about(experiment, [Member(experiment.seed, hyper)]))
+    place.write_manifest(**new_manifest(experiment, [Member(experiment.seed, hyper)]))
     every = {"member": 0, "seed": experiment.seed}
     place.rewrite_rows(
         [
@@ -329,7 +331,7 @@ def test_overwrite_removes_the_run_and_nothing_else(copy_of: Any) -> None:
 def test_an_overwrite_that_is_killed_half_way_can_be_repeated(copy_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest goes last: without it the rest would be a folder of unknown origin, which nothing may touch."""
     folder = copy_of()
-    place = folders.RunFolder(folder)
+    place = RunFolder(folder)
     monkeypatch.setattr(shutil, "rmtree", lambda path: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         place.clear()
@@ -368,32 +370,30 @@ def test_the_digest_differs_with_any_field_but_steps() -> None:
     experiment, hyper = dj.Experiment(), dj.Hyperparams()
     others = {name: another(name, value) for name, value in STRUCTURE.items() if another(name, value) is not None}
     assert len(others) > 20
-    digests = {
-        name: folders.digest(dataclasses.replace(experiment, **{name: x}), [Member(0, hyper)]) for name, x in others.items()
-    }
+    digests = {name: digest(dataclasses.replace(experiment, **{name: x}), [Member(0, hyper)]) for name, x in others.items()}
     for name, value in NUMBERS.items():
-        digests[name] = folders.digest(experiment, [Member(0, hyper._replace(**{name: another(name, value)}))])
+        digests[name] = digest(experiment, [Member(0, hyper._replace(**{name: another(name, value)}))])
     for seeds in ((1,), (0, 1), (1, 0)):
-        digests[str(seeds)] = folders.digest(experiment, [Member(seed, hyper) for seed in seeds])
-    assert digests.pop("steps") == folders.digest(experiment, [Member(0, hyper)])
-    digests["defaults"] = folders.digest(dj.Experiment(), [Member(0, dj.Hyperparams())])
+        digests[str(seeds)] = digest(experiment, [Member(seed, hyper) for seed in seeds])
+    assert digests.pop("steps") == digest(experiment, [Member(0, hyper)])
+    digests["defaults"] = digest(dj.Experiment(), [Member(0, dj.Hyperparams())])
     assert len(set(digests.values())) == len(digests)
 
 
 def test_a_sweep_of_many_programs_is_not_made_longer(tmp_path: Path) -> None:
     """Only the last program still has a checkpoint: the points of the others would silently keep their old length."""
     fake_run(tmp_path / "a", [1.0])
-    place = folders.RunFolder(tmp_path / "a")
+    place = RunFolder(tmp_path / "a")
     longer, members = dj.Experiment(steps=40_000), [Member(0, dj.Hyperparams())]
     place.claim(longer, members, resume=True, overwrite=False)
     place.write_manifest(programs=[[0], [0]])
     with pytest.raises(dj.ConfigError, match=r"steps=40000 .*there 20000"):
-        folders.RunFolder(tmp_path / "a").claim(longer, members, resume=True, overwrite=False)
+        RunFolder(tmp_path / "a").claim(longer, members, resume=True, overwrite=False)
 
 
 def test_a_run_whose_journal_is_of_another_form_is_refused(tmp_path: Path) -> None:
     fake_run(tmp_path / "a", [1.0])
-    place = folders.RunFolder(tmp_path / "a")
+    place = RunFolder(tmp_path / "a")
     place.write_manifest(format=1)
     with pytest.raises(dj.ConfigError, match="another version of ddpg_jax"):
         place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=True, overwrite=False)
@@ -401,7 +401,7 @@ def test_a_run_whose_journal_is_of_another_form_is_refused(tmp_path: Path) -> No
 
 def test_a_run_of_an_older_version_goes_on_if_newer_fields_are_at_their_defaults(tmp_path: Path) -> None:
     fake_run(tmp_path / "a", [1.0])
-    place = folders.RunFolder(tmp_path / "a")
+    place = RunFolder(tmp_path / "a")
     identity = place.manifest()["identity"]
     del identity["precision"], identity["wrappers"], identity["members"][0]["reward_scale"]
     place.write_manifest(identity=identity)
@@ -415,7 +415,7 @@ def test_a_run_of_an_older_version_goes_on_if_newer_fields_are_at_their_defaults
 
 def test_names_of_folders_have_no_slashes() -> None:
     for env in ("probe/lqr", "module:Env-v0"):
-        path = folders.default_folder(dj.Experiment(env=env), [Member(0, dj.Hyperparams())])
+        path = default_folder(dj.Experiment(env=env), [Member(0, dj.Hyperparams())])
         assert path.parent == Path("runs")
         assert ":" not in path.name
 
@@ -426,18 +426,18 @@ def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path.write_text("old")
     monkeypatch.setattr(Path, "replace", lambda *arguments: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
-        folders.write(path, "new")
+        write_text(path, "new")
     assert path.read_text() == "old"
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_anything_is_made(whole_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Programs, "check", lambda self: pytest.fail("it was made"))
+    monkeypatch.setattr(ProgramQueue, "check", lambda self: pytest.fail("it was made"))
     assert run(*command(whole_run())) == 2
 
 
 def test_rows_survive_a_round_trip_and_a_torn_line(tmp_path: Path) -> None:
     """Floats come back bit for bit; a line without its end is what a killed process leaves, and is no row."""
-    place = folders.RunFolder(tmp_path)
+    place = RunFolder(tmp_path)
     values = [0.1 + 0.2, -1e-300, 1e22, float("nan"), -0.0, 200.0]
     others = {"seed": 2**31 - 1, "eval_return_mean": 0.5, "eval_return_std": float("nan"), "diverged_step": ""}
     table = [{"member": 0, **others, "step": i, "x": value} for i, value in enumerate(values)]
@@ -467,8 +467,8 @@ def test_films_are_of_the_environment_that_was_trained(whole_run: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda line: line.replace(",", ";"), "line 3 has not as many columns"),
-        (lambda line: line.replace(",400,", ",4x0,"), "line 3 has step=4x0, which is no number"),
+        (lambda line: line.replace(",", ";"), "line 3 does not have as many columns"),
+        (lambda line: line.replace(",400,", ",4x0,"), "line 3 has step=4x0, which is not a number"),
     ],
 )
 def test_a_damaged_table_is_one_line(copy_of: Any, damage: Any, words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def test_a_suite_that_is_stopped_and_killed_goes_on_to_its_end(tmp_path: Path, c
     assert process.returncode == 0, said
     rows = [(row["member"], int(row["step"])) for row in rows_of(run / "metrics.csv")]
     assert sorted(rows) == [(member, step) for member in "01" for step in range(4_000, 120_001, 4_000)]
-    assert (tmp_path / "work" / "long.log").read_text().count("goes on from step") == 2
+    assert (tmp_path / "work" / "long.log").read_text().count("resumes from step") == 2
     check_results(tmp_path / "results", run)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
     assert suite.main(words(tmp_path), [LONG]) == 0

@@ -22,8 +22,8 @@ from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.experiment.experiment import FIELDS
 from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
 from ddpg_jax.running import groups, hardware
-from ddpg_jax.running.groups import make_legs
-from ddpg_jax.running.placement import place
+from ddpg_jax.running.groups import make_groups
+from ddpg_jax.running.placement import make_placement
 from ddpg_jax.running.program import Program
 
 SMALL: dict[str, Any] = {
@@ -92,13 +92,13 @@ SWEEP: Any = dj.sweep  # without its types
         (lambda: grid_points(parse_grid(["batch_size=1.5"])), ["batch_size=1.5", "whole number"]),
         (lambda: random_points({"tau": "log:0:1"}, 3), ["tau=log:0:1", "above 0"]),
         (lambda: random_points({"tau": "normal:0:1"}, 3), ["tau=normal:0:1", "log:LOW:HIGH"]),
-        (lambda: make_legs([{}], 0, {}), ["seeds=0", "from 1"]),
+        (lambda: make_groups([{}], 0, {}), ["seeds=0", "from 1"]),
         (lambda: SWEEP(seeds="two"), ["seeds=two", "whole number"]),
         (lambda: SWEEP(grid=["tau"]), ["grid=['tau']", "map names"]),
         (lambda: SWEEP(points=["tau"]), ["points=['tau']", "map names"]),
         (lambda: dj.sweep(points=[]), ["points=[]"]),
-        (lambda: make_legs([], 1, {}), ["points=[]"]),
-        (lambda: make_legs([{}], 2_000_000, {}), ["seeds=2000000", "at most 1,000,000"]),
+        (lambda: make_groups([], 1, {}), ["points=[]"]),
+        (lambda: make_groups([{}], 2_000_000, {}), ["seeds=2000000", "at most 1,000,000"]),
         (lambda: random_points({"tau": "uniform:0:1"}, 10**10), ["points=10000000000", "1000000"]),
         (lambda: SWEEP(grid={"tau": np.array(0.1)}), ["tau=0.1", "at least one value"]),
         (lambda: grid_points({"hidden": [(8.7,)]}), ["hidden=(8.7,)", "sizes"]),
@@ -107,9 +107,9 @@ SWEEP: Any = dj.sweep  # without its types
         (lambda: SWEEP(points=5), ["points=5", "map names"]),
         (lambda: SWEEP(points=[{None: 1}]), ["None is no field"]),
         (lambda: SWEEP(dj.envs.make_device("probe/lqr"), grid={"env": ["probe/lqr"]}), ["env cannot be swept", "an object"]),
-        (lambda: make_legs([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
-        (lambda: make_legs([{"seed": 3}], 1, {}), ["seed"]),
-        (lambda: make_legs([{"hindsight_k": 3}, {"hindsight_k": 4}], 1, {}), ["hindsight_k", "nothing reads it"]),
+        (lambda: make_groups([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
+        (lambda: make_groups([{"seed": 3}], 1, {}), ["seed"]),
+        (lambda: make_groups([{"hindsight_k": 3}, {"hindsight_k": 4}], 1, {}), ["hindsight_k", "nothing reads it"]),
     ],
 )
 def test_what_cannot_be_swept_is_said_in_one_line(call: Any, words: list[str]) -> None:
@@ -122,11 +122,11 @@ def test_what_cannot_be_swept_is_said_in_one_line(call: Any, words: list[str]) -
 
 def test_points_of_one_structure_share_a_program_and_seeds_are_paired() -> None:
     points = grid_points({"layer_norm": [False, True], "tau": [0.1, 0.2]})
-    legs = make_legs(points, 3, {"seed": 5})
-    assert [leg.experiment.layer_norm for leg in legs] == [False, True]
-    assert [[member.number for member in leg.members] for leg in legs] == [[*range(6)], [*range(6, 12)]]
-    assert all([member.seed for member in leg.members] == [5, 6, 7, 5, 6, 7] for leg in legs)
-    assert [float(member.hyper.tau) for member in legs[0].members] == [0.1] * 3 + [0.2] * 3
+    groups = make_groups(points, 3, {"seed": 5})
+    assert [group.experiment.layer_norm for group in groups] == [False, True]
+    assert [[member.number for member in group.members] for group in groups] == [[*range(6)], [*range(6, 12)]]
+    assert all([member.seed for member in group.members] == [5, 6, 7, 5, 6, 7] for group in groups)
+    assert [float(member.hyper.tau) for member in groups[0].members] == [0.1] * 3 + [0.2] * 3
 
 
 def test_a_number_is_swept_where_some_points_read_it() -> None:
@@ -134,10 +134,10 @@ def test_a_number_is_swept_where_some_points_read_it() -> None:
     everything = {"noise_schedule": "linear", "lr_schedule": "linear", "replay": "prioritized", "target_noise": 0.2}
     numbers = [name for name, field in FIELDS.items() if field.read_by]
     point = {name: dj.Hyperparams()._asdict()[name] for name in numbers}
-    assert make_legs([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
+    assert make_groups([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
     for name in numbers:
         with pytest.raises(dj.ConfigError, match=f"{name} cannot be swept"):
-            make_legs([{name: point[name]}], 1, {"exploration": "none"})
+            make_groups([{name: point[name]}], 1, {"exploration": "none"})
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_what_a_diverged_member_learns_is_dropped(backend: str, placement: str) 
         """What is learned at step 110, and at 130 where some sit out the steps between."""
         state, found = program.start(), []
         for begin, end, who in ((0, 100, [True] * 3), (100, 110, [True] * 3), (110, 130, alive)):
-            state, _, _ = program.advance(state, begin, end, np.array(who))
+            state, _, _ = program.advance(state, begin, end, alive=np.array(who))
             found.append(jax.tree.map(np.array, program.save(state)[0].train))
         return found[1:]
 
@@ -238,10 +238,10 @@ def test_vmapped_members_agree_with_mapped_ones() -> None:
     members = [dj.Member(seed, hyper) for seed in range(3)]
     params = []
     for kind in ("map", "vmap"):
-        program = Program(experiment, dj.envs.make_device("Pendulum-v1"), members, place(3, kind))
+        program = Program(experiment, dj.envs.make_device("Pendulum-v1"), members, placement=make_placement(3, kind))
         alive = np.ones(3, bool)
-        state, _, _ = program.advance(program.start(), 0, 100, alive)
-        state, _, _ = program.advance(state, 100, 120, alive)
+        state, _, _ = program.advance(program.start(), 0, 100, alive=alive)
+        state, _, _ = program.advance(state, 100, 120, alive=alive)
         params.append(jax.tree.leaves(program.save(state)[0].train.params))
     for mapped, vmapped in zip(*params, strict=True):
         np.testing.assert_allclose(mapped, vmapped, atol=1e-5)
@@ -256,7 +256,7 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
         return original(experiment, members, env)
 
     original = api.make_program
-    program = original(*make_legs([{}], 3, {"env": "Pendulum-v1", **SMALL})[0])
+    program = original(*make_groups([{}], 3, {"env": "Pendulum-v1", **SMALL})[0])
     need = program.memory()
     monkeypatch.setattr(api, "make_program", make)
     monkeypatch.setattr(groups, "memory_limit", lambda _: need * 0.8 / groups.HEADROOM)
@@ -301,17 +301,17 @@ def test_a_member_on_one_of_eight_devices_is_the_member_alone(name: str) -> None
 
 MEMORY = """
 import numpy as np, ddpg_jax as dj
-from ddpg_jax.running.groups import make_legs
-legs = make_legs([{}], 4, {"env": "Pendulum-v1", "replay_capacity": 2_000_000, "warmup_steps": 100, "hidden": (8,)})
-program = dj.make_program(*legs[0])
+from ddpg_jax.running.groups import make_groups
+groups = make_groups([{}], 4, {"env": "Pendulum-v1", "replay_capacity": 2_000_000, "warmup_steps": 100, "hidden": (8,)})
+program = dj.make_program(*groups[0])
 need = program.memory()
 def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 open("/proc/self/clear_refs", "w").write("5")  # the peak of the compiler is not asked for
 before, alive = peak(), np.ones(4, bool)
-state, _, _ = program.advance(program.start(), 0, 100, alive)
-state, _, _ = program.advance(state, 100, 110, alive)
+state, _, _ = program.advance(program.start(), 0, 100, alive=alive)
+state, _, _ = program.advance(state, 100, 110, alive=alive)
 print(need, peak() - before)
 """
 
@@ -326,7 +326,7 @@ def test_the_estimate_of_memory_covers_the_peak() -> None:
 def test_the_estimate_of_memory_knows_of_the_evaluation() -> None:
     """Two layers of activations of 10,000 episodes are more than all that learning needs; the states are there meanwhile."""
     few, many = (
-        dj.make_program(*make_legs([{}], 2, {"env": "Pendulum-v1", **SMALL, "eval_episodes": k})[0]) for k in (1, 10_000)
+        dj.make_program(*make_groups([{}], 2, {"env": "Pendulum-v1", **SMALL, "eval_episodes": k})[0]) for k in (1, 10_000)
     )
     states = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(many.shapes()))
     assert many.memory() > states + 2 * 4 * 16 * 10_000 > few.memory()
@@ -335,18 +335,18 @@ def test_the_estimate_of_memory_knows_of_the_evaluation() -> None:
 def test_members_that_take_turns_share_the_memory_of_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight, no more at once than fit beside it; and none where it does not fit itself."""
     fields = {"env": "Pendulum-v1", **SMALL, "eval_episodes": 20_000}
-    [leg] = make_legs([{}], 8, fields)
-    all_together, two = dj.make_program(*leg).memory(), dj.make_program(leg.experiment, leg.members[:2]).memory()
+    [group] = make_groups([{}], 8, fields)
+    all_together, two = dj.make_program(*group).memory(), dj.make_program(group.experiment, group.members[:2]).memory()
     assert all_together < 3 * two, "the evaluation is most of it, or this tests nothing"
     limit = (all_together + two) / 2
     monkeypatch.setattr(groups, "memory_limit", lambda _: limit / groups.HEADROOM)
-    parts = list(groups.in_memory(leg, dj.make_program))
+    parts = list(groups.fit_to_memory(group, dj.make_program))
     assert [m.number for part, _ in parts for m in part.members] == list(range(8))
     assert len(parts) > 1
     assert all(program.memory() <= limit for _, program in parts)
     monkeypatch.setattr(groups, "memory_limit", lambda _: two / 10 / groups.HEADROOM)
     with pytest.raises(dj.ConfigError, match=r"eval_episodes=20000 takes .* 0 fit"):
-        list(groups.in_memory(leg, dj.make_program))
+        list(groups.fit_to_memory(group, dj.make_program))
 
 
 def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,8 +377,8 @@ def test_the_command_line_writes_one_tidy_folder_and_resumes_it(tmp_path: Path, 
     capsys.readouterr()
     assert main([*sweep, "--out", str(tmp_path / "a"), "--resume"]) == 0
     said = capsys.readouterr().err
-    assert "metrics.csv has lost its rows of the members 4, whose program is over" in said
-    assert "policy/member_0 is lost, and the program that trained it is over" in said
+    assert "metrics.csv is missing the rows of the members 4, whose program has finished" in said
+    assert "policy/member_0 is missing, and the program that trained it has finished" in said
 
 
 @pytest.mark.parametrize(

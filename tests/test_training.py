@@ -17,7 +17,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.running import blocks
 from ddpg_jax.running.blocks import Journal
-from ddpg_jax.running.placement import place
+from ddpg_jax.running.placement import make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import Metrics
 from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
@@ -138,7 +138,7 @@ def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
     experiment = dataclasses.replace(BASE, parts=("epsilon_uniform",), num_envs=1, updates_per_step=1.0)
     program = Program(experiment, WALK, [dj.Member(0, HYPER._replace(epsilon_uniform=0.5))])
     alive = np.ones(1, bool)
-    (state,), _, _ = program.advance(program.start(), 0, 32, alive)
+    (state,), _, _ = program.advance(program.start(), 0, 32, alive=alive)
 
     def scaled(factor: float) -> list[RunState]:
         actor = jax.tree.map(lambda x: x * factor, state.train.params.actor)
@@ -147,8 +147,8 @@ def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
 
     assert np.isnan(program.evaluate(scaled(np.nan), 32)[0]).all()
     assert np.isfinite(program.evaluate(scaled(1e30), 32)[0]).all()  # each weight is a number, and the actions are none
-    program.advance(scaled(np.nan), 32, 82, alive)
-    program.advance(scaled(1e30), 32, 82, alive)
+    program.advance(scaled(np.nan), 32, 82, alive=alive)
+    program.advance(scaled(1e30), 32, 82, alive=alive)
 
 
 def test_streams_do_not_meet() -> None:
@@ -190,13 +190,13 @@ def test_a_member_alone_gives_the_bits_that_it_gives_among_others() -> None:
     alone, among = Program(BASE, pendulum, members[1:2]), Program(BASE, pendulum, members)
     one, all_three, everyone = alone.start(), among.start(), np.ones(3, bool)
     for begin, end in ((0, WARMUP), (WARMUP, WARMUP + 30)):
-        one, _, _ = alone.advance(one, begin, end, everyone[:1])
-        all_three, metrics, _ = among.advance(all_three, begin, end, everyone)
+        one, _, _ = alone.advance(one, begin, end, alive=everyone[:1])
+        all_three, metrics, _ = among.advance(all_three, begin, end, alive=everyone)
         assert metrics.bad_step.shape == (3,)
         assert_same_bits(member(among, all_three, 1), member(alone, one, 0))
     before = [member(among, all_three, m) for m in range(3)]
-    after, _, _ = among.advance(all_three, WARMUP + 30, WARMUP + 60, np.array([False, True, False]))
-    one, _, _ = alone.advance(one, WARMUP + 30, WARMUP + 60, everyone[:1])
+    after, _, _ = among.advance(all_three, WARMUP + 30, WARMUP + 60, alive=np.array([False, True, False]))
+    one, _, _ = alone.advance(one, WARMUP + 30, WARMUP + 60, alive=everyone[:1])
     for m, expected in enumerate((before[0], member(alone, one, 0), before[2])):
         assert_same_bits(member(among, after, m), expected)
 
@@ -210,15 +210,15 @@ def member(program: Program, state: Any, m: int) -> Any:
 @pytest.mark.parametrize("kind", ["map", "vmap"])
 def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> None:
     members = [dj.Member(seed, HYPER) for seed in range(2)]
-    program = Program(BASE, dj.envs.make_device("Pendulum-v1"), members, place(2, kind))
+    program = Program(BASE, dj.envs.make_device("Pendulum-v1"), members, placement=make_placement(2, kind))
     alive = np.array([True, False])
-    state = program.advance(program.start(), 0, WARMUP, np.ones(2, bool))[0]
+    state = program.advance(program.start(), 0, WARMUP, alive=np.ones(2, bool))[0]
     start, _ = program.save(state)
-    state, whole, _ = program.advance(state, WARMUP, WARMUP + 30, alive)
+    state, whole, _ = program.advance(state, WARMUP, WARMUP + 30, alive=alive)
     np.testing.assert_array_equal(whole.counts["critic_loss"], [30, 0], "one learned, one was stopped")
     again, pieces = program.load(start, None, WARMUP), None
     for begin, end in ((0, 1), (1, 18), (18, 30)):
-        again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, alive, pieces)
+        again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, alive=alive, so_far=pieces)
     assert pieces.done[0] == whole.done[0] == WARMUP + 30
     assert_same_bits(pieces._replace(done=0), whole._replace(done=0))
     assert_same_bits(program.save(again)[0].train, program.save(state)[0].train)
@@ -227,7 +227,7 @@ def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> N
 def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0) -> Program:
     """A program of one member whose pieces report what they are told: (begin, end) -> sum and count of returns.
 
-    Each takes a second, and `looks` has all be as long as the first.
+    Each takes a second, and `pieces_of` makes all as long as the first.
     """
 
     def advance(state: Any, begin: Any, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
@@ -242,13 +242,13 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
         return np.full((1, 2), returns), np.ones((1, 2))
 
     members, functions = [dj.Member(0, HYPER)], {"advance": advance, "evaluate": evaluate}
-    program: Any = SimpleNamespace(members=members, calls=1, whole_after_failure=False, **functions)
+    program: Any = SimpleNamespace(members=members, calls=1, state_survives_failure=False, **functions)
     return program
 
 
-def looks(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    monkeypatch.setattr(blocks, "FIRST_LOOK", steps)
-    monkeypatch.setattr(blocks, "LOOK_SECONDS", 1.0)
+def pieces_of(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    monkeypatch.setattr(blocks, "FIRST_PIECE", steps)
+    monkeypatch.setattr(blocks, "PIECE_SECONDS", 1.0)
 
 
 BLOCKS = dj.Experiment(steps=2_500, warmup_steps=2_500, eval_every=2_000)
@@ -256,9 +256,9 @@ BLOCKS = dj.Experiment(steps=2_500, warmup_steps=2_500, eval_every=2_000)
 
 def test_a_mean_over_blocks_is_that_of_all_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block with one long episode counts no more than one with a hundred short ones."""
-    looks(monkeypatch, 1_000)
+    pieces_of(monkeypatch, 1_000)
     program = told({(0, 1_000): (100.0, 100), (1_000, 2_000): (50.0, 1), (2_000, 2_500): (0.0, 0)})
-    ticks = list(dj.drive(program, BLOCKS, ()))
+    ticks = list(dj.run_blocks(program, BLOCKS, ()))
     rows = [row for tick in ticks for row in tick.rows]
     assert [row["step"] for row in rows] == [2_000, 2_500]
     assert rows[0]["train_return_mean"] == 150.0 / 101
@@ -268,23 +268,25 @@ def test_a_mean_over_blocks_is_that_of_all_its_numbers(monkeypatch: pytest.Monke
 
 def test_a_run_that_ends_between_two_evaluations_can_be_made_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its next row then is that of a run that never stopped there, and counts what the last one has counted."""
-    looks(monkeypatch, 500)
+    pieces_of(monkeypatch, 500)
     halves = {(begin, begin + 500): (1.0 + begin, 1) for begin in range(0, 4_000, 500)}
     longer = dataclasses.replace(BLOCKS, steps=4_000, warmup_steps=4_000)
-    short = list(dj.drive(told(halves), BLOCKS, ()))
+    short = list(dj.run_blocks(told(halves), BLOCKS, ()))
     assert [row["train_return_mean"] for row in short[-1].rows] == [2_001.0]
-    again = list(dj.drive(told(halves), longer, (), 2_500, Journal(*json.loads(json.dumps(short[-1].journal)))))
-    whole = list(dj.drive(told(halves), longer, ()))
+    again = list(
+        dj.run_blocks(told(halves), longer, (), begin=2_500, journal=Journal(*json.loads(json.dumps(short[-1].journal))))
+    )
+    whole = list(dj.run_blocks(told(halves), longer, ()))
     assert again[-1].rows == whole[-1].rows
     assert whole[-1].rows[0]["train_return_mean"] == 2_751.0
 
 
 def test_an_actor_that_diverges_with_the_last_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known of the updates is their critic's loss; the actor that they leave is first seen in the evaluation."""
-    looks(monkeypatch, 10)
+    pieces_of(monkeypatch, 10)
     program = told({(begin, begin + 10): (0.0, 0) for begin in range(0, 20, 10)}, returns=np.nan)
     experiment = dataclasses.replace(BLOCKS, steps=20, eval_every=10)
-    ticks = list(dj.drive(program, experiment, ()))
+    ticks = list(dj.run_blocks(program, experiment, ()))
     assert [row["diverged_step"] for tick in ticks for row in tick.rows] == [10]
     assert ticks[-1].finished
 
@@ -294,7 +296,7 @@ def test_what_a_tick_gave_stays_as_it_is() -> None:
     experiment, hyper = dj.configure({"steps": 400, "warmup_steps": 200, "eval_every": 400, "hidden": (8,), "eval_episodes": 1})
     program = dj.make_program(experiment, [dj.Member(0, hyper)])
     journals, then = [], []
-    for tick in dj.drive(program, experiment, program.start()):
+    for tick in dj.run_blocks(program, experiment, program.start()):
         journals.append(tick.journal)
         then.append(json.dumps(tick.journal))
     assert max(len(journal.pending) for journal in journals) == 1

@@ -1,1 +1,1 @@
-"""The program around the library: command line, run folder, checkpoints, progress, figures. Nothing imports this."""
+"""The program around the library: command line, run folder, checkpoints, progress and figures. No other folder imports it."""

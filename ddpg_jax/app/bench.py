@@ -1,11 +1,11 @@
-"""`bench`: how fast a run is on this machine, beside the limit that its matrix products alone set.
+"""Measures how fast a run is on this machine, compared with the limit set by its matrix products: the command `bench`.
 
-One update of DDPG with hidden layers of width H and a batch of B does ten products of `[B, H] x [H, H]` size, 2 B H^2 FLOPs
-each, besides thinner ones: one forward in the target actor, the target critic, the critic, the actor and again the critic; and
+One update of DDPG with hidden layers of width H and a batch of B does ten products of size `[B, H] x [H, H]`, 2 B H^2 FLOPs
+each, and thinner ones: one forward in the target actor, the target critic, the critic, the actor and again the critic; and
 backward two in the critic (weights, activations), one through the critic to the action, two in the actor. `products` does
-these, at the shapes of the update and with its dependencies, and nothing else. Repetitions are interleaved, and the fractions
-are of the repetition's own limit, so that a change in the machine's speed falls on both. Each row is measured in a process, run
-and limit with as many threads as the command line gives such a run.
+these, at the shapes of the update and with its dependencies, and nothing else. Repetitions are interleaved, and each fraction
+uses the limit of its own repetition, so that a change in the machine's speed affects both. Each row is measured in a process of
+its own, run and limit with as many threads as the command line gives such a run.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.api import make_program
+from ddpg_jax.app.files import write_text
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.report import as_json
-from ddpg_jax.app.run_folder import write
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import Experiment, configure
+from ddpg_jax.experiment.experiment import Experiment, configure, updates_of
 from ddpg_jax.running.hardware import use_one_core
 from ddpg_jax.running.program import Member, warmup_iterations
 from ddpg_jax.types import Array
@@ -42,8 +42,15 @@ BATCHES = (64, 256)
 SHAPES = {"Pendulum-v1": (3, 1), "HalfCheetah-v5": (17, 6)}
 
 
-def products(nets: dict[str, list[Array]], batch: Array, obs_dim: int, action_dim: int) -> Any:
-    """The matrix products of one update, without biases, activations, losses and optimizers; `batch` `[B, 2 * O + A]`."""
+def products(nets: dict[str, list[Array]], batch: Array, obs_dim: int, *, action_dim: int) -> Any:
+    """Computes the matrix products of one update, without biases, activations, losses and optimizers.
+
+    Args:
+        nets: weights of each layer of `actor`, `critic`, `target_actor` and `target_critic`.
+        batch: `[B, 2 * O + A]`, observations, actions and next observations.
+        obs_dim: O.
+        action_dim: A.
+    """
     obs, action, next_obs = jnp.split(batch, [obs_dim, obs_dim + action_dim], axis=-1)
 
     def forward(net: list[Array], x: Array) -> list[Array]:
@@ -52,7 +59,7 @@ def products(nets: dict[str, list[Array]], batch: Array, obs_dim: int, action_di
             layers.append(layers[-1] @ weights)
         return layers
 
-    def backward(net: list[Array], layers: list[Array], g: Array, weights: bool, inputs: bool) -> tuple[list[Array], Array]:
+    def backward(net: list[Array], layers: list[Array], g: Array, *, weights: bool, inputs: bool) -> tuple[list[Array], Array]:
         grads = []
         for i in reversed(range(len(net))):
             if weights:
@@ -76,13 +83,14 @@ def make_limit(
     obs_dim: int,
     action_dim: int,
     hidden: Sequence[int],
+    *,
     batch_size: int,
     updates: int,
     devices: Sequence[Any] | None = None,
 ) -> Callable[[], float]:
-    """A function that does the products of so many updates in one compiled loop, and gives updates per second.
+    """Makes a function that does the products of so many updates in one compiled loop, and returns updates per second.
 
-    With several devices, each does as many, at the same time.
+    If there are several devices, each does as many, at the same time.
     """
     keys = iter(jax.random.split(jax.random.key(0), 64))
 
@@ -95,12 +103,12 @@ def make_limit(
 
     @jax.jit
     def loop(nets: Any, batches: Array) -> Any:
-        # Another batch at every turn, and every product in the carry: nothing can be hoisted out or left away.
+        # With another batch in every iteration and every product in the carry, XLA can hoist or drop nothing.
         def body(carry: Any, i: Array) -> tuple[Any, None]:
             del carry
-            return products(nets, batches[i % 8], obs_dim, action_dim), None
+            return products(nets, batches[i % 8], obs_dim, action_dim=action_dim), None
 
-        shapes = jax.eval_shape(lambda: products(nets, batches[0], obs_dim, action_dim))
+        shapes = jax.eval_shape(lambda: products(nets, batches[0], obs_dim, action_dim=action_dim))
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(body, start, jnp.arange(updates))[0]
 
@@ -116,17 +124,17 @@ def make_limit(
 
 
 def make_training_rate(experiment: Experiment, members: list[Member], updates: int) -> Callable[[], float]:
-    """A function that trains for so many vector steps and gives updates per second, summed over members."""
+    """Makes a function that does about so many updates and returns updates per second, summed over members."""
     program = make_program(experiment, members)
     state = program.start()
     done, alive = warmup_iterations(experiment), np.ones(len(members), bool)
-    each = round(experiment.num_envs * experiment.updates_per_step) * len(members)
-    state, _, _ = program.advance(state, 0, done, alive)
+    each = updates_of(experiment)[0] * len(members)
+    state, _, _ = program.advance(state, 0, done, alive=alive)
     steps = max(1, updates // each)
     held = [state, done]
 
     def measure() -> float:
-        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, alive)
+        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, alive=alive)
         held[1] += steps
         return steps * each / seconds
 
@@ -135,20 +143,20 @@ def make_training_rate(experiment: Experiment, members: list[Member], updates: i
 
 
 def first_update_seconds(fields: dict[str, Any]) -> float:
-    """Seconds from the start of compilation to the end of the first update, in this process."""
+    """Measures the seconds from the start of compilation to the end of the first update, in this process."""
     experiment, hyper = configure(fields)
     program = make_program(experiment, [Member(0, hyper)])
     warmup, alive = warmup_iterations(experiment), np.ones(1, bool)
     since = time.perf_counter()
-    state, _, _ = program.advance(program.start(), 0, warmup, alive)
-    program.advance(state, warmup, warmup + 1, alive)
+    state, _, _ = program.advance(program.start(), 0, warmup, alive=alive)
+    program.advance(state, warmup, warmup + 1, alive=alive)
     seconds = time.perf_counter() - since
     program.close()
     return seconds
 
 
 def compile_seconds(fields: dict[str, Any]) -> tuple[float, float]:
-    """`first_update_seconds` with an empty compilation cache and with a filled one, each in a fresh process."""
+    """Measures `first_update_seconds` with an empty compilation cache and with a filled one, each in a new process."""
     code = f"from ddpg_jax.app.bench import first_update_seconds; print(first_update_seconds({fields!r}))"
     with tempfile.TemporaryDirectory() as cache:
         own = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -164,7 +172,7 @@ def compile_seconds(fields: dict[str, Any]) -> tuple[float, float]:
 
 
 def bench(path: Path, quick: bool) -> str:
-    """Measures, writes the raw results as JSON to `path`, and gives a table."""
+    """Measures, writes the raw results as JSON to `path`, and returns a table."""
     repetitions, updates = (3, 300) if quick else (9, 1_000)
     configurations = [("device", "Pendulum-v1"), ("host", "Pendulum-v1")]
     missing = importlib.util.find_spec("mujoco") is None
@@ -174,28 +182,27 @@ def bench(path: Path, quick: bool) -> str:
     for batch_size in BATCHES:
         for backend, env in configurations:
             tell(f"measuring {env} on the {backend}, batch {batch_size}")
-            # A process for each: how many threads it has depends on the batch, and its peak memory is its own.
+            # Each has its own process, since its number of threads depends on the batch, and for its peak memory.
             code = (
-                f"from ddpg_jax.app import bench; bench.print_row({env!r}, {backend!r}, {batch_size}, {repetitions}, {updates})"
+                f"from ddpg_jax.app import bench; bench.print_row({env!r}, {backend!r}, {batch_size}, "
+                f"repetitions={repetitions}, updates={updates})"
             )
             done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
             if done.returncode:
-                raise ConfigError(
-                    f"the process that measured env={env} on the {backend} has ended with status {done.returncode}"
-                )
+                raise ConfigError(f"the process that measured env={env} on the {backend} ended with status {done.returncode}")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
-    write(path, as_json({**machine(), "updates_per_repetition": updates, "rows": rows}))
+    write_text(path, as_json({**machine(), "updates_per_repetition": updates, "rows": rows}))
     note = ['host HalfCheetah-v5 is left out: pip install "gymnasium[mujoco]"'] if missing else []
     return "\n".join([_table(rows), *note, f"raw results in {path}"])
 
 
-def print_row(env: str, backend: str, batch_size: int, repetitions: int, updates: int) -> None:
-    """One row of the raw results, as JSON: a member alone in this process, and the limit in turns with it."""
+def print_row(env: str, backend: str, batch_size: int, *, repetitions: int, updates: int) -> None:
+    """Prints one row of the raw results as JSON: a single member, measured in alternation with the limit."""
     fields = {"env": env, "backend": backend, "batch_size": batch_size, "steps": 10**9}
     experiment, hyper = configure(fields)
     use_one_core(batch_size, experiment.hidden)
     cold, cached = compile_seconds(fields)
-    limit = make_limit(*SHAPES[env], experiment.hidden, batch_size, updates)
+    limit = make_limit(*SHAPES[env], experiment.hidden, batch_size=batch_size, updates=updates)
     rate = make_training_rate(experiment, [Member(0, hyper)], updates)
     pairs = [(rate(), limit()) for _ in range(repetitions)]
     row = {

@@ -1,4 +1,4 @@
-"""The entries that `citations` chooses from."""
+"""Bibliographic entries, from which `citations` selects."""
 
 from __future__ import annotations
 
@@ -339,4 +339,4 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
-"""Key -> kind of entry, and its fields. Title and author of this software are those of CITATION.cff."""
+"""Key -> kind of entry and its fields. Title and author of this software agree with CITATION.cff."""

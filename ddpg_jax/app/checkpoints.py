@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: the newest few, each complete or absent, each with a checksum of what it holds."""
+"""Saves checkpoints with orbax: the newest few, each complete or absent, each with a checksum of its contents."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ from ddpg_jax.errors import ConfigError
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
 KEEP = 2
+"""Checkpoints that are kept."""
 STRIDE = 10**10
-"""Orbax counts checkpoints with one number: that of the program times this, and the vector step."""
+"""Orbax numbers checkpoints with one integer: the index of the program times `STRIDE`, plus the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
 
 
 class Checkpoint(NamedTuple):
-    """All that a run needs to go on."""
+    """Everything that a run needs to continue."""
 
     program: int
-    """Which of the programs of the run, counted from 0."""
+    """Index of the program in the run, counted from 0."""
     iteration: int
     """Vector steps that it has done."""
     arrays: Any
     text: str | None
-    """The environments, where they are no arrays."""
+    """The environments, if they are not arrays."""
     journal: Any
-    """What the run remembers besides, plain JSON."""
+    """The rest of the run, as plain JSON."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; of several processes each has its own, and what one has is whole when all have it.
+    """The checkpoints of one run. Each process has its own, and a checkpoint is complete when all processes have it.
 
-    `run` is the digest of its experiment, by which it knows its own; whoever gives none takes any.
+    `run` is the digest of the experiment, which identifies the checkpoints of a run; if it is empty, any run's are accepted.
     """
 
     def __init__(self, folder: Path, processes: Processes = ALONE, run: str = ""):
@@ -64,54 +65,54 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
-        """Waits, and ends orbax's threads. If something else went wrong before, that is what will be reported."""
+        """Waits, and ends orbax's threads. If something else failed before, that error is reported."""
         try:
-            with contextlib.suppress(Exception) if kind else self._one_line():
+            with contextlib.suppress(Exception) if kind else self._as_os_error():
                 self._manager.close()
         finally:
             sys.unraisablehook = self._hook
 
     def _unraisable(self, event: Any) -> None:
-        """Says nothing of reads that orbax still had under way when another one failed: that one was reported."""
+        """Ignores reads that orbax still had in progress when another one failed, since that failure was reported."""
         if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
             self._hook(event)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint, of arrays that nothing writes to meanwhile: training may go on at once.
+        """Starts to write a checkpoint. Training may continue at once, as long as nothing writes to the arrays.
 
         Raises:
-            OSError: no space for it, or the one before could not be written.
+            OSError: there is no space for it, or the previous one could not be written.
         """
         arrays = checkpoint.arrays
         self.wait()
-        # The one before is whole everywhere, and only now the one before that may go.
+        # Once all processes have come here, the previous checkpoint is complete, and orbax may delete the one before it.
         iteration = min(self._processes.gather(checkpoint.iteration))
         self._reserve(sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         meta = {"text": checkpoint.text, "journal": checkpoint.journal}
         meta["checksum"] = checksum(arrays, meta["text"], meta["journal"])
         number = checkpoint.program * STRIDE + iteration
-        if number in self._manager.all_steps():  # a signal came again before all members were through with this step
+        if number in self._manager.all_steps():  # another signal came before all members had finished this step
             self._manager.delete(number)
-        meta |= {"places": places(arrays), "run": self._run, "number": number}
+        meta |= {"places": slots_of(arrays), "run": self._run, "number": number}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
-        with self._one_line():
+        with self._as_os_error():
             self._manager.save(number, args=items, force=True)
 
     def any(self) -> bool:
-        """Whether there is one."""
+        """Returns True if there is a checkpoint."""
         return bool(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Returns when all is on the disk.
+        """Returns when everything has been written to disk.
 
         Raises:
             OSError: it could not be written.
         """
-        with self._one_line():
+        with self._as_os_error():
             self._manager.wait_until_finished()
 
     def _reserve(self, size: int) -> None:
-        """Fails here where the disk is full: orbax's threads would each print their own traceback."""
+        """Fails if the disk is full, since orbax's threads would each print a traceback of their own."""
         with tempfile.TemporaryFile(dir=self._folder) as file:
             if hasattr(os, "posix_fallocate"):  # not on macOS
                 try:
@@ -120,8 +121,8 @@ class Checkpoints:
                     raise OSError(error.errno, error.strerror, str(self._folder)) from error
 
     @contextlib.contextmanager
-    def _one_line(self) -> Iterator[None]:
-        """What orbax and tensorstore raise, as the OSError that it is."""
+    def _as_os_error(self) -> Iterator[None]:
+        """Raises the errors of orbax and tensorstore as an OSError."""
         try:
             yield
         except OSError:
@@ -132,41 +133,48 @@ class Checkpoints:
             raise OSError(code, os.strerror(code), str(self._folder)) from error
 
     def newest(self, shapes: Callable[[int], Any | None], say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that is whole in all processes, or None.
+        """Reads the newest checkpoint that is complete in all processes, or returns None if there is no checkpoint.
 
-        Where an older one is whole, `say` is told of those that are damaged, and they are removed. `shapes` gives those of a
-        program's arrays, or None where there is no such program. What it raises says nothing of the checkpoint, which stays.
+        Newer checkpoints that are damaged are reported and removed.
+
+        Args:
+            shapes: `(program) -> shapes` of the program's arrays, or None if there is no such program. Its errors are not the
+                checkpoint's, which stays.
+            say: reports a line.
 
         Raises:
-            ConfigError: it was written with another number of devices; or there are some, and none can be read, which need not
-                be their fault: they all stay.
+            ConfigError: the checkpoint was written with another number of devices; or there are checkpoints, and none can be
+                read, which may have other causes: they all stay.
         """
         here: list[int] = sorted(self._manager.all_steps(), reverse=True)
         everyone = self._processes.gather(here)
         everywhere = set.intersection(*map(set, everyone))
-        if not everywhere and max(map(len, everyone)) >= KEEP:  # nobody begins a second one before all have the first
-            raise ConfigError(f"the processes have no checkpoint in {self._folder} in common; mend what hides those of some")
-        parts = [number for number in here if number not in everywhere]  # a process died before it had written its own
+        if not everywhere and max(map(len, everyone)) >= KEEP:  # none starts a second one before all have the first
+            raise ConfigError(
+                f"the processes have no checkpoint in {self._folder} in common; restore those that some of them are missing"
+            )
+        incomplete = [number for number in here if number not in everywhere]  # another process died before writing its own
         damaged: dict[int, str] = {}
         for number in sorted(everywhere, reverse=True):
             found = self._read(number, shapes(number // STRIDE))
             reasons = [reason for reason in self._processes.gather(found if isinstance(found, str) else None) if reason]
             if isinstance(found, Checkpoint) and not reasons:
-                for late, reason in damaged.items():
-                    say(f"the checkpoint at vector step {late % STRIDE} is damaged and left out: {reason}")
-                self._delete([*damaged, *parts])
+                for newer, reason in damaged.items():
+                    say(f"the checkpoint at vector step {newer % STRIDE} is damaged and is ignored: {reason}")
+                self._delete([*damaged, *incomplete])
                 if jax.default_backend() != "cpu":
                     return found
-                return found._replace(arrays=jax.tree.map(jax.numpy.copy, found.arrays))  # orbax's memory is not ours to donate
+                # On a CPU, arrays may share orbax's memory, which must not be donated.
+                return found._replace(arrays=jax.tree.map(jax.numpy.copy, found.arrays))
             damaged[number] = reasons[0]
             del found
-            gc.collect()  # what is left of the reads that failed
+            gc.collect()  # frees what is left of failed reads
         if damaged:
             raise ConfigError(
-                f"none of the checkpoints in {self._folder} can be read ({next(iter(damaged.values()))}); mend what is in the "
-                "way, or start anew with --overwrite"
+                f"none of the checkpoints in {self._folder} can be read ({next(iter(damaged.values()))}); remove the cause, or "
+                "start again with --overwrite"
             )
-        self._delete(parts)
+        self._delete(incomplete)
         return None
 
     def _delete(self, numbers: list[int]) -> None:
@@ -174,19 +182,19 @@ class Checkpoints:
             self._manager.delete(number)
 
     def _read(self, number: int, shapes: Any | None) -> Checkpoint | str:
-        """A checkpoint, or what is wrong with it."""
+        """Reads a checkpoint, or returns what is wrong with it."""
         program, iteration = divmod(number, STRIDE)
         if shapes is None:
-            return "it is of another run"
+            return "it belongs to another run"
         try:
             meta: Any = self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             if (self._run and meta.get("run", self._run) != self._run) or meta.get("number", number) != number:
-                raise ValueError("it is of another run, or of another step")
-            here = places(shapes)
-            if meta.get("places", here) != here:
+                raise ValueError("it belongs to another run or another step")
+            slots = slots_of(shapes)
+            if meta.get("places", slots) != slots:
                 raise ConfigError(
-                    f"{self._folder} was written with {meta['places']} places for members, and this machine makes {here}; a "
-                    "run goes on with as many cores or devices, and as many processes, as it had"
+                    f"{self._folder} was written with {meta['places']} slots for members, and this machine has {slots}; resume "
+                    "a run with as many cores or devices, and as many processes, as it had"
                 )
             arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
             if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:
@@ -198,14 +206,14 @@ class Checkpoints:
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
-def places(tree: Any) -> int:
-    """The length of the leading axis of arrays or shapes: members, with the padding for the devices that there are."""
+def slots_of(tree: Any) -> int:
+    """Returns the length of the leading axis of arrays or shapes: members, padded for the number of devices."""
     leaf = jax.tree.leaves(tree)[0]
     return leaf.shape[0] if leaf.shape else 0
 
 
 def checksum(tree: Any, text: str | None, journal: list[Any]) -> int:
-    """CRC-32 over all arrays of a tree, in order, and what stands beside them."""
+    """Computes the CRC-32 of all arrays of a tree, in order, and of the text and the journal."""
     value = zlib.crc32(json.dumps([text, journal]).encode())
     for leaf in jax.tree.leaves(tree):
         value = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, value)

@@ -1,4 +1,4 @@
-"""What to cite: the papers behind the parts that an experiment uses, and this software, as BibTeX."""
+"""Selects what to cite: the papers behind the components that an experiment uses, and this software, as BibTeX."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ddpg_jax.experiment.experiment import Experiment
 MUJOCO = (
     "Ant HalfCheetah Hopper Humanoid HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer Walker2d"
 ).split()
-"""Environments of Gymnasium that MuJoCo simulates, without their versions."""
+"""Environments of Gymnasium that MuJoCo simulates, without versions."""
 
 FAMILIES = {
     "gymnax": ["lange2022"],
     "brax": ["freeman2021"],
     "playground": ["zakka2025", "tassa2018", "todorov2012"],
 }
-"""Prefix of the names of environments -> keys."""
+"""Prefix of an environment's name -> keys."""
 
 ALWAYS = ("ddpg_jax", "lillicrap2015", "silver2014", "kingma2015", "jax2018")
 
@@ -31,7 +31,7 @@ PARTS: dict[str, str] = {
     "actor_decay": "loshchilov2019",
     "critic_decay": "loshchilov2019",
 }
-"""Name in `Experiment.parts` -> key; parts without a paper of their own are not here."""
+"""Name in `Experiment.parts` -> key, for components that have a paper of their own."""
 
 SOURCES = {
     "spinningup": "achiam2018",
@@ -42,7 +42,7 @@ SOURCES = {
     "sbx": "raffin2021",
     "td3": "fujimoto2018",
 }
-"""Preset -> key of whose values they are, where that is not Lillicrap et al. 2015 and there is something to cite."""
+"""Preset -> key of the source of its values, except Lillicrap et al. 2015 and sources that cannot be cited."""
 
 CHOSEN: dict[tuple[str, str], str] = {
     ("exploration", "ou"): "uhlenbeck1930",
@@ -54,15 +54,15 @@ CHOSEN: dict[tuple[str, str], str] = {
     ("activation", "gelu"): "hendrycks2016",
     ("activation", "silu"): "elfwing2018",
 }
-"""Field and a word of its value -> key."""
+"""Field and a word in its value -> key."""
 
 
 def references(experiment: Experiment, members: int = 1) -> list[str]:
-    """The keys of what an experiment uses, in the order of `BIBLIOGRAPHY`.
+    """Returns the keys of everything that an experiment uses, in the order of `BIBLIOGRAPHY`.
 
     Args:
-        experiment: as `configure` gives it.
-        members: of the sweep; for more than one, that of their statistics.
+        experiment: the result of `configure`.
+        members: members of the sweep; with more than one, the statistics over them are cited, too.
 
     >>> import ddpg_jax as dj
     >>> references(dj.configure({"env": "probe/lqr", "exploration": "none", "layer_norm": True})[0])
@@ -74,7 +74,7 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
     used |= {key for (field, word), key in CHOSEN.items() if word in re.split(r"\W|_", getattr(x, field))}
     used |= {SOURCES[x.preset]} if x.preset in SOURCES else set()
     for key, is_used in (
-        ("mnih2015", "sync_period" in x.parts and x.policy_delay == 1),  # else the targets wait with the actor, as in TD3
+        ("mnih2015", "sync_period" in x.parts and x.policy_delay == 1),  # with policy_delay it is TD3's
         ("chan1979", x.normalize_obs or x.normalize_reward),
         ("fujimoto2018", x.num_critics > 1 or x.policy_delay > 1),
         ("loshchilov2017", x.noise_schedule == "cosine" and x.exploration != "none"),
@@ -89,7 +89,7 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
 
 
 def environment(name: str) -> list[str]:
-    """The keys of what an environment comes from, where its name tells.
+    """Returns the keys of the libraries and simulators of an environment, as far as its name tells.
 
     >>> environment("HalfCheetah-v5"), environment("brax/ant"), environment("probe/lqr")
     (['towers2024', 'todorov2012'], ['freeman2021'], [])
@@ -106,7 +106,7 @@ def environment(name: str) -> list[str]:
 
 
 def bibtex(keys: Iterable[str], version: str) -> str:
-    """These entries, each once.
+    """Formats these entries as BibTeX, each once.
 
     >>> print(bibtex(["ba2016"], "0.1.0").splitlines()[0])
     @misc{ba2016,

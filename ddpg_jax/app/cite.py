@@ -1,4 +1,4 @@
-"""What the run in a folder, or a preset, should cite."""
+"""Collects what the run in a folder, or a preset, should cite."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from ddpg_jax import __version__
 from ddpg_jax.app.citations import bibtex, environment, references
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment, configure
+from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.presets import PRESETS, read_preset
 
 
 def cite(name: str) -> str:
-    """BibTeX for the parts that the run in this folder, or the preset of this name or in this JSON file, uses.
+    """Returns BibTeX for everything that a run folder, or a preset given by its name or as a JSON file, uses.
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: it is none of these.
     """
     if (Path(name) / "manifest.json").exists():
-        return bibtex(of_run(RunFolder(Path(name)).manifest()), __version__)
+        return bibtex(keys_of_run(RunFolder(Path(name)).manifest()), __version__)
     if name in PRESETS or name.endswith(".json"):
         fields = {"preset": name} if name in PRESETS else read_preset(name)
-        of_env = [] if "env" in fields else environment(Experiment.env)  # a preset names none
-        return bibtex([key for key in references(configure(fields)[0]) if key not in of_env], __version__)
+        env_keys = [] if "env" in fields else environment(Experiment.env)  # that of the default
+        return bibtex([key for key in references(configure(fields)[0]) if key not in env_keys], __version__)
     raise ConfigError(f"{name} is neither a run folder nor a preset; presets are {', '.join(PRESETS)}")
 
 
-def of_run(manifest: dict[str, Any]) -> list[str]:
-    """The keys of all that any member of a run uses."""
+def keys_of_run(manifest: dict[str, Any]) -> list[str]:
+    """Returns the keys of everything that any member of a run uses."""
     members, keys = manifest["members"], []
     for member in members:
         values = {**manifest["identity"], **member}
         fields = {name: values[name] for name in (*STRUCTURE, *NUMBERS) if name in values}
-        if fields["preset"] not in PRESETS:
-            del fields["preset"]  # all that it stands for is there; whose it is, this process does not know
+        # Presets and parts that a module has added may be unknown to this process; nothing is cited for them.
+        unknown = [name for name in fields if FIELDS[name].table and fields[name] not in FIELDS[name].allowed()]
+        fields = {name: value for name, value in fields.items() if name not in unknown}
         keys += references(configure(fields)[0], len(members))
     return keys

@@ -98,16 +98,16 @@ def _train(options: argparse.Namespace) -> int:
         from ddpg_jax.app.job import use_compilation_cache
         from ddpg_jax.envs.host.make import uses_jax
         from ddpg_jax.experiment.build import env_options
-        from ddpg_jax.running.groups import make_legs
+        from ddpg_jax.running.groups import make_groups
         from ddpg_jax.running.hardware import spare_threads, use_one_core
 
-    legs = make_legs([{}], 1, _given(options))
+    groups = make_groups([{}], 1, _given(options))
     use_compilation_cache()
-    experiment = legs[0].experiment
+    experiment = groups[0].experiment
     if uses_jax(experiment.env, env_options(experiment)):
         spare_threads(1)
     use_one_core(max(experiment.batch_size, experiment.num_envs), experiment.hidden)
-    return _work(legs, options)
+    return _work(groups, options)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -116,7 +116,7 @@ def _sweep(options: argparse.Namespace) -> int:
         from ddpg_jax.envs.host.make import uses_jax
         from ddpg_jax.experiment.build import env_options
         from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
-        from ddpg_jax.running.groups import make_legs
+        from ddpg_jax.running.groups import make_groups
         from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
 
     given = _given(options)
@@ -132,13 +132,13 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
     else:
         points = grid_points(parse_grid(options.grid))
-    legs = make_legs(points, seeds, given)
+    groups = make_groups(points, seeds, given)
     meeting = _meeting(options)
     use_compilation_cache()
     use_all_cores()
-    if any(uses_jax(leg.experiment.env, env_options(leg.experiment)) for leg in legs):
+    if any(uses_jax(group.experiment.env, env_options(group.experiment)) for group in groups):
         spare_threads(cores())
-    return _work(legs, options, meeting)
+    return _work(groups, options, meeting)
 
 
 def _meeting(options: argparse.Namespace) -> Meeting | None:
@@ -181,7 +181,7 @@ def _import(options: argparse.Namespace) -> None:
         import_modules(coerce("imports", options.imports))
 
 
-def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
+def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
     from ddpg_jax.app.job import Options, Stopped, train
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.processes import Ended, connected
@@ -193,7 +193,7 @@ def _work(legs: Any, options: argparse.Namespace, meeting: Meeting | None = None
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
         with connected(meeting) as processes:
-            line = train(legs, job, processes)
+            line = train(groups, job, processes)
     except Ended as ended:
         return _fail(str(ended), ended.status)
     except Stopped as stop:
@@ -216,14 +216,14 @@ def _eval(options: argparse.Namespace) -> int:
     if options.video:
         check_film(options.dir, policy, options.video)
     use_compilation_cache()
-    returns, lengths = evaluate(options.dir, policy, episodes, seed)
+    returns, lengths = evaluate(options.dir, policy, episodes, seed=seed)
     member = f"{describe_member(options.dir, policy)}: " if policy.name.startswith("member_") else ""
     print(
         member + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
         f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; {episodes} episodes"
     )
     if options.video:
-        print(f"{film(options.dir, policy, options.video, seed)} frames in {options.video}")
+        print(f"{film(options.dir, policy, options.video, seed=seed)} frames in {options.video}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`eval`: the policy of a run folder, in its environment, without noise; and a film of it."""
+"""Evaluates the policy of a run folder in its environment, without noise, and films it: the command `eval`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddpg_jax.app.report import named, swept
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.host.make import maker
+from ddpg_jax.envs.host.make import import_modules, maker
 from ddpg_jax.envs.registry import only_in_jax
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import env_options
@@ -24,24 +24,26 @@ from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
 
 FILMS = (".gif", ".webp", ".png")
+"""Endings of films."""
 
 
-def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths `[episodes]` of the policy in the environment that it was trained in.
+def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluates a policy in the environment that it was trained in: returns and lengths `[episodes]`.
 
     Raises:
-        ConfigError: no whole run is in the folder, or its policy has diverged.
-        EnvironmentFailure: the environment raised, or gave a number that is not finite.
+        ConfigError: the folder holds no complete run, or its policy has diverged.
+        EnvironmentFailure: the environment raised, or returned a number that is not finite.
     """
-    x = recorded(folder, policy_at)
-    policy = load_policy(policy_at)
+    x, policy = _trained(folder, policy_at)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
-        raise ConfigError(f"{policy_at} holds a policy that has diverged, its parameters are no numbers; evaluate another one")
+        raise ConfigError(
+            f"{policy_at} holds a policy that has diverged, whose parameters are not finite; evaluate another one"
+        )
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
     act = policy.unit_action
     run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes))
-    key = stream(jax.random.key(seed), "eval")  # the clock of the evaluations of a run is never 0
+    key = stream(jax.random.key(seed), "eval")  # the evaluations of a run have other clocks, never 0
     if env.outside is None:
         returns, lengths = map(np.asarray, run(key, policy.params))
     else:
@@ -57,25 +59,32 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, seed: int) -> tuple[n
     return returns, lengths
 
 
+def _trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
+    """Returns the experiment that a policy was trained in, and the policy, whose network the experiment's modules may register."""
+    experiment = recorded(folder, policy_at)
+    import_modules(experiment.imports)
+    return experiment, load_policy(policy_at)
+
+
 def recorded(folder: Path, policy_at: Path) -> Experiment:
-    """The experiment that a policy of a run is of, as far as it concerns the environment.
+    """Returns the experiment that a policy was trained in, restricted to the fields of the environment.
 
     Raises:
-        ConfigError: no whole run is in the folder.
+        ConfigError: the folder holds no complete run.
     """
     manifest = RunFolder(folder).manifest()
     number = policy_at.name.removeprefix("member_")
     swept = next((one for one in manifest["members"] if str(one["member"]) == number), {})
-    about = {**manifest["experiment"], **swept}
+    values = {**manifest["experiment"], **swept}
     fields = ("env", "backend", *env_options(Experiment())._fields)
-    return Experiment(**{name: coerce(name, about[name]) for name in fields if name in about})
+    return Experiment(**{name: coerce(name, values[name]) for name in fields if name in values})
 
 
 def policy_folder(folder: Path, member: str | None = None) -> Path:
-    """Where the policy of a run is; of a sweep, that of a member, or of the one with the best last return.
+    """Returns the folder of a run's policy; in a sweep, that of a member, by default the one with the best last return.
 
     Raises:
-        ConfigError: no such member.
+        ConfigError: there is no policy, or none of this member.
     """
     if not (folder / "policy" / "policy.json").exists() and (folder / "policy").exists():
         last = {str(row["member"]): row["eval_return_mean"] for row in RunFolder(folder).read_rows()}
@@ -83,17 +92,17 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
         if member is None and known:
             member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])
         if not known:
-            raise ConfigError(f"{folder} holds no policy; train it to its end, or go on with --resume")
+            raise ConfigError(f"{folder} holds no policy; finish the run with --resume")
         if member not in known:
-            raise ConfigError(f"member={member} is not in {folder}; there are {', '.join(known)}")
+            raise ConfigError(f"member={member} is not in {folder}; it must be one of {', '.join(known)}")
         return folder / "policy" / f"member_{member}"
     if member is not None:
-        raise ConfigError(f"member={member} is not allowed; {folder} holds one run, not a sweep")
+        raise ConfigError(f"member={member} is not allowed; {folder} holds a single run, not a sweep")
     return folder / "policy"
 
 
 def describe_member(folder: Path, policy_at: Path) -> str:
-    """Which member of a sweep a policy is of: its number, its seed and its point."""
+    """Describes the member of a sweep that a policy belongs to: its number, its seed and its point."""
     number = policy_at.name.removeprefix("member_")
     own = next(row for row in RunFolder(folder).read_rows() if str(row["member"]) == number)
     fields = swept([own])
@@ -101,10 +110,10 @@ def describe_member(folder: Path, policy_at: Path) -> str:
 
 
 def check_film(folder: Path, policy_at: Path, path: Path) -> None:
-    """Asks whether there can be a film, before any work is done.
+    """Checks that a film can be made, before any work is done.
 
     Raises:
-        ConfigError: the ending of the name, its folder, or the environment does not render.
+        ConfigError: the name has another ending, its folder does not exist, or the environment does not render.
     """
     if path.suffix not in FILMS:
         raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
@@ -116,25 +125,25 @@ def check_film(folder: Path, policy_at: Path, path: Path) -> None:
         raise ConfigError(f"video={path} cannot be made; env={name} does not render")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it does not render is said below
+            warnings.simplefilter("ignore")  # an environment that does not render is reported below
             env = maker(name, env_options(x), render_mode="rgb_array")()
             env.reset(seed=0)
             _picture(env.render())
             _milliseconds(env)
             env.close()
-    except Exception as error:  # a package or a screen that is not there, a mode that it does not know
+    except Exception as error:  # a missing package or screen, an unknown mode
         raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}") from error
 
 
-def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
-    """Writes one episode as a moving picture; gives its number of frames.
+def film(folder: Path, policy_at: Path, path: Path, *, seed: int) -> int:
+    """Writes one episode as a film, and returns its number of frames.
 
     Raises:
-        ConfigError: the ending of the name, or the environment does not render.
+        ConfigError: see `check_film`.
+        EnvironmentFailure: the environment raised.
     """
     check_film(folder, policy_at, path)
-    x = recorded(folder, policy_at)
-    policy: Policy = load_policy(policy_at)
+    x, policy = _trained(folder, policy_at)
     env = maker(x.env, env_options(x), render_mode="rgb_array")()
     frames: list[Any] = []
     try:
@@ -146,8 +155,8 @@ def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
             frames.append(env.render())
             done = terminated or truncated
         pictures = [_picture(frame) for frame in frames]
-    except Exception as error:  # whatever an environment raises
-        raise EnvironmentFailure(f"env={x.env} raised {type(error).__name__}: {error} while it was filmed") from error
+    except Exception as error:  # an environment can raise anything
+        raise EnvironmentFailure(f"env={x.env} raised {type(error).__name__}: {error} while being filmed") from error
     duration = _milliseconds(env)
     env.close()
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
@@ -157,10 +166,10 @@ def film(folder: Path, policy_at: Path, path: Path, seed: int) -> int:
 
 
 def _picture(frame: Any) -> Any:
-    """What an environment rendered, `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` of 8 bits, as a picture.
+    """Converts a frame, uint8 `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`, to a picture.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it has another type or shape.
     """
     from PIL import Image
 
@@ -168,10 +177,10 @@ def _picture(frame: Any) -> Any:
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,), (4,)):
         what = "nothing" if frame is None else f"{pixels.dtype} of shape {pixels.shape}"
-        raise ValueError(f"it renders {what}, and not uint8 of shape (height, width, 3)")
+        raise ValueError(f"it renders {what} instead of uint8 of shape (height, width, 3)")
     return Image.fromarray(pixels)
 
 
 def _milliseconds(env: Any) -> int:
-    """How long a picture is shown; 30 a second where the environment does not say."""
+    """Returns how long a frame is shown: the environment's own rate, else 30 frames per second."""
     return round(1000 / (env.metadata.get("render_fps") or 30))

@@ -1,4 +1,4 @@
-"""Figures: learning curves with intervals, a heat map of two swept fields, and how sensitive the result is to each field."""
+"""Draws figures: learning curves with intervals, a heat map of two swept fields, and the sensitivity to each swept field."""
 
 from __future__ import annotations
 
@@ -13,19 +13,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ddpg_jax.app.report import by_env, by_point, labels, short, swept
-from ddpg_jax.running.intervals import interval, interval_over_points, iqm, standing
+from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
+from ddpg_jax.running.results import plural
 
-MOST_LINES = 12  # more learning curves than this cannot be told apart
-MOST_VALUES, BINS = 12, 6  # a field with more values than this has them summed up in so many groups
-WIDTH = 80  # letters in a line below or above the axes
-MOST_CELLS = 10  # a heat map with more of them in a row has no room for numbers, nor for the names of all values
+MAX_LINES = 12
+"""Learning curves in a panel; more could not be told apart."""
+MAX_VALUES, BINS = 12, 6
+"""A field with more than `MAX_VALUES` values has them grouped into `BINS` bins."""
+WIDTH = 80
+"""Characters in a line below or above the axes."""
+MAX_CELLS = 10
+"""Cells in a row of a heat map; more leave no room for numbers, nor for the names of all values."""
 
 
-def figures(rows: Sequence[dict[str, Any]], name: str, env: str, folder: Path) -> None:
-    """Draws what the rows of metrics.csv have to show.
+def figures(rows: Sequence[dict[str, Any]], name: str, env: str, *, folder: Path) -> None:
+    """Draws the figures of a run into its folder.
 
-    `learning_curve.png` always; in one environment also `sensitivity.png` where a field is swept, and `heat_map.png` where two
-    are, over a whole grid.
+    `learning_curve.png` is always drawn; with one environment also `sensitivity.png` if a field is swept, and `heat_map.png`
+    if two fields are swept over a whole grid.
+
+    Args:
+        rows: rows of metrics.csv.
+        name: the label of the run if nothing is swept.
+        env: the environment if it is not swept.
+        folder: the folder of the figures.
     """
     envs = by_env(rows, env)
     learning_curves({env: labels(own, name) for env, own in envs.items()}, folder / "learning_curve.png")
@@ -33,9 +44,9 @@ def figures(rows: Sequence[dict[str, Any]], name: str, env: str, folder: Path) -
     final = {point: curves[:, -1, 1] for point, curves in by_point(rows).items()}
     if not fields or len(envs) > 1:
         return
-    sensitivity(fields, final, _title(envs), folder / "sensitivity.png")
+    sensitivity(fields, final, _title(envs), path=folder / "sensitivity.png")
     if len(fields) == 2 and len(final) == len({point[0] for point in final}) * len({point[1] for point in final}):
-        heat_map(fields, final, _title(envs), folder / "heat_map.png")
+        heat_map(fields, final, _title(envs), path=folder / "heat_map.png")
 
 
 def _title(envs: Iterable[str]) -> str:
@@ -43,28 +54,32 @@ def _title(envs: Iterable[str]) -> str:
 
 
 def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
-    """Environment -> label -> `[S, evaluations, 2]`. The line is the IQM over seeds, the band its interval.
+    """Draws learning curves: the line is the IQM over seeds, the band its interval.
 
-    Returns of several environments are no numbers of one scale: each has a panel. Of many curves the best are drawn.
+    Each environment has a panel, since their returns are on different scales. Of many curves only the best are drawn.
+
+    Args:
+        panels: environment -> label -> curves `[S, evaluations, 2]` of steps and returns.
+        path: the file to write.
     """
     shown = {env: _best(curves) for env, curves in panels.items()}
     most = max(map(len, panels.values()))
-    title = _title(panels) + (f"\n(the best {MOST_LINES} points of {most})" if most > MOST_LINES else "")
+    title = _title(panels) + (f"\n(the best {MAX_LINES} points of {most})" if most > MAX_LINES else "")
     figure, all_axes = _canvas(title if len(panels) == 1 else "", len(panels))
     known = list(dict.fromkeys(label for curves in shown.values() for label in curves))
     colors = (
         [f"C{i}" for i in range(len(known))]
-        if len(known) <= 10  # the colours of the usual cycle
+        if len(known) <= 10  # the length of the usual colour cycle
         else [matplotlib.colormaps["viridis"](i / (len(known) - 1)) for i in range(len(known))]
     )
     for axes, (env, curves) in zip(all_axes, shown.items(), strict=True):
         for label, curve in curves.items():
             steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
             seeds = returns.shape[1]
-            lost = int(np.isnan(returns[-1]).sum())
-            named = f"{label} ({seeds} seed{'s' if seeds > 1 else ''}{f', {lost} diverged' if lost else ''})"
+            diverged = int(np.isnan(returns[-1]).sum())
+            named = f"{label} ({plural(seeds, 'seed')}{f', {diverged} diverged' if diverged else ''})"
             middle, color = iqm(returns), colors[known.index(label)]
-            marker = "o" if np.isfinite(middle).sum() == 1 else None  # one point makes no line
+            marker = "o" if np.isfinite(middle).sum() == 1 else None  # a single point is not visible as a line
             axes.plot(steps, middle, lw=2, label=textwrap.fill(named, WIDTH), marker=marker, color=color)
             if seeds > 1:
                 axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=color)
@@ -78,7 +93,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) 
     longest = max(map(len, lines))
     if len(lines) <= 4 and longest <= WIDTH // 2 and len(panels) == 1:
         all_axes[0].legend(edgecolor="none")
-    else:  # they would cover the curves
+    else:  # inside the axes it would cover the curves
         columns = max(1, (WIDTH + 10) // (longest + 8))
         figure.legend(handles=list(lines.values()), frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
         rows = -(-sum(label.count("\n") + 1 for label in lines) // columns)
@@ -87,48 +102,54 @@ def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) 
 
 
 def _best(curves: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """All of them, or where there are many those that end highest."""
-    if len(curves) <= MOST_LINES:
+    """Selects the curves that end highest if there are too many of them."""
+    if len(curves) <= MAX_LINES:
         return curves
-    last = {label: standing(curve[:, -1, 1]) for label, curve in curves.items()}
-    return {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MOST_LINES]}
+    last = {label: ranking_score(curve[:, -1, 1]) for label, curve in curves.items()}
+    return {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MAX_LINES]}
 
 
-def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
-    """One panel for each swept field: the IQM of the final return at each of its values, over seeds and all other fields.
+def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, *, path: Path) -> None:
+    """Draws the IQM of the final return at each value of a swept field, over seeds and all other fields, one panel for each.
 
-    Numbers that a random search has drawn are each there once, so the line is that of groups of neighbours. The interval is
-    that of the seeds, if each point has several; members that have diverged are counted and left out.
+    Numbers that a random search has drawn occur once each, so neighbouring values are grouped. The band is the interval over
+    seeds, if each point has several. Members that have diverged are counted and left out.
+
+    Args:
+        fields: names of the swept fields.
+        final: point -> final returns `[S]`.
+        title: the title of the figure.
+        path: the file to write.
     """
     figure = Figure(figsize=(max(7.0, 3.2 * len(fields)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for i, (field, axes) in enumerate(zip(fields, panels, strict=True)):
         values = values_of(final, i)
         numeric = _are_numbers(values)
-        places = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
+        positions = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
         groups = [[returns for point, returns in final.items() if point[i] == value] for value in values]
-        for place, group in zip(places, groups, strict=True):
+        for x, group in zip(positions, groups, strict=True):
             reached = np.concatenate(group)
-            axes.plot(np.full(len(reached), place), reached, ".", color="C0", alpha=0.3, ms=4)
-        if numeric and len(values) > MOST_VALUES:
+            axes.plot(np.full(len(reached), x), reached, ".", color="C0", alpha=0.3, ms=4)
+        if numeric and len(values) > MAX_VALUES:
             bins = np.array_split(np.arange(len(values)), BINS)
             groups = [[returns for v in own for returns in groups[v]] for own in bins]
-            places = np.array([np.median(places[own]) for own in bins])
+            positions = np.array([np.median(positions[own]) for own in bins])
         known = [[returns[np.isfinite(returns)] for returns in group] for group in groups]
         known = [[returns for returns in group if len(returns)] for group in known]
         middle = np.array([iqm(np.concatenate(group)) if group else np.nan for group in known])
         low, high = np.array([interval_over_points(group) for group in known]).T
-        axes.plot(places, middle, "o-", lw=2, color="C0")
-        axes.fill_between(places, low, high, alpha=0.25, lw=0, color="C0")
+        axes.plot(positions, middle, "o-", lw=2, color="C0")
+        axes.fill_between(positions, low, high, alpha=0.25, lw=0, color="C0")
         if numeric:
             _scale(axes, np.array(values, float))
         else:
-            axes.set_xticks(places, [str(value) for value in values], rotation=20 if len(values) > 3 else 0)
-        for place, own, rest in zip(places, groups, known, strict=True):
-            if lost := sum(map(len, own)) - sum(map(len, rest)):
-                where = axes.get_xaxis_transform()
-                axes.text(place, 0.02, f"{lost} diverged", transform=where, ha="center", color="C3", in_layout=False)
-        axes.plot(places, np.zeros(len(places)), alpha=0, transform=axes.get_xaxis_transform())
+            axes.set_xticks(positions, [str(value) for value in values], rotation=20 if len(values) > 3 else 0)
+        for x, own, rest in zip(positions, groups, known, strict=True):
+            if diverged := sum(map(len, own)) - sum(map(len, rest)):
+                transform = axes.get_xaxis_transform()
+                axes.text(x, 0.02, f"{diverged} diverged", transform=transform, ha="center", color="C3", in_layout=False)
+        axes.plot(positions, np.zeros(len(positions)), alpha=0, transform=axes.get_xaxis_transform())
         axes.margins(x=0.2)
         axes.set_xlabel(field)
         axes.grid(alpha=0.25)
@@ -143,7 +164,7 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
 
 
 def _scale(axes: Any, values: np.ndarray) -> None:
-    """A logarithmic axis for numbers of different sizes, with a place for 0; few ticks, so that they can be read."""
+    """Scales the axis of a field: logarithmic for numbers of different magnitudes, with room for 0, and few enough ticks."""
     above = values[values > 0]
     if values.min() >= 0 and len(above) > 1 and above.max() / above.min() > 20:
         if len(above) == len(values):
@@ -158,8 +179,11 @@ def _scale(axes: Any, values: np.ndarray) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, path: Path) -> None:
-    """The IQM of the final return over two swept fields; "diverged" where a member has."""
+def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, *, path: Path) -> None:
+    """Draws the IQM of the final return over two swept fields; "diverged" where a member has diverged.
+
+    The arguments are those of `sensitivity`.
+    """
     columns, rows = values_of(final, 0), values_of(final, 1)
     table = np.full((len(rows), len(columns)), np.nan)
     for point, returns in final.items():
@@ -168,13 +192,13 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
     image = axes.imshow(table, aspect="auto", origin="lower", cmap="viridis")
     figure.colorbar(image, label="final return without noise (IQM)")
     bright = np.nanmean([np.nanmin(table), np.nanmax(table)]) if np.isfinite(table).any() else 0.0
-    if len(columns) <= MOST_CELLS and len(rows) <= MOST_CELLS:
+    if len(columns) <= MAX_CELLS and len(rows) <= MAX_CELLS:
         for (y, x), value in np.ndenumerate(table):
             text = "diverged" if np.isnan(value) else f"{value:.4g}"
             color = "black" if value > bright or np.isnan(value) else "white"
             axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small" if len(columns) > 5 else None)
     for values, set_ticks in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
-        shown = range(0, len(values), -(-len(values) // MOST_CELLS))
+        shown = range(0, len(values), -(-len(values) // MAX_CELLS))
         set_ticks(shown, [short(values[v]) for v in shown])
     if len(columns) > 5:
         axes.tick_params(axis="x", rotation=30)
@@ -202,7 +226,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def values_of(final: dict[tuple[Any, ...], np.ndarray], i: int) -> list[Any]:
-    """The values of the i-th field: numbers in their order, others as they were asked for."""
+    """Returns the values of the i-th field: numbers in ascending order, others in the order in which they were given."""
     values = list(dict.fromkeys(point[i] for point in final))
     return sorted(values) if _are_numbers(values) else values
 

@@ -1,4 +1,4 @@
-"""`ddpg-jax envs`: which environments can be named here, and what the extras would add."""
+"""Lists the environments that can be named on this machine, and those that extras would add: the command `envs`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ADDS = {
     "brax": "brax/ant brax/halfcheetah brax/hopper brax/humanoid brax/walker2d ...",
     "playground": "playground/CheetahRun playground/WalkerWalk playground/HumanoidStand ... (the dm_control suite)",
 }
-"""Extra -> the environments that it brings, to be named where it is not installed."""
+"""Extra -> the environments that it adds, shown if it is not installed."""
 
-WITHOUT_A_LIMIT = ("gymnasium.envs.phys2d", "gymnasium.envs.tabular")
-"""Where Gymnasium's functional environments are, whose names DDPG has no use for: discrete, or without the time limit."""
+UNUSABLE = ("gymnasium.envs.phys2d", "gymnasium.envs.tabular")
+"""Modules of Gymnasium's functional environments, which are discrete or lack a time limit."""
 
 
 HEADER = ("name", "runs on", "observations", "actions", "bounds", "limit", "solved at")
@@ -38,12 +38,12 @@ class Row(NamedTuple):
     """An environment and where it runs."""
 
     name: str
-    place: str
+    runs_on: str
     spec: EnvSpec
 
 
 def overview(options: EnvOptions) -> str:
-    """A line for every environment that is installed, and one for every extra that is not."""
+    """Returns a line for every installed environment, and one for every extra that is not installed."""
     with _silence():
         import_modules(options.imports)
         rows = [*device_rows(DEVICE), *host_rows(name for name in host_names() if not name.startswith(ROBOTICS))]
@@ -64,13 +64,13 @@ def overview(options: EnvOptions) -> str:
 def _names_of(family: Family, prefix: str) -> str:
     try:
         found = family.names()
-    except Exception as error:  # a version of JAX that the library does not know
+    except Exception as error:  # the library may not support this version of JAX
         return f"cannot be imported: {one_line(error)}"
     return f"{len(found)} names, such as {found[0]}: see ddpg-jax envs {prefix}/"
 
 
 def about(name: str, options: EnvOptions) -> Iterator[str]:
-    """All about one environment, or a line for each of those whose names begin so; those of a family as they are built.
+    """Yields a description of one environment, or a line for each whose name begins with `name`; those of a family one by one.
 
     Raises:
         ConfigError: there is none, or it cannot be made with these options.
@@ -92,11 +92,11 @@ def _about(name: str, options: EnvOptions) -> str:
         known = name in DEVICE or ":" in name or name in gymnasium.registry
         some = [] if known else [each for each in (*DEVICE, *host_names()) if each.startswith(name)]
         rows = [*device_rows(each for each in some if each in DEVICE), *host_rows(each for each in some if each not in DEVICE)]
-        return table(rows) if rows else details(some[0] if some else name, options)  # which says what is the matter with it
+        return table(rows) if rows else details(some[0] if some else name, options)  # which reports what is wrong with it
 
 
 def _family(prefix: str) -> Iterator[str]:
-    """A line for each environment of a family, which takes some seconds to build."""
+    """Yields a line for each environment of a family, each of which may take seconds to build."""
     family = FAMILIES[prefix]
     if not installed(EXTRAS[family.extra]):
         raise ConfigError(missing(f"env={prefix}/", family.extra))
@@ -114,10 +114,10 @@ def _family(prefix: str) -> Iterator[str]:
 
 
 def details(name: str, options: EnvOptions) -> str:
-    """What is known of an environment with these options, a line for each.
+    """Describes an environment with these options, one line for each property.
 
     Raises:
-        ConfigError: as `make_host`.
+        ConfigError: see `make_host`.
     """
     import gymnasium
 
@@ -125,7 +125,7 @@ def details(name: str, options: EnvOptions) -> str:
     spec = env.spec if env else _host_spec(name, options)
     goals = f"; observation, achieved goal and desired goal, the goals of {spec.goal.dim}" if spec.goal else ""
     lines = {
-        "runs on": _places(name),
+        "runs on": _runs_on(name),
         "observations": f"{spec.obs_shape}{goals}",
         "actions": f"{spec.action_shape}, from {_numbers(spec.action_low)} to {_numbers(spec.action_high)}",
         "time limit": f"{spec.max_steps} steps" if spec.max_steps else "none: set one with --env-kwargs max_episode_steps=N",
@@ -147,12 +147,12 @@ def details(name: str, options: EnvOptions) -> str:
 
 
 def device_rows(names: Iterable[str]) -> list[Row]:
-    """Environments written in JAX."""
-    return [Row(name, _places(name), DEVICE[name]().spec) for name in names]
+    """Returns rows of environments written in JAX."""
+    return [Row(name, _runs_on(name), DEVICE[name]().spec) for name in names]
 
 
 def host_names() -> list[str]:
-    """Environments that Gymnasium has registered and whose extra is installed, of each the highest version."""
+    """Returns the environments of Gymnasium whose extra is installed, each in its highest version."""
     import gymnasium
 
     latest: dict[tuple[str | None, str], int] = {}
@@ -164,13 +164,13 @@ def host_names() -> list[str]:
         for name, spec in gymnasium.registry.items()
         if name not in DEVICE
         and (spec.version or 0) == latest[spec.namespace, spec.name]
-        and not str(spec.entry_point).startswith(WITHOUT_A_LIMIT)
+        and not str(spec.entry_point).startswith(UNUSABLE)
         and installed(EXTRAS.get(extra_of(spec.entry_point) or "", "gymnasium"))
     ]
 
 
 def host_rows(names: Iterable[str]) -> list[Row]:
-    """Environments of Gymnasium, made to be looked at; those that DDPG cannot train on are left out."""
+    """Makes environments of Gymnasium and returns their rows, without those that DDPG cannot train on."""
     rows = []
     for name in names:
         with contextlib.suppress(ConfigError):
@@ -179,7 +179,7 @@ def host_rows(names: Iterable[str]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows under a header."""
+    """Formats rows as a table with a header."""
     cells = [HEADER, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
     return "\n".join(_line(line, widths) for line in cells)
@@ -194,21 +194,21 @@ def _cells(row: Row) -> tuple[str, ...]:
     threshold = "" if spec.reward_threshold is None else f"{spec.reward_threshold:g}"
     shapes = f"{spec.obs_shape}", f"{spec.action_shape}"
     bounds = f"{_numbers(spec.action_low)} to {_numbers(spec.action_high)}"
-    return row.name, row.place, *shapes, bounds, str(spec.max_steps or "none"), threshold
+    return row.name, row.runs_on, *shapes, bounds, str(spec.max_steps or "none"), threshold
 
 
 def _numbers(bound: tuple[float, ...]) -> str:
-    """One number where all dimensions have the same."""
+    """Formats a bound: as one number if all dimensions have the same."""
     return f"{bound[0]:g}" if len(set(bound)) == 1 else f"({', '.join(f'{x:g}' for x in bound)})"
 
 
-def _places(name: str) -> str:
+def _runs_on(name: str) -> str:
     import gymnasium
 
     if family_of(name):
         return "device"
-    found = [place for place, names in (("device", DEVICE), ("host", gymnasium.registry)) if name.rpartition(":")[2] in names]
-    return ", ".join(found)
+    known = (("device", DEVICE), ("host", gymnasium.registry))
+    return ", ".join(place for place, names in known if name.rpartition(":")[2] in names)
 
 
 def _host_spec(name: str, options: EnvOptions) -> EnvSpec:
@@ -220,7 +220,7 @@ def _host_spec(name: str, options: EnvOptions) -> EnvSpec:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Without warnings of environments that are only looked at; MuJoCo's would make a file in the current folder, too."""
+    """Suppresses warnings of environments that are only listed; MuJoCo would also write a file to the current folder."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
         if installed("mujoco"):

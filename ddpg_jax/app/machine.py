@@ -1,4 +1,4 @@
-"""What a result must say of the machine that it was measured on, and what a run needs of JAX there."""
+"""Describes the machine that results are measured on, and checks that JAX can be used on it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import jax
 
-from ddpg_jax.app.run_folder import versions
+from ddpg_jax.app.manifest import versions
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.running.hardware import check_settings, cores
 
 
 def machine() -> dict[str, Any]:
-    """Hardware, versions and date, as plain JSON."""
+    """Returns hardware, versions and date, as plain JSON."""
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -38,15 +38,15 @@ def _processor() -> str:
 
 
 def check_jax() -> None:
-    """Asks whether JAX is as runs need it, before anything is compiled or written.
+    """Checks that JAX can be used for runs, before anything is compiled or written.
 
     Raises:
-        ConfigError: it has no device here, or is set to something that would change the results.
+        ConfigError: it has no device here, or a setting would change the results.
     """
     check_settings()
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # an assertion where a named platform has no plug-in at all
+    except (RuntimeError, AssertionError) as error:  # an assertion if a named platform has no plug-in at all
         named = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()[0] if str(error) else "JAX cannot use it"
         raise ConfigError(f"JAX_PLATFORMS={named} is not allowed here: {reason.rstrip('.')}; unset it, or name cpu") from error

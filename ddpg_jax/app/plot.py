@@ -1,4 +1,4 @@
-"""Learning curves of several runs in one figure."""
+"""Draws the learning curves of several runs in one figure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     """Draws the runs in the folders; runs with the same settings share a curve, and each point of a sweep has one of its own.
 
     Raises:
-        ConfigError: the ending of the figure's name; a folder without a run, without an evaluation or with a table that cannot
-            be read; a run that is there twice; or runs of one curve that were never evaluated at the same step.
+        ConfigError: the figure's name has another ending; a folder has no run, no evaluation or a table that cannot be read; a
+            run is given twice; or runs of one curve were never evaluated at the same step.
     """
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
@@ -28,13 +28,13 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     settings, tables, envs = [], [], []
     known: dict[str, Path] = {}
     for folder in folders:
-        place = RunFolder(folder)
-        manifest, rows = place.manifest(), place.read_rows()
+        run = RunFolder(folder)
+        manifest, rows = run.manifest(), run.read_rows()
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
         same = known.setdefault(json.dumps(manifest["identity"], sort_keys=True), folder)
         if same is not folder:
-            raise ConfigError(f"{folder} and {same} hold the same run, if not as much of it; name one of them")
+            raise ConfigError(f"{folder} and {same} hold the same run, possibly of different lengths; name one of them")
         fields = report.settings(manifest)
         settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
         tables.append(rows)
@@ -46,11 +46,11 @@ def plot(folders: Sequence[Path], out: Path) -> None:
                 curves.setdefault((env, ", ".join(filter(None, (name, label)))), []).extend(curve)
     panels: dict[str, dict[str, np.ndarray]] = {}
     for (env, label), seeds in curves.items():
-        going = [seed for seed in seeds if not np.isnan(seed[-1, 1])] or seeds  # one that diverged ended where it did
-        common = sorted(set.intersection(*(set(seed[:, 0]) for seed in going)))
+        alive = [seed for seed in seeds if not np.isnan(seed[-1, 1])] or seeds  # diverged members have fewer evaluations
+        common = sorted(set.intersection(*(set(seed[:, 0]) for seed in alive)))
         if not common:
             raise ConfigError(
-                f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them apart"
+                f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them separately"
             )
         reached = [dict(seed) for seed in seeds]
         curve = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
@@ -59,7 +59,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:
-    """What runs are called in a legend: the preset, and those fields that differ between the runs and from the preset."""
+    """Returns the labels of runs in a legend: the preset, and fields that differ between the runs and from the preset."""
     fields = dict.fromkeys(name for one in settings for name in one)
     varying = [name for name in fields if any(one.get(name) != settings[0].get(name) for one in settings)]
     return [report.described(one, varying) for one in settings]

@@ -1,4 +1,4 @@
-"""The programs of a run, which members each trains, and when each is made."""
+"""Decides which members each program of a run trains, and when each program is made."""
 
 from __future__ import annotations
 
@@ -11,102 +11,109 @@ from collections.abc import Iterator
 import jax
 
 from ddpg_jax.api import make_program
-from ddpg_jax.app.processes import Processes, idle_program
+from ddpg_jax.app.idle import idle_program
+from ddpg_jax.app.processes import Processes
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.groups import Leg, check_legs, in_memory
+from ddpg_jax.running.groups import Group, check_groups, fit_to_memory
 from ddpg_jax.running.program import Member, Program, total_iterations
 
-COPIES = 3
-"""How often the state of all members lies in memory besides while a checkpoint is written: ours, and those that orbax makes."""
+STATE_COPIES = 3
+"""Copies of all states in memory while a checkpoint is written, beside the state itself: ours, and those that orbax makes."""
 
 
-class Programs:
-    """The programs of a run, one after the other; each is made when its turn comes, as large as memory allows."""
+class ProgramQueue:
+    """The programs of a run, one after the other; each is made when it is needed, as large as memory allows."""
 
-    def __init__(self, legs: list[Leg], recorded: list[list[int]], processes: Processes):
-        self._legs = legs
-        known = {member.number: (leg.experiment, member) for leg in legs for member in leg.members}
-        self.parts = [Leg(known[part[0]][0], [known[m][1] for m in part]) for part in recorded]
-        done = {m for part in recorded for m in part}
-        self.steps = _steps(legs)
-        self._ahead = iter([Leg(leg.experiment, [m for m in leg.members if m.number not in done]) for leg in legs])
-        self._fitting: Iterator[tuple[Leg, Program]] = iter(())
+    def __init__(self, groups: list[Group], recorded: list[list[int]], processes: Processes):
+        """Takes up the programs that a manifest has recorded, by the numbers of their members; the others follow."""
+        self._all = groups
+        known = {member.number: (group.experiment, member) for group in groups for member in group.members}
+        self.groups = [Group(known[own[0]][0], [known[m][1] for m in own]) for own in recorded]
+        done = {m for own in recorded for m in own}
+        self.steps = _steps(groups)
+        self.first_experiment = groups[0].experiment
+        self._ahead = iter([Group(group.experiment, [m for m in group.members if m.number not in done]) for group in groups])
+        self._fitting: Iterator[tuple[Group, Program]] = iter(())
         self._program: tuple[int, Program] | None = None
         self._processes = processes
 
     def steps_before(self, k: int) -> int:
-        """Steps of all members of the programs before the k-th."""
-        return _steps(self.parts[:k])
+        """Returns the steps of all members of the programs before the k-th."""
+        return _steps(self.groups[:k])
 
     def check(self) -> None:
-        """Asks whether the programs can be made, and makes the first, unless earlier work is known."""
-        if not self.parts:
-            check_legs(self._legs, make_program, *self._room())
+        """Checks that the programs can be made, and makes the first, unless the run is resumed."""
+        if not self.groups:
+            local_processes, state_copies = self._room()
+            check_groups(self._all, make_program, local_processes=local_processes, state_copies=state_copies)
             self.get(0)
 
     def get(self, k: int) -> Program | None:
-        """This process's part of the k-th program, or None behind the last one. The one before is closed."""
+        """Returns this process's share of the k-th program, or None after the last one, and closes the previous program."""
         if self._program and self._program[0] == k:
             return self._program[1]
         self.close()
-        if k < len(self.parts):
-            program = self._make(*self.parts[k])
+        if k < len(self.groups):
+            program = self._make(*self.groups[k])
         else:
             found = self._next()
             if found is None:
                 return None
-            part, program = found
-            self.parts.append(part)
+            group, program = found
+            self.groups.append(group)
         self._program = k, program
         return program
 
-    def _next(self) -> tuple[Leg, Program] | None:
+    def _next(self) -> tuple[Group, Program] | None:
         while True:
             for found in self._fitting:
                 return found
-            leg = next(self._ahead, None)
-            if leg is None:
+            group = next(self._ahead, None)
+            if group is None:
                 return None
-            if leg.members:
-                self._fitting = in_memory(leg, self._make, self._agree, *self._room())
+            if group.members:
+                local_processes, state_copies = self._room()
+                self._fitting = fit_to_memory(
+                    group, self._make, agree=self._agree, local_processes=local_processes, state_copies=state_copies
+                )
 
     def _room(self) -> tuple[int, int]:
-        """`(neighbours, copies)`: how many processes share the memory, and how often the state lies there besides."""
-        # Not on a CPU, the memory is that of a device, which no neighbour and no copy for a checkpoint shares.
-        return (self._processes.neighbours, COPIES) if jax.default_backend() == "cpu" else (1, 0)
+        """Returns how many processes share the memory, and how many copies of all states it must hold for a checkpoint."""
+        # The memory of an accelerator is shared with no other process and holds no copy for a checkpoint.
+        return (self._processes.local, STATE_COPIES) if jax.default_backend() == "cpu" else (1, 0)
 
     def total(self) -> int:
-        """How many programs there are in all, as far as it is known: a structure that is yet to come may not fit at once."""
-        return sum(self._of_leg(leg) for leg in self._legs)
+        """Returns the number of programs, as far as it is known: a structure that is yet to come may need several."""
+        return sum(self._programs_of(group) for group in self._all)
 
-    def _of_leg(self, leg: Leg) -> int:
-        parts = [part for part in self.parts if part.experiment == leg.experiment]
-        left = len(leg.members) - sum(len(part.members) for part in parts)
-        return len(parts) + math.ceil(left / len(parts[-1].members)) if parts else 1
+    def _programs_of(self, group: Group) -> int:
+        started = [own for own in self.groups if own.experiment == group.experiment]
+        left = len(group.members) - sum(len(own.members) for own in started)
+        return len(started) + math.ceil(left / len(started[-1].members)) if started else 1
 
     def _make(self, experiment: Experiment, members: list[Member]) -> Program:
-        mine = self._processes.share(members)
-        return make_program(experiment, mine) if mine else idle_program()
+        share = self._processes.share(members)
+        return make_program(experiment, share) if share else idle_program()
 
     def _agree(self, fit: int) -> int:
-        """How many members fit in all processes, if so many fit in this one: shares are equal, so the least counts."""
+        """Returns how many members fit in all processes, given how many fit in this one. Shares are equal: the least counts."""
         return self._processes.total * min(self._processes.gather(fit))
 
     def close(self) -> None:
-        """Closes the program that is open."""
+        """Closes the current program."""
         if self._program:
             self._program[1].close()
             self._program = None
-            _give_back()
+            _release_memory()
 
 
-def _give_back() -> None:
-    """Has the C library return what the last program has freed: the next one's members are counted by what memory is left."""
+def _release_memory() -> None:
+    """Makes the C library return freed memory to the system, since the next program is sized by the memory that is left."""
     gc.collect()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc's; others keep little
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has this function; others keep little
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _steps(legs: list[Leg]) -> int:
-    """Steps that all their members will have done at the end."""
-    return sum(len(leg.members) * total_iterations(leg.experiment) * leg.experiment.num_envs for leg in legs)
+def _steps(groups: list[Group]) -> int:
+    """Returns the steps that all members of the groups will have done at the end."""
+    return sum(len(group.members) * total_iterations(group.experiment) * group.experiment.num_envs for group in groups)

@@ -1,4 +1,4 @@
-"""What a run says of itself: the summary, and the line at its end."""
+"""Reports the results of a run: the summary, and the line at its end."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from ddpg_jax.agent import diagnostics
 from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
-from ddpg_jax.running.intervals import interval, iqm, standing
+from ddpg_jax.running.intervals import interval, iqm, ranking_score
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
     "actor_loss", "q_mean", "updates_per_second", "seconds", "diverged_step",
 )  # fmt: skip
-"""The columns of metrics.csv that every run has; what stands between `seed` and `step` are the swept fields."""
+"""The columns of metrics.csv that every run has. The swept fields stand between `seed` and `step`."""
 KNOWN = (*FIXED, *diagnostics.COLUMNS)
+"""All columns that are not swept fields."""
 
 
 def swept(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the swept fields among the columns."""
+    """Returns the names of the swept fields among the columns."""
     return [name for name in rows[0] if name not in KNOWN] if rows else []
 
 
 def by_env(rows: Sequence[dict[str, Any]], env: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each environment, without the column that names it where it is swept; else it is `env`."""
+    """Groups rows by environment, without the column that names it; if the environment is not swept, it is `env`."""
     each: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         own = {name: value for name, value in row.items() if name != "env"}
@@ -39,9 +40,10 @@ def by_env(rows: Sequence[dict[str, Any]], env: str) -> dict[str, list[dict[str,
 
 
 def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray]:
-    """Swept values -> array `[S, evaluations, 2]` of steps and returns, as far as all members have come; points in order.
+    """Groups rows by point: swept values -> array `[S, evaluations, 2]` of steps and returns, in the order of the points.
 
-    One that has diverged has come to the end: its returns are NaN from there on.
+    The curves of a point are as long as the shortest of its members. Members that have diverged do not count: their returns are
+    NaN from there on.
     """
     names = swept(rows)
     members: dict[Any, list[dict[str, Any]]] = {}
@@ -54,9 +56,9 @@ def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray
 
 
 def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
-    """The rows of members of one point, each from the first on -> `[S, evaluations, 2]`."""
-    going = [own for own in owns if own[-1]["diverged_step"] == ""]
-    steps = [row["step"] for row in (min(going, key=len) if going else max(owns, key=len))]
+    """Stacks the rows of each member of a point: `[S, evaluations, 2]`."""
+    alive = [own for own in owns if own[-1]["diverged_step"] == ""]
+    steps = [row["step"] for row in (min(alive, key=len) if alive else max(owns, key=len))]
     returns = np.full((len(owns), len(steps)), np.nan)
     for row, own in zip(returns, owns, strict=True):
         reached = [one["eval_return_mean"] for one in own[: len(steps)]]
@@ -65,11 +67,13 @@ def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
 
 
 def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | None], seconds: float) -> dict[str, Any]:
-    """What summary.json says. Steps and seconds to the threshold are medians over all seeds, so there are none where no more
-    than half of them have solved the environment; these seconds are of training alone, without evaluations.
+    """Returns the contents of summary.json.
+
+    Steps and seconds to the threshold are medians over all seeds, and infinite unless more than half of them have solved the
+    environment. These seconds are those of training, without evaluations.
 
     Args:
-        rows: of metrics.csv.
+        rows: rows of metrics.csv.
         thresholds: member -> mean return at which its environment counts as solved.
         seconds: wall time of the run so far.
     """
@@ -102,7 +106,7 @@ def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | N
 
 
 def _solved(rows: Sequence[dict[str, Any]], threshold: float | None) -> list[tuple[float, float]]:
-    """For each member the step and the seconds of training at which it first reached the threshold, else infinity."""
+    """Returns, for each member, the step and the training seconds at which it first reached the threshold, else infinity."""
     first = {row["member"]: (math.inf, math.inf) for row in rows}
     for row in rows:
         if threshold is not None and row["eval_return_mean"] >= threshold and first[row["member"]][0] > row["step"]:
@@ -111,7 +115,7 @@ def _solved(rows: Sequence[dict[str, Any]], threshold: float | None) -> list[tup
 
 
 def as_json(value: Any) -> str:
-    """JSON text; what is not finite becomes null."""
+    """Formats a value as JSON; numbers that are not finite become null."""
 
     def clean(x: Any) -> Any:
         if isinstance(x, dict):
@@ -126,26 +130,26 @@ def as_json(value: Any) -> str:
 
 
 def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
-    """The curves of a run, labelled with their swept values, or with a name where nothing is swept."""
+    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept."""
     names, points = swept(rows), by_point(rows)
     texts = [named(names, point) for point in points]
-    if len(set(texts)) < len(texts):  # values that agree in what a person reads of them
+    if len(set(texts)) < len(texts):  # different values that look the same when they are shortened
         texts = [named(names, point, str) for point in points]
     return {text or name: curve for text, curve in zip(texts, points.values(), strict=True)}
 
 
 def settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run, or of the first member of a sweep, that its results depend on but for the seed and the length."""
+    """Returns the fields of a run, or of a sweep's first member, on which results depend, except the seed and the length."""
     values = {**manifest["identity"], **manifest["members"][0]}
     derived = ("seed", "member", "members", "parts", "eval_every", "eval_episodes")
     return {name: value for name, value in values.items() if name not in derived}
 
 
 def described(settings: dict[str, Any], fields: Iterable[str]) -> str:
-    """The preset, if all that is described has the same, and those of the fields that differ from it; not the environment."""
+    """Describes settings by their preset, if they name one, and by those fields that differ from it; not by the environment."""
     preset = settings.get("preset", "")
-    there = preset if preset in PRESETS else "default"  # those of a user's module are only there in the runs that import it
-    base, hyper = configure({"preset": there})
+    # A preset of the user's is known only in processes that import its module.
+    base, hyper = configure({"preset": preset if preset in PRESETS else "default"})
     usual = {**json.loads(json.dumps(dataclasses.asdict(base))), **hyper._asdict(), "preset": preset}
     known = [name for name in fields if name in settings and name != "env"]
     different = {name: settings[name] for name in known if settings[name] != usual.get(name)}
@@ -154,17 +158,17 @@ def described(settings: dict[str, Any], fields: Iterable[str]) -> str:
 
 
 def short(value: Any) -> str:
-    """A swept value as a person reads it."""
+    """Formats a swept value for a reader."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def named(fields: Sequence[str], point: Sequence[Any], text: Callable[[Any], str] = short) -> str:
-    """A point as a person reads it, or with its values as `text` gives them."""
+    """Formats a point for a reader, with its values formatted by `text`."""
     return ", ".join(f"{field}={text(value)}" for field, value in zip(fields, point, strict=True))
 
 
 def readable(number: float) -> str:
-    """A return as a person reads it: one digit behind the point, or where it is small, three that count.
+    """Formats a return for a reader: with one decimal, or with three significant digits if it is small.
 
     >>> readable(-143.76), readable(0.0), readable(-0.01637)
     ('-143.8', '0.0', '-0.0164')
@@ -173,14 +177,14 @@ def readable(number: float) -> str:
 
 
 def standard_error(deviation: float, episodes: int) -> str:
-    """What follows a mean over episodes; `deviation` is theirs around it. Of one episode nothing is known."""
+    """Formats the standard error that follows a mean over episodes, given their standard deviation; empty for one episode."""
     return (
         f" +- {readable(deviation / math.sqrt(episodes - 1))} (standard error of {episodes} episodes)" if episodes > 1 else ""
     )
 
 
 def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
-    """The result in one line: of one run its last evaluation, of a sweep its best point in each environment."""
+    """Formats the result as one line: the last evaluation of a run, or the best point of a sweep in each environment."""
     if "env" in rows[0]:
         return "; ".join(headline(name, own, episodes) for name, own in by_env(rows, env).items())
     points = by_point(rows)
@@ -190,15 +194,15 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
         result = f"{readable(last['eval_return_mean'])}{standard_error(last['eval_return_std'], episodes)}"
         return f"{env}: return {result} after {last['step']:,} steps"
-    scores = {point: standing(curves[:, -1, 1]) for point, curves in points.items()}
+    scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
     name, seeds = named(swept(rows), best), len(points[best])
     spread = f" [{readable(low)}, {readable(high)}]" if seeds > 1 else ""
-    lost = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
+    diverged = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
     if scores[best] == -np.inf:
-        return f"{env}: NO POINT whose members have not diverged; diverged members: {lost}"
+        return f"{env}: NO POINT without diverged members; diverged members: {diverged}"
     return (
         f"{env}: {'best point ' + name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, diverged members: {lost}"
+        f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, diverged members: {diverged}"
     )

@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard or Weights & Biases, where the user asks for it (extra `track`)."""
+"""Sends metrics to TensorBoard or Weights & Biases if the user asks for it (extra `track`)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ Track = Callable[[list[dict[str, Any]]], None]
 
 
 def check_tracker(kind: str | None) -> None:
-    """Asks whether metrics can be sent there, before anything is written.
+    """Checks that metrics can be sent to this tracker, before anything is written.
 
     Raises:
         ConfigError: the package is not installed.
     """
     if kind is not None and importlib.util.find_spec(PACKAGES[kind]) is None:
-        raise ConfigError(f"track={kind} needs a package that is not installed: extra track, or pip install {PACKAGES[kind]}")
+        raise ConfigError(
+            f"track={kind} needs a package that is not installed; install extra track, or pip install {PACKAGES[kind]}"
+        )
 
 
 @contextmanager
 def tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Iterator[Track]:
-    """A function that takes the rows of every evaluation, and a last word when there are no more."""
+    """Yields a function that sends the rows of an evaluation, and closes the tracker at the end."""
     if kind is None:
         yield lambda rows: None
     elif kind == "tensorboard":
@@ -47,7 +49,7 @@ def tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Iterator[
         import wandb
 
         with wandb.init(project="ddpg-jax", name=folder.name, dir=str(folder), config=config) as run:
-            run.define_metric("*", step_metric="step")  # its own steps may not start anew with the next program of a sweep
+            run.define_metric("*", step_metric="step")  # wandb's own steps may not restart with the next program of a sweep
 
             def log(rows: list[dict[str, Any]]) -> None:
                 values = {f"member_{row['member']}/{name}": x for row in rows for name, x in _numbers(row).items()}
@@ -57,6 +59,6 @@ def tracker(kind: str | None, folder: Path, config: dict[str, Any]) -> Iterator[
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """The columns that are measured, where they are known: trackers do not take NaN."""
+    """Selects the columns that were measured, without NaN, which trackers do not accept."""
     numbers = {name: value for name, value in row.items() if name not in ("member", "seed", "step")}
     return {name: value for name, value in numbers.items() if not isinstance(value, str) and math.isfinite(value)}

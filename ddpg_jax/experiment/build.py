@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ddpg_jax import exploration
 from ddpg_jax.agent import diagnostics, layers, losses
 from ddpg_jax.agent.ddpg import every_period, every_update, make_agent, smoothed, unsmoothed
-from ddpg_jax.agent.networks import NETWORK_FIELDS, action_dim_of, make_nets, takes
+from ddpg_jax.agent.networks import NETWORK_FIELDS, NETWORKS, action_dim_of, make_nets, takes
 from ddpg_jax.agent.normalization import normalize_observations, normalize_rewards
 from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, clipped
 from ddpg_jax.errors import ConfigError
@@ -136,6 +136,18 @@ def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer
         check_explorer(f"exploration={x.exploration}", explorer, agent, **sizes)
     explorer = exploration.with_uniform(explorer) if "epsilon_uniform" in x.parts else explorer
     return exploration.with_smoothing(explorer, action_dim) if "action_smoothing" in x.parts else explorer
+
+
+def named_parts(experiment: Experiment) -> tuple[Any, ...]:
+    """Returns the entries of all tables that an experiment names: programs of the same names may still differ in them."""
+    x = experiment
+    return (
+        NETWORKS[x.network],
+        layers.ACTIVATIONS[x.activation],
+        losses.TD_LOSSES[x.td_loss],
+        samplers.REPLAYS[x.replay],
+        exploration.EXPLORERS[x.exploration],
+    )
 
 
 def env_options(experiment: Experiment) -> EnvOptions:

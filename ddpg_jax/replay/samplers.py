@@ -183,4 +183,4 @@ def with_age(replay: Replay) -> Replay:
 
 
 REPLAYS: Registry[Callable[..., Replay]] = Registry("dj.REPLAYS", {"uniform": uniform, "prioritized": prioritized})
-"""Maps names to functions that make a replay from the arguments of `uniform`. The field `replay` can name an entry of your own."""
+"""Maps names to functions with the arguments of `uniform` that make a replay; the field `replay` can name your own entry."""

@@ -1,1 +1,1 @@
-"""Many members at once: where they run, in which programs, in which blocks, and what comes of it."""
+"""Runs many members at once: where they are placed, which program trains them, in which blocks, and the results."""

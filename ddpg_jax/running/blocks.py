@@ -1,56 +1,62 @@
-"""`drive` walks a program through its schedule, block by block; what happens between the blocks is the caller's."""
+"""`run_blocks` advances a program through its schedule; what happens between the blocks is up to the caller.
+
+The blocks of a run depend on its experiment alone. Each is advanced in pieces of about `PIECE_SECONDS`, and after every piece
+the caller gets a `Tick`, at which it can log, save a checkpoint or stop.
+"""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import chex
 import jax
 import numpy as np
 
-from ddpg_jax.experiment.build import reported
 from ddpg_jax.experiment.experiment import Experiment, updates_of
 from ddpg_jax.running.program import Interrupted, Program, total_iterations, warmup_iterations
+from ddpg_jax.running.rows import make_rows
 from ddpg_jax.training.loop import Metrics
 
 BLOCK_UPDATES = 1_000
-"""Of each member at most: what it reports of a block are sums in float32, and one that has diverged is stopped behind it."""
+"""Upper bound on updates per member and block. Block sums are float32, and divergence is acted on only between blocks."""
 
-LOOK_SECONDS = 0.5
-"""About how long a program runs between two looks at the world outside: signals, checkpoints, other processes."""
+PIECE_SECONDS = 0.5
+"""Approximate duration of a piece, after which signals, checkpoints and other processes are attended to."""
 
-CALL_SECONDS, LONGEST_LOOK = 1 / 8, 5.0
-"""But each call of a program lasts at least about so long, unless looks would be too far apart. It costs Python 2 ms, and at
-its end all devices wait for the slowest."""
+CALL_SECONDS, MAX_PIECE_SECONDS = 1 / 8, 5.0
+"""Each call of a program should last at least `CALL_SECONDS`, unless its piece would then exceed `MAX_PIECE_SECONDS`. A call
+costs 2 ms of Python, and at its end all devices wait for the slowest."""
 
-FIRST_LOOK = 10
-"""Vector steps before the first look, when nobody knows how long they take."""
+FIRST_PIECE = 10
+"""Vector steps of the first piece, when their duration is still unknown."""
 
 
 class Journal(NamedTuple):
-    """What a run remembers besides its state; plain JSON, kept in checkpoints."""
+    """The part of a run that is not in its state: plain JSON, kept in checkpoints."""
 
     pending: list[dict[str, Any]]
-    """What the blocks since the last evaluation reported."""
+    """Reports of the blocks since the last evaluation."""
     diverged: list[int]
     """For each member the vector step at which it diverged, else -1."""
     begin: int
-    """The vector step at which the block began that is not over."""
+    """The vector step at which the unfinished block began."""
     seconds: float = 0.0
-    """What it has taken so far."""
+    """Seconds spent on the unfinished block."""
     metrics: list[Any] | None = None
-    """What it has reported so far: `Metrics` as lists."""
+    """Metrics of the unfinished block: `Metrics` as lists."""
     elapsed: float = 0.0
-    """Seconds of all blocks that are over."""
+    """Seconds of all finished blocks."""
     reached: list[int] | None = None
-    """The next vector step of each member, where a signal has ended some of them before others."""
+    """The next vector step of each member, where a signal stopped some members before others."""
+    stopped: list[bool] | None = None
+    """For each member whether it was stopped after an evaluation; None if nobody decides that."""
 
 
 class Tick(NamedTuple):
-    """What `drive` gives after every look at the world outside."""
+    """The progress of a run, which `run_blocks` yields after every piece and every block."""
 
     state: Any
     iteration: int
@@ -58,18 +64,22 @@ class Tick(NamedTuple):
     step: int
     """Steps done by each member: `iteration * num_envs`."""
     rows: list[dict[str, Any]]
-    """One row for each member if there was an evaluation, else none."""
+    """One row for each member that has not stopped if there was an evaluation, otherwise none."""
     journal: Journal
     finished: bool
-    """Whether this is the last one: the end, or nobody is left who has not diverged."""
+    """True for the last tick: the run is at its end, or all members have diverged or stopped."""
     failed: bool = False
-    """Whether an environment has failed at the next step; `drive` raises it when it is asked to go on."""
+    """True if an environment failed at the next step; `run_blocks` raises the error when it is resumed."""
+
+
+Judge: TypeAlias = Callable[[list[dict[str, Any]], Any], Iterable[int]]
+"""`(rows, state) -> members`: the indices of the program's members that stop after an evaluation with these rows."""
 
 
 def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
-    """Blocks `(begin, end, evaluate)` of vector steps from `begin` to the end of the run; none straddles the warm-up.
+    """Yields blocks `(begin, end, evaluate)` of vector steps from `begin` to the end of the run; none straddles the warm-up.
 
-    What a run gives depends on them, and so they do not depend on what time anything takes.
+    Results depend on the blocks, so the blocks do not depend on timing.
 
     >>> import ddpg_jax as dj
     >>> list(schedule(dj.Experiment(steps=2_500, warmup_steps=500, eval_every=1_000)))
@@ -89,154 +99,209 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
         i = end
 
 
-def drive(
+def run_blocks(
     program: Program,
     experiment: Experiment,
     state: Any,
+    *,
     begin: int = 0,
     journal: Journal | None = None,
     gather: Callable[[Any], list[Any]] = lambda message: [message],
+    judge: Judge = lambda rows, state: [],
 ) -> Iterator[Tick]:
-    """Walks through the run from vector step `begin` on; the caller logs, draws and saves between the ticks.
+    """Runs a program from vector step `begin` to its end; the caller logs, draws and saves at the ticks.
 
     Args:
-        program: made of this experiment.
-        experiment: gives the schedule.
-        state: from `program.start`, or of a checkpoint. It is used up.
-        begin: vector steps that the state has behind it.
-        journal: of the same checkpoint.
-        gather: gives what every process that takes part in the run says, as all of them call it at the same time.
+        program: a program made from this experiment.
+        experiment: defines the schedule.
+        state: from `program.start`, or from a checkpoint. It is consumed.
+        begin: vector steps that the state has done.
+        journal: from the same checkpoint.
+        gather: `(message) -> messages`, one from each process that takes part in the run; all processes call it together.
+        judge: decides after each evaluation which members stop.
 
     Raises:
         EnvironmentFailure: see `Program.advance`.
     """
-    journal = journal or Journal([], [-1] * len(program.members), begin)
-    pending, diverged, spent, elapsed = [*journal.pending], np.array(journal.diverged), journal.seconds, journal.elapsed
-    reached = np.array(journal.reached or [begin] * len(program.members), int)
-    so_far: Any = Metrics(*journal.metrics)._replace(done=reached) if journal.metrics else None
-    updates, apart = updates_of(experiment)
-    total = total_iterations(experiment)
-    warmup = warmup_iterations(experiment)
-    patience = look_seconds(program)
-    i, look, unfinished = begin, FIRST_LOOK, journal
-
-    def pause(failed: bool = False) -> Tick:
-        return Tick(state, i, i * experiment.num_envs, [], unfinished, False, failed)
-
-    for first, end, evaluating in schedule(experiment, journal.begin):
-        look = FIRST_LOOK if first == warmup else look  # learning is slower
-        while i < end:
-            until = min(i + look, end)
-            alive = diverged < 0
-            state, so_far, seconds = program.advance(state, np.where(alive, reached, until), until, alive, so_far)
-            reached = np.maximum(np.where(alive, so_far.done, until), reached)
-            now = int(reached.min(initial=until))
-            look, spent = _longer(look, now - i, max(gather(seconds / patience))), spent + seconds
-            i = min(gather(now))
-            unfinished = Journal([*pending], diverged.tolist(), first, spent, _plain(so_far), elapsed, reached.tolist())
-            if (so_far.bad_step >= 0).any():
-                if program.whole_after_failure:
-                    mended = so_far._replace(bad_step=np.full_like(so_far.bad_step, -1))
-                    unfinished = unfinished._replace(metrics=_plain(mended))
-                    yield pause(failed=True)
-                program.raise_failure(so_far)
-            if i < end:
-                yield pause()
-        # A run that is made longer later does not notice that it ended here, be it in the midst of a block or of a row.
-        left = unfinished if _cut_short(experiment, first, end) else None
-        diverged = np.where(diverged < 0, np.asarray(so_far.diverged_step), diverged)
-        sums, counts, *_ = _plain(so_far)
-        learned = (end // apart - first // apart) * updates if first >= warmup else 0
-        block = {"sums": sums, "counts": counts, "updates": learned, "seconds": spent}
-        found = _evaluation(program, state, end) if evaluating else None
-        while evaluating and not min(gather(int(found is not None))):
-            yield pause()
-            found = _evaluation(program, state, end)
-        pending.append(block)
-        so_far, spent, elapsed = None, 0.0, elapsed + spent
-        if found:
-            diverged = np.where((diverged < 0) & ~np.isfinite(found[0]).all(axis=1), end - 1, diverged)
-        over = end == total or all(gather(bool((diverged >= 0).all())))
-        rows = []
-        if evaluating or over:
-            # Without an evaluation it is over because all have diverged, whose rows show none.
-            nothing = np.full((len(program.members), 1), np.nan)
-            returns, lengths = found or (nothing, nothing)
-            rows = _rows(program, experiment, end, pending, elapsed, diverged, returns, lengths)
-            pending = [] if end % period(experiment) == 0 else pending
-        journal = left or Journal([*pending], diverged.tolist(), end, elapsed=elapsed)
-        yield Tick(state, end, end * experiment.num_envs, rows, journal, over)
-        if over:
+    run = _Run(program, experiment, state, begin=begin, journal=journal, gather=gather, judge=judge)
+    for block_begin, end, evaluating in schedule(experiment, run.journal.begin):
+        run.begin_block(block_begin)
+        while run.iteration < end:
+            run.advance(end)
+            if run.failed:
+                if program.state_survives_failure:
+                    yield run.failure_tick()
+                program.raise_failure(run.metrics)
+            if run.iteration < end:
+                yield run.tick()
+        while evaluating and not run.evaluate():
+            yield run.tick()
+        tick = run.end_block(evaluating)
+        yield tick
+        if tick.finished:
             return
 
 
-def _evaluation(program: Program, state: Any, i: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `Program.evaluate` gives, or None where a signal has ended it."""
-    try:
-        return program.evaluate(state, i)
-    except Interrupted:
-        return None
+class _Run:
+    """A run in progress: what changes from piece to piece."""
+
+    def __init__(
+        self,
+        program: Program,
+        experiment: Experiment,
+        state: Any,
+        *,
+        begin: int,
+        journal: Journal | None,
+        gather: Callable[[Any], list[Any]],
+        judge: Judge,
+    ):
+        members = len(program.members)
+        journal = journal or Journal([], [-1] * members, begin)
+        self.program, self.experiment, self.gather, self.judge = program, experiment, gather, judge
+        self.state, self.iteration, self.journal = state, begin, journal
+        self.pending, self.elapsed = [*journal.pending], journal.elapsed
+        self.diverged = np.array(journal.diverged)
+        self.stopped = np.array(journal.stopped or [False] * members)
+        self.reached = np.array(journal.reached or [begin] * members, int)
+        chex.assert_shape([self.diverged, self.reached], (members,))
+        self.block_begin, self.block_seconds = journal.begin, journal.seconds
+        self.metrics: Any = Metrics(*journal.metrics)._replace(done=self.reached) if journal.metrics else None
+        self.evaluation: tuple[np.ndarray, np.ndarray] | None = None
+        self.piece = FIRST_PIECE
+
+    def begin_block(self, begin: int) -> None:
+        """Notes where the block begins, which may be one that a checkpoint has left unfinished."""
+        self.block_begin = begin
+        if begin == warmup_iterations(self.experiment):
+            self.piece = FIRST_PIECE  # learning steps are slower
+
+    def advance(self, end: int) -> None:
+        """Advances the block by one piece, or by less if a signal stops it."""
+        until = min(self.iteration + self.piece, end)
+        alive = self.alive
+        begin = np.where(alive, self.reached, until)
+        self.state, self.metrics, seconds = self.program.advance(self.state, begin, until, alive=alive, so_far=self.metrics)
+        chex.assert_shape([self.metrics.bad_step, self.metrics.diverged_step, self.metrics.done], alive.shape)
+        self.reached = np.maximum(np.where(alive, self.metrics.done, until), self.reached)
+        reached = int(self.reached.min(initial=until))
+        pieces = max(self.gather(seconds / piece_seconds(self.program)))
+        self.piece = _next_piece(self.piece, reached - self.iteration, pieces)
+        self.block_seconds += seconds
+        self.iteration = min(self.gather(reached))
+        self.journal = Journal(
+            pending=[*self.pending],
+            diverged=self.diverged.tolist(),
+            begin=self.block_begin,
+            seconds=self.block_seconds,
+            metrics=_to_lists(self.metrics),
+            elapsed=self.elapsed,
+            reached=self.reached.tolist(),
+            stopped=self.stopped.tolist(),
+        )
+
+    @property
+    def alive(self) -> np.ndarray:
+        """The mask of the members that go on, `[M]`: those that have neither diverged nor been stopped."""
+        return (self.diverged < 0) & ~self.stopped
+
+    @property
+    def failed(self) -> bool:
+        """True if an environment failed in the last piece."""
+        return bool((self.metrics.bad_step >= 0).any())
+
+    def tick(self) -> Tick:
+        """Returns the progress in the middle of a block."""
+        return Tick(self.state, self.iteration, self.iteration * self.experiment.num_envs, [], self.journal, finished=False)
+
+    def failure_tick(self) -> Tick:
+        """Returns the progress before the failed step, without the failure in its metrics, so that a run can resume there."""
+        metrics = self.metrics._replace(bad_step=np.full_like(self.metrics.bad_step, -1))
+        return self.tick()._replace(journal=self.journal._replace(metrics=_to_lists(metrics)), failed=True)
+
+    def evaluate(self) -> bool:
+        """Evaluates all members; returns False if a signal stopped the evaluation in any process."""
+        try:
+            self.evaluation = self.program.evaluate(self.state, self.iteration)
+        except Interrupted:
+            self.evaluation = None
+        return bool(min(self.gather(int(self.evaluation is not None))))
+
+    def end_block(self, evaluating: bool) -> Tick:
+        """Closes the block, and returns the progress with the rows of its evaluation, if there was one."""
+        end, experiment = self.iteration, self.experiment
+        # A run that is extended later must not notice that it ended here, be it in the middle of a block or of a row.
+        unfinished = self.journal if _is_cut_short(experiment, self.block_begin, end) else None
+        self._add_report(end)
+        self.elapsed, self.block_seconds, self.metrics = self.elapsed + self.block_seconds, 0.0, None
+        if self.evaluation:
+            chex.assert_shape(self.evaluation, (len(self.program.members), None))
+            wrong = ~np.isfinite(self.evaluation[0]).all(axis=1)
+            self.diverged = np.where((self.diverged < 0) & wrong, end - 1, self.diverged)
+        at_end = end == total_iterations(experiment) or self._all_over()
+        rows = self._take_rows(end) if evaluating or at_end else []
+        for member in self.judge(rows, self.state) if rows else []:
+            self.stopped[member] = True
+        finished = at_end or self._all_over()
+        journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
+        self.journal = journal._replace(stopped=self.stopped.tolist())
+        return self.tick()._replace(rows=rows, finished=finished)
+
+    def _all_over(self) -> bool:
+        """Returns True if no member of any process goes on."""
+        return all(self.gather(not self.alive.any()))
+
+    def _add_report(self, end: int) -> None:
+        """Adds what the block reported to the pending reports."""
+        self.diverged = np.where(self.diverged < 0, np.asarray(self.metrics.diverged_step), self.diverged)
+        sums, counts, *_ = _to_lists(self.metrics)
+        each, apart = updates_of(self.experiment)
+        learning = self.block_begin >= warmup_iterations(self.experiment)
+        updates = (end // apart - self.block_begin // apart) * each if learning else 0
+        self.pending.append({"sums": sums, "counts": counts, "updates": updates, "seconds": self.block_seconds})
+
+    def _take_rows(self, end: int) -> list[dict[str, Any]]:
+        """Makes the rows of an evaluation, and drops the pending reports if a period is over."""
+        # A run that finishes without an evaluation has only diverged members, whose rows show no returns.
+        unknown = np.full((len(self.program.members), 1), np.nan)
+        returns, lengths = self.evaluation or (unknown, unknown)
+        self.evaluation = None
+        rows = make_rows(
+            self.program.members,
+            self.experiment,
+            self.pending,
+            iteration=end,
+            seconds=self.elapsed,
+            diverged=self.diverged,
+            returns=returns,
+            lengths=lengths,
+        )
+        self.pending = [] if end % period(self.experiment) == 0 else self.pending
+        return [row for row, stopped in zip(rows, self.stopped, strict=True) if not stopped]
 
 
 def period(experiment: Experiment) -> int:
-    """Vector steps between two evaluations."""
+    """Returns the vector steps between two evaluations."""
     return -(-experiment.eval_every // experiment.num_envs)
 
 
-def _cut_short(experiment: Experiment, begin: int, end: int) -> bool:
-    """Whether the block would be longer if the run were."""
+def _is_cut_short(experiment: Experiment, begin: int, end: int) -> bool:
+    """Returns True if the block would be longer in a longer run."""
     return next(schedule(replace(experiment, steps=sys.maxsize), begin))[1] > end
 
 
-def look_seconds(program: Program) -> float:
-    """About how long a program runs between two looks."""
-    return max(LOOK_SECONDS, min(program.calls * CALL_SECONDS, LONGEST_LOOK))
+def piece_seconds(program: Program) -> float:
+    """Returns the approximate duration of a piece of this program."""
+    return max(PIECE_SECONDS, min(program.calls * CALL_SECONDS, MAX_PIECE_SECONDS))
 
 
-def _longer(look: int, steps: int, looks: float) -> int:
-    """Vector steps before the next look, when `steps` took as long as so many; not ten times as many, as they may be slower."""
-    return max(1, int(min(steps / max(looks, 1e-9), 10 * look)))
+def _next_piece(piece: int, steps: int, pieces: float) -> int:
+    """Returns the vector steps of the next piece, given that `steps` took as long as `pieces` pieces should.
+
+    It grows at most tenfold, since the next steps may be slower.
+    """
+    return max(1, int(min(steps / max(pieces, 1e-9), 10 * piece)))
 
 
-def _plain(metrics: Metrics) -> list[Any]:
+def _to_lists(metrics: Metrics) -> list[Any]:
     return jax.tree.map(lambda column: np.asarray(column).tolist(), list(metrics))
-
-
-def _rows(
-    program: Program,
-    experiment: Experiment,
-    i: int,
-    blocks: list[dict[str, Any]],
-    elapsed: float,
-    diverged: np.ndarray,
-    returns: np.ndarray,
-    lengths: np.ndarray,
-) -> list[dict[str, Any]]:
-    """One row of metrics.csv for each member."""
-    seconds = sum(block["seconds"] for block in blocks if block["updates"])
-    speed = sum(block["updates"] for block in blocks) / seconds if seconds else math.nan
-    rows = []
-    for m, member in enumerate(program.members):
-
-        def mean(name: str, m: int = m) -> float:
-            known = [block for block in blocks if name in block["sums"]]
-            count = sum(block["counts"][name][m] for block in known)
-            return sum(block["sums"][name][m] for block in known) / count if count else math.nan
-
-        lost = diverged[m] >= 0
-        means = {name: mean(name) for name in ("train_return_mean", *reported(experiment))}
-        row = {
-            "member": member.number,
-            "seed": member.seed,
-            **dict(member.swept),
-            "step": i * experiment.num_envs,
-            "eval_return_mean": math.nan if lost else float(returns[m].mean(dtype=np.float64)),
-            "eval_return_std": math.nan if lost else float(returns[m].std(dtype=np.float64)),
-            "eval_length_mean": math.nan if lost else float(lengths[m].mean(dtype=np.float64)),
-            **means,
-            "updates_per_second": math.nan if math.isnan(means["critic_loss"]) else speed,
-            "seconds": round(elapsed, 3),
-            "diverged_step": (int(diverged[m]) + 1) * experiment.num_envs if lost else "",
-        }
-        rows.append(row)
-    return rows

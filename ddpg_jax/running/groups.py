@@ -1,7 +1,7 @@
-"""Seeds x hyperparameter points: which members there are, which of them train in one program, and what comes of it.
+"""Groups the members of a sweep (seeds x hyperparameter points) into programs.
 
 Fields of `Hyperparams` are traced: all their values, and all seeds, train in ONE program. Fields of `Experiment` change the
-program: points are grouped by them, one program for each group. Seeds are the same at every point, so comparisons are paired.
+program: points are grouped by them, with one program for each group. Every point has the same seeds, so comparisons are paired.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ from ddpg_jax.experiment.grid import MOST_MEMBERS, Point
 from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.hardware import memory_limit
 from ddpg_jax.running.program import Member, Program, bytes_of
-from ddpg_jax.running.results import several
+from ddpg_jax.running.results import plural
 
-HEADROOM = 0.9  # of the memory limit
+HEADROOM = 0.9
+"""Fraction of the memory limit that programs may fill."""
+
+MakeProgram = Callable[[Experiment, list[Member]], Program]
 
 
-class Leg(NamedTuple):
+class Group(NamedTuple):
     """Members that train in one program."""
 
     experiment: Experiment
     members: list[Member]
 
 
-def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) -> list[Leg]:
-    """The programs of a sweep. Member `h * S + s` is point h with the s-th seed, counted from the field `seed`.
+def make_groups(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) -> list[Group]:
+    """Groups the members of a sweep by structure. Member `h * S + s` is point h with the s-th seed, from the field `seed` on.
 
     Args:
-        points: fields that differ, H of them; `[{}]` for seeds alone.
-        seeds: `S`.
-        fields: what all points have in common, where they do not say otherwise.
+        points: the fields that differ, length H; `[{}]` for seeds alone.
+        seeds: number of seeds S.
+        fields: the fields that all points share, unless a point overrides them.
 
     Raises:
-        ConfigError: a point that cannot be trained, no points, or no seeds.
+        ConfigError: a point cannot be trained, or there are no points or no seeds.
     """
     seeds = integer("seeds", seeds, low=1)
     if not points:
@@ -48,120 +51,112 @@ def make_legs(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) ->
         raise ConfigError(f"seeds={seeds} of {len(points)} points are too many members; at most {MOST_MEMBERS:,} are allowed")
     names = list(dict.fromkeys(name for point in points for name in point))
     if "diagnostics" in names:
-        raise ConfigError("diagnostics cannot be swept, since it adds columns to the results; give it once, for all points")
+        raise ConfigError("diagnostics cannot be swept, since it adds columns to the results; set it once, for all points")
     if "seed" in names:
-        raise ConfigError("seed cannot be swept as a field; it is varied by seeds=N, which starts at seed")
+        raise ConfigError("seed cannot be swept as a field; seeds=N varies it, starting from seed")
     groups: dict[Experiment, list[Member]] = {}
     for h, point in enumerate(points):
         if set(point) != set(names):
             raise ConfigError(f"points[{h}]={point} is not allowed; all must have the same fields, {', '.join(names)}")
         point = {name: coerce(name, point[name]) for name in names}
         experiment, hyper = configure({**fields, **point})
-        for s in range(seeds):
-            member = Member(
-                experiment.seed + s, hyper, h * seeds + s, tuple((name, plain(value)) for name, value in point.items())
-            )
-            groups.setdefault(experiment, []).append(member)
+        swept = tuple((name, plain(value)) for name, value in point.items())
+        own = [Member(experiment.seed + s, hyper, h * seeds + s, swept) for s in range(seeds)]
+        groups.setdefault(experiment, []).extend(own)
     for name in names:
         if not any(reads(experiment, name) for experiment in groups):
             raise ConfigError(f"{name} cannot be swept, since nothing reads it with these fields; leave it out")
-    return [Leg(experiment, members) for experiment, members in groups.items()]
+    return [Group(experiment, members) for experiment, members in groups.items()]
 
 
-def in_memory(
-    leg: Leg,
-    make: Callable[[Experiment, list[Member]], Program],
+def fit_to_memory(
+    group: Group,
+    make: MakeProgram,
+    *,
     agree: Callable[[int], int] = int,
-    neighbours: int = 1,
-    copies: int = 0,
-) -> Iterator[tuple[Leg, Program]]:
-    """The leg and its program; or, where its members do not fit in memory together, several legs that do, one after another.
+    local_processes: int = 1,
+    state_copies: int = 0,
+) -> Iterator[tuple[Group, Program]]:
+    """Yields the group and its program; if its members do not fit in memory together, smaller groups, one after another.
 
     Args:
-        leg: members of one structure.
-        make: `(experiment, members) -> program`, of this process's share of the members.
-        agree: `(fit) -> fit`, from how many members fit in this process to how many fit in all processes together.
-        neighbours: how many processes share the memory.
-        copies: how often the state of all members must fit beside the program, as for a checkpoint.
+        group: members of one structure.
+        make: `(experiment, members) -> program`, for this process's share of the members.
+        agree: `(count) -> count`, from how many members fit in this process to how many fit in all processes together.
+        local_processes: how many processes share the memory.
+        state_copies: how many copies of all states must fit beside the program, as for a checkpoint.
 
     Raises:
-        ConfigError: not even one member a device fits.
+        ConfigError: not even one member per device fits.
     """
-    program = make(leg.experiment, leg.members)
+    program = make(group.experiment, group.members)
     try:
-        fit = agree(_fitting(leg, program, memory_limit(len(program.placement.devices)) * HEADROOM / neighbours, copies))
+        limit = memory_limit(len(program.placement.devices)) * HEADROOM / local_processes
+        fit = agree(_count_fitting(group, program, limit, state_copies=state_copies))
     except BaseException:
         program.close()
         raise
-    if fit >= len(leg.members):
-        yield leg, program
+    if fit >= len(group.members):
+        yield group, program
         return
     program.close()
-    for first in range(0, len(leg.members), fit):
-        part = Leg(leg.experiment, leg.members[first : first + fit])
-        yield part, make(part.experiment, part.members)
+    for first in range(0, len(group.members), fit):
+        smaller = Group(group.experiment, group.members[first : first + fit])
+        yield smaller, make(smaller.experiment, smaller.members)
 
 
-def check_legs(
-    legs: Sequence[Leg], make: Callable[[Experiment, list[Member]], Program], neighbours: int = 1, copies: int = 0
-) -> None:
-    """Makes a member of every leg that asks for another environment than the first, for other things of it, or for another
-    amount of memory, and compiles nothing: what will not do says so before any has trained.
+def check_groups(groups: Sequence[Group], make: MakeProgram, *, local_processes: int = 1, state_copies: int = 0) -> None:
+    """Checks that all groups can be trained, before any of them is.
+
+    It makes one member of every group that needs another environment than the groups before, other things of the environment,
+    or another amount of memory. Nothing is compiled.
 
     Args:
-        legs: all of a sweep.
+        groups: all groups of a sweep.
         make: `(experiment, members) -> program`.
-        neighbours: as in `in_memory`.
-        copies: as in `in_memory`.
+        local_processes: as in `fit_to_memory`.
+        state_copies: as in `fit_to_memory`.
 
     Raises:
-        ConfigError: see `make_program`; or not even one member a device fits.
+        ConfigError: see `make_program`; or not even one member per device fits.
     """
-
-    def asked(leg: Leg) -> tuple[Any, ...]:
-        x = leg.experiment
-        return (
-            x.env,
-            x.backend,
-            env_options(x),
-            x.hindsight,
-            x.replay,
-            x.replay_capacity,
-            x.exploration,
-            x.hidden,
-            x.num_envs,
-            x.num_critics,
-            x.batch_size,
-            x.eval_episodes,
-        )
-
-    known = {asked(legs[0])}
-    for leg in legs[1:]:
-        if asked(leg) not in known:
-            known.add(asked(leg))
-            devices = min(len(leg.members), jax.local_device_count())
-            one = Leg(leg.experiment, leg.members[:1])
+    known = {_requirements(groups[0].experiment)}
+    for group in groups[1:]:
+        needs = _requirements(group.experiment)
+        if needs not in known:
+            known.add(needs)
+            devices = min(len(group.members), jax.local_device_count())
+            one = Group(group.experiment, group.members[:1])
             program = make(*one)
             try:
-                _fitting(one, program, memory_limit(devices) * HEADROOM / neighbours, copies)
+                limit = memory_limit(devices) * HEADROOM / local_processes
+                _count_fitting(one, program, limit, state_copies=state_copies)
             finally:
                 program.close()
 
 
-def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
-    """How many members fit in so many bytes a device at once; all of the leg, if the program does."""
-    alone = len(leg.members) == 1  # then there is nothing to divide, and the least that it needs is known without the compiler
-    devices, x = len(program.placement.devices), leg.experiment
-    held = bytes_of(program.shapes()) / devices
-    activations = 4 * max(x.batch_size * sum(x.hidden), x.eval_episodes * max(x.hidden))  # to learn from them all are kept
-    need = held + activations if alone else program.memory()
-    if need + copies * held <= limit:
-        return len(leg.members)
-    each = (need + copies * held) / (program.placement.slots / devices)
+def _requirements(experiment: Experiment) -> tuple[Any, ...]:
+    """Returns the fields on which the environment, or the amount of memory, depends."""
+    x = experiment
+    environment = (x.env, x.backend, env_options(x), x.hindsight)
+    sizes = (x.replay, x.replay_capacity, x.exploration, x.hidden, x.num_envs, x.num_critics, x.batch_size, x.eval_episodes)
+    return *environment, *sizes
+
+
+def _count_fitting(group: Group, program: Program, limit: float, *, state_copies: int) -> int:
+    """Returns how many members fit into `limit` bytes per device at once; all of the group if the program fits."""
+    devices, x = len(program.placement.devices), group.experiment
+    states = bytes_of(program.shapes()) / devices
+    activations = 4 * max(x.batch_size * sum(x.hidden), x.eval_episodes * max(x.hidden))  # learning keeps those of all layers
+    # A single member cannot be divided, and this lower bound needs no compilation.
+    need = states + activations if len(group.members) == 1 else program.memory()
+    if need + state_copies * states <= limit:
+        return len(group.members)
+    each = (need + state_copies * states) / (program.placement.slots / devices)
     least, shared = each, 0.0
-    if program.placement.kind != "vmap":  # members that take turns share what is needed beside their states, about
-        each = (1 + copies) * held / (program.placement.slots / devices)
-        least, shared = each + activations, need - held
+    if program.placement.kind != "vmap":  # mapped members share, approximately, what is needed beside their states
+        each = (1 + state_copies) * states / (program.placement.slots / devices)
+        least, shared = each + activations, need - states
     if least > limit:
         raise ConfigError(
             f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size}, hidden={plain(x.hidden)} and "
@@ -171,16 +166,16 @@ def _fitting(leg: Leg, program: Program, limit: float, copies: int) -> int:
     return max(int((limit - shared) / each), 1) * devices
 
 
-def describe(leg: Leg, program: Program) -> str:
-    """What is about to be launched, in one line."""
-    members, placement = len(leg.members), program.placement
+def describe(group: Group, program: Program) -> str:
+    """Describes in one line the program that is about to be launched."""
+    placement = program.placement
     devices = len(placement.devices)
     need = program.memory()
     each = need * devices / placement.slots
-    points = len({member.swept for member in leg.members})
-    seeds = len({member.seed for member in leg.members})
+    points = len({member.swept for member in group.members})
+    seeds = len({member.seed for member in group.members})
     return (
-        f"{several(members, 'member')} ({several(points, 'point')} x {several(seeds, 'seed')}) in one program, "
-        f"{placement.kind} over {several(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
+        f"{plural(len(group.members), 'member')} ({plural(points, 'point')} x {plural(seeds, 'seed')}) in one program, "
+        f"{placement.kind} over {plural(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
         f"{need / 2**20:,.0f} MiB a device"
     )

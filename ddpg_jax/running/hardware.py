@@ -1,4 +1,4 @@
-"""What the machine has and how JAX is told to use it: cores, memory, settings."""
+"""Detects the hardware of this machine and configures JAX for it: cores, memory, settings."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ddpg_jax.errors import ConfigError
 SETTINGS = {
     "jax_enable_x64": (False, "runs are in float32"),
     "jax_disable_jit": (False, "runs are compiled"),
-    "jax_default_prng_impl": ("threefry2x32", "its random numbers would not be those of other runs"),
-    "jax_threefry_partitionable": (True, "its random numbers would not be those of other runs"),
+    "jax_default_prng_impl": ("threefry2x32", "its random numbers would differ from those of other runs"),
+    "jax_threefry_partitionable": (True, "its random numbers would differ from those of other runs"),
 }
-"""Settings of JAX that results depend on -> the value that they have everywhere, and why."""
+"""Settings of JAX that results depend on -> the value that runs require, and why."""
 SMALL_PRODUCT = 64 * 256 * 256
-"""Multiplications of a matrix product that one core does in less time than two together (benchmarks/NOTES.md)."""
+"""Multiplications of a matrix product that one core completes faster than two together (benchmarks/NOTES.md)."""
 FEW_ROWS = 128
-"""Rows of a batch over which two threads add up as one does; sums over 1,000 rows they divide, and round otherwise."""
+"""Rows of a batch that two threads sum as one does. They split sums over 1,000 rows, which changes the rounding."""
 
 
 def check_settings() -> None:
-    """Asks whether JAX is set as runs need it.
+    """Checks that JAX is set as runs need it.
 
     Raises:
-        ConfigError: it is set to something that would change the results.
+        ConfigError: a setting would change the results.
     """
     for name, (value, why) in SETTINGS.items():
         found = getattr(jax.config, name, value)
@@ -38,7 +38,7 @@ def check_settings() -> None:
 
 
 def memory_limit(devices: int) -> int:
-    """Bytes that each of so many devices may fill: its own memory, or its share of what the machine has left."""
+    """Returns the bytes that each of so many devices may fill: its own memory, or its share of the machine's free memory."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -52,14 +52,14 @@ def memory_limit(devices: int) -> int:
 
 
 def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
-    """Keeps XLA to one thread for a member alone whose products are small, and starts nothing.
+    """Restricts XLA to one thread for a single member with small matrix products, without starting JAX.
 
-    They are done in less time than it takes to wake up another thread. Where JAX has started already, may find an accelerator,
-    or was told by the user how many threads to use, it stays at that. Processes that this one starts inherit it.
+    One thread completes them in less time than it takes to wake another. Nothing changes if JAX has already started, may find
+    an accelerator, or was told by the user how many threads to use. Child processes inherit the setting.
 
     Args:
-        rows: the most that a network is given at once while it learns and acts.
-        hidden: its hidden layers.
+        rows: the largest batch that a network gets while the member learns and acts.
+        hidden: sizes of its hidden layers.
     """
     small = rows <= FEW_ROWS and rows * max(hidden) ** 2 <= SMALL_PRODUCT
     if small and not accelerated():
@@ -67,13 +67,13 @@ def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
 
 
 def spare_threads(programs: int) -> None:
-    """Gives XLA a second thread for each program that runs at the same time, and starts nothing.
+    """Gives XLA a second thread for each program that runs at the same time, without starting JAX.
 
-    A step of an environment that computes with JAX needs one, since its program holds another until the step is over. The more
-    threads there are, the slower small products become: by 10 to 30 % (benchmarks/NOTES.md).
+    A step of an environment that computes with JAX needs one, since its program holds another thread until the step is over.
+    Small matrix products become slower with every thread: by 10 to 30 % (benchmarks/NOTES.md).
 
     Args:
-        programs: how many run at the same time.
+        programs: how many programs run at the same time.
     """
     _use_threads(max(2 * programs, cores()))
 
@@ -84,24 +84,23 @@ def _use_threads(count: int) -> None:
 
 
 def accelerated() -> bool:
-    """Whether JAX may find an accelerator."""
+    """Returns True if JAX may find an accelerator."""
     installed = bool(entry_points(group="jax_plugins")) or importlib.util.find_spec("libtpu") is not None
     return installed and jax.config.jax_platforms != "cpu"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def use_all_cores() -> None:
-    """Makes every core a device of its own, and starts nothing.
+    """Makes every core a device of its own, so that members run on all cores at once, without starting JAX.
 
-    Members then run on all cores at once. Where JAX has started already, or the user has said how many devices there are to
-    be, it stays at that.
+    Nothing changes if JAX has already started, or if the user has set the number of devices.
     """
-    asked = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
-    if not asked:
-        with contextlib.suppress(RuntimeError):  # it has started
+    is_set = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not is_set:
+        with contextlib.suppress(RuntimeError):  # JAX has already started
             jax.config.update("jax_num_cpu_devices", cores())
 
 
 def cores() -> int:
-    """How many this process may use; all of the machine where the system, as macOS, does not tell."""
+    """Returns the number of cores that this process may use, or all of the machine where the system (macOS) does not say."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

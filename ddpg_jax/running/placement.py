@@ -1,8 +1,8 @@
-"""Where the members of a sweep run: mapped or vmapped, over one device or all, and how many fit at once.
+"""Decides where the members of a sweep run: mapped or vmapped, on one device or spread over several.
 
-On a CPU members are MAPPED, one after the other on every core: each finds its networks in the caches, while `vmap` would push
-all of them through memory at every layer. On an accelerator they are VMAPPED. Over several devices they are sharded, and each
-device works on its own members without talking to the others.
+On a CPU members are MAPPED, one after the other on every core: each finds its networks in the caches, whereas `vmap` would push
+the networks of all members through memory at every layer. On an accelerator they are VMAPPED. Several devices shard the
+members, and each device works on its own without communication.
 """
 
 from __future__ import annotations
@@ -14,54 +14,57 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+MEMBERS = "members"
+"""Name of the axis of members, on the devices of a mesh and under `vmap`."""
+
 CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
-"""Without it XLA copies weight matrices, for fear that they are still read when they are overwritten: 3 .. 7 % of an update."""
+"""Otherwise XLA copies weight matrices in case they are still read when they are overwritten: 3 .. 7 % of an update."""
 
 
 class Placement(NamedTuple):
-    """How M members are laid out; `slots` is M with the padding that makes it a multiple of the devices."""
+    """The layout of M members; `slots` is M, padded to a multiple of the number of devices."""
 
     slots: int
     kind: str = "map"
     devices: tuple[Any, ...] = ()
 
     @property
-    def alone(self) -> bool:
-        """A single member is not stacked: with an axis of length 1 XLA copies the replay at every write."""
+    def single(self) -> bool:
+        """True for a single member, which has no member axis: with one of length 1, XLA copies the replay at every write."""
         return self.slots == 1
 
     @property
-    def together(self) -> bool:
-        """Whether one loop advances several members."""
-        return self.kind == "vmap" and not self.alone
+    def vmapped(self) -> bool:
+        """True if one loop advances several members."""
+        return self.kind == "vmap" and not self.single
 
     @property
-    def call(self) -> Placement:
-        """That of the members which one call advances: where they are mapped, one on each device; else all."""
+    def per_call(self) -> Placement:
+        """The placement of the members that one call advances: one on each device if they are mapped, else all."""
         return self._replace(slots=len(self.devices)) if self.kind == "map" else self
 
     @property
     def mesh(self) -> Mesh:
-        """One axis, the members."""
+        """A mesh of the devices with one axis, the members."""
         return Mesh(list(self.devices), (MEMBERS,))
 
     @property
     def compiler_options(self) -> dict[str, Any] | None:
-        """What the compiler is to be told about training."""
+        """Compiler options for training."""
         return CPU_OPTIONS if self.devices[0].platform == "cpu" else None
 
     def put(self, tree: Any) -> Any:
-        """Arrays `[M, ...]` where their members are."""
+        """Puts arrays `[M, ...]` on the devices of their members."""
         return jax.device_put(tree, self._sharding(MEMBERS))
 
-    def put_everywhere(self, tree: Any) -> Any:
-        """Arrays that all members share."""
+    def replicate(self, tree: Any) -> Any:
+        """Puts arrays that all members share on every device."""
         return jax.device_put(tree, self._sharding())
 
     def abstract(self, shapes: Any) -> Any:
-        """Shapes `[M, ...]` with the knowledge where their members are."""
-        where = self._sharding(MEMBERS)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+        """Adds the sharding of the members to shapes `[M, ...]`."""
+        sharding = self._sharding(MEMBERS)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
     def _sharding(self, *axes: str) -> Any:
         if len(self.devices) == 1:
@@ -69,11 +72,11 @@ class Placement(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
 
-def place(members: int, choice: str = "auto", devices: list[Any] | None = None) -> Placement:
-    """The placement of so many members over these devices, all of this process if none are given.
+def make_placement(members: int, choice: str = "auto", devices: list[Any] | None = None) -> Placement:
+    """Places members on the given devices, by default on all devices of this process.
 
     >>> import ddpg_jax.running.placement
-    >>> ddpg_jax.running.placement.place(3, "map").slots
+    >>> ddpg_jax.running.placement.make_placement(3, "map").slots
     3
     """
     devices = (devices or jax.local_devices())[:members]
@@ -81,44 +84,57 @@ def place(members: int, choice: str = "auto", devices: list[Any] | None = None) 
     return Placement(-(-members // len(devices)) * len(devices), kind, tuple(devices))
 
 
-MEMBERS = "members"
-"""The name of the axis of members, on the devices of a mesh and under `vmap`."""
-
-
 def over_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
-    """`function` of one member as a function of all: arguments and results get a leading `[M]`.
+    """Lifts a function of one member to all members: arguments and results get a leading axis `[M]`.
 
     Args:
-        function: pure, of one member.
+        function: a pure function of one member.
         placement: where the members are.
-        shared: how many of the last arguments are the same for all and get no leading axis.
+        shared: how many of the last arguments are the same for all members and get no leading axis.
     """
-    if placement.alone:
+    if placement.single:
         return function
+    return shard_members(map_members(function, placement, shared), placement, shared)
 
-    def members(*arguments: Any) -> Any:
-        batched, common = arguments[: len(arguments) - shared], arguments[len(arguments) - shared :]
 
-        def one(*member: Any) -> Any:
-            return function(*member, *common)
+def map_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
+    """Maps or vmaps a function of one member over the members of one device; see `over_members`."""
 
+    def mapped(*arguments: Any) -> Any:
+        batched, common = _split(arguments, shared)
+        one = functools.partial(_call, function, common)
         if placement.kind == "vmap":
             return jax.vmap(one, axis_name=MEMBERS)(*batched)
-        if placement == placement.call:  # a loop, even over one member, would copy its replay in and out
+        if placement == placement.per_call:  # a loop, even over one member, would copy its replay in and out
             return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], batched)))
         return jax.lax.map(lambda member: one(*member), batched)
 
+    return mapped
+
+
+def shard_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
+    """Shards a function of members over the devices of the placement; see `over_members`."""
     if len(placement.devices) < 2:
-        return members
+        return function
     own, everywhere = PartitionSpec(MEMBERS), PartitionSpec()
 
     def sharded(*arguments: Any) -> Any:
         specs = (own,) * (len(arguments) - shared) + (everywhere,) * shared
-        return jax.shard_map(members, mesh=placement.mesh, in_specs=specs, out_specs=own, check_vma=False)(*arguments)
+        return jax.shard_map(function, mesh=placement.mesh, in_specs=specs, out_specs=own, check_vma=False)(*arguments)
 
     return sharded
 
 
-def agreed(placement: Placement) -> Callable[[Any], Any]:
-    """A function that gives the greatest of a number over the members that one loop advances."""
-    return functools.partial(jax.lax.pmax, axis_name=MEMBERS) if placement.together else lambda status: status
+def _split(arguments: tuple[Any, ...], shared: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Separates the arguments of members from those that all members share."""
+    count = len(arguments) - shared
+    return arguments[:count], arguments[count:]
+
+
+def _call(function: Callable[..., Any], common: tuple[Any, ...], *own: Any) -> Any:
+    return function(*own, *common)
+
+
+def max_over_members(placement: Placement) -> Callable[[Any], Any]:
+    """Returns a function that takes the maximum of a number over the members that one loop advances."""
+    return functools.partial(jax.lax.pmax, axis_name=MEMBERS) if placement.vmapped else lambda status: status

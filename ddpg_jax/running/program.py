@@ -1,6 +1,6 @@
-"""An experiment for M members (seeds x hyperparameter points) at once, ready to run: `Program`.
+"""Prepares an experiment for M members (seeds x hyperparameter points) at once: `Program`.
 
-A single run is a sweep of one member: there is one way through the code.
+A single run is a sweep of one member, so there is one way through the code.
 """
 
 from __future__ import annotations
@@ -17,69 +17,69 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.errors import EnvironmentFailure
-from ddpg_jax.experiment.build import build, reported
+from ddpg_jax.experiment.build import build, named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.placement import Placement, agreed, over_members, place
+from ddpg_jax.running.placement import Placement, make_placement, max_over_members, over_members
 from ddpg_jax.training.loop import Metrics, make_training, no_metrics
 from ddpg_jax.types import Array, Env, EnvSpec, Hyperparams, Params
 
-KEPT = 16
-"""Structures whose compiled functions are kept. A structure takes 700 .. 1,300 memory maps,
-of which Linux grants a process 65,530; XLA ends with a segmentation fault when there are no more."""
+CACHED_STRUCTURES = 16
+"""Structures whose compiled functions are kept. A structure takes 700 .. 1,300 memory maps, of which Linux grants a process
+65,530; without any left, XLA ends with a segmentation fault."""
 
-
-UNDER_WAY = 2
-"""Calls of a program at any time."""
+CALLS_IN_FLIGHT = 2
+"""Upper bound on calls of a program that run at the same time."""
 
 
 class Member(NamedTuple):
-    """One training run: where it starts, and its numbers."""
+    """One training run: its seed and its hyperparameters."""
 
     seed: int
     hyper: Hyperparams
     number: int = 0
-    """Its place among all members of a sweep."""
+    """Index among all members of a sweep."""
     swept: tuple[tuple[str, Any], ...] = ()
     """The fields that the sweep varies, with this member's values."""
 
 
 def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
-    """Keys `[M]` and hyperparameters `[M]`, padded with copies of the last member."""
+    """Stacks the keys `[M]` and the hyperparameters `[M]` of the members, padded with copies of the last one."""
     padded = members + members[-1:] * (placement.slots - len(members))
     hypers = Hyperparams(*np.array([member.hyper for member in padded], np.float32).T)
-    if placement.alone:
+    if placement.single:
         return placement.put((jax.random.key(padded[0].seed), jax.tree.map(lambda x: x[0], hypers)))
     return placement.put((jax.vmap(jax.random.key)(np.array([member.seed for member in padded], np.uint32)), hypers))
 
 
 def warmup_iterations(experiment: Experiment) -> int:
-    """Vector steps of the warm-up."""
+    """Returns the vector steps of the warm-up."""
     return -(-experiment.warmup_steps // experiment.num_envs)
 
 
 def total_iterations(experiment: Experiment) -> int:
-    """Vector steps of the whole run."""
+    """Returns the vector steps of the whole run."""
     return -(-experiment.steps // experiment.num_envs)
 
 
 class Interrupted(Exception):
-    """An evaluation was ended by a signal."""
+    """Raised when a signal has stopped an evaluation."""
 
 
 class Functions(NamedTuple):
-    """What a `Program` compiles; the same for all seeds, hyperparameters and lengths."""
+    """The functions that a `Program` compiles; the same for all seeds, hyperparameters and lengths."""
 
     init: Any
     """`(keys, hypers) -> state`"""
     restart: Any
     """`(keys, state, i) -> state`"""
     phase: Callable[..., Any]
-    """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled when it is first asked for."""
+    """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled at the first request."""
 
 
-@functools.lru_cache(maxsize=KEPT)
-def functions_of(structure: Experiment, env: Env, placement: Placement) -> Functions:
-    """What programs of this structure run; made once for all of them."""
+@functools.lru_cache(maxsize=CACHED_STRUCTURES)
+def functions_of(structure: Experiment, env: Env, placement: Placement, *named: Any) -> Functions:
+    """Makes the functions of all programs of a structure, once; `named` are the entries of tables that it names."""
+    del named
     parts = build(structure, env.spec)
     training = make_training(
         env,
@@ -91,7 +91,7 @@ def functions_of(structure: Experiment, env: Env, placement: Placement) -> Funct
         updates=parts.updates,
         period=parts.period,
         eval_episodes=structure.eval_episodes,
-        agree=agreed(placement),
+        agree=max_over_members(placement),
     )
 
     def advancing(phase: Any) -> Any:
@@ -112,175 +112,176 @@ def functions_of(structure: Experiment, env: Env, placement: Placement) -> Funct
 
 
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
-    """`(state, rest, clocks) -> (state, metrics)`: a phase of training that a member sits out once it has diverged."""
+    """Makes `(state, inputs, clocks) -> (state, metrics)`: a phase of training that members sit out once they have diverged."""
 
-    def mapped(state: Any, rest: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        key, hyper, alive, begin, so_far = rest
+    def mapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+        key, hyper, alive, begin, so_far = inputs
         return phase(key, state, hyper, begin, jnp.where(alive, clocks[1], begin), so_far)
 
-    def vmapped(state: Any, rest: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        # It computes along, and what it learns is dropped. Of its replay nothing is: to choose would copy everybody's.
-        key, hyper, alive, _, so_far = rest
+    def vmapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+        # A diverged member computes along, and what it learns is dropped, except its replay: selecting would copy all replays.
+        key, hyper, alive, _, so_far = inputs
         after, metrics = phase(key, state, hyper, *clocks, so_far)
         kept = if_alive(alive, metrics, so_far)._replace(done=metrics.done)
         return replace(after, train=if_alive(alive, after.train, state.train)), kept
 
-    return vmapped if placement.together else mapped
+    return vmapped if placement.vmapped else mapped
 
 
 def structure_of(experiment: Experiment) -> Experiment:
-    """What of an experiment the compiled functions depend on: the same for runs that differ in the rest alone."""
+    """Returns the experiment without what compiled functions do not depend on, which is at a fixed value."""
     return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
 
 
 class Program:
     """An experiment for M members, ready to run. Times are vector steps.
 
-    The state is a list of what each call advances: where members are mapped one for each device, so that they take turns
-    without being copied; else all. What `advance` is given is used up.
+    Members are advanced by one call or by several: mapped members take turns, one per device in each call, so that none is
+    copied; vmapped members share a call. The state is a list with one entry for each call, and `advance` consumes it.
     """
 
-    def __init__(self, experiment: Experiment, env: Env, members: list[Member], placement: Placement | None = None):
+    def __init__(self, experiment: Experiment, env: Env, members: list[Member], *, placement: Placement | None = None):
         self.experiment, self.env, self.members = experiment, env, members
         self.spec: EnvSpec = env.spec
-        self.placement = placement or place(len(members), experiment.placement)
-        self._call = call = self.placement.call
+        self.placement = placement or make_placement(len(members), experiment.placement)
+        self._call = call = self.placement.per_call
         count = len(members)
-        self._own = [slice(first, min(first + call.slots, count)) for first in range(0, count, call.slots)]
-        self._numbers = [stack_members(members[own], call) for own in self._own]
-        self._functions = functions_of(structure_of(experiment), env, call)
+        self._slices = [slice(first, min(first + call.slots, count)) for first in range(0, count, call.slots)]
+        self._inputs = [stack_members(members[own], call) for own in self._slices]
+        self._functions = functions_of(structure_of(experiment), env, call, *named_parts(experiment))
         self._warmup = warmup_iterations(experiment)
-        self._in_use: list[Any] = []
+        self._env_states: list[Any] = []
         if env.outside is not None:
             env.outside.prepare(self.placement.slots * experiment.num_envs)
 
     @property
-    def whole_after_failure(self) -> bool:
-        """Whether the state is that before the step at which an environment failed; else it has learned from that step."""
+    def state_survives_failure(self) -> bool:
+        """True if a failure leaves the state before the failed step; otherwise the state has learned from that step."""
         return self.env.outside is not None
 
     @property
     def calls(self) -> int:
-        """Calls of compiled code that advance all members once."""
-        return len(self._own)
+        """Compiled calls needed to advance all members once."""
+        return len(self._slices)
 
     def start(self) -> Any:
-        """The state at vector step 0.
+        """Returns the state at vector step 0.
 
         Raises:
-            EnvironmentFailure: an environment that cannot be compiled raised, or gave what it must not.
+            EnvironmentFailure: an environment outside raised, or returned something invalid.
         """
-        return self._opened([self._run(lambda each=each: self._functions.init(*each)) for each in self._numbers], 0)
+        return self._register([self._run(lambda each=each: self._functions.init(*each)) for each in self._inputs], 0)
 
-    def _opened(self, state: list[Any], i: int) -> list[Any]:
-        """A state whose environments were reset."""
+    def _register(self, state: list[Any], i: int) -> list[Any]:
+        """Notes which environments outside a state uses after their reset, and checks them."""
         if self.env.outside is not None:
-            self._in_use = [np.asarray(one.env) for one in state]
-            self._raise_failure(f" at step {i * self.experiment.num_envs}")
+            self._env_states = [np.asarray(one.env) for one in state]
+            self._raise_outside_failure(f" at step {i * self.experiment.num_envs}")
         return state
 
     def _run(self, call: Callable[[], Any]) -> Any:
-        """A call of compiled code, and of whoever it calls; until it has ended where that is an environment."""
+        """Runs a compiled call; if it uses environments outside, it serves them until the call has ended."""
         outside = self.env.outside
         return call() if outside is None else outside.run(lambda: jax.block_until_ready(call()))
 
-    def _raise_failure(self, when: str) -> None:
-        """Raises what went wrong in an environment outside, if anything did."""
-        found = [self.env.outside.failure(one) for one in self._in_use] if self.env.outside else []
-        for error in found:
+    def _raise_outside_failure(self, when: str) -> None:
+        """Raises the error of an environment outside, if there was one."""
+        outside = self.env.outside
+        for error in [outside.failure(one) for one in self._env_states] if outside else []:
             if isinstance(error, EnvironmentFailure):
                 raise EnvironmentFailure(f"{error}{when}") from error
             if error is not None:
                 raise error
 
     def _clocks(self, *times: int) -> Any:
-        return self._call.put_everywhere(tuple(np.int32(time) for time in times))
+        return self._call.replicate(tuple(np.int32(time) for time in times))
 
-    def _part(self, tree: Any, own: slice) -> Any:
-        """Columns `[M]` of all members as those of one call."""
+    def _select(self, tree: Any, own: slice) -> Any:
+        """Selects the members of one call from columns `[M]` of all members, with padding."""
 
         def padded(column: np.ndarray) -> np.ndarray:
             column = np.pad(column[own], (0, self._call.slots - (own.stop - own.start)), mode="edge")
-            return column[0] if self._call.alone else column
+            return column[0] if self._call.single else column
 
         return jax.tree.map(padded, tree)
 
-    def _joined(self, results: list[Any]) -> Any:
-        """The inverse: results of each call as those of all members, `[M, ...]`."""
+    def _join(self, results: list[Any]) -> Any:
+        """Concatenates the results of each call to results of all members, `[M, ...]`: the inverse of `_select`."""
 
         def join(*columns: Any) -> np.ndarray:
-            return np.concatenate([np.asarray(column)[None] if self._call.alone else column for column in columns])
+            joined = np.concatenate([np.asarray(column)[None] if self._call.single else column for column in columns])
+            return joined[: len(self.members)]
 
-        return jax.tree.map(lambda *columns: join(*columns)[: len(self.members)], *results)
+        return jax.tree.map(join, *results)
 
-    def _rest(self, name: str, begin: np.ndarray, alive: np.ndarray, so_far: Metrics | None) -> list[Any]:
-        """What the calls of a phase take besides states and clocks. The metrics of a journal are lists of plain numbers."""
+    def _phase_inputs(self, name: str, begin: np.ndarray, alive: np.ndarray, *, so_far: Metrics | None) -> list[Any]:
+        """Returns what the calls of a phase take besides states and clocks. Metrics of a journal are lists of numbers."""
         none = no_metrics(("train_return_mean", *(reported(self.experiment) if name == "learn" else ())))
         if so_far is None:
             columns = jax.tree.map(lambda zero: np.full(len(self.members), zero), none)
         else:
             columns = jax.tree.map(lambda zero, column: np.asarray(column, zero.dtype), none, so_far)
         columns = (alive, begin.astype(np.int32), columns)
-        return [(*given, *self._part(columns, own)) for given, own in zip(self._numbers, self._own, strict=True)]
+        return [(*given, *self._select(columns, own)) for given, own in zip(self._inputs, self._slices, strict=True)]
 
     def advance(
-        self, state: Any, begin: Any, end: int, alive: np.ndarray, so_far: Metrics | None = None
+        self, state: Any, begin: Any, end: int, *, alive: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[Any, Metrics, float]:
-        """Vector steps from `begin` `[M]` to `end`, either all before the end of the warm-up or all after it.
+        """Advances from vector step `begin` `[M]` to `end`, either all before the end of the warm-up or all after it.
 
-        Members that are not alive learn nothing, or, where all learn in one loop, what is dropped. Where environments are
-        outside and ask for it, the end is earlier: see `Metrics.done`.
+        Members that are not alive learn nothing; under vmap they compute along, and the result is dropped. If an environment
+        outside asks for it, the end is earlier: see `Metrics.done`.
 
         Args:
-            state: it is used up.
-            begin: the next step of all members, or of each, `[M]`; the same for all that are advanced in one loop.
+            state: consumed.
+            begin: the next step of all members, or of each, `[M]`; the same for all that one loop advances.
             end: the step after the last one.
-            alive: `[M]` bool, who has not diverged.
-            so_far: the metrics of the steps before, if these are to be a part of the same block.
+            alive: `[M]` bool, False for members that have diverged.
+            so_far: metrics of the steps before, if they belong to the same block.
 
         Returns:
-            The state, metrics `[M]`, and seconds without compilation. `Metrics.bad_step` tells of an environment that failed;
-            `raise_failure` says how.
+            The state, metrics `[M]`, and seconds without compilation. `Metrics.bad_step` reports an environment that failed;
+            `raise_failure` explains it.
         """
         begin = np.broadcast_to(begin, len(self.members))
         name = "fill" if begin.min() < self._warmup else "learn"
         clocks = self._clocks(int(begin.min()), end)
-        given = list(zip(state, self._rest(name, begin, alive, so_far), strict=True))
+        given = list(zip(state, self._phase_inputs(name, begin, alive, so_far=so_far), strict=True))
         run = self._functions.phase(name, *given[0], clocks)
         since = time.perf_counter()
         results = self._in_turn(lambda each: run(*each, clocks), given)
-        metrics = self._joined([result[1] for result in results])
+        metrics = self._join([result[1] for result in results])
         return [result[0] for result in results], metrics, time.perf_counter() - since
 
     def _in_turn(self, run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
         return self._run(lambda: in_turn(run, given))
 
     def raise_failure(self, metrics: Metrics) -> None:
-        """Says what an environment did wrong in the steps that these metrics are of.
+        """Explains the failure of an environment that these metrics report.
 
         Raises:
-            EnvironmentFailure: it failed.
+            EnvironmentFailure: an environment failed.
         """
         bad = metrics.bad_step[metrics.bad_step >= 0]
         if bad.size:
             when = f" at step {(bad.min() + 1) * self.experiment.num_envs}"
-            self._raise_failure(when)
+            self._raise_outside_failure(when)
             raise EnvironmentFailure(f"gave a number that is not finite{when}")
 
     def evaluate(self, state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns and lengths `[M, K]`; returns that are not finite say that the member's actor is no more.
+        """Evaluates all members: returns and lengths `[M, K]`. Returns are not finite if the member's actor has diverged.
 
         Raises:
             EnvironmentFailure: an environment failed.
-            Interrupted: a signal has ended it, which only environments outside are told of.
+            Interrupted: a signal stopped the evaluation, which only happens with environments outside.
         """
-        given = [(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._numbers, state, strict=True)]
+        given = [(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)]
         run = self._functions.phase("evaluate", *given[0])
-        returns, lengths = self._joined(self._in_turn(lambda each: run(*each), given))
+        returns, lengths = self._join(self._in_turn(lambda each: run(*each), given))
         when = f" in the evaluation at step {i * self.experiment.num_envs}"
-        self._raise_failure(when)
+        self._raise_outside_failure(when)
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
-            # Those of an actor that has diverged are no numbers either, which is not the environment's fault.
+            # The environment is at fault only if the actor has not diverged.
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.actor(state, int(m)))):
                 if self.env.outside is not None:
                     raise Interrupted
@@ -288,28 +289,29 @@ class Program:
         return returns, lengths
 
     def actor(self, state: Any, m: int) -> Params:
-        """The actor's parameters of one member."""
+        """Returns the actor's parameters of one member."""
         call = self._call
         return pick(state[m // call.slots].train.params.actor, m % call.slots, call)
 
     def save(self, state: Any) -> tuple[Any, str | None]:
-        """A pytree of NumPy arrays for the checkpoint, `[M, ...]` with padding, which nothing writes to; and the environments
-        outside as text, where they let themselves be written.
+        """Returns what a checkpoint needs: a pytree of NumPy arrays `[M, ...]` with padding, and environments outside as text.
+
+        Nothing writes to the arrays later. The text is None if the environments cannot be saved.
         """
         text = None
-        if self.env.outside is not None:  # the numbers of its environments mean nothing to another process
-            text = self.env.outside.save(np.stack(self._in_use))
+        if self.env.outside is not None:  # the states of its environments mean nothing to another process
+            text = self.env.outside.save(np.stack(self._env_states))
             state = [replace(one, env=np.zeros_like(one.env)) for one in state]
-        if self.placement.alone:
+        if self.placement.single:
             return jax.tree.map(np.array, state[0]), text
-        axes = 0 if self._call.alone else 1
+        axes = 0 if self._call.single else 1
         return jax.tree.map(lambda *parts: np.stack(parts).reshape(-1, *parts[0].shape[axes:]), *state), text
 
     def load(self, arrays: Any, text: str | None, i: int) -> Any:
-        """The inverse, for vector step `i`. Where there is no text of environments outside, their episodes start anew.
+        """Restores the state at vector step `i` from what `save` returned; without a text, episodes outside start again.
 
         Raises:
-            EnvironmentFailure: environments cannot be put back.
+            EnvironmentFailure: environments cannot be restored.
         """
         call, outside = self._call, self.env.outside
         if outside is not None and text is not None:
@@ -317,67 +319,65 @@ class Program:
         if call == self.placement:
             state = [call.put(arrays)]
         else:
-            own = [r if call.alone else slice(r * call.slots, (r + 1) * call.slots) for r in range(len(self._own))]
+            own = [r if call.single else slice(r * call.slots, (r + 1) * call.slots) for r in range(self.calls)]
             state = [call.put(jax.tree.map(lambda x, some=some: np.asarray(x)[some], arrays)) for some in own]
         if outside is not None and text is None:
             (clock,) = self._clocks(i)
-            given = zip(self._numbers, state, strict=True)
+            given = zip(self._inputs, state, strict=True)
             state = [self._run(lambda k=keys, s=one: self._functions.restart(k, s, clock)) for (keys, _), one in given]
-        return self._opened(state, i)
+        return self._register(state, i)
 
     def shapes(self) -> Any:
-        """A pytree of `jax.ShapeDtypeStruct`, of what `save` gives as arrays."""
-        one = jax.eval_shape(self._functions.init, *self._numbers[0])
-        lead, axes = () if self.placement.alone else (self.placement.slots,), 0 if self._call.alone else 1
+        """Returns the arrays of `save` as a pytree of `jax.ShapeDtypeStruct`."""
+        one = jax.eval_shape(self._functions.init, *self._inputs[0])
+        lead, axes = () if self.placement.single else (self.placement.slots,), 0 if self._call.single else 1
         return self.placement.abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[axes:]), x.dtype), one))
 
     def memory(self) -> int:
-        """Bytes that a device needs to learn and to evaluate, as the compiler counts them."""
+        """Returns the bytes that a device needs to learn and to evaluate, according to the compiler."""
         phase, count, call = self._functions.phase, len(self.members), self._call
-        one = call.abstract(jax.eval_shape(self._functions.init, *self._numbers[0]))
-        held = bytes_of(one) // len(self.placement.devices)
-        rest = self._rest("learn", np.zeros(count, int), np.ones(count, bool), None)[0]
-        learning = compiled_bytes(phase("learn", one, rest, self._clocks(0, 1)))
-        evaluating = compiled_bytes(
-            phase("evaluate", self._numbers[0][0], one, *self._clocks(0))
-        )  # it does not read the replay
-        beside = max(learning - held, evaluating)
-        return self.calls * held + min(self.calls, UNDER_WAY) * beside
+        one = call.abstract(jax.eval_shape(self._functions.init, *self._inputs[0]))
+        states = bytes_of(one) // len(self.placement.devices)
+        inputs = self._phase_inputs("learn", np.zeros(count, int), np.ones(count, bool), so_far=None)[0]
+        learning = compiled_bytes(phase("learn", one, inputs, self._clocks(0, 1)))
+        evaluating = compiled_bytes(phase("evaluate", self._inputs[0][0], one, *self._clocks(0)))  # it does not read the replay
+        workspace = max(learning - states, evaluating)
+        return self.calls * states + min(self.calls, CALLS_IN_FLIGHT) * workspace
 
     def close(self) -> None:
         """Closes environments outside."""
         if self.env.outside is not None:
-            self.env.outside.close(np.array(self._in_use))
-            self._in_use = []
+            self.env.outside.close(np.array(self._env_states))
+            self._env_states = []
 
 
 def in_turn(run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
-    """`run` of each. Devices work on one while they are given the next; more would hold what they need beside their states."""
+    """Calls `run` with each. Devices work on one call while they are given the next; more calls would need more workspace."""
     results = []
     for each in given:
-        if len(results) >= UNDER_WAY:
-            jax.block_until_ready(results[-UNDER_WAY])
+        if len(results) >= CALLS_IN_FLIGHT:
+            jax.block_until_ready(results[-CALLS_IN_FLIGHT])
         results.append(run(each))
     return results
 
 
 def if_alive(alive: Array, new: Any, old: Any) -> Any:
-    """What a member goes on with, given whether it has not diverged, `[]`."""
+    """Selects `new` for a member that has not diverged, else `old`; `alive` is `[]`."""
     return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
 
 
 def pick(tree: Any, m: int, placement: Placement) -> Any:
-    """Member m's part of a tree that `over_members` gave, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x if placement.alone else x[m]), tree)
+    """Selects member m from the result of a function made by `over_members`, as NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x if placement.single else x[m]), tree)
 
 
 def bytes_of(shapes: Any) -> int:
-    """Bytes of arrays of these shapes."""
+    """Returns the bytes of arrays of these shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def compiled_bytes(compiled: Any) -> int:
-    """Bytes that a compiled program needs on each device: arguments, results that are not in their place, and scratch."""
+    """Returns the bytes that a compiled program needs on each device: arguments, results that do not alias them, scratch."""
     sizes = compiled.memory_analysis()
-    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return int(held + sizes.temp_size_in_bytes)
+    buffers = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return int(buffers + sizes.temp_size_in_bytes)

@@ -1,4 +1,4 @@
-"""What comes of a sweep."""
+"""Holds the result of a sweep: `Sweep`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.experiment.grid import Point
-from ddpg_jax.running.intervals import interval, iqm, standing
+from ddpg_jax.running.intervals import interval, iqm, ranking_score
 
 
-def several(count: int, what: str) -> str:
-    """A count with its word, as in `1 seed` or `2 seeds`."""
-    return f"{count} {what}{'s' if count != 1 else ''}"
+def plural(count: int, noun: str) -> str:
+    """Formats a count with its noun, as in `1 seed` or `2 seeds`."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,46 +24,45 @@ class Sweep:
     """A finished sweep: H points, S seeds."""
 
     points: list[Point]
-    """Length H, in the order asked."""
+    """The points, length H, in the order in which they were given."""
     seeds: list[int]
-    """Length S."""
+    """The seeds, length S."""
     rows: list[dict[str, Any]]
-    """One for each member and evaluation, with the columns of metrics.csv."""
+    """One row for each member and evaluation, with the columns of metrics.csv."""
     policies: list[Any]
-    """`policies[h * S + s]`, callable with observations."""
+    """The policy of point h and seed s at index `h * S + s`, callable with observations."""
 
     def __repr__(self) -> str:
-        return f"<Sweep of {several(len(self.points), 'point')} x {several(len(self.seeds), 'seed')}>"
+        return f"<Sweep of {plural(len(self.points), 'point')} x {plural(len(self.seeds), 'seed')}>"
 
     @property
     def returns(self) -> np.ndarray:
-        """`[H, S, evaluations]`, mean returns without noise; NaN behind the end of points that have fewer evaluations."""
+        """Mean returns without noise, `[H, S, evaluations]`; NaN after the end of points that have fewer evaluations."""
         return self._table("eval_return_mean")
 
     @property
     def steps(self) -> np.ndarray:
-        """`[H, S, evaluations]`, the step of each evaluation."""
+        """The step of each evaluation, `[H, S, evaluations]`."""
         return self._table("step")
 
     @property
     def final(self) -> np.ndarray:
-        """`[H, S]`, the last return of each member; NaN where it has diverged."""
+        """The last return of each member, `[H, S]`; NaN if it has diverged."""
         last = {row["member"]: row["eval_return_mean"] for row in self.rows}
         return np.array([last[m] for m in range(len(last))]).reshape(len(self.points), len(self.seeds))
 
     def best(self) -> dict[str, Any]:
-        """The point with the highest IQM of the final returns: its fields, the IQM, its interval, and where it is.
+        """Finds the point with the highest IQM of the final returns: its fields, the IQM, its interval, and its index.
 
-        Where each point has members that have diverged, the IQM is NaN.
-
-        The best of many is partly the luckiest: for what it is worth, train it again with other seeds.
+        If every point has members that have diverged, the IQM is NaN. The best of many points is partly the luckiest: train it
+        again with other seeds to see how good it is.
         """
-        h = int(np.argmax(standing(self.final)))
+        h = int(np.argmax(ranking_score(self.final)))
         low, high = interval(self.final[h])
         return {**self.points[h], "iqm": float(iqm(self.final[h])), "interval": (float(low), float(high)), "point": h}
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes the rows."""
+        """Writes the rows to a CSV file."""
         with open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
             writer.writeheader()

@@ -1,0 +1,58 @@
+"""Writes the summary and the figures of a run that has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ddpg_jax.agent.policy import reward_threshold
+from ddpg_jax.app import report
+from ddpg_jax.app.figures import figures
+from ddpg_jax.app.files import write_text
+from ddpg_jax.app.manifest import now
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.running.groups import Group
+from ddpg_jax.running.program import total_iterations, warmup_iterations
+
+
+def finish(
+    folder: RunFolder,
+    groups: Sequence[Group],
+    rows: list[dict[str, Any]],
+    *,
+    seconds: float,
+    say: Callable[[str], None],
+) -> str:
+    """Writes summary and figures, marks the run as finished, and returns the line that reports its result.
+
+    Args:
+        folder: of the run.
+        groups: its programs.
+        rows: of metrics.csv.
+        seconds: wall time of the run.
+        say: reports what is missing.
+
+    Raises:
+        ConfigError: there are no rows.
+    """
+    if not rows:
+        raise ConfigError(f"out={folder.given} has no rows in metrics.csv; run it again with --overwrite")
+    experiment = groups[0].experiment
+    members = sorted((member for group in groups for member in group.members), key=lambda member: member.number)
+    thresholds = {}
+    for member in members:
+        policy = folder.policy_of(member, len(members))
+        try:
+            thresholds[member.number] = reward_threshold(policy)
+        except FileNotFoundError:
+            say(f"{policy} is missing, and the program that trained it has finished")
+    summary = report.summarize(rows, thresholds, seconds)
+    write_text(folder.path / "summary.json", report.as_json(summary))
+    settings = report.settings(folder.manifest())
+    figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path)
+    folder.write_manifest(status="finished", end=now(), seconds=seconds)
+    line = report.headline(experiment.env, rows, experiment.eval_episodes)
+    if all(total_iterations(group.experiment) <= warmup_iterations(group.experiment) for group in groups):
+        line += f", all of them warm-up (warmup_steps={experiment.warmup_steps}), in which nothing is learned,"
+    return f"{line} in {seconds:.0f} s; {folder.given}"

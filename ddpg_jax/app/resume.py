@@ -1,0 +1,83 @@
+"""Restores what a run folder knows of a run that is resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ddpg_jax.app.checkpoints import Checkpoint
+from ddpg_jax.app.processes import Processes
+from ddpg_jax.app.queue import ProgramQueue
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.experiment.build import env_options
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.blocks import Journal, period, schedule
+
+
+def restore_rows(
+    folder: RunFolder, queue: ProgramQueue, kept: Checkpoint | None, *, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Reads the rows of metrics.csv up to the checkpoint; the run will write the others again.
+
+    Args:
+        folder: of the run.
+        queue: its programs.
+        kept: the checkpoint that the run resumes from, if there is one.
+        say: reports where the run resumes, and which rows are missing.
+    """
+    reached: dict[int, float] = {}
+    if kept is None:
+        say(f"{folder.given} has no checkpoint: starting from the beginning")
+    else:
+        experiment = queue.groups[kept.program].experiment
+        finished = has_finished(kept, queue, folder.processes)
+        reached = _steps_reached(kept, queue, finished)
+        step = kept.iteration * experiment.num_envs
+        say(f"{folder.given} {'has finished at' if finished else 'resumes from'} step {step:,}")
+        if kept.text is None and backend_of(experiment) == "host":
+            say("the environments could not be saved: their episodes start again")
+    rows = [row for row in folder.read_rows() if row["step"] <= reached.get(row["member"], -1)]
+    present = {row["member"] for row in rows}
+    missing = [str(number) for number, step in reached.items() if step == math.inf and number not in present]
+    if missing:
+        say(f"{folder.metrics} is missing the rows of the members {', '.join(missing)}, whose program has finished")
+    steps = _missing_steps(kept, queue, rows, reached=reached) if kept else []
+    if steps:
+        say(f"{folder.metrics} is missing the rows of step {', '.join(f'{step:,}' for step in steps)}")
+    return rows
+
+
+def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dict[int, float]:
+    """Returns the last step of each member whose rows are kept; infinity if its program has finished."""
+    experiment, members = queue.groups[kept.program]
+    step = kept.iteration * experiment.num_envs
+    if not finished and kept.iteration % period(experiment):  # the run was to end here, and now does not
+        step -= 1
+    earlier = [member.number for group in queue.groups[: kept.program] for member in group.members]
+    return {**dict.fromkeys(earlier, math.inf), **{member.number: step for member in members}}
+
+
+def _missing_steps(
+    kept: Checkpoint, queue: ProgramQueue, rows: list[dict[str, Any]], *, reached: dict[int, float]
+) -> list[int]:
+    """Returns the steps of evaluations before the checkpoint of which metrics.csv does not have all members."""
+    experiment, members = queue.groups[kept.program]
+    present = {(row["member"], row["step"]) for row in rows}
+    ends = [end * experiment.num_envs for _, end, evaluated in schedule(experiment) if evaluated and end <= kept.iteration]
+    return [step for step in ends if any((m.number, step) not in present for m in members if step <= reached[m.number])]
+
+
+def has_finished(kept: Checkpoint | None, queue: ProgramQueue, processes: Processes) -> bool:
+    """Returns True if the program of a checkpoint has nothing left to do: it is at its end, or all its members diverged."""
+    if kept is None:
+        return False
+    experiment = queue.groups[kept.program].experiment
+    diverged = all(processes.gather(all(step >= 0 for step in Journal(*kept.journal).diverged)))
+    return diverged or kept.iteration * experiment.num_envs >= experiment.steps
+
+
+def backend_of(experiment: Experiment) -> str:
+    """Returns where its environment runs, device or host: what `backend=auto` resolves to."""
+    return "host" if device_env(experiment.backend, experiment.env, env_options(experiment)) is None else "device"

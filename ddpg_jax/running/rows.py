@@ -1,0 +1,69 @@
+"""Turns what the blocks of a run reported into rows of metrics.csv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import numpy as np
+
+from ddpg_jax.experiment.build import reported
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.program import Member
+
+
+def make_rows(
+    members: Sequence[Member],
+    experiment: Experiment,
+    blocks: Sequence[dict[str, Any]],
+    *,
+    iteration: int,
+    seconds: float,
+    diverged: np.ndarray,
+    returns: np.ndarray,
+    lengths: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Makes one row of metrics.csv for each of M members.
+
+    Args:
+        members: length M.
+        experiment: the experiment that they train.
+        blocks: reports of the blocks since the last evaluation, as in `Journal.pending`.
+        iteration: vector steps done.
+        seconds: seconds that the run has taken so far.
+        diverged: `[M]`, the vector step at which each member diverged, else -1.
+        returns: `[M, K]`, returns of the evaluation.
+        lengths: `[M, K]`, lengths of its episodes.
+    """
+    chex.assert_shape(diverged, (len(members),))
+    chex.assert_shape([returns, lengths], (len(members), None))
+    learning_seconds = sum(block["seconds"] for block in blocks if block["updates"])
+    speed = sum(block["updates"] for block in blocks) / learning_seconds if learning_seconds else math.nan
+    rows = []
+    for m, member in enumerate(members):
+        has_diverged = diverged[m] >= 0
+        means = {name: _mean(blocks, name, m) for name in ("train_return_mean", *reported(experiment))}
+        row = {
+            "member": member.number,
+            "seed": member.seed,
+            **dict(member.swept),
+            "step": iteration * experiment.num_envs,
+            "eval_return_mean": math.nan if has_diverged else float(returns[m].mean(dtype=np.float64)),
+            "eval_return_std": math.nan if has_diverged else float(returns[m].std(dtype=np.float64)),
+            "eval_length_mean": math.nan if has_diverged else float(lengths[m].mean(dtype=np.float64)),
+            **means,
+            "updates_per_second": math.nan if math.isnan(means["critic_loss"]) else speed,
+            "seconds": round(seconds, 3),
+            "diverged_step": (int(diverged[m]) + 1) * experiment.num_envs if has_diverged else "",
+        }
+        rows.append(row)
+    return rows
+
+
+def _mean(blocks: Sequence[dict[str, Any]], name: str, m: int) -> float:
+    """Averages a quantity of member m over all its samples in the blocks; NaN if there are none."""
+    reporting = [block for block in blocks if name in block["sums"]]
+    count = sum(block["counts"][name][m] for block in reporting)
+    return sum(block["sums"][name][m] for block in reporting) / count if count else math.nan
