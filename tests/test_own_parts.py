@@ -105,7 +105,7 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
     with pytest.raises(dj.ConfigError, match="network=mine is not known; it must be one of mlp"):
         dj.load_policy("run")
     __import__(module)
-    assert dj.load_policy("run")(np.zeros((5, 2))).shape == (5, 2)
+    assert dj.load_policy("run")(np.zeros((5, 2))).shape == (5, 1)
 
     assert run("sweep", "probe/lqr", "--import", module, *WORDS, "--grid", "network=mlp,mine", "--out", "both") == 0
     assert {row["network"] for row in rows(Path("both"))} == {"mlp", "mine"}

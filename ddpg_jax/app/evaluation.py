@@ -60,7 +60,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
 
 
 def _trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
-    """Returns the experiment that a policy was trained in, and the policy, whose network the experiment's modules may register."""
+    """Returns the experiment that a policy was trained in, and the policy, whose network may come from the user's modules."""
     experiment = recorded(folder, policy_at)
     import_modules(experiment.imports)
     return experiment, load_policy(policy_at)
