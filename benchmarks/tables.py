@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import suite_tables
 from benchmarks import sweeps as of_sweeps
 from benchmarks.peers import ratios
 
@@ -50,13 +51,13 @@ def machine(result: dict[str, Any]) -> str:
 
 
 def speed() -> str:
-    """Runs and sweeps beside their limits, for `README.md`."""
-    bench, sweeps = load("bench") or {"rows": []}, load("sweeps") or {"rows": []}
-    beside = {f"beside others at batch {result['batch_size']}": result for _, result in peer_results()}
-    sources = {"Runs": bench, "sweeps": sweeps, **beside}
-    about = "; ".join(f"{what}: {machine(one)}, {one['date']}" for what, one in sources.items() if "date" in one)
+    """Tabulates runs and sweeps beside their limits."""
+    bench, sweeps = load("bench"), load("sweeps")
+    if bench is None or sweeps is None:
+        return ""
     lines = [
-        f"{about}.",
+        "## Runs and sweeps beside the matrix products of their updates\n",
+        "With 256-256 networks and one update a step, beside what the products alone reach on the same cores, in turns.",
         "",
         "| | batch | updates/s, all members | of the products alone |",
         "|---|---|---|---|",
@@ -77,13 +78,20 @@ def speed() -> str:
     for what, batch_size, ratio in of_sweeps.ratios(sweeps["rows"]):
         low, middle, high = np.quantile(ratio, QUARTILES)
         gains.append(f"- {what}, batch {batch_size}: {middle:.2f} ({low:.2f} .. {high:.2f}, {len(ratio)} rounds)")
-    return "\n".join([*lines, "", *gains, "", *beside_others()])
+    commands = {"command": "ddpg-jax bench"}, {"command": "python -m benchmarks.sweeps"}
+    about = [f"- runs: {where(commands[0] | bench, 'bench')}", f"- sweeps: {where(commands[1] | sweeps, 'sweeps')}"]
+    return "\n".join([*lines, "", *gains, "", *about, ""])
 
 
-def beside_others() -> list[str]:
-    """Rates beside those of other systems, a column for each batch size, for `README.md`."""
-    columns, table = [], {}
+IN_README = ("ours host / sbx", "ours host / sb3", "ours sweep / sbx", "ours sweep / sb3", "ours sweep td3 / rejax td3")
+"""The comparisons that `README.md` shows."""
+
+
+def beside_others() -> str:
+    """Tabulates rates beside those of other systems, with a column for each batch size, for `README.md`."""
+    columns, table, machines = [], {}, {}
     for name, result in peer_results():
+        machines[f"{machine(result)}, {result['date']}"] = None
         columns.append(f"[batch {result['batch_size']}](benchmarks/results/{name}.json)")
         for kind, rates in result["updates_per_second"].items():
             for one, other, ratio in ratios(kind, rates):
@@ -91,7 +99,8 @@ def beside_others() -> list[str]:
                 cell = f"{middle:.2f} ({low:.2f} .. {high:.2f}, {len(ratio)} rounds)"
                 table.setdefault(f"{one} / {other}".replace("_", " "), []).append(cell)
     lines = [f"| times the rate of the other | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    return [*lines, *(f"| {names} | {' | '.join(cells)} |" for names, cells in table.items())]
+    lines += [f"| {names} | {' | '.join(table[names])} |" for names in IN_README if names in table]
+    return "\n".join([*lines, "", f"{'; '.join(machines)}."])
 
 
 def peer_results() -> list[tuple[str, dict[str, Any]]]:
@@ -104,7 +113,7 @@ def with_speed(readme: str) -> str:
     """`README.md` with the table of speeds between its two marks."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{speed()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{beside_others()}\n\n{END}{after}"
 
 
 def learning() -> str:
@@ -157,6 +166,7 @@ def peers() -> str:
                 lines.append(f"| {names} | {middle:.2f} | {low:.2f} .. {high:.2f} |")
         commands = "`, `".join(dict.fromkeys(result["commands"].values()))
         found += [*lines, "", where({**result, "command": commands}, stem), ""]
+    found += ["![Beside Stable-Baselines3, SBX, a single-file loop and rejax](results/peers.png)", ""] if found else []
     return "\n".join(found)
 
 
@@ -255,11 +265,14 @@ def page() -> str:
     """The whole file."""
     sections = [
         HEAD,
+        suite_tables.suite(RESULTS),
+        suite_tables.pilots(RESULTS),
         learning(),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
+        speed(),
         peers(),
         budget(),
         scaling(),
@@ -270,5 +283,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    suite_tables.draw(RESULTS)
     (HERE / "README.md").write_text(page())
     README.write_text(with_speed(README.read_text()))

@@ -2,7 +2,17 @@
 
 from benchmarks.tables import BEGIN, END, HERE, README, page, with_speed
 
-NO_SCRIPTS = ("__init__", "single_file", "turns", "suite_child", "suite_results", "suite_status", "suite_store", "suite_tasks")
+NO_SCRIPTS = (
+    "__init__",
+    "single_file",
+    "turns",
+    "suite_child",
+    "suite_results",
+    "suite_status",
+    "suite_store",
+    "suite_tables",
+    "suite_tasks",
+)
 """Parts of scripts, or called by one."""
 
 
