@@ -7,8 +7,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -442,3 +444,13 @@ def test_tensorboard_gets_every_evaluation(tmp_path: Path, capfd: pytest.Capture
     assert {("member_0/eval_return_mean", step) for step in (200, 400, 600)} <= seen
     assert ("member_0/critic_loss", 200) not in seen
     assert ("member_0/critic_loss", 600) in seen
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 0.8])
+def test_ctrl_c_during_the_imports_is_quiet(seconds: float, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "ddpg_jax", "train", "Pendulum-v1", "--steps", "1000000", "--out", str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (130, False), said

@@ -9,12 +9,11 @@ import argparse
 import errno
 import os
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ddpg_jax.app.interrupts import raise_as_usual
 from ddpg_jax.app.options import ENVIRONMENT, check_file, joined, make_parser
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
@@ -83,23 +82,12 @@ def _takes(command: str, option: str) -> bool:
         return True
 
 
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once while modules are imported, where an exception would sometimes get lost."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _train(options: argparse.Namespace) -> int:
-    with stoppable():
-        from ddpg_jax.app.job import use_compilation_cache
-        from ddpg_jax.envs.host.make import uses_jax
-        from ddpg_jax.experiment.build import env_options
-        from ddpg_jax.running.groups import make_groups
-        from ddpg_jax.running.hardware import spare_threads, use_one_core
+    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.envs.host.make import uses_jax
+    from ddpg_jax.experiment.build import env_options
+    from ddpg_jax.running.groups import make_groups
+    from ddpg_jax.running.hardware import spare_threads, use_one_core
 
     groups = make_groups([{}], 1, _given(options))
     use_compilation_cache()
@@ -111,13 +99,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    with stoppable():
-        from ddpg_jax.app.job import use_compilation_cache
-        from ddpg_jax.envs.host.make import uses_jax
-        from ddpg_jax.experiment.build import env_options
-        from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
-        from ddpg_jax.running.groups import make_groups
-        from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
+    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.envs.host.make import uses_jax
+    from ddpg_jax.experiment.build import env_options
+    from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
+    from ddpg_jax.running.groups import make_groups
+    from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
 
     given = _given(options)
     seeds = _whole("seeds", options.seeds)
@@ -187,6 +174,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     from ddpg_jax.app.processes import Ended, connected
 
     check_jax()
+    raise_as_usual()
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other; give one of them")
@@ -213,6 +201,7 @@ def _eval(options: argparse.Namespace) -> int:
     episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
     policy = policy_folder(options.dir, options.member)
     check_jax()
+    raise_as_usual()
     if options.video:
         check_film(options.dir, policy, options.video)
     use_compilation_cache()
