@@ -162,7 +162,7 @@ class _Run:
         self.state, self.iteration, self.journal = state, begin, journal
         self.pending, self.elapsed = [*journal.pending], journal.elapsed
         self.diverged = np.array(journal.diverged)
-        self.stopped = np.array(journal.stopped or [False] * members)
+        self.stopped = np.array(journal.stopped or [False] * members, bool)
         self.reached = np.array(journal.reached or [begin] * members, int)
         chex.assert_shape([self.diverged, self.reached], (members,))
         self.block_begin, self.block_seconds = journal.begin, journal.seconds
