@@ -677,13 +677,19 @@ def test_a_stop_is_obeyed_within_a_step(what: str) -> None:
 
 
 def test_ctrl_c_ends_training_from_python_within_a_step() -> None:
-    """Also in a long evaluation."""
-    timer = threading.Timer(2.5, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    since = time.monotonic()
+    """Also in a long evaluation, which is what the tenth of the steps is in."""
+    since: list[float] = []
+
+    class Hand(Slow):
+        def step(self, action: np.ndarray) -> Any:
+            since.append(time.monotonic())
+            if len(since) == 10:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(action)
+
     with pytest.raises(KeyboardInterrupt):
-        dj.train(Slow, **{**SHORT, "num_envs": 1, "steps": 9})
-    assert time.monotonic() - since < 8.0
+        dj.train(Hand, **{**SHORT, "num_envs": 1, "steps": 9})
+    assert time.monotonic() - since[9] < 5.0
     assert not stopping.is_set()
 
 

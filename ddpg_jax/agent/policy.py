@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.agent.layers import ACTIVATIONS, INITS, PRECISIONS
 from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes
 from ddpg_jax.agent.normalization import NET, OBS, read, start
 from ddpg_jax.envs.spaces import join_goals, to_native
@@ -113,6 +114,9 @@ def load_policy(folder: str | Path) -> Policy:
             params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
         spec: Any = {name: _tuples(value) for name, value in about["env"].items()}
         fields = {name: _tuples(about[name]) for name in NETWORK_FIELDS if name in about}
+        for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS), ("init", INITS)):
+            if name in fields and fields[name] not in known:
+                raise ValueError(f"{name}={fields[name]} is not known; it must be one of {', '.join(known)}")
         policy = Policy(EnvSpec(**spec), params, about.get("network", "mlp"), fields)
         _check_params(policy)
         return policy

@@ -238,18 +238,14 @@ class _Run:
             chex.assert_shape(self.evaluation, (len(self.program.members), None))
             wrong = ~np.isfinite(self.evaluation[0]).all(axis=1)
             self.diverged = np.where((self.diverged < 0) & wrong, end - 1, self.diverged)
-        at_end = end == total_iterations(experiment) or self._all_over()
-        rows = self._take_rows(end) if evaluating or at_end else []
+        rows = self._take_rows(end) if evaluating else []
         for member in self.judge(rows, self.state) if rows else []:
             self.stopped[member] = True
-        finished = at_end or self._all_over()
+        finished = end == total_iterations(experiment) or all(self.gather(not self.alive.any()))
+        rows = self._take_rows(end) if finished and not evaluating else rows
         journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
         self.journal = journal._replace(stopped=self.stopped.tolist())
         return self.tick()._replace(rows=rows, finished=finished)
-
-    def _all_over(self) -> bool:
-        """Returns True if no member of any process goes on."""
-        return all(self.gather(not self.alive.any()))
 
     def _add_report(self, end: int) -> None:
         """Adds what the block reported to the pending reports."""
