@@ -42,12 +42,12 @@ class Run:
 
     @property
     def returns(self) -> np.ndarray:
-        """The mean return without noise at each evaluation, `[evaluations]`."""
+        """Returns the mean return without noise at each evaluation, `[evaluations]`."""
         return np.array([row["eval_return_mean"] for row in self.rows])
 
     @property
     def steps(self) -> np.ndarray:
-        """The step of each evaluation, `[evaluations]`."""
+        """Returns the step of each evaluation, `[evaluations]`."""
         return np.array([row["step"] for row in self.rows])
 
 
@@ -93,7 +93,7 @@ def sweep(
     """Trains seeds x points at once. No files are written.
 
     All values of `Hyperparams` and all seeds are trained in one compiled program; every combination of fields of `Experiment`
-    in a grid needs a program of its own. On a CPU it uses every core if nothing has started JAX before it is called.
+    in a grid needs a separate program. On a CPU it uses every core if nothing has started JAX before it is called.
 
     Args:
         env: as in `train`.

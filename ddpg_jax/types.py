@@ -63,10 +63,10 @@ class ReplayState:
     """Holds a ring buffer of packed transitions, with one lane for each environment."""
 
     rows: Array
-    """`[C, 2 * O + A + 3]` float32; row `slot * N + n` belongs to lane n. The lanes share one axis, because XLA copies a buffer
-    that has an axis of length 1 at every write."""
+    """`[C, 2 * O + A + 3]` float32; row `slot * N + n` belongs to lane n. The lanes share one axis, because XLA copies the
+    buffer at every write if it has an axis of length 1."""
     head: Array
-    """`[N]` int32, the row of each lane that is written next."""
+    """`[N]` int32, the slot of each lane that is written next."""
     size: Array
     """`[N]` int32, the number of rows of each lane that hold a transition."""
 
@@ -130,7 +130,10 @@ class Goal(NamedTuple):
 
 
 class EnvOptions(NamedTuple):
-    """Holds the options of an environment that is made by its name; plain data, as in the fields of `Experiment`."""
+    """Holds the options of an environment that is made by its name, as plain data.
+
+    Each is the field of `Experiment` with the same name.
+    """
 
     imports: tuple[str, ...] = ()
     """Modules that register environments. They are imported first."""
@@ -165,12 +168,12 @@ class EnvSpec(NamedTuple):
 
     @property
     def obs_dim(self) -> int:
-        """The length `O` of a flattened observation."""
+        """Returns `O`, the length of a flattened observation."""
         return math.prod(self.obs_shape)
 
     @property
     def action_dim(self) -> int:
-        """The length `A` of a flattened action."""
+        """Returns `A`, the length of a flattened action."""
         return math.prod(self.action_shape)
 
 

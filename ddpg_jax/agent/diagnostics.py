@@ -1,4 +1,4 @@
-"""Measures what helps to find out why learning fails. What is not asked for is left out of the compiled update."""
+"""Measures quantities that help to find out why learning fails. Those that are off are left out of the compiled update."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("actor_grad_norm", "saturation", "critic_grad_norm", "td_q10", "td_q5
 
 
 def measure_nothing(*measured: Any) -> dict[str, Array]:
-    """Measures nothing."""
+    """Returns no measurements."""
     del measured
     return {}
 

@@ -91,10 +91,8 @@ def dense(
     def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    def dot_general(
-        x: Array, w: Array, *_: Any, **__: Any
-    ) -> Array:  # flax always contracts the last axis of x with the first of w
-        return product(x, w)
+    def dot_general(x: Array, w: Array, *_: Any, **__: Any) -> Array:
+        return product(x, w)  # flax always contracts the last axis of x with the first axis of w
 
     return nn.Dense(features, use_bias, dot_general=dot_general, kernel_init=uniform, bias_init=uniform, name=name)(x)
 

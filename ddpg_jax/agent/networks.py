@@ -1,4 +1,4 @@
-"""Defines actors and critics, makes those of users by name, and initializes and applies either."""
+"""Defines the actors and critics of the package, makes registered ones by name, and initializes and applies all of them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ NET = "net"
 CLIP_LIMIT = 10.0
 """Bound of normalized values, which limits the effect of rare outliers."""
 MAX_COUNT = 2.0**23
-"""Upper bound of `count`, since float32 cannot count beyond 2**24. Moments that have reached it forget their oldest values."""
+"""Upper bound of `count`, since float32 cannot count beyond 2**24. From there on, older values are gradually forgotten."""
 
 
 def init_moments(*shape: int) -> Moments:
@@ -72,7 +72,7 @@ def network_inputs(params: Params, obs: Array) -> tuple[Params, Array]:
 
 
 def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
-    """Wraps an agent so that it subtracts the running mean of observations and divides by their running deviation."""
+    """Wraps an agent so that its networks read observations that are standardized by their running moments."""
 
     def wrap(nets: Nets, moments: Moments) -> Nets:
         return Nets({NET: nets.actor, OBS: moments}, {NET: nets.critic, OBS: jax.tree.map(jnp.copy, moments)})

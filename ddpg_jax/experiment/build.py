@@ -183,11 +183,11 @@ def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
 def make_optimizer(net: str, experiment: Experiment) -> Optimizer:
     """Makes the optimizer of a network, `actor` or `critic`."""
 
-    def read(name: str) -> Callable[[Hyperparams], Scalar]:
+    def reader(name: str) -> Callable[[Hyperparams], Scalar]:
         return operator.attrgetter(f"{net}_{name}")
 
     schedule, parts = SCHEDULES[experiment.lr_schedule], experiment.parts
-    chosen = adam(read("lr"), schedule)
+    chosen = adam(reader("lr"), schedule)
     if f"{net}_decay" in parts:
-        chosen = adamw(read("lr"), read("decay"), schedule)
-    return with_clipping(chosen, read("clip")) if f"{net}_clip" in parts else chosen
+        chosen = adamw(reader("lr"), reader("decay"), schedule)
+    return with_clipping(chosen, reader("clip")) if f"{net}_clip" in parts else chosen

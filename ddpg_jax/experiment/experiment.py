@@ -44,7 +44,7 @@ class Experiment:
         str,
         Field(
             "Keyword arguments of the environment, name=value joined by commas, or JSON; `max_episode_steps` sets the time "
-            "limit. If its version on the device does not accept them, backend=auto uses the host.",
+            "limit. If the environment on the device does not accept them, backend=auto uses the host.",
             read=values.keywords,
             repeated=True,
         ),
@@ -112,8 +112,8 @@ class Experiment:
     hindsight: Annotated[
         str,
         Field(
-            "Goals that replace the desired ones in replayed transitions: those that the episode achieved at a later step "
-            "(future), at its last step (final) or at any step (episode), or none. It needs an environment with goals.",
+            "Goals that replace the desired ones in some replayed transitions: those that the episode achieved at a later "
+            "step (future), at its last step (final) or at any step (episode), or none. It needs an environment with goals.",
             choices=("none",),
             table="replay.hindsight:STRATEGIES",
         ),

@@ -32,15 +32,15 @@ class Preset(NamedTuple):
 
 WARMUP = "the warm-up takes uniform random actions and is as long as a batch; in the source, {}"
 UNITS = (
-    "the noise of {} is in units of [-1, 1]; in the source, it is in units of the environment, which is the same if actions are "
-    "bounded by 1"
+    "the noise of {} is in units of [-1, 1]; in the source, it is in units of the environment, which is the same if "
+    "actions are bounded by 1"
 )
 ZERO_BIAS = "weights and biases start in +-1/sqrt(fan-in); in the source, weights have {} and biases are 0"
 SCALED = (
     "the critic reads actions in units of [-1, 1]; in the source, it reads them in units of the environment, which is the same "
     "if actions are bounded by 1"
 )
-SECOND = "actor and targets are updated at every second update, but perhaps at the odd ones where the source takes the even"
+SECOND = "actor and targets are updated at every second update, but not necessarily at the same ones as in the source"
 SHORT_WARMUP = "the warm-up is as long as a batch; in the source, it has 100 steps, and the first batches repeat transitions"
 
 _FUJIMOTO: dict[str, Any] = {
@@ -73,7 +73,7 @@ _PRESETS: dict[str, Preset] = {
         },
         (
             "the actor's output has no BatchNorm, and the running statistics move by 0.01 per batch and are used for acting "
-            "and in the targets; the paper does not say how it does these things",
+            "and in the targets; the paper specifies none of this",
             "critic_l2 multiplies the sum of squared weights; the paper does not say if the sum is halved or includes biases",
             WARMUP.format("no warm-up is mentioned"),
             "a run has 1e6 steps; in the source, up to 2.5e6",
@@ -90,8 +90,8 @@ _PRESETS: dict[str, Preset] = {
         },
         (
             WARMUP.format("the noisy policy acts from the first step"),
-            "noise_sigma 0.1 is in units of [-1, 1]; in the source, it is in units of the environment: to equal it on "
-            "Pendulum-v1, whose actions are bounded by 2, set --noise-sigma 0.05",
+            "noise_sigma 0.1 is in units of [-1, 1]; in the source, it is in units of the environment; on Pendulum-v1, whose "
+            "actions are bounded by 2, that is --noise-sigma 0.05",
             SCALED,
             "values bootstrap at time limits; in the source, time limits count as terminations",
             "LayerNorm adds 1e-6 to the variance; in the source, 1e-5, the default of torch",
@@ -113,7 +113,7 @@ _PRESETS: dict[str, Preset] = {
             SCALED,
             WARMUP.format("the noisy policy acts and learns from the first step, and the first batches repeat transitions"),
             "the noise starts at 0 in every episode; in the source, it is never reset, and forgets its past in about 700 steps",
-            "values do not bootstrap at terminations; in the source, they always do, which is equal on Pendulum",
+            "values do not bootstrap at terminations; in the source, they do, which makes no difference on Pendulum",
             ZERO_BIAS.format("Glorot's uniform distribution"),
             "the last layers of actor and critic start in +-3e-3; in the source, only that of the actor",
             "the epsilon of Adam is 1e-8; in the source, 1e-7",
@@ -140,10 +140,11 @@ _PRESETS: dict[str, Preset] = {
         ),
     ),
     "fujimoto-ddpg": Preset(
-        "DDPG.py of Fujimoto et al. 2018, as main.py runs it: 400-300 networks, actions join at layer 2, weight decay.",
+        "DDPG.py of Fujimoto et al. 2018, run by main.py: 400-300 networks, the action at the second layer, weight decay.",
         {**_FUJIMOTO, "hidden": (400, 300), "action_layer": 1, "critic_l2": 5e-3},
         (
-            "critic_l2 5e-3 adds 1e-2 times the weights to the gradient, as weight decay 1e-2; in the source, also for biases",
+            "critic_l2 5e-3 adds 1e-2 times the weights to the gradient, as a weight decay of 1e-2 does; in the source, "
+            "it also applies to biases",
             SCALED,
         ),
     ),

@@ -147,7 +147,7 @@ def block(
     end: Array,
     so_far: Metrics | None = None,
 ) -> tuple[RunState, Metrics]:
-    """Takes the vector steps from `begin` to `end`. Both are traced, so that blocks of all lengths share one compiled program.
+    """Takes the vector steps from `begin` to `end`. Both may be traced, so that blocks of all lengths share one program.
 
     Sums continue from `so_far`, one term after the other, so that a block in several calls equals one call bit for bit.
 
@@ -176,12 +176,8 @@ def block(
         diverged = has_diverged(report.info["critic_loss"], report.info["q_mean"]) & learned if report.info else False
         bad_step, diverged_step = first(metrics.bad_step, ~report.fine, i), first(metrics.diverged_step, diverged, i)
         i = i + happened.astype(i.dtype)
-        return (
-            i,
-            report.status,
-            state,
-            metrics._replace(sums=sums, counts=counts, bad_step=bad_step, diverged_step=diverged_step),
-        )
+        metrics = metrics._replace(sums=sums, counts=counts, bad_step=bad_step, diverged_step=diverged_step)
+        return i, report.status, state, metrics
 
     def stack(by_name: dict[str, Array]) -> Array:
         return jnp.stack([by_name[name] for name in names])
