@@ -1,4 +1,4 @@
-"""`train` and `sweep`: whole runs in one call, for Python."""
+"""Implements `train` and `sweep`, which perform whole runs in one call from Python."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished training run."""
+    """Holds a finished training run."""
 
     experiment: Experiment
     hyper: Hyperparams
     rows: list[dict[str, Any]]
-    """One for each evaluation, with the columns of metrics.csv."""
+    """One row for each evaluation, with the columns of metrics.csv."""
     policy: Policy
 
     def __repr__(self) -> str:
@@ -42,22 +42,22 @@ class Run:
 
     @property
     def returns(self) -> np.ndarray:
-        """`[evaluations]`, mean return without noise."""
+        """Returns the mean return without noise at each evaluation, `[evaluations]`."""
         return np.array([row["eval_return_mean"] for row in self.rows])
 
     @property
     def steps(self) -> np.ndarray:
-        """`[evaluations]`, the step of each evaluation."""
+        """Returns the step of each evaluation, `[evaluations]`."""
         return np.array([row["step"] for row in self.rows])
 
 
 OnEvaluation: TypeAlias = Callable[[int, int, dict[str, Any], Policy], Any]
-"""`(member, step, row, policy) -> bool`: looks at a member after an evaluation; the member stops if it returns False. The row
+"""`(member, step, row, policy) -> Any`: inspects a member after an evaluation; the member stops if it returns False. The row
 has the columns of metrics.csv."""
 
 
 def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None, **fields: Any) -> Run:
-    """Trains one policy and returns it with its learning curve. Nothing is written.
+    """Trains one policy, and returns it with its learning curve. No files are written.
 
     Args:
         env: a name (see `ddpg-jax envs`), an `Env` written in JAX, or a function that makes a Gymnasium environment.
@@ -65,8 +65,8 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
         **fields: fields of `Experiment` and `Hyperparams`, on top of their preset.
 
     Raises:
-        ConfigError: a field that is not known or not allowed, or an environment that DDPG cannot work with.
-        EnvironmentFailure: the environment raised or gave a number that is not finite.
+        ConfigError: a field is not known, its value is not allowed, or DDPG does not support the environment.
+        EnvironmentFailure: the environment raised an error or returned a number that is not finite.
 
     >>> import ddpg_jax as dj
     >>> run = dj.train("Pendulum-v1", steps=2_000, seed=0)
@@ -74,7 +74,7 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     ([1000, 2000], (2,))
     """
     if "seeds" in fields:
-        raise ConfigError("seeds is no field of one run; dj.sweep(..., seeds=N) trains as many")
+        raise ConfigError(f"seeds={fields['seeds']} is not allowed in train, which trains one seed; use dj.sweep(..., seeds=N)")
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     program = make_program(experiment, [Member(experiment.seed, hyper)], _given(env))
     rows, policies = _train_all(experiment, program, on_evaluation)
@@ -90,22 +90,23 @@ def sweep(
     on_evaluation: OnEvaluation | None = None,
     **fields: Any,
 ) -> Sweep:
-    """Trains seeds x points at once. Nothing is written.
+    """Trains seeds x points at once. No files are written.
 
-    All values of all `Hyperparams` and all seeds train in one compiled program; fields of `Experiment` in a grid make one
-    program for each of their combinations. On a CPU call it before anything else starts JAX, and it uses every core.
+    All values of `Hyperparams` and all seeds are trained in one compiled program; every combination of fields of `Experiment`
+    in a grid needs a separate program. On a CPU it uses every core if nothing has started JAX before it is called.
 
     Args:
         env: as in `train`.
-        seeds: `S`; they count from the field `seed` and are the same at every point.
-        grid: field -> values; all combinations are points.
-        points: instead of a grid, the points themselves, each with the same fields.
-        on_evaluation: `(member, step, row, policy)`, called for each member after each evaluation; members for which it returns
-            False stop, and the others go on.
-        **fields: fields that all points have in common, unless they say otherwise.
+        seeds: `S`, the number of seeds. They count up from the field `seed` and are the same at every point.
+        grid: maps fields to lists of values; the points are all combinations of them.
+        points: the points themselves, instead of a grid; all must have the same fields.
+        on_evaluation: `(member, step, row, policy)`, called for each member after each evaluation; a member stops if it returns
+            False, and the others continue.
+        **fields: fields that all points share, except where a point overrides them.
 
     Raises:
-        ConfigError: as `train`; an empty grid; more than memory holds.
+        ConfigError: as for `train`; or the grid is empty, or the members do not fit in memory.
+        EnvironmentFailure: as for `train`.
 
     >>> import ddpg_jax as dj
     >>> sweep = dj.sweep("probe/observation", seeds=2, grid={"tau": [0.01, 0.1]}, steps=600, warmup_steps=500, hidden=(8,))
@@ -113,17 +114,17 @@ def sweep(
     ([{'tau': 0.01}, {'tau': 0.1}], (2, 2, 1))
     """
     if grid is not None and points is not None:
-        raise ConfigError("points and grid exclude each other; give one of them")
+        raise ConfigError("points and grid cannot be combined; give one of them")
     if grid is not None and not grid:
-        raise ConfigError("grid={} is not allowed; it must name at least one field, or be left out")
+        raise ConfigError("grid={} is not allowed; it must name at least one field, or be None")
     points = list(points) if isinstance(points, Iterable) and not isinstance(points, Mapping) else points
     if points is not None and not (isinstance(points, list) and all(isinstance(point, Mapping) for point in points)):
         raise ConfigError(
-            f"points={points!r} is not allowed; it must be a list, each of which must map names of fields to values"
+            f"points={points!r} is not allowed; it must be a list of dicts, each of which must map names of fields to values"
         )
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
     if not isinstance(env, str) and any("env" in point for point in chosen):
-        raise ConfigError("env cannot be swept where the environment is given as an object; name the environments, all of them")
+        raise ConfigError("env cannot be swept while the environment is given as an object; give all environments by name")
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
     groups = make_groups(chosen, seeds, given)
     use_all_cores()
@@ -147,7 +148,7 @@ def sweep(
 def _train_all(
     experiment: Experiment, program: Program, on_evaluation: OnEvaluation | None
 ) -> tuple[list[dict[str, Any]], list[Policy]]:
-    """Returns rows and policies of a whole run, after which nothing that the program took is held any more."""
+    """Trains all members of a program, closes it, and returns their rows and policies."""
 
     def judge(rows: list[dict[str, Any]], state: Any) -> Iterable[int]:
         for m, member in enumerate(program.members):
@@ -170,10 +171,15 @@ def _train_all(
 
 
 def make_program(experiment: Experiment, members: list[Member], env: Any = None) -> Program:
-    """The program of an experiment; `env` takes the place of the environment that it names.
+    """Makes the program that trains these members.
+
+    Args:
+        experiment: the structure of the run.
+        members: the seeds and hyperparameters to train.
+        env: replaces the environment that the experiment names: an `Env`, or a function that makes a Gymnasium environment.
 
     Raises:
-        ConfigError: an unknown environment, or one that DDPG cannot work with; JAX is set to what would change the results.
+        ConfigError: the environment is not known or not supported, or a setting of JAX would change the results.
     """
     check_settings()
     env = as_env(env)
@@ -189,30 +195,31 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
-    """Returns the policy that has these parameters."""
+    """Makes the policy of a trained actor."""
     return Policy(spec, actor_params, experiment.network, network_fields(experiment))
 
 
 def _check_no_options(experiment: Experiment) -> None:
-    """What is done to an environment that is made by name is no business of one that is given as it is."""
+    """Raises ConfigError if options are set that only apply to an environment that is made by its name."""
     for name, value in env_options(experiment)._asdict().items():
         if value != STRUCTURE[name]:
             raise ConfigError(
                 f"{name}={plain(value)} is not allowed with an environment that is given as an object; it must be "
-                f"{plain(STRUCTURE[name]) or 'empty'}, or the environment a name"
+                f"{plain(STRUCTURE[name]) or 'empty'}, or the environment must be given by name"
             )
 
 
 def _given(env: Any) -> Any:
-    """The environment that is given as an object; None where it is named."""
+    """Returns the environment if it is given as an object, and None if it is given by name."""
     if env is None:
         raise ConfigError("env=None is not allowed; it must be a name, an Env written in JAX, or a function that makes one")
     return None if isinstance(env, str) else env
 
 
 def _name(env: Any) -> str:
+    """Returns the name of an environment that is given as an object."""
     env = as_env(env)
     if isinstance(env, Env):
         return env.spec.name
-    registered = getattr(getattr(env, "spec", None), "id", None)  # of an environment that is already made
+    registered = getattr(getattr(env, "spec", None), "id", None)  # set on environments that are already made
     return registered or getattr(env, "__name__", type(env).__name__)

@@ -1,7 +1,10 @@
-"""Data, hyperparameters and the bundles of functions that everything else is made of. No logic.
+"""Defines the data and the bundles of functions that everything else is made of. It contains no logic.
 
 Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` time, `E` critics, `O` observation, `A` action,
 `S` seeds, `H` hyperparameter points, `M = H * S` sweep members, `C` replay capacity.
+
+There are two clocks. `t_env` counts environment steps, summed over the environments of a run. `t_update` counts updates of the
+critic. Both start at 0 and are int32 scalars.
 """
 
 from __future__ import annotations
@@ -18,29 +21,29 @@ from ddpg_jax.hyperparams import Scalar as Scalar
 
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed key, `jax.random.key(seed)`
-Params: TypeAlias = Any  # a pytree of arrays, as flax makes it
+Params: TypeAlias = Any  # a pytree of arrays, as flax makes them
 
 
 class Transition(NamedTuple):
-    """One step of an environment. Leading dimensions are `[N]` when collected and `[B]` when sampled."""
+    """Holds one step of an environment. Leading dimensions are `[N]` when collected and `[B]` when sampled."""
 
     obs: Array
     """`[..., O]` float32."""
     action: Array
-    """`[..., A]` in [-1, 1]; adapters rescale each dimension to the environment's own low and high."""
+    """`[..., A]` in [-1, 1]; adapters rescale each dimension to the bounds of the environment."""
     reward: Array
     """`[...]` float32; after `Replay.sample`, the n-step sum of discounted rewards."""
     discount: Array
-    """`[...]` 0 where the environment TERMINATED, else 1; after `Replay.sample`, gamma**m times that, with m <= n the steps
-    of its window."""
+    """`[...]` float32, 0 where the environment TERMINATED, else 1; after `Replay.sample`, it is multiplied by gamma**m, where
+    m <= n is the number of steps in the window."""
     last: Array
-    """`[...]` bool, terminated OR truncated: n-step windows stop here, bootstrapping does not."""
+    """`[...]` bool, terminated OR truncated. An n-step window stops here; bootstrapping stops only where `discount` is 0."""
     next_obs: Array
-    """`[..., O]` the true successor, never the observation after a reset."""
+    """`[..., O]` float32, the true successor, never the observation after a reset."""
 
 
 class Nets(NamedTuple):
-    """The same thing (parameters, optimizer state ...) for the actor and for the critic."""
+    """Holds one thing, such as parameters or optimizer states, for the actor and for the critic."""
 
     actor: Any
     critic: Any
@@ -48,7 +51,7 @@ class Nets(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-    """All that one gradient step changes."""
+    """Holds everything that one gradient step changes."""
 
     params: Nets
     target: Nets
@@ -57,19 +60,19 @@ class TrainState:
 
 @flax.struct.dataclass
 class ReplayState:
-    """A ring buffer of packed transitions with one lane for each environment."""
+    """Holds a ring buffer of packed transitions, with one lane for each environment."""
 
     rows: Array
-    """`[C, 2 * O + A + 3]` float32; row `slot * N + n` is lane n's. Flat, because XLA copies the buffer at every write when it
-    has an axis of length 1."""
+    """`[C, 2 * O + A + 3]` float32; row `slot * N + n` belongs to lane n. The lanes share one axis, because XLA copies the
+    buffer at every write if it has an axis of length 1."""
     head: Array
-    """`[N]` int32, the row of each lane that is written next."""
+    """`[N]` int32, the slot of each lane that is written next."""
     size: Array
-    """`[N]` int32, how many rows of each lane hold a transition."""
+    """`[N]` int32, the number of rows of each lane that hold a transition."""
 
 
 class Agent(NamedTuple):
-    """The algorithm, as pure functions."""
+    """Holds the algorithm as pure functions."""
 
     init: Callable[[Key, Hyperparams], TrainState]
     """`(key, hyper) -> state`; consumes the key."""
@@ -78,60 +81,62 @@ class Agent(NamedTuple):
     q_values: Callable[[Params, Array, Array], Array]
     """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
     update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, Array, dict[str, Array]]]
-    """`(key, state, batch [B], weight [B], hyper, t) -> (state, td [B], info)`; consumes the key; `t` counts updates. `td` is
-    y - Q of the first critic, which prioritized replay goes by; `info` has the scalars that are reported."""
+    """`(key, state, batch [B], weight [B], hyper, t_update) -> (state, td [B], info)`; consumes the key. `td` is y - Q of the
+    first critic, from which prioritized replay computes priorities; `info` contains the scalars to report."""
     observe: Callable[[TrainState, Transition, Array], TrainState]
-    """`(state, transition [N], valid [N] bool) -> state`: takes note of what was collected; the identity unless something is
-    normalized."""
+    """`(state, transition [N], valid [N] bool) -> state`: updates running statistics with what was collected; the identity
+    unless observations or rewards are normalized."""
 
 
-def _nothing(state: Any, index: Array) -> dict[str, Array]:
+def _measure_nothing(state: Any, index: Array) -> dict[str, Array]:
     del state, index
     return {}
 
 
 class Replay(NamedTuple):
-    """Where transitions are kept, as four pure functions and one that looks on."""
+    """Stores transitions and samples batches of them: four pure functions, and one that measures."""
 
     init: Callable[[], Any]
-    """`() -> state`, empty: a `ReplayState`, or what has one inside."""
+    """`() -> state`, empty: a `ReplayState`, or a pytree that contains one."""
     add: Callable[[Any, Transition, Array], Any]
-    """`(state, transition [N], valid [N] bool) -> state`; rows that are not valid leave no trace."""
+    """`(state, transition [N], valid [N] bool) -> state`; transitions that are not valid leave the state unchanged."""
     sample: Callable[[Key, Any, Hyperparams, Array], tuple[Transition, Array, Array]]
-    """`(key, state, hyper, t) -> (batch [B], weight [B], index [B])`; consumes the key; `t` counts updates."""
+    """`(key, state, hyper, t_update) -> (batch [B], weight [B], index [B])`; consumes the key."""
     feedback: Callable[[Any, Array, Array, Hyperparams], Any]
-    """`(state, index [B], td [B], hyper) -> state`; the identity unless priorities are kept."""
-    measure: Callable[[Any, Array], dict[str, Array]] = _nothing
-    """`(state, index [B]) -> {name: []}`: what is reported of a batch that was sampled; nothing unless asked for."""
+    """`(state, index [B], td [B], hyper) -> state`: updates priorities; the identity if there are none."""
+    measure: Callable[[Any, Array], dict[str, Array]] = _measure_nothing
+    """`(state, index [B]) -> {name: []}`: scalars to report about a sampled batch; by default none."""
 
 
 class Explorer(NamedTuple):
-    """How actions are disturbed while collecting, as pure functions. The noise state belongs to each environment."""
+    """Adds exploration noise to actions while collecting, as pure functions. Every environment has its own noise state."""
 
     init: Callable[[int, Params], Any]
-    """`(N, actor_params) -> noise`, arrays at the start of an episode; of the parameters only the shapes matter."""
+    """`(N, actor_params) -> noise`, the noise state at the start of an episode; only the shapes of the parameters are used."""
     explore: Callable[..., tuple[Array, Any]]
-    """`(key, noise, act, actor_params, obs [N, O], hyper, t) -> (action [N, A], noise)`; consumes the key; `t` counts
-    environment steps."""
+    """`(key, noise, act, actor_params, obs [N, O], hyper, t_env) -> (action [N, A], noise)`; consumes the key."""
     reset: Callable[[Any, Array], Any]
-    """`(noise, last [N] bool) -> noise`, started anew where an episode has ended."""
+    """`(noise, last [N] bool) -> noise`: resets the noise state where an episode has ended."""
 
 
 class Goal(NamedTuple):
-    """What is known of the goals of an environment, whose observations are `[observation, achieved goal, desired goal]`."""
+    """Describes the goals of an environment whose observations are `[observation, achieved goal, desired goal]`."""
 
     dim: int
     """`G`, the length of a goal."""
     outcome: Callable[[Array, Array], tuple[Array, Array]]
-    """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved the one where the other
-    was desired; the discount is 0 where that terminates."""
+    """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved one goal while another
+    was desired; the discount is 0 where such a step terminates the episode."""
 
 
 class EnvOptions(NamedTuple):
-    """What is done to an environment that is made by its name; plain data, the fields of `Experiment` of these names."""
+    """Holds the options of an environment that is made by its name, as plain data.
+
+    Each is the field of `Experiment` with the same name.
+    """
 
     imports: tuple[str, ...] = ()
-    """Modules that register environments; they are imported first."""
+    """Modules that register environments. They are imported first."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as JSON."""
     wrappers: tuple[str, ...] = ()
@@ -139,123 +144,136 @@ class EnvOptions(NamedTuple):
 
 
 NO_OPTIONS = EnvOptions()
-"""An environment as it is registered."""
+"""The options of an environment that is used as it is registered."""
 
 
 class EnvSpec(NamedTuple):
-    """What is known of an environment before it runs; plain data."""
+    """Describes an environment before it runs, as plain data."""
 
     name: str
     obs_shape: tuple[int, ...]
     action_shape: tuple[int, ...]
     action_low: tuple[float, ...]
-    """Flattened, one number for each action dimension."""
+    """Lower bounds of the flattened action, one for each dimension."""
     action_high: tuple[float, ...]
+    """Upper bounds of the flattened action, one for each dimension."""
     max_steps: int | None
     """Steps after which an episode is truncated; None if the environment has no limit."""
     reward_threshold: float | None = None
-    """Mean return at which the environment counts as solved, where it names one."""
+    """Mean return at which the environment counts as solved; None if it does not define one."""
     goal: Goal | None = None
-    """Its goals, if it has any."""
+    """The goals of the environment; None if it has none."""
     action_dtype: str = "float32"
-    """The type of its actions."""
+    """The dtype of the actions of the environment."""
 
     @property
     def obs_dim(self) -> int:
-        """`O`, the length of a flattened observation."""
+        """Returns `O`, the length of a flattened observation."""
         return math.prod(self.obs_shape)
 
     @property
     def action_dim(self) -> int:
-        """`A`, the length of a flattened action."""
+        """Returns `A`, the length of a flattened action."""
         return math.prod(self.action_shape)
 
 
 GO_ON, STOP, FAILED = 0, 1, 2
-"""What an environment outside of the program says of a step: go on, end after it, or it did not happen."""
+"""Status of a step of an environment outside the program: continue, stop after this step, or the step did not happen."""
 
 
 class Outside(Protocol):
-    """Environments that live outside of compiled programs. The state that a program carries for each only says which it is.
+    """Gives a compiled program access to environments that live outside it.
 
-    `status`, `send`, `receive` and `rollout` are traced; the others are for whoever runs programs.
+    The program carries a state for each environment, which only identifies it. `status`, `send`, `receive` and `rollout` are
+    traced. The caller of the program uses the other methods.
     """
 
     order: str
-    """`textbook`, or `overlapped` where steps are to be sent and received."""
+    """`textbook`, or `overlapped` if updates run between `send` and `receive`."""
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """`call()`, a compiled program that may ask for these environments; this thread stays open to signals."""
+        """Returns `call()`, a compiled program that may use these environments; this thread still handles signals."""
         ...
 
     def prepare(self, count: int) -> None:
-        """Makes environments, so that so many wait to be used. Raises `ConfigError`."""
+        """Makes environments until `count` of them are ready to be used.
+
+        Raises:
+            ConfigError: an environment cannot be made.
+        """
         ...
 
     def status(self, env_state: Any) -> Array:
-        """`[N] -> [N]` int32: `GO_ON`, `STOP` or `FAILED`."""
+        """Returns `GO_ON`, `STOP` or `FAILED` for each environment, `[N] -> [N]` int32."""
         ...
 
     def send(self, env_state: Any, action: Array) -> Any:
-        """Begins a step: `(env_state [N], action [N, A]) -> env_state [N]`."""
+        """Begins a step, `(env_state [N], action [N, A]) -> env_state [N]`."""
         ...
 
     def receive(self, env_state: Any, obs: Array, action: Array, after: Array) -> tuple[Any, Array, Transition]:
-        """Ends a step when `after` `[]` has been computed; what it gives is that of `Env.step` of N environments."""
+        """Ends a step once `after`, a scalar `[]`, has been computed; returns what `Env.step` of N environments returns."""
         ...
 
     def rollout(
         self, act: Callable[[Params, Array], Array], key: Key, params: Params, episodes: int, owner: Array
     ) -> tuple[Array, Array]:
-        """Returns and lengths `[episodes]` of whole episodes; a return that is NaN says that its episode did not end.
+        """Plays whole episodes, and returns their returns and lengths, `[episodes]` each. Consumes the key.
 
-        `owner` is the number of the lane that is told of a failure, or 0. Consumes the key.
+        The return of an episode that did not end is NaN. `owner` is the number of the lane that a failure is reported to, or 0.
         """
         ...
 
     def failure(self, env_states: Any) -> BaseException | None:
-        """What went wrong in these environments, or in the evaluation of whoever has them; it is told once."""
+        """Returns the error of these environments, or of an evaluation that they own, or None. Each error is returned once."""
         ...
 
     def save(self, env_states: Any) -> str | None:
-        """The whole state of environments as text, or None where they do not let themselves be written."""
+        """Returns the whole state of environments as text, or None if it cannot be serialized."""
         ...
 
     def load(self, text: str, obs: Any) -> Any:
-        """States of environments that are as they were when `save` gave the text, and had given `obs` `[..., O]`. It
-        unpickles. Raises `EnvironmentFailure` where they are not as they were, another version perhaps.
+        """Restores environments from the text that `save` returned, and returns their states. It unpickles.
+
+        Args:
+            text: from `save`.
+            obs: `[..., O]`, the observations at that time, which the restored environments must reproduce.
+
+        Raises:
+            EnvironmentFailure: the environments differ from those saved, perhaps because their version does.
         """
         ...
 
     def close(self, env_states: Any) -> None:
-        """Closes environments; if no others are in use, those that wait, too."""
+        """Closes environments; if no others are in use, the prepared ones are closed, too."""
         ...
 
 
 class Env(NamedTuple):
-    """An environment written in JAX: ONE environment, mapped over by whoever wants many.
+    """Holds ONE environment written in JAX; map over its functions to step many.
 
-    This is all that an environment of your own must be. `ddpg_jax.envs.make_env` makes it of three plain functions and adds
-    action units, the time limit and resets; `ddpg_jax.envs.check` says in what an `Env` that you wrote out falls short:
+    Nothing more is needed for an environment of your own. `ddpg_jax.envs.make_env` makes an `Env` from three plain functions,
+    and adds action units, the time limit and resets. If you write an `Env` yourself, `ddpg_jax.envs.check` reports where it
+    breaks these rules:
 
-    - `reset` and `step` are pure functions of arrays, which `jit` and `vmap` accept. All that is random comes from the key.
-    - The state is any pytree of arrays, of the same structure, shapes and dtypes after every `reset` and `step`.
+    - `reset` and `step` are pure functions of arrays that `jit` and `vmap` accept. All randomness comes from the key.
+    - The state is any pytree of arrays, with the same structure, shapes and dtypes after every `reset` and `step`.
     - Observations are flat, `[O]` float32 and finite, whatever `spec.obs_shape` is.
-    - The action that `step` gets is flat, `[A]` in [-1, 1]; -1 and 1 stand for `spec.action_low` and `spec.action_high`. The
-      transition has it as it came.
+    - The action that `step` takes is flat, `[A]` in [-1, 1]; -1 and 1 stand for `spec.action_low` and `spec.action_high`. The
+      transition contains it unchanged.
     - Reward, discount and last are scalars, `[]`: float32, float32 and bool.
-    - The discount is 0 where the episode TERMINATED, by a rule of the environment, else 1; `last` is true there too.
-    - After `spec.max_steps` steps an episode is TRUNCATED: `last` is true and the discount 1, so that its value goes on.
-    - `transition.next_obs` is the true successor, at the end of an episode too.
-    - Where `last`, `step` gives back the state and the observation of a start drawn anew, else those of the successor.
+    - The discount is 0 if the episode TERMINATED by a rule of the environment, and `last` is then true; otherwise it is 1.
+    - After `spec.max_steps` steps an episode is TRUNCATED: `last` is true and the discount is 1, so that its value bootstraps.
+    - `transition.next_obs` is the true successor, also at the end of an episode.
+    - If `last` is true, `step` returns the state and the observation of a newly drawn start, otherwise those of the successor.
     """
 
     spec: EnvSpec
     reset: Callable[[Key], tuple[Any, Array]]
     """`(key) -> (env_state, obs [O])`; consumes the key."""
     step: Callable[[Key, Any, Array, Array], tuple[Any, Array, Transition]]
-    """`(key, env_state, obs [O], action [A]) -> (env_state, obs [O], transition)`. Resets itself: the state and the
-    observation returned are those to act on next, the transition holds what happened, `obs` and `action` as they were given.
-    Consumes the key."""
+    """`(key, env_state, obs [O], action [A]) -> (env_state, obs [O], transition)`; consumes the key. It resets itself: the
+    returned state and observation are those to act on next. The transition holds what happened, with `obs` and `action` as
+    they were passed."""
     outside: Outside | None = None
-    """Where the environment lives, if that is outside of the program; None for one that is written in JAX."""
+    """Access to the environment if it lives outside the program; None for one that is written in JAX."""

@@ -21,7 +21,7 @@ from ddpg_jax.agent.ddpg import every_period
 from ddpg_jax.agent.losses import pre_tanh_l2, weight_l2
 from ddpg_jax.agent.networks import apply_by_batch
 from ddpg_jax.api import make_policy
-from ddpg_jax.experiment.build import optimizer
+from ddpg_jax.experiment.build import make_optimizer
 from ddpg_jax.exploration import draw_directions
 from ddpg_jax.running.program import Program
 from ddpg_jax.types import Nets
@@ -171,7 +171,7 @@ PARTS = {"plain": {}, "decayed": {"actor_decay": 0.5, "critic_decay": 0.5, "acto
 
 def agent_with(part: str, **options: Any) -> tuple[dj.Agent, dj.Hyperparams]:
     experiment, hyper = dj.configure(PARTS[part])
-    chosen = Nets(optimizer("actor", experiment), optimizer("critic", experiment))
+    chosen = Nets(make_optimizer("actor", experiment), make_optimizer("critic", experiment))
     agent = mlp_agent(OBS, ACTION, HIDDEN, batch_norm=True, action_layer=1, optimizers=chosen, **options)
     return agent, hyper._replace(tau=0.25, actor_lr=1e-2, critic_lr=1e-2)
 

@@ -21,8 +21,8 @@ from tests.runs import run
 def test_columns_are_what_they_say() -> None:
     """Norm over all leaves, the share of components at a bound, quantiles of sizes."""
     grads = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
-    actor = diagnostics.of_actor(grads, jnp.array([[1.0, -0.995], [0.5, 0.0]]))
-    critic = diagnostics.of_critic(grads, jnp.arange(-50.0, 51.0))
+    actor = diagnostics.measure_actor(grads, jnp.array([[1.0, -0.995], [0.5, 0.0]]))
+    critic = diagnostics.measure_critic(grads, jnp.arange(-50.0, 51.0))
     assert {name: pytest.approx(float(x), abs=1e-5) for name, x in {**actor, **critic}.items()} == {
         "actor_grad_norm": 5.0, "saturation": 0.5, "critic_grad_norm": 5.0, "td_q10": 5.0, "td_q50": 25.0, "td_q90": 45.0,
     }  # fmt: skip

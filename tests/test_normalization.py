@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpg_jax as dj
-from ddpg_jax.agent.normalization import NET, OBS, REWARD, measure, normalized_reward, standardized, start, variance
+from ddpg_jax.agent.normalization import (
+    NET,
+    OBS,
+    REWARD,
+    init_moments,
+    normalized_reward,
+    standardize,
+    update_moments,
+    variance,
+)
 from tests.agents import mlp_agent
 
 TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_every": 60, "eval_episodes": 1}
@@ -21,10 +30,10 @@ TINY = {"steps": 60, "warmup_steps": 20, "batch_size": 8, "hidden": (8,), "eval_
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=3, max_size=3), min_size=2, max_size=8))
 def test_moments_are_those_of_all_valid_values_whatever_the_portions(portions: list[list[tuple[float, bool]]]) -> None:
-    moments, seen = start(1), []
+    moments, seen = init_moments(1), []
     for portion in portions:
         values, valid = (np.array(column) for column in zip(*portion, strict=True))
-        moments = measure(moments, jnp.asarray(values[:, None], jnp.float32), jnp.asarray(valid))
+        moments = update_moments(moments, jnp.asarray(values[:, None], jnp.float32), jnp.asarray(valid))
         seen += list(values[valid])
     if len(seen) > 1:  # the little weight of the start does not matter then
         np.testing.assert_allclose(moments["mean"], np.mean(seen), rtol=1e-3, atol=0.02)
@@ -35,15 +44,15 @@ def test_moments_are_those_of_all_valid_values_whatever_the_portions(portions: l
 
 def test_nothing_seen_changes_next_to_nothing() -> None:
     """A run without a warm-up acts before anything was measured."""
-    np.testing.assert_allclose(standardized(start(2), jnp.array([0.5, -2.0])), [0.5, -2.0], rtol=1e-3)
+    np.testing.assert_allclose(standardize(init_moments(2), jnp.array([0.5, -2.0])), [0.5, -2.0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("reward", [-1.0, 0.0, 300.0])
 def test_rewards_that_are_always_the_same_are_of_size_one(reward: float) -> None:
     """Their deviation is 0, and no measure of their size; what has not been seen yet, as hindsight's, is bounded."""
-    moments = start()
+    moments = init_moments()
     for _ in range(20):
-        moments = measure(moments, jnp.full(100, reward), jnp.ones(100, bool))
+        moments = update_moments(moments, jnp.full(100, reward), jnp.ones(100, bool))
     found = normalized_reward({REWARD: moments}, jnp.array([reward, 1e6, -1e6]))
     np.testing.assert_allclose(found, [np.sign(reward), 10.0, -10.0], rtol=1e-3)
     sums = normalized_reward({REWARD: moments}, jnp.array([20.0 * reward, 1e6]), steps=20)
@@ -54,7 +63,7 @@ def test_moments_forget_rather_than_stop_to_count() -> None:
     """float32 counts to 2**24 and no further; a mean that moves on is followed."""
     moments = {"count": jnp.float32(2.0**24), "mean": jnp.zeros(()), "spread": jnp.float32(2.0**24)}
     for _ in range(40):
-        moments = measure(moments, jnp.full(2**20, 2.0), jnp.ones(2**20, bool))
+        moments = update_moments(moments, jnp.full(2**20, 2.0), jnp.ones(2**20, bool))
     assert float(moments["mean"]) > 1.9
     assert float(variance(moments)) < 0.5
 
@@ -119,7 +128,7 @@ def test_a_saved_policy_normalizes_as_the_run_did(fields: dict[str, Any], tmp_pa
     moved = run.policy.params[OBS]
     assert float(moved["count"]) == pytest.approx(60.0, abs=0.01)
     net = run.policy.params[NET]
-    seen = np.asarray(standardized(moved, jnp.asarray(obs, jnp.float32)))
+    seen = np.asarray(standardize(moved, jnp.asarray(obs, jnp.float32)))
     again = dataclasses.replace(run.policy, params=net)
     np.testing.assert_allclose(again(seen), run.policy(obs), rtol=1e-5)
 

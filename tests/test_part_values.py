@@ -15,8 +15,8 @@ import scipy.stats
 import ddpg_jax as dj
 from ddpg_jax.agent.ddpg import every_period, smoothed
 from ddpg_jax.agent.losses import huber, pre_tanh_l2, squared, value_l2, weight_l2
-from ddpg_jax.agent.optimizers import clipped, descend
-from ddpg_jax.experiment.build import optimizer
+from ddpg_jax.agent.optimizers import descend, with_clipping
+from ddpg_jax.experiment.build import make_optimizer
 from ddpg_jax.exploration import gaussian, none, with_smoothing, with_uniform
 from tests.agents import mlp_agent
 
@@ -80,7 +80,7 @@ def test_clipping_is_of_the_norm_of_the_whole_gradient() -> None:
     """Its direction stays, which an elementwise clip changes; a gradient inside the bound is left alone, and 0 is no bound."""
     one, other = arrays((4, 3), (3,))
     norm = math.sqrt(np.sum(one**2) + np.sum(other**2))
-    plain = clipped(lambda hyper, t: optax.sgd(1.0), lambda hyper: hyper.critic_clip)
+    plain = with_clipping(lambda hyper, t: optax.sgd(1.0), lambda hyper: hyper.critic_clip)
     grads = {"a": jnp.asarray(one), "b": jnp.asarray(other)}
     zeros = jax.tree.map(jnp.zeros_like, grads)
     for bound in (0.5 * norm, 2.0 * norm, 0.0):
@@ -104,7 +104,7 @@ def test_weight_decay_is_decoupled_and_of_its_own_network(net: str) -> None:
     """AdamW: decay does not pass through the moments. Each network has its own rate, decay and bound."""
     fields = {"actor_lr": 0.01, "critic_lr": 0.02, "actor_decay": 0.5, "critic_decay": 0.25}
     experiment, hyper = dj.configure(fields)
-    tx = optimizer(net, experiment)(hyper, jnp.int32(0))
+    tx = make_optimizer(net, experiment)(hyper, jnp.int32(0))
     start, *grads = arrays((5,), *[(5,)] * 8)
     params, opt = jnp.asarray(start), tx.init(jnp.asarray(start))
     for grad in grads:
@@ -129,7 +129,7 @@ def test_learning_rates_follow_their_schedule_whatever_else_is_on(name: str, sha
     """Under a constant gradient of either sign, the step of Adam is its rate: seen where it counts, in the parameters."""
     fields = {"lr_schedule": name, "lr_final": 0.2, "lr_decay_updates": 100, "warmup_steps": 64, "critic_lr": 0.01}
     experiment, hyper = dj.configure({**fields, **part})
-    make, grad, zero = optimizer("critic", experiment), jnp.array([2.0, -3.0]), jnp.zeros(2)
+    make, grad, zero = make_optimizer("critic", experiment), jnp.array([2.0, -3.0]), jnp.zeros(2)
 
     for t in (0, 30, 60, 100, 700):
         tx = make(hyper, jnp.int32(t))

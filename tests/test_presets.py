@@ -97,7 +97,7 @@ def test_a_preset_that_a_user_adds_can_be_named(monkeypatch: pytest.MonkeyPatch)
         dj.PRESETS["mine"] = dj.Preset("Another.", {"tau": 0.5})
     monkeypatch.delitem(dj.PRESETS, "mine")
     monkeypatch.setitem(dj.PRESETS, "mine", dj.Preset("Mine.", {"taw": 0.3}))
-    with pytest.raises(dj.ConfigError, match=r"taw is no field; nearest are .*tau"):
+    with pytest.raises(dj.ConfigError, match=r"taw is not a field; the nearest are .*tau"):
         dj.configure({"preset": "mine"})
     monkeypatch.delitem(dj.PRESETS, "mine")
     with pytest.raises(dj.ConfigError, match="preset=mine is not allowed"):
@@ -139,7 +139,7 @@ def test_a_preset_from_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     for text, words in (
         (None, ["cannot be read", "JSON file"]),
         ("[1]", ["object of fields"]),
-        ("{", ["is no JSON"]),
+        ("{", ["is not valid JSON"]),
         ('{"taw": 1}', ["taw", "nearest", "tau"]),
         ('{"tau": 2}', ["tau=2", "from 0 to 1"]),
         ('{"tau": null}', ["tau=None", "from 0 to 1"]),

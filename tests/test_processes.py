@@ -279,7 +279,7 @@ def test_a_cluster_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--coordinator", "localhost:1234"], "must be given together"),
         (["--num-processes", "2", "--process-id", "0"], "must be given together"),
-        (["--distributed", "--process-id", "0"], "exclude each other"),
+        (["--distributed", "--process-id", "0"], "cannot be combined"),
         (["--coordinator", "localhost", "--num-processes", "2", "--process-id", "0"], "coordinator=localhost is not allowed"),
         (["--coordinator", "a:99999", "--num-processes", "2", "--process-id", "0"], "coordinator=a:99999 is not allowed"),
         (["--coordinator", "a:1234", "--num-processes", "0", "--process-id", "0"], "num_processes=0 is not allowed"),

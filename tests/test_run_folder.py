@@ -502,5 +502,5 @@ def test_the_policies_of_a_sweep_are_named_where_one_is_to_be_read(copy_of: Any,
     (place / "policy").rename(place / "member_3")
     (place / "policy").mkdir()
     (place / "member_3").rename(place / "policy" / "member_3")
-    with pytest.raises(dj.ConfigError, match=r"holds those of a sweep; name one, as .*/policy/member_3"):
+    with pytest.raises(dj.ConfigError, match=r"holds the policies of a sweep; name one of them, such as .*/policy/member_3"):
         dj.load_policy(place / at)

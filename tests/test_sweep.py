@@ -105,7 +105,7 @@ SWEEP: Any = dj.sweep  # without its types
         (lambda: grid_points({"tau": [np.True_]}), ["tau=True", "number"]),
         (lambda: grid_points({"critic_lr": [1e39]}), ["critic_lr=1e+39", "float32"]),
         (lambda: SWEEP(points=5), ["points=5", "map names"]),
-        (lambda: SWEEP(points=[{None: 1}]), ["None is no field"]),
+        (lambda: SWEEP(points=[{None: 1}]), ["None is not a field"]),
         (lambda: SWEEP(dj.envs.make_device("probe/lqr"), grid={"env": ["probe/lqr"]}), ["env cannot be swept", "an object"]),
         (lambda: make_groups([{"tau": 0.1}, {"gamma": 0.1}], 1, {}), ["points[0]", "same fields"]),
         (lambda: make_groups([{"seed": 3}], 1, {}), ["seed"]),

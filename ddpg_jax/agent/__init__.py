@@ -1,1 +1,1 @@
-"""The algorithm: networks, losses, optimizers, and the update that is made of them."""
+"""Implements the algorithm: networks, losses, optimizers, and the update that combines them."""

@@ -1,4 +1,4 @@
-"""The train step: `make_agent` puts networks, losses and optimizers together."""
+"""Implements `make_agent`, which combines networks, losses and optimizers into an `Agent`."""
 
 from __future__ import annotations
 
@@ -31,49 +31,48 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
 
 TargetAction: TypeAlias = Callable[[Key, Array, Hyperparams], Array]
-"""`(key, action [B, A], hyper) -> action [B, A]`: changes the target actor's actions before they are judged."""
+"""`(key, action [B, A], hyper) -> action [B, A]`: changes the target actor's actions before the critics evaluate them."""
 TdLoss: TypeAlias = Callable[[Array, Hyperparams], Array]
-"""`(td [...], hyper) -> [...]`"""
+"""`(td [...], hyper) -> [...]`: the loss of each TD error."""
 CriticPenalty: TypeAlias = Callable[[Params, Array, Hyperparams], Array]
-"""`(critic_params, q [E, B], hyper) -> []`"""
+"""`(critic_params, q [E, B], hyper) -> []`: a term of the critic's loss."""
 ActorPenalty: TypeAlias = Callable[[Array, Hyperparams], Array]
-"""`(pre_tanh [B, A], hyper) -> []`"""
+"""`(pre_tanh [B, A], hyper) -> []`: a term of the actor's loss."""
 Sync: TypeAlias = Callable[[Hyperparams, Array], Scalar]
-"""`(hyper, t) -> tau` of update `t`"""
-
+"""`(hyper, t_update) -> tau`: the rate at which the targets follow in this update."""
 
 ADAM = Nets(adam(lambda hyper: hyper.actor_lr), adam(lambda hyper: hyper.critic_lr))
-"""The optimizers of the paper."""
+"""The optimizers of the paper, for actor and critic."""
 
 
 def unsmoothed(key: Key, action: Array, hyper: Hyperparams) -> Array:
-    """Returns the target actor's actions as they are."""
+    """Returns the target actor's actions unchanged."""
     del key, hyper
     return action
 
 
 def smoothed(key: Key, action: Array, hyper: Hyperparams) -> Array:
-    """Adds clipped Gaussian noise to the target's actions: target policy smoothing (Fujimoto et al. 2018, section 5.3)."""
+    """Adds clipped Gaussian noise to the target actor's actions (target policy smoothing, Fujimoto et al. 2018, 5.3)."""
     bound = hyper.target_noise_clip
     noise = jnp.clip(hyper.target_noise * jax.random.normal(key, action.shape), -bound, bound)
     return jnp.clip(action + noise, -1.0, 1.0)
 
 
 def no_observe(state: TrainState, transition: Transition, valid: Array) -> TrainState:
-    """Returns the state of an agent that learns nothing from what is collected, before it is replayed."""
+    """Returns the state unchanged, as for an agent that keeps no statistics of collected transitions."""
     del transition, valid
     return state
 
 
-def every_update(hyper: Hyperparams, t: Array) -> Scalar:
-    """Has targets follow at every update."""
-    del t
+def every_update(hyper: Hyperparams, t_update: Array) -> Scalar:
+    """Returns `tau` at every update."""
+    del t_update
     return hyper.tau
 
 
-def every_period(hyper: Hyperparams, t: Array) -> Scalar:
-    """Has targets follow at every `sync_period`-th update; with tau=1 they are copied (Mnih et al. 2015)."""
-    return jnp.where(t % jnp.asarray(hyper.sync_period, jnp.int32) == 0, hyper.tau, 0.0)
+def every_period(hyper: Hyperparams, t_update: Array) -> Scalar:
+    """Returns `tau` at every `sync_period`-th update, else 0. With tau=1 the targets are copied (Mnih et al. 2015)."""
+    return jnp.where(t_update % jnp.asarray(hyper.sync_period, jnp.int32) == 0, hyper.tau, 0.0)
 
 
 def make_agent(
@@ -96,21 +95,21 @@ def make_agent(
     Args:
         actor: a flax module, `actor(obs [..., O]) -> [..., A]` in [-1, 1]. With `actor_penalties`, it must also take `squash`,
             a function to apply instead of its last tanh.
-        critic: a flax module, `critic(obs [..., O], action [..., A]) -> [...]`. A module, be it actor or critic, that keeps
-            `batch_stats` must take `by_batch`, which says whether to normalize by the batch.
+        critic: a flax module, `critic(obs [..., O], action [..., A]) -> [...]`. An actor or critic with `batch_stats` must take
+            `by_batch`, which is True if it should normalize by the statistics of the batch.
         obs_dim: `O`.
-        num_critics: `E`, copies of the critic; the target is the smallest of their values.
-        policy_delay: the actor learns at every `policy_delay`-th update of the critic.
+        num_critics: `E`, the number of independent critics; the target uses the smallest of their values.
+        policy_delay: the actor is updated at every `policy_delay`-th update of the critic.
         td_loss: the loss of a TD error.
-        target_action: changes the target actor's actions.
+        target_action: changes the target actor's actions, as `smoothed` does.
         critic_penalties: terms that are added to the critic's loss.
         actor_penalties: terms that are added to the actor's loss.
-        optimizers: of the actor and of the critic.
-        sync: how far the targets follow.
-        diagnose: what else is measured, of actor and critic; `diagnostics.ON` or your own functions.
+        optimizers: the optimizer of the actor and that of the critic.
+        sync: returns the rate at which the targets follow.
+        diagnose: functions that measure more of actor and critic, such as `diagnostics.ON`.
 
     Raises:
-        ConfigError: a network whose output has another shape or type than it must have.
+        ConfigError: a network cannot be applied, or its output has the wrong shape or dtype.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> agent, hyper = dj.make_agent(*dj.mlp(action_dim=1), obs_dim=3), dj.Hyperparams()
@@ -120,66 +119,72 @@ def make_agent(
     """
     action_dim = action_dim_of(actor, critic, obs_dim)
     if actor_penalties and "squash" not in inspect.signature(actor.__call__).parameters:
-        raise ConfigError(f"{type(actor).__name__} takes no squash, which action_penalty needs; give it one or leave that out")
+        raise ConfigError(
+            f"{type(actor).__name__} has no argument squash, which action_penalty needs; add it or set action_penalty=0"
+        )
     critics = Critics(critic, num_critics)
     act, q_values = functools.partial(apply, actor), functools.partial(apply, critics)
     q_by_batch = functools.partial(apply_by_batch, critics)
     actor_tx: Optimizer = optimizers.actor
     critic_tx: Optimizer = optimizers.critic
-    objective = make_objective(actor, critic, actor_penalties)
+    objective = make_actor_objective(actor, critic, actor_penalties)
 
     def init(key: Key, hyper: Hyperparams) -> TrainState:
-        """Fresh parameters, targets that are copies of them, fresh optimizers. Consumes the key."""
+        """Initializes parameters, targets that are copies of them, and optimizers. Consumes the key."""
         actor_key, critic_key = jax.random.split(key)
         params = Nets(init_actor(actor_key, actor, obs_dim), init_critic(critic_key, critics, obs_dim, action_dim))
-        target = jax.tree.map(jnp.copy, params)  # copies: the two are donated side by side
+        target = jax.tree.map(jnp.copy, params)  # copies, because both are donated
         zero = jnp.int32(0)
         opt = Nets(actor_tx(hyper, zero).init(trainable(params.actor)), critic_tx(hyper, zero).init(trainable(params.critic)))
         return TrainState(params, target, opt)
 
     def update(
-        key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t: Array
+        key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t_update: Array
     ) -> tuple[TrainState, Array, dict[str, Array]]:
-        """One step of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`; `t` counts updates. Consumes the key."""
+        """Performs one update of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`. Consumes the key."""
         check_batch(batch, weight, obs_dim, action_dim)
         next_action = target_action(key, act(state.target.actor, batch.next_obs), hyper)
         next_q = jnp.min(q_values(state.target.critic, batch.next_obs, next_action), axis=0)  # [E, B] -> [B]
         target_q = td_target(batch.reward, batch.discount, next_q)
 
-        td_term, *penalties = (functools.partial(part, hyper=hyper) for part in (td_loss, *critic_penalties))
+        td_term, *penalties = (functools.partial(term, hyper=hyper) for term in (td_loss, *critic_penalties))
         critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
         (loss, (td, q_mean)), grads = critic_grad(
             state.params.critic, q_by_batch, batch.obs, batch.action, target_q, weight, td_loss=td_term, penalties=penalties
         )
         critic_info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
         statistics = updated_statistics(critics, state.params.critic, batch.obs, batch.action)
-        critic_params, critic_opt = learn(critic_tx(hyper, t), grads, state.opt.critic, state.params.critic, statistics)
+        critic_params, critic_opt = apply_gradients(
+            critic_tx(hyper, t_update), grads, state.opt.critic, state.params.critic, statistics
+        )
 
-        def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
+        def update_actor(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
             value, grads = jax.value_and_grad(objective)(actor_params, critic_params, batch.obs, hyper)
             info = {"actor_loss": value, **diagnose.actor(grads, act(actor_params, batch.obs))}
             statistics = updated_statistics(actor, actor_params, batch.obs)
-            return info, *learn(actor_tx(hyper, t), grads, actor_opt, actor_params, statistics)
+            return info, *apply_gradients(actor_tx(hyper, t_update), grads, actor_opt, actor_params, statistics)
 
-        actor_info, actor_params, actor_opt = every(policy_delay, t, improve, state.params.actor, state.opt.actor)
+        actor_info, actor_params, actor_opt = update_every(
+            policy_delay, t_update, update_actor, state.params.actor, state.opt.actor
+        )
 
         params = Nets(actor_params, critic_params)
-        target = soft_update(params, state.target, sync(hyper, t))
+        target = soft_update(params, state.target, sync(hyper, t_update))
         return TrainState(params, target, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
 
     return Agent(init, act, q_values, update, observe=no_observe)
 
 
-def make_objective(
+def make_actor_objective(
     actor: nn.Module, critic: nn.Module, penalties: tuple[ActorPenalty, ...]
 ) -> Callable[[Params, Params, Array, Hyperparams], Array]:
-    """Returns what the actor descends, `(actor_params, critic_params, obs, hyper) -> []`: its loss and the penalties."""
+    """Returns the function that the actor minimizes, `(actor_params, critic_params, obs, hyper) -> []`: loss plus penalties."""
     act = functools.partial(apply_by_batch, actor)
-    # The first critic judges. A module of its own spares computing the others, which XLA does not remove.
-    judge = functools.partial(apply_by_batch, Critics(critic, num_critics=1))
+    # The actor's loss uses critic 0 only. A module with one critic avoids computing the others, which XLA does not remove.
+    first_critic = functools.partial(apply_by_batch, Critics(critic, num_critics=1))
 
     def objective(actor_params: Params, critic_params: Params, obs: Array, hyper: Hyperparams) -> Array:
-        loss = actor_loss(actor_params, critic_params, act, judge, obs)
+        loss = actor_loss(actor_params, critic_params, act, first_critic, obs)
         for penalty in penalties:
             loss = loss + penalty(act(actor_params, obs, squash=identity), hyper)
         return loss
@@ -187,31 +192,31 @@ def make_objective(
     return objective
 
 
-def learn(
+def apply_gradients(
     tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params, statistics: Params
 ) -> tuple[Params, Params]:
-    """Takes one optimizer step, `(params, opt)`; BatchNorm's running statistics are replaced by those after the batch."""
+    """Takes one optimizer step, and sets BatchNorm's running statistics; returns `(params, opt)`."""
     weights, opt = descend(tx, trainable(grads), opt, trainable(params))
     return weights | statistics, opt
 
 
-def every(period: int, t: Array, improve: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):
-    """Returns `improve(params, opt)` where `t` is a multiple of `period`, else NaN for what it measures, and both unchanged."""
+def update_every(period: int, t_update: Array, update: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):
+    """Returns `update(params, opt)` if `t_update` is a multiple of `period`, else NaN measurements and both unchanged."""
     if period == 1:
-        return improve(params, opt)
+        return update(params, opt)
 
     def keep(params: Params, opt: Params) -> tuple[Any, Params, Params]:
-        measured, _, _ = jax.eval_shape(improve, params, opt)
+        measured, _, _ = jax.eval_shape(update, params, opt)
         return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), measured), params, opt
 
-    return jax.lax.cond(t % period == 0, improve, keep, params, opt)
+    return jax.lax.cond(t_update % period == 0, update, keep, params, opt)
 
 
 def check_batch(batch: Transition, weight: Array, obs_dim: int, action_dim: int) -> None:
-    """Checks the shapes of a batch, as broadcasting would hide that one is wrong.
+    """Checks the shapes of a batch, since broadcasting would hide a wrong one.
 
     Raises:
-        AssertionError: an array has another shape; the message names it.
+        AssertionError: an array has the wrong shape; the message names the array.
     """
     chex.assert_rank(weight, 1, custom_message="agent.update: weight must be [B]")
     size = len(weight)

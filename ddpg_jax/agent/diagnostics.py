@@ -1,4 +1,4 @@
-"""What to look at when learning goes wrong: measured in the update where it is wanted, and else left out of the program."""
+"""Measures quantities that help to find out why learning fails. Those that are off are left out of the compiled update."""
 
 from __future__ import annotations
 
@@ -12,65 +12,65 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Agent, Array, Env, Hyperparams, Key, Nets, Params, TrainState
 
 SATURATED = 0.99
-"""Size from which an action counts as at its bound: tanh has lost all but 2 % of its slope there."""
+"""Absolute value above which an action counts as saturated; the slope of tanh there is 2 % of its maximum."""
 
 REPORT = ("critic_loss", "actor_loss", "q_mean")
-"""What every update reports."""
+"""Names of the scalars that every update reports."""
 COLUMNS = ("actor_grad_norm", "saturation", "critic_grad_norm", "td_q10", "td_q50", "td_q90", "replay_age")
-"""What they report besides with `diagnostics=true`: `ON`, and the replay's age (`replay.with_age`)."""
+"""Names of the scalars that are also reported with `diagnostics=true`: those of `ON`, and `replay_age` from `with_age`."""
 
 
-def nothing(*measured: Any) -> dict[str, Array]:
-    """Measures nothing."""
+def measure_nothing(*measured: Any) -> dict[str, Array]:
+    """Returns no measurements."""
     del measured
     return {}
 
 
-def norm(grads: Params) -> Array:
-    """Of all leaves together."""
+def global_norm(grads: Params) -> Array:
+    """Returns the Euclidean norm of all leaves together, `[]`."""
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)), jnp.zeros(())))
 
 
-def of_actor(grads: Params, action: Array) -> dict[str, Array]:
-    """Norm of the actor's gradient, and the share of its actions `[B, A]` at their bounds."""
-    return {"actor_grad_norm": norm(grads), "saturation": jnp.mean(jnp.abs(action) > SATURATED)}
+def measure_actor(grads: Params, action: Array) -> dict[str, Array]:
+    """Returns the norm of the actor's gradient, and the share of the components of its actions `[B, A]` that are saturated."""
+    return {"actor_grad_norm": global_norm(grads), "saturation": jnp.mean(jnp.abs(action) > SATURATED)}
 
 
-def of_critic(grads: Params, td: Array) -> dict[str, Array]:
-    """Norm of the critic's gradient, and quantiles of the size of the TD errors `[B]`."""
+def measure_critic(grads: Params, td: Array) -> dict[str, Array]:
+    """Returns the norm of the critic's gradient, and quantiles of the absolute TD errors `[B]`."""
     low, middle, high = jnp.quantile(jnp.abs(td), jnp.array([0.1, 0.5, 0.9]))
-    return {"critic_grad_norm": norm(grads), "td_q10": low, "td_q50": middle, "td_q90": high}
+    return {"critic_grad_norm": global_norm(grads), "td_q10": low, "td_q50": middle, "td_q90": high}
 
 
-OFF = Nets(nothing, nothing)
-ON = Nets(of_actor, of_critic)
+OFF = Nets(measure_nothing, measure_nothing)
+ON = Nets(measure_actor, measure_critic)
 
 
 def overestimation(
     env: Env, agent: Agent, train: TrainState, key: Key, hyper: Hyperparams, episodes: int = 10
 ) -> tuple[Array, Array, Array]:
-    """What the critic says of the states that the noise-free policy visits, beside the discounted return that followed.
+    """Compares the critic's values along episodes of the noise-free policy with the discounted returns that followed.
 
-    As in figure 3 of Lillicrap et al. 2015. Both are in the units of the rewards that the critic learns from, which are not the
-    environment's with `reward_scale` or `normalize_reward`. A return is cut off at the time limit of the episode, where the
-    critic's value is not: compare only states from which `gamma ** (steps left)` is small. Consumes the key.
+    This is figure 3 of Lillicrap et al. 2015. Both are in the units of the rewards that the critic learns from; with
+    `reward_scale` or `normalize_reward`, these are not the units of the environment. A return ends at the time limit of the
+    episode, but the critic's value does not: compare only states at which `gamma ** (steps left)` is small. Consumes the key.
 
     Args:
-        env: with a time limit, T steps.
-        agent: gives `act` and `q_values`; of several critics the smallest value counts, as in the target.
+        env: an environment with a time limit of T steps.
+        agent: its `act` and `q_values` are used; with several critics the smallest value counts, as in the target.
         train: the networks.
-        key: of the episodes.
-        hyper: its `gamma` and `reward_scale`.
-        episodes: K, side by side.
+        key: the key of the episodes.
+        hyper: its `gamma` and `reward_scale` are used.
+        episodes: K, the number of episodes, which run side by side.
 
     Returns:
-        Three `[T, K]`: the values, the returns, and the steps left to the end of the episode (0 behind it).
+        Three arrays `[T, K]`: the values, the returns, and the steps left until the episode ends (0 after its end).
 
     Raises:
         ConfigError: the environment has no time limit.
     """
     if env.spec.max_steps is None:
-        raise ConfigError(f"env={env.spec.name} has no time limit; give it one with env_kwargs max_episode_steps=N")
+        raise ConfigError(f"env={env.spec.name} has no time limit; set one with env_kwargs max_episode_steps=N")
     start_key, step_key = jax.random.split(key)
     env_state, obs = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
 

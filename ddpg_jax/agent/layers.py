@@ -1,4 +1,4 @@
-"""The layers that networks are made of, and how they are initialized (Lillicrap et al. 2015, section 7)."""
+"""Implements the layers of the networks, and their initialization (Lillicrap et al. 2015, section 7)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ddpg_jax.types import Array, Key
 FINAL_BOUND = 3e-3
 """Bound of the weights and biases of the last layer, which keeps the first actions and values near zero."""
 INITS: dict[str, float | None] = {"paper": FINAL_BOUND, "fan_in": None}
-"""Maps the names of initializations to the bound of the last layer. None stands for the bound of the other layers,
-+-1/sqrt(fan-in), which is also that of torch's Linear."""
+"""Maps the names of initializations to the bound of the last layer. None selects the bound of the other layers,
++-1/sqrt(fan-in), which is also that of Linear in torch."""
 
 ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry(
     "dj.ACTIVATIONS", {"relu": nn.relu, "tanh": jnp.tanh, "elu": nn.elu, "gelu": nn.gelu, "silu": nn.silu}
@@ -28,13 +28,13 @@ Product: TypeAlias = Callable[[Array, Array], Array]
 
 
 def full_product(x: Array, w: Array) -> Array:
-    """Multiplies with all digits. By default, GPUs use 10 bits of a float32, and TPUs 8."""
+    """Multiplies in full float32 precision. By default, GPUs use 10 bits of each factor's mantissa, and TPUs use 8."""
     return jnp.dot(x, w, precision=jax.lax.Precision.HIGHEST)
 
 
 def rounded_product(x: Array, w: Array) -> Array:
-    """Multiplies factors rounded to bfloat16, and sums in the type of x. It has gradients, but no `jvp`."""
-    return _rounded_product(x, w)  # JAX's object cannot be copied, nor can a module that holds it
+    """Multiplies factors rounded to bfloat16, and sums in the dtype of x. It has a gradient, but no `jvp`."""
+    return _rounded_product(x, w)  # a `custom_vjp` object cannot be copied, nor can a flax module that contains it
 
 
 @jax.custom_vjp
@@ -49,14 +49,14 @@ def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, w = factors
     rows = tuple(range(x.ndim - 1))
-    # On a CPU, XLA has no such product that sums over rows. This one gives the same for rounded factors, also on a TPU.
+    # On a CPU, XLA cannot sum products of bfloat16 over rows. For rounded factors this equals such a sum, also on a TPU.
     x16, gradient16 = (jax.lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7) for y in (x, gradient))
     by_weights = jax.lax.dot_general(x16, gradient16, ((rows, rows), ((), ())))
     return _sums(gradient, w, ((x.ndim - 1,), (1,))), by_weights
 
 
 def _sums(x: Array, w: Array, contracted: Any) -> Array:
-    # Without a type for the sums, the result would be rounded, and a CPU would take three times as long (benchmarks/NOTES.md).
+    # Without `preferred_element_type`, the sums are rounded, and a CPU takes three times as long (benchmarks/NOTES.md).
     x16, w16 = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
     return jax.lax.dot_general(x16, w16, (contracted, ((), ())), preferred_element_type=x.dtype)
 
@@ -64,12 +64,12 @@ def _sums(x: Array, w: Array, contracted: Any) -> Array:
 _rounded_product.defvjp(_forward, _backward)
 
 PRECISIONS: dict[str, Product] = {"float32": full_product, "bfloat16": rounded_product}
-"""Maps the names of precisions to the products of the hidden layers. Everything else is float32 with either, including the last
-layers, whose digits are cheap."""
+"""Maps the names of precisions to the products of the hidden layers. Everything else is float32 with either of them, including
+the last layers, where full precision is cheap."""
 
 
 def identity(x: Array) -> Array:
-    """Returns x, where another function could stand."""
+    """Returns x unchanged."""
     return x
 
 
@@ -91,8 +91,8 @@ def dense(
     def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
-    def dot_general(x: Array, w: Array, *_: Any, **__: Any) -> Array:  # flax contracts the last axis with the first
-        return product(x, w)
+    def dot_general(x: Array, w: Array, *_: Any, **__: Any) -> Array:
+        return product(x, w)  # flax always contracts the last axis of x with the first axis of w
 
     return nn.Dense(features, use_bias, dot_general=dot_general, kernel_init=uniform, bias_init=uniform, name=name)(x)
 
@@ -100,13 +100,12 @@ def dense(
 def batch_normalized(x: Array, name: str, by_batch: bool, *, affine: bool = True) -> Array:
     """Applies BatchNorm (Ioffe and Szegedy 2015), `[..., I] -> [..., I]`, inside a flax module.
 
-    It uses the mean and variance of x, over all axes but the last, if `by_batch`, and otherwise the running ones, which cover
-    about the last hundred batches (momentum .99, the default of flax). The running ones normalize each row independently of
-    the others.
+    If `by_batch`, it uses the mean and variance of x over all axes except the last. Otherwise it uses the running ones, which
+    cover about the last hundred batches (momentum 0.99, the default of flax), and every row is normalized independently.
 
-    Whatever a normalization removes again, such as a bias before it or the shift of another one, must be left out (their
-    section 3.2): its gradient is nothing but rounding errors, which Adam turns into steps of full size, and the running means
-    lag behind them.
+    Parameters that a normalization cancels, such as a bias before it or the shift of another normalization, must be left out
+    (section 3.2 of that paper). Their gradients consist of rounding errors, which Adam turns into steps of full size, and the
+    running means would lag behind them.
     """
-    # The fast variance, E[x^2] - E[x]^2, loses its digits on observations that are far from zero.
+    # The fast variance, E[x^2] - E[x]^2, is inaccurate for observations that are far from zero.
     return nn.BatchNorm(not by_batch, use_fast_variance=False, use_scale=affine, use_bias=affine, name=name)(x)

@@ -1,4 +1,4 @@
-"""The equations of Lillicrap et al. 2015 ("the paper"), one short pure function each.
+"""Implements the equations of Lillicrap et al. 2015 ("the paper"), one short pure function each.
 
 y    = r + gamma (1 - d) Q'(s', mu'(s'))            td_target
 L(Q) = mean (y - Q(s, a))^2                         critic_loss
@@ -22,11 +22,11 @@ from ddpg_jax.types import Array, Hyperparams, Params, Scalar
 def td_target(reward: Array, discount: Array, next_q: Array) -> Array:
     """Returns the target y = r + discount * Q'(s', mu'(s')), the paper's y_i in Algorithm 1 (and equation 5); `[...]` each.
 
-    `discount` is gamma (gamma**n for n-step rewards) and 0 where the environment TERMINATED. A time limit does not end
-    the value of a state: it bootstraps. No gradient flows through the target.
+    `discount` is gamma (gamma**n for n-step rewards), and 0 where the environment TERMINATED. A time limit does not end the
+    value of a state, so the target still bootstraps there. No gradient flows through the target.
 
     Raises:
-        AssertionError: shapes that differ, which broadcasting would hide.
+        AssertionError: the shapes differ, which broadcasting would hide.
 
     >>> import jax.numpy as jnp, ddpg_jax as dj
     >>> dj.td_target(jnp.array([1.0, 1.0]), jnp.array([0.5, 0.0]), jnp.array([4.0, 4.0])).tolist()
@@ -43,9 +43,10 @@ def squared(td: Array, hyper: Hyperparams) -> Array:
 
 
 def huber(td: Array, hyper: Hyperparams) -> Array:
-    """Returns td^2 up to `huber_delta`, and a linear function beyond it (Huber 1964).
+    """Returns td^2 where |td| is at most `huber_delta`, and a linear function of |td| beyond it (Huber 1964).
 
-    It is twice the usual loss, so that small errors weigh as in `squared`, which it is with a `huber_delta` of 0, the default.
+    It is twice the usual Huber loss, so that small errors have the same weight as in `squared`. With `huber_delta=0`, the
+    default, it equals `squared`.
 
     >>> import jax.numpy as jnp, ddpg_jax as dj
     >>> dj.losses.huber(jnp.array([0.5, 3.0]), dj.Hyperparams(huber_delta=1.0)).tolist()
@@ -64,13 +65,13 @@ def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
 
 
 def value_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
-    """Returns `q_l2` times the mean of the squared values, summed over critics."""
+    """Returns `q_l2` times the mean of the squared values `q [E, B]`, summed over critics."""
     del critic_params
     return hyper.q_l2 * jnp.sum(jnp.mean(jnp.square(q), axis=1))
 
 
 def pre_tanh_l2(pre_tanh: Array, hyper: Hyperparams) -> Array:
-    """Returns `action_penalty` times the mean square of the actor's outputs before its tanh, which keeps it from saturating."""
+    """Returns `action_penalty` times the mean square of the actor's outputs before its tanh, to keep it from saturating."""
     return hyper.action_penalty * jnp.mean(jnp.square(pre_tanh))
 
 
@@ -98,10 +99,10 @@ def critic_loss(
         penalties: functions `(critic_params, q [E, B]) -> []` that are added to the loss.
 
     Returns:
-        The loss, and the TD errors of the first critic `[B]` with the mean of its values.
+        The loss `[]`, and a tuple of the TD errors of the first critic, `[B]`, and the mean of its values, `[]`.
 
     Raises:
-        AssertionError: shapes that differ, which broadcasting would hide.
+        AssertionError: the shapes differ, which broadcasting would hide.
     """
     q = q_values(critic_params, obs, action)
     chex.assert_rank(q, 2, custom_message="critic_loss: q_values must return [E, B]")
@@ -120,11 +121,11 @@ def actor_loss(
     q_values: Callable[[Params, Array, Array], Array],
     obs: Array,
 ) -> Array:
-    """Returns -mean Q(s, mu(s)), whose gradient is the deterministic policy gradient, equation 6 of the paper, sign changed.
+    """Returns -mean Q(s, mu(s)), whose gradient is the negative deterministic policy gradient, equation 6 of the paper.
 
     Args:
         actor_params: parameters of the actor, differentiated.
-        critic_params: parameters of the UPDATED critic, held fixed; with several critics the first one judges.
+        critic_params: parameters of the UPDATED critic, held fixed; of several critics, only the first is used.
         act: `(actor_params, obs [B, O]) -> action [B, A]`.
         q_values: `(critic_params, obs [B, O], action [B, A]) -> q [E, B]`.
         obs: `[B, O]`.
@@ -135,7 +136,7 @@ def actor_loss(
 
 
 def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
-    """Returns tau * params + (1 - tau) * target, leaf by leaf: targets follow slowly (Algorithm 1 of the paper).
+    """Returns tau * params + (1 - tau) * target, leaf by leaf, as in Algorithm 1 of the paper.
 
     >>> import ddpg_jax as dj
     >>> dj.soft_update({"w": 1.0}, {"w": 0.0}, tau=0.25)
@@ -147,5 +148,6 @@ def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
 TD_LOSSES: Registry[Callable[[Array, Hyperparams], Array]] = Registry("dj.TD_LOSSES", {"squared": squared, "huber": huber})
 """Maps names to losses of a TD error, `(td [...], hyper) -> [...]`; the field `td_loss` can name an entry of your own."""
 CRITIC_PENALTIES = {"critic_l2": weight_l2, "q_l2": value_l2}
+"""Maps hyperparameters to the penalties of the critic that they weigh."""
 ACTOR_PENALTIES = {"action_penalty": pre_tanh_l2}
-"""Map the number that weighs a penalty to the penalty."""
+"""Maps hyperparameters to the penalties of the actor that they weigh."""

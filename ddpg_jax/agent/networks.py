@@ -1,4 +1,4 @@
-"""Actors and critics: the networks that come with the package, those of users, and how either is initialized and applied."""
+"""Defines the actors and critics of the package, makes registered ones by name, and initializes and applies all of them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from ddpg_jax.registry import Registry
 from ddpg_jax.types import Array, Key, Nets, Params
 
 STATISTICS = "batch_stats"
-"""The name of BatchNorm's running statistics in a tree of parameters, next to the layers. Without BatchNorm there are none."""
+"""Name of BatchNorm's running statistics in a tree of parameters, next to the layers. It is absent without BatchNorm."""
 
 
 class Actor(nn.Module):
-    """Computes mu(s), `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` gives the values before the tanh.
+    """Computes mu(s), `[..., O] -> [..., A]` in [-1, 1]; `squash=identity` returns the values before the tanh.
 
     With `batch_norm`, observations and all hidden layers are normalized (Lillicrap et al. 2015, section 3).
     """
@@ -54,10 +54,11 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Computes Q(s, a), `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`, 0 being the first.
+    """Computes Q(s, a), `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`; 0 is the first.
 
-    With `batch_norm`, observations and the layers before the action joins are normalized (Lillicrap et al. 2015, section 3). To
-    normalize layers that contain the action would subtract the mean of a batch of actions, and the actor's gradient with it.
+    With `batch_norm`, observations and the layers before the action joins are normalized (Lillicrap et al. 2015, section 3).
+    Normalizing layers that contain the action would subtract the mean of a batch of actions, and so part of the actor's
+    gradient.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -83,9 +84,9 @@ class Critic(nn.Module):
 
 
 class TwoBranchCritic(nn.Module):
-    """Computes Q(s, a), `[..., O], [..., A] -> [...]`, with layers for each of the two before they are joined.
+    """Computes Q(s, a), `[..., O], [..., A] -> [...]`, with separate layers for the two inputs before they are joined.
 
-    This is the critic of the Keras notebook on DDPG: layers of 16 and 32 for the observation, one of 32 for the action.
+    This is the critic of the Keras notebook on DDPG, with layers of 16 and 32 units for observations and one of 32 for actions.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -114,7 +115,7 @@ class Critics(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, **options: Any) -> Array:
-        # A loop, not a batched product: with one critic, a batch dimension of 1 would only slow the products down.
+        # This is a loop because, with one critic, a batch dimension of 1 would only slow down the products.
         copies: list[Any] = [self.critic.clone(parent=self, name=f"critic_{e}") for e in range(self.num_critics)]
         return jnp.stack([copy(obs, action, **options) for copy in copies])
 
@@ -134,14 +135,15 @@ def mlp(
 
     Args:
         action_dim: `A`.
-        hidden: sizes of the hidden layers of each.
+        hidden: sizes of the hidden layers of each network.
         activation: the function between the layers.
-        layer_norm: normalize before every hidden activation.
-        batch_norm: normalize observations, hidden layers of the actor and those of the critic before the action joins. What is
-            learned from is normalized by its batch, everything else by running statistics, which are part of the parameters.
+        layer_norm: apply LayerNorm before every hidden activation.
+        batch_norm: apply BatchNorm to observations, to the hidden layers of the actor, and to those of the critic before the
+            action joins. It uses the statistics of the batch for learning, and otherwise running statistics, which are part of
+            the parameters.
         action_layer: the layer of the critic whose input the action joins; 0 is the first.
         init: a name in `layers.INITS`.
-        precision: a name in `layers.PRECISIONS`, of the hidden layers. Parameters, optimizers, actions, values, targets and
+        precision: a name in `layers.PRECISIONS`, for the hidden layers. Parameters, optimizers, actions, values, targets and
             losses are float32 with all of them.
 
     >>> import ddpg_jax as dj
@@ -157,15 +159,15 @@ def mlp(
 def two_branch(
     *, action_dim: int, hidden: tuple[int, ...], activation: Callable[[Array], Array] = nn.relu, init: str = "paper"
 ) -> Nets:
-    """Makes the networks of the Keras notebook on DDPG: the actor of `mlp`, and a critic with a branch for each input."""
+    """Makes the networks of the Keras notebook on DDPG: the actor of `mlp` and a `TwoBranchCritic`."""
     bound = INITS[init]
     return Nets(Actor(action_dim, hidden, activation, final_bound=bound), TwoBranchCritic(hidden, activation, bound))
 
 
 class MakeNets(Protocol):
-    """Makes an actor and a critic. Whatever it does not use may be missing from its signature.
+    """Makes an actor and a critic.
 
-    The fields that it may also take by their names are those of `NETWORK_FIELDS`.
+    An implementation may leave out arguments that it does not use, and may also take the other `NETWORK_FIELDS` by name.
     """
 
     def __call__(self, *, action_dim: int, hidden: tuple[int, ...], activation: Callable[[Array], Array]) -> Nets:
@@ -178,111 +180,115 @@ NETWORKS: Registry[Callable[..., Nets]] = Registry("dj.NETWORKS", {"mlp": mlp, "
 `network`."""
 
 NETWORK_FIELDS = ("hidden", "activation", "layer_norm", "batch_norm", "action_layer", "init", "precision")
-"""Fields of `Experiment` that say something to a network, if it takes them."""
+"""Fields of `Experiment` that are passed to a network if it takes them."""
 
 
-def takes(network: str, field: str) -> bool:
-    """Returns whether a network reads a field."""
+def takes_field(network: str, field: str) -> bool:
+    """Returns True if the function that makes a network takes a field."""
     parameters = inspect.signature(NETWORKS[network]).parameters
     return field in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def make_nets(network: str, action_dim: int, fields: Mapping[str, Any]) -> Nets:
-    """Makes the actor and the critic of a name.
+    """Makes the actor and the critic that are registered under a name.
 
     Args:
         network: a name in `NETWORKS`.
         action_dim: `A`.
-        fields: values of `NETWORK_FIELDS`; those that the network does not take are left out.
+        fields: values of `NETWORK_FIELDS`; those that the network does not take are ignored.
 
     Raises:
-        ConfigError: it cannot be made, or is no pair of flax modules.
+        ConfigError: the name is not registered, or its function fails or does not return a pair of flax modules.
     """
     if network not in NETWORKS:
         raise ConfigError(
-            f"network={network} is not known; it must be one of {', '.join(NETWORKS)}, or be registered by a module that is "
+            f"network={network} is not known; it must be one of {', '.join(NETWORKS)}, or the module that registers it must be "
             "imported first"
         )
-    given = {name: fields[name] for name in NETWORK_FIELDS if name in fields and takes(network, name)}
+    given = {name: fields[name] for name in NETWORK_FIELDS if name in fields and takes_field(network, name)}
     if "activation" in given:
         given["activation"] = ACTIVATIONS[given["activation"]]
-    if takes(network, "action_dim"):
+    if takes_field(network, "action_dim"):
         given["action_dim"] = action_dim
     try:
         actor, critic = NETWORKS[network](**given)
     except Exception as error:
         raise ConfigError(
-            f"network={network} cannot be made: {one_line(error)}; it is called with action_dim and whichever it takes of "
-            f"{', '.join(NETWORK_FIELDS)}, and must return dj.Nets(actor, critic)"
+            f"network={network} cannot be made: {one_line(error)}; it is called with those of the arguments action_dim, "
+            f"{', '.join(NETWORK_FIELDS)} that it takes, and must return dj.Nets(actor, critic)"
         ) from error
     for part, net in (("actor", actor), ("critic", critic)):
         if not isinstance(net, nn.Module):
-            raise ConfigError(f"network={network} makes a {type(net).__name__} as {part}; it must be a flax.linen.Module")
+            raise ConfigError(f"network={network} returns a {type(net).__name__} as {part}; it must be a flax.linen.Module")
     return Nets(actor, critic)
 
 
 def init_actor(key: Key, actor: nn.Module, obs_dim: int) -> Params:
-    """Returns fresh parameters of an actor for observations of length `obs_dim`. Consumes the key.
+    """Initializes the parameters of an actor for observations of length `obs_dim`. Consumes the key.
 
     >>> import jax, ddpg_jax as dj
     >>> params = dj.init_actor(jax.random.key(0), dj.Actor(action_dim=1), obs_dim=3)
     >>> params["hidden_0"]["kernel"].shape
     (3, 256)
     """
-    return _tree(actor.init(key, jnp.zeros((1, obs_dim))))
+    return _merge_variables(actor.init(key, jnp.zeros((1, obs_dim))))
 
 
 def init_critic(key: Key, critic: nn.Module, obs_dim: int, action_dim: int) -> Params:
-    """Returns fresh parameters of a critic, or of several, `Critics`. Consumes the key.
+    """Initializes the parameters of a `Critic` or of several `Critics`. Consumes the key.
 
     >>> import jax, ddpg_jax as dj
     >>> params = dj.init_critic(jax.random.key(0), dj.Critic(), obs_dim=3, action_dim=1)
     >>> params["value"]["kernel"].shape
     (256, 1)
     """
-    return _tree(critic.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, action_dim))))
+    return _merge_variables(critic.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, action_dim))))
 
 
 def action_dim_of(actor: nn.Module, critic: nn.Module, obs_dim: int, wanted: int | None = None) -> int:
-    """Returns `A`, the length of the actor's actions, after a look at the shapes and types of what both networks give.
+    """Returns `A`, the length of the actor's actions, after it has checked the shapes and dtypes that both networks return.
 
-    If `wanted` is given, it must be that.
+    Args:
+        actor: the actor.
+        critic: the critic.
+        obs_dim: `O`.
+        wanted: the required value of `A`; None allows any.
 
     Raises:
-        ConfigError: a network that cannot be applied, or whose output has another shape or type than it must have.
+        ConfigError: a network cannot be applied, or its output has the wrong shape or dtype.
     """
     obs = jnp.zeros((2, obs_dim))
     action = _output(actor, "actor", obs)
     if action.ndim != 2 or action.shape[0] != 2 or action.shape[1] != (wanted or action.shape[1]):
         raise ConfigError(
-            f"the actor gives {action.shape} for observations of shape (2, {obs_dim}); it must give (2, {wanted or 'A'})"
+            f"the actor returns {action.shape} for observations of shape (2, {obs_dim}); it must return (2, {wanted or 'A'})"
         )
     value = _output(critic, "critic", obs, jnp.zeros(action.shape))
     if value.shape != (2,):
         raise ConfigError(
-            f"the critic gives {value.shape} for observations of shape (2, {obs_dim}) and actions of shape {action.shape}; it "
-            "must give (2,), one value for each"
+            f"the critic returns {value.shape} for observations of shape (2, {obs_dim}) and actions of shape {action.shape}; "
+            "it must return (2,), one value for each"
         )
     return action.shape[1]
 
 
 def _output(net: nn.Module, part: str, *inputs: Array) -> jax.ShapeDtypeStruct:
-    """Returns the shape and type of a network's output; nothing is computed."""
+    """Returns the shape and dtype of a network's output without computing it."""
     try:
         output, made = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), *inputs))
     except Exception as error:
         shapes = " and ".join(str(x.shape) for x in inputs)
         raise ConfigError(f"the {part} cannot be applied to arrays of shape {shapes}: {one_line(error)}") from error
     if getattr(output, "dtype", None) != jnp.float32:
-        raise ConfigError(f"the {part} gives {getattr(output, 'dtype', type(output).__name__)}; it must give float32")
+        raise ConfigError(f"the {part} returns {getattr(output, 'dtype', type(output).__name__)}; it must return float32")
     others = set(made) - {"params", STATISTICS}
     if others:
-        raise ConfigError(f"the {part} keeps {', '.join(sorted(others))}; it must keep nothing but params and {STATISTICS}")
+        raise ConfigError(f"the {part} has the variables {', '.join(sorted(others))}; only params and {STATISTICS} are allowed")
     return output
 
 
-def _tree(made: Any) -> Params:
-    """Returns one tree of the layers, and of BatchNorm's statistics if there are any: the inverse of `variables`."""
+def _merge_variables(made: Any) -> Params:
+    """Merges the layers and BatchNorm's statistics, if there are any, into one tree; the inverse of `variables`."""
     return made.get("params", {}) | ({STATISTICS: made[STATISTICS]} if STATISTICS in made else {})
 
 
@@ -292,17 +298,17 @@ def trainable(params: Params) -> Params:
 
 
 def variables(params: Params) -> dict[str, Any]:
-    """Returns a tree of parameters as flax expects it."""
+    """Splits a tree of parameters into the collections that flax expects."""
     return {"params": trainable(params)} | ({STATISTICS: params[STATISTICS]} if STATISTICS in params else {})
 
 
 def apply(net: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
-    """Applies a network, with BatchNorm by the running statistics: for acting, evaluating and targets."""
+    """Applies a network with the running statistics of BatchNorm, as for acting, evaluating and targets."""
     return net.apply(variables(params), *inputs, **options)  # pyright: ignore[reportReturnType]
 
 
 def apply_by_batch(net: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
-    """Applies a network to a batch `[B, ...]`, with BatchNorm by the statistics of that batch: for learning."""
+    """Applies a network to a batch `[B, ...]` with BatchNorm by the statistics of that batch, as for learning."""
     if STATISTICS not in params:
         return apply(net, params, *inputs, **options)
     return net.apply(variables(params), *inputs, by_batch=True, mutable=[STATISTICS], **options)[0]

@@ -1,6 +1,6 @@
-"""Optimizers as functions of the hyperparameters and the clock.
+"""Defines optimizers as functions of the hyperparameters and the clock.
 
-They are made anew while tracing and never stored: so every number in them may be traced, and swept.
+The optax transformation is made while tracing and never stored, so every number in it can be traced, and swept over.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from ddpg_jax.schedules import Schedule, constant, progress
 from ddpg_jax.types import Array, Hyperparams, Params, Scalar
 
 Optimizer: TypeAlias = Callable[[Hyperparams, Array], optax.GradientTransformation]
-"""`(hyper, t) -> transformation`; `t` counts updates. Its state has the same structure whatever the numbers."""
+"""`(hyper, t_update) -> transformation`. The structure of its state does not depend on the numbers."""
 
-Number: TypeAlias = Callable[[Hyperparams], Scalar]
-"""Finds one of the hyperparameters."""
+HyperReader: TypeAlias = Callable[[Hyperparams], Scalar]
+"""`(hyper) -> []`: returns one of the hyperparameters."""
 
 
-def adam(rate: Number, schedule: Schedule = constant) -> Optimizer:
-    """Adam (Kingma and Ba 2015) with the step size that `rate` finds among the hyperparameters.
+def adam(read_lr: HyperReader, schedule: Schedule = constant) -> Optimizer:
+    """Makes Adam (Kingma and Ba 2015).
+
+    Args:
+        read_lr: returns the learning rate.
+        schedule: changes the learning rate over the updates.
 
     >>> import jax.numpy as jnp, ddpg_jax as dj
     >>> optimizer = adam(lambda hyper: hyper.actor_lr)
@@ -32,26 +36,34 @@ def adam(rate: Number, schedule: Schedule = constant) -> Optimizer:
     [0.9..., 0.9...]
     """
 
-    def make(hyper: Hyperparams, t: Array) -> optax.GradientTransformation:
-        return optax.chain(scale_by_adam(), optax.scale_by_learning_rate(scheduled(rate(hyper), schedule, hyper, t)))
+    def make(hyper: Hyperparams, t_update: Array) -> optax.GradientTransformation:
+        return optax.chain(
+            scale_by_adam(), optax.scale_by_learning_rate(learning_rate_at(read_lr(hyper), schedule, hyper, t_update))
+        )
 
     return make
 
 
-def adamw(rate: Number, decay: Number, schedule: Schedule = constant) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+def adamw(read_lr: HyperReader, read_decay: HyperReader, schedule: Schedule = constant) -> Optimizer:
+    """Makes Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-    def make(hyper: Hyperparams, t: Array) -> optax.GradientTransformation:
-        step_size = optax.scale_by_learning_rate(scheduled(rate(hyper), schedule, hyper, t))
-        return optax.chain(scale_by_adam(), optax.add_decayed_weights(decay(hyper)), step_size)  # pyright: ignore
+    Args:
+        read_lr: returns the learning rate.
+        read_decay: returns the weight decay, which is multiplied by the learning rate.
+        schedule: changes the learning rate over the updates.
+    """
+
+    def make(hyper: Hyperparams, t_update: Array) -> optax.GradientTransformation:
+        step_size = optax.scale_by_learning_rate(learning_rate_at(read_lr(hyper), schedule, hyper, t_update))
+        return optax.chain(scale_by_adam(), optax.add_decayed_weights(read_decay(hyper)), step_size)  # pyright: ignore
 
     return make
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` in the order that Kingma and Ba 2015 propose at the end of section 2.
+    """Does what `optax.scale_by_adam` does, in the order that Kingma and Ba 2015 propose at the end of section 2.
 
-    The corrections of both moments are two numbers, which spares two divisions for each weight: 5 % of an update on a CPU.
+    The bias corrections of both moments become two scalars, which saves two divisions per weight: 5 % of an update on a CPU.
     """
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, optax.ScaleByAdamState]:
@@ -67,22 +79,22 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
     return optax.GradientTransformation(optax.scale_by_adam().init, update)
 
 
-def clipped(optimizer: Optimizer, norm: Number) -> Optimizer:
-    """The optimizer behind a limit on the GLOBAL norm of the gradient of its network (Pascanu et al. 2013); 0 is no limit."""
+def with_clipping(optimizer: Optimizer, read_norm: HyperReader) -> Optimizer:
+    """Clips the GLOBAL norm of a network's gradient before the optimizer sees it (Pascanu et al. 2013); 0 means no limit."""
 
     def limit(hyper: Hyperparams) -> Scalar:
-        bound = jnp.asarray(norm(hyper))
+        bound = jnp.asarray(read_norm(hyper))
         return jnp.where(bound == 0, jnp.inf, bound)
 
-    return lambda hyper, t: optax.chain(optax.clip_by_global_norm(limit(hyper)), optimizer(hyper, t))  # pyright: ignore
+    return lambda hyper, t_update: optax.chain(optax.clip_by_global_norm(limit(hyper)), optimizer(hyper, t_update))  # pyright: ignore
 
 
-def scheduled(rate: Scalar, schedule: Schedule, hyper: Hyperparams, t: Array) -> Scalar:
-    """The rate at update `t`, on its way to `lr_final` times itself over `lr_decay_updates`."""
-    return schedule(rate, rate * hyper.lr_final, progress(t, hyper.lr_decay_updates))
+def learning_rate_at(rate: Scalar, schedule: Schedule, hyper: Hyperparams, t_update: Array) -> Scalar:
+    """Returns the learning rate at an update; it starts at `rate` and reaches `rate * lr_final` after `lr_decay_updates`."""
+    return schedule(rate, rate * hyper.lr_final, progress(t_update, hyper.lr_decay_updates))
 
 
 def descend(tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params) -> tuple[Params, Params]:
-    """One optimizer step: `(params, opt)`."""
+    """Takes one optimizer step, and returns `(params, opt)`."""
     updates, opt = tx.update(grads, opt, params)
     return optax.apply_updates(params, updates), opt

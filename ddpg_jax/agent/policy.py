@@ -1,4 +1,4 @@
-"""A trained actor: call it with observations, save it without pickle, load it anywhere."""
+"""Implements `Policy`, a trained actor, which can be called, saved without pickle, and loaded."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.agent.layers import ACTIVATIONS, INITS, PRECISIONS
-from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes
-from ddpg_jax.agent.normalization import NET, OBS, read, start
+from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes_field
+from ddpg_jax.agent.normalization import NET, OBS, init_moments, network_inputs
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Array, EnvSpec, Params
@@ -25,7 +25,7 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """The deterministic policy mu(s), in the environment's own units.
+    """Represents the deterministic policy mu(s) in the units of the environment.
 
     >>> import numpy as np, ddpg_jax as dj
     >>> run = dj.train("probe/observation", steps=600, warmup_steps=500)
@@ -35,56 +35,61 @@ class Policy:
 
     spec: EnvSpec
     params: Params
-    """The actor's parameters, with the moments of the observations if these are normalized."""
+    """The actor's parameters, including the moments of the observations if these are normalized."""
     network: str = "mlp"
     """A name in `networks.NETWORKS`."""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of `Experiment` that the network reads, where they differ from its own defaults."""
+    """Values of `networks.NETWORK_FIELDS`; for those that are missing, the network uses its own defaults."""
 
     def __repr__(self) -> str:
         return f"<Policy for {self.spec.name}: {self.spec.obs_shape} -> {self.spec.action_shape}>"
 
     def __call__(self, obs: Any) -> Any:
-        """Returns actions for observations `[..., *obs_shape]`, in the environment's shape and units; NumPy in, NumPy out.
+        """Returns actions `[..., *action_shape]` in the units of the environment.
 
-        NumPy's are of the environment's type and within its bounds.
+        It returns JAX arrays for JAX arrays. Otherwise it returns NumPy arrays, with the dtype of the environment's actions and
+        within its bounds.
 
-        An observation with goals may be the dict that Gymnasium gives.
+        Args:
+            obs: observations `[..., *obs_shape]`, or, for an environment with goals, the dict that Gymnasium returns.
+
+        Raises:
+            ValueError: the observations have the wrong shape.
         """
         obs = join_goals(obs) if isinstance(obs, dict) else obs
         obs = obs if isinstance(obs, jax.Array) else np.asarray(obs)
         shape = obs.shape
         batch = shape[: len(shape) - len(self.spec.obs_shape)]
         if shape[len(batch) :] != self.spec.obs_shape:
-            raise ValueError(f"obs has shape {shape}; it must end in {self.spec.obs_shape}")
+            raise ValueError(f"obs has shape {shape}; its last dimensions must be {self.spec.obs_shape}")
         flat = jnp.asarray(obs, jnp.float32).reshape(*batch, self.spec.obs_dim)
         unit, low, high = _compiled(self.actor(), self.params, flat), self.spec.action_low, self.spec.action_high
         if isinstance(obs, jax.Array):
             bounds = (jnp.broadcast_to(jnp.asarray(bound), unit.shape) for bound in (low, high))
             return to_native(unit, *bounds).reshape((*batch, *self.spec.action_shape))
-        # In float64, as environments on the host are trained: bounds are exact there.
+        # This is float64 as in training on the host, so that the bounds are exact.
         action = to_native(np.asarray(unit, np.float64), np.asarray(low), np.asarray(high))
         return action.astype(self.spec.action_dtype).reshape((*batch, *self.spec.action_shape))
 
     def unit_action(self, params: Params, obs: Array) -> Array:
-        """Returns mu(s) in [-1, 1], `[..., O] -> [..., A]`, for `training.rollout`."""
+        """Returns mu(s) in [-1, 1], `[..., O] -> [..., A]`, as `training.rollout` needs it."""
         return _unit(self.actor(), params, obs)
 
     def actor(self) -> nn.Module:
         """Makes the actor.
 
         Raises:
-            ConfigError: the network is not registered, or cannot be made.
+            ConfigError: the network is not registered or cannot be made.
         """
         return make_nets(self.network, self.spec.action_dim, self.fields).actor
 
     def save(self, folder: str | Path) -> None:
-        """Writes `policy.json` and `actor.npz`, plain arrays, into a folder, which is made if it does not exist."""
+        """Writes `policy.json` and `actor.npz`, which holds plain arrays, to a folder, and creates it if necessary."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
+        leaves = {_path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
         about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
-        about |= {name: value for name, value in self.fields.items() if takes(self.network, name)}
+        about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
         with open(folder / "actor.npz.tmp", "wb") as file:
             np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
         (folder / "actor.npz.tmp").replace(folder / "actor.npz")
@@ -93,7 +98,7 @@ class Policy:
 
 
 def _unit(actor: nn.Module, params: Params, obs: Array) -> Array:
-    params, obs = read(params, obs)
+    params, obs = network_inputs(params, obs)
     return apply(actor, params, obs)
 
 
@@ -101,17 +106,17 @@ _compiled = jax.jit(_unit, static_argnums=0)
 
 
 def load_policy(folder: str | Path) -> Policy:
-    """Loads the policy that `Policy.save` wrote, or that of a run folder. Nothing is unpickled, and nothing imported.
+    """Loads a policy that `Policy.save` wrote, or that of a run folder. It unpickles nothing and imports no module.
 
     Raises:
-        ConfigError: the folder holds no whole policy, or its network is not registered.
+        ConfigError: the folder does not contain a complete policy, or its network is not registered.
     """
     folder = Path(folder)
     folder = folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
     try:
         about = json.loads((folder / "policy.json").read_text())
         with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
-            params = _tree({name: jnp.asarray(leaves[name]) for name in leaves.files})
+            params = _nested({name: jnp.asarray(leaves[name]) for name in leaves.files})
         spec: Any = {name: _tuples(value) for name, value in about["env"].items()}
         fields = {name: _tuples(about[name]) for name in NETWORK_FIELDS if name in about}
         for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS), ("init", INITS)):
@@ -123,24 +128,24 @@ def load_policy(folder: str | Path) -> Policy:
     except FileNotFoundError as error:
         member = next((path for pattern in ("member_*", "policy/member_*") for path in sorted(folder.glob(pattern))), None)
         if member is not None:
-            raise ConfigError(f"policy={folder} holds those of a sweep; name one, as {member}") from error
+            raise ConfigError(f"policy={folder} holds the policies of a sweep; name one of them, such as {member}") from error
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
     except Exception as error:  # a truncated archive, a wrong type, a missing field
         raise ConfigError(f"policy={folder} cannot be read: {error}") from error
 
 
 def _check_params(policy: Policy) -> None:
-    """Raises ValueError where the parameters are not those of the policy's actor, leaf by leaf."""
+    """Raises ValueError unless the parameters have the names and shapes of those of the policy's actor."""
     expected = jax.eval_shape(lambda: init_actor(jax.random.key(0), policy.actor(), policy.spec.obs_dim))
     if OBS in policy.params:
-        expected = {NET: expected, OBS: jax.eval_shape(lambda: start(policy.spec.obs_dim))}
+        expected = {NET: expected, OBS: jax.eval_shape(lambda: init_moments(policy.spec.obs_dim))}
     shapes, found = (
-        {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(x)} for x in (expected, policy.params)
+        {_path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(x)} for x in (expected, policy.params)
     )
     wrong = next((name for name in sorted({*shapes, *found}) if shapes.get(name) != found.get(name)), None)
     if wrong:
         raise ValueError(
-            f"actor.npz has {wrong} of shape {found.get(wrong)}, where the network of policy.json has {shapes.get(wrong)}"
+            f"actor.npz has {wrong} of shape {found.get(wrong)}; the network of policy.json needs shape {shapes.get(wrong)}"
         )
 
 
@@ -153,11 +158,11 @@ def reward_threshold(folder: Path) -> float | None:
     return json.loads((folder / "policy.json").read_text())["env"]["reward_threshold"]
 
 
-def _name(path: Any) -> str:
+def _path_name(path: Any) -> str:
     return "/".join(str(entry.key) for entry in path)
 
 
-def _tree(leaves: dict[str, Any]) -> dict[str, Any]:
+def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *branches, last = name.split("/")

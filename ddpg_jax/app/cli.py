@@ -1,6 +1,7 @@
-"""Runs the commands of the command line, whose options are in `options`; errors are reported in one line.
+"""Runs the commands of the command line, and reports errors in one line. `options` defines their options.
 
-Each command imports what it needs when it runs: JAX takes most of a second, which help and wrong options need not wait for.
+Each command imports what it needs when it runs. Help and wrong options do not wait for JAX, which takes most of a
+second to import.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ddpg_jax.app.interrupts import raise_as_usual
 from ddpg_jax.app.options import ENVIRONMENT, check_file, joined, make_parser
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, near
+from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, nearest_fields
 from ddpg_jax.experiment.presets import PRESETS, read_preset
 from ddpg_jax.experiment.values import plain
 
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from ddpg_jax.app.processes import Meeting
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a disk without space."""
+"""Error numbers that mean that there is no space left on a disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
+    """Runs a command, and returns its exit status."""
     try:
         return _main(sys.argv[1:] if arguments is None else list(arguments))
     except (ConfigError, EnvironmentFailure) as error:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"cannot read or write {what}{error.strerror or error}{cure}")
     except RecursionError:
         return _fail("an option or a file is nested too deeply to be read")
-    except (MemoryError, RuntimeError) as error:  # XLA has a RuntimeError of its own for it
+    except (MemoryError, RuntimeError) as error:  # XLA raises a RuntimeError if memory runs out
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _fail("out of memory; lower batch_size, hidden, replay_capacity, eval_episodes or the number of members", 1)
@@ -62,23 +63,23 @@ def _main(arguments: list[str]) -> int:
     options, rest = make_parser().parse_known_args(joined(arguments))
     options.arguments = arguments
     if rest:
-        raise ConfigError(f"{rest[0]} is no option of {options.command}; {_hint(options.command, rest[0].split('=')[0])}")
+        raise ConfigError(f"{rest[0]} is not an option of {options.command}; {_hint(options.command, rest[0].split('=')[0])}")
     return COMMANDS[options.command](options)
 
 
 def _hint(command: str, option: str) -> str:
     """Suggests what may have been meant by an option that a command does not have."""
     if command == "train" and _takes("sweep", option):
-        return "ddpg-jax sweep has it, which trains many policies at once"
-    close = near(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep") else ()
+        return "ddpg-jax sweep has it, and trains many policies at once"
+    close = nearest_fields(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep") else ()
     names = ", ".join(f"--{name.replace('_', '-')}" for name in close)
-    return f"nearest are {names}" if names else f"see ddpg-jax {command} --help"
+    return f"the nearest are {names}" if names else f"see ddpg-jax {command} --help"
 
 
 def _takes(command: str, option: str) -> bool:
     try:
         return not make_parser().parse_known_args([command, "ENV", f"{option}=1"])[1]
-    except ConfigError:  # it takes no value
+    except ConfigError:  # the option takes no value
         return True
 
 
@@ -109,14 +110,14 @@ def _sweep(options: argparse.Namespace) -> int:
     given = _given(options)
     seeds = _whole("seeds", options.seeds)
     if options.sample and options.grid:
-        raise ConfigError("--sample and --grid exclude each other; give one of them")
+        raise ConfigError("--sample and --grid cannot be combined; give one of them")
     if options.sample:
         if options.points is None:
             raise ConfigError("--sample needs --points N, the number of points to draw")
         ranges = {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
         points = random_points(ranges, _whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
     elif options.points is not None:
-        raise ConfigError("--points is the number of points that --sample draws; give --sample FIELD=log:LOW:HIGH, too")
+        raise ConfigError("--points is the number of points that --sample draws; also give --sample FIELD=log:LOW:HIGH")
     else:
         points = grid_points(parse_grid(options.grid))
     groups = make_groups(points, seeds, given)
@@ -129,12 +130,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _meeting(options: argparse.Namespace) -> Meeting | None:
-    """Returns where the processes of a sweep find each other, or None if there is only one."""
+    """Returns the address at which the processes of a sweep meet, or None if there is only one process."""
     from ddpg_jax.app.processes import Meeting, detect
 
     words = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed and words != (None, None, None):
-        raise ConfigError("--distributed and --coordinator, --num-processes, --process-id exclude each other; give one of them")
+        raise ConfigError("--distributed cannot be combined with --coordinator, --num-processes or --process-id")
     if options.distributed:
         return detect()
     if words == (None, None, None):
@@ -151,7 +152,7 @@ def _meeting(options: argparse.Namespace) -> Meeting | None:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the fields that the user has given, each checked by itself."""
+    """Returns the fields that the user has given, after it has checked each of them."""
     given = {name: getattr(options, name) for name in FIELDS}
     given = {name: value for name, value in given.items() if value is not None}
     _import(options)
@@ -161,7 +162,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _import(options: argparse.Namespace) -> None:
-    """Imports the user's modules, which may add presets and other parts."""
+    """Imports the modules of the user, which may register presets and other parts."""
     if options.imports:
         from ddpg_jax.envs.host.make import import_modules
 
@@ -177,7 +178,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     raise_as_usual()
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other; give one of them")
+        raise ConfigError("--resume and --overwrite cannot be combined; give one of them")
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
         with connected(meeting) as processes:
@@ -260,24 +261,26 @@ def _envs(options: argparse.Namespace) -> int:
     given = {name: coerce(name, getattr(options, name) or STRUCTURE[name]) for name in ENVIRONMENT}
     asked = EnvOptions(**given)
     if (asked.env_kwargs, asked.wrappers) != (STRUCTURE["env_kwargs"], STRUCTURE["wrappers"]) and not options.name:
-        raise ConfigError("--env-kwargs and --wrappers belong to one environment; name it")
+        raise ConfigError("--env-kwargs and --wrappers need the name of one environment; give NAME")
     for text in about(options.name, asked) if options.name else [overview(asked)]:
         print(text, flush=True)
     return 0
 
 
 def _whole(name: str, text: str) -> int:
+    """Reads a whole number of at least 1."""
     if _read(text) < 1:
         raise ConfigError(f"{name}={text} is not allowed; it must be a whole number of at least 1")
     return int(text)
 
 
 def _read(text: str) -> int:
-    """Returns the whole number that a text is, or -1; Python refuses to read the longest with an error of its own."""
+    """Reads a whole number, or returns -1. It skips numbers too long for `int`, which raises an error of its own."""
     return int(text) if text.isdecimal() and len(text) <= 18 else -1
 
 
 def _at_least(name: str, text: str, low: float) -> float:
+    """Reads a number of at least `low`."""
     try:
         value = float(text)
     except ValueError:

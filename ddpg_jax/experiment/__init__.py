@@ -1,1 +1,1 @@
-"""Runs as plain data: fields, presets, and the functions that they name."""
+"""Describes runs as plain data: fields, presets, and the functions that they name."""

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from ddpg_jax import exploration
 from ddpg_jax.agent import diagnostics, layers, losses
 from ddpg_jax.agent.ddpg import every_period, every_update, make_agent, smoothed, unsmoothed
-from ddpg_jax.agent.networks import NETWORK_FIELDS, NETWORKS, action_dim_of, make_nets, takes
+from ddpg_jax.agent.networks import NETWORK_FIELDS, NETWORKS, action_dim_of, make_nets, takes_field
 from ddpg_jax.agent.normalization import normalize_observations, normalize_rewards
-from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, clipped
+from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, with_clipping
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, updates_of
 from ddpg_jax.experiment.own_parts import check_explorer, check_function, check_replay, is_own, make_part
@@ -25,23 +25,24 @@ from ddpg_jax.types import Agent, EnvOptions, EnvSpec, Explorer, Goal, Hyperpara
 
 
 class Parts(NamedTuple):
-    """Holds what the names in an `Experiment` stand for."""
+    """Holds the functions that the names in an `Experiment` stand for."""
 
     agent: Agent
     replay: Replay
     explorer: Explorer
     warmup: Explorer
+    """The explorer of the warm-up."""
     updates: int
-    """Gradient steps at a time."""
+    """The number of gradient steps at a time."""
     period: int
-    """Vector steps from one time to the next."""
+    """The number of vector steps from one time to the next."""
 
 
 def build(experiment: Experiment, spec: EnvSpec) -> Parts:
-    """Makes the functions that an experiment names, for an environment of these shapes.
+    """Makes the functions that an experiment names, for an environment with this spec.
 
     Raises:
-        ConfigError: a part of the user's own that does not do; or hindsight without goals.
+        ConfigError: a user-defined part is not valid, or hindsight is used without goals.
 
     >>> import ddpg_jax as dj
     >>> env = dj.envs.make_device("Pendulum-v1")
@@ -57,7 +58,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
     """Makes the algorithm.
 
     Raises:
-        ConfigError: a network, activation or loss of the user's own that does not do.
+        ConfigError: a user-defined network, activation or loss is not valid.
     """
     x = experiment
     td_loss = losses.huber if "huber_delta" in x.parts and x.td_loss == "squared" else losses.TD_LOSSES[x.td_loss]
@@ -66,7 +67,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
     if is_own(layers.ACTIVATIONS[x.activation]):
         check_function(f"activation={x.activation}", layers.ACTIVATIONS[x.activation], jnp.zeros((2, 3)))
     for name, value in network_fields(x).items():
-        if value != STRUCTURE[name] and not takes(x.network, name):
+        if value != STRUCTURE[name] and not takes_field(x.network, name):
             raise ConfigError(
                 f"{name}={plain(value)} is not allowed with network={x.network}, which does not read it; it must be "
                 f"{plain(STRUCTURE[name])}"
@@ -83,9 +84,9 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
         policy_delay=x.policy_delay,
         td_loss=td_loss,
         target_action=smoothed if "target_noise" in x.parts else unsmoothed,
-        critic_penalties=tuple(part for name, part in losses.CRITIC_PENALTIES.items() if name in x.parts),
-        actor_penalties=tuple(part for name, part in losses.ACTOR_PENALTIES.items() if name in x.parts),
-        optimizers=Nets(optimizer("actor", x), optimizer("critic", x)),
+        critic_penalties=tuple(penalty for name, penalty in losses.CRITIC_PENALTIES.items() if name in x.parts),
+        actor_penalties=tuple(penalty for name, penalty in losses.ACTOR_PENALTIES.items() if name in x.parts),
+        optimizers=Nets(make_optimizer("actor", x), make_optimizer("critic", x)),
         sync=every_period if "sync_period" in x.parts else every_update,
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
@@ -97,7 +98,7 @@ def replay_of(experiment: Experiment, spec: EnvSpec) -> Replay:
     """Makes the replay.
 
     Raises:
-        ConfigError: one of the user's own that does not do.
+        ConfigError: a user-defined replay is not valid, or hindsight is used without goals.
     """
     x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
     ring = make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
@@ -125,7 +126,7 @@ def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer
     """Makes the explorer.
 
     Raises:
-        ConfigError: one of the user's own that does not do.
+        ConfigError: a user-defined explorer is not valid.
     """
     x, action_dim = experiment, spec.action_dim
     table = exploration.EXPLORERS
@@ -139,7 +140,7 @@ def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer
 
 
 def named_parts(experiment: Experiment) -> tuple[Any, ...]:
-    """Returns the entries of all tables that an experiment names: programs of the same names may still differ in them."""
+    """Returns the registered parts that an experiment names, since the same names may stand for other parts later."""
     x = experiment
     return (
         NETWORKS[x.network],
@@ -151,42 +152,42 @@ def named_parts(experiment: Experiment) -> tuple[Any, ...]:
 
 
 def env_options(experiment: Experiment) -> EnvOptions:
-    """Returns what an experiment does to the environment that it names."""
+    """Returns the options of the environment that an experiment names."""
     return EnvOptions(experiment.imports, experiment.env_kwargs, experiment.wrappers)
 
 
 def network_fields(experiment: Experiment) -> dict[str, Any]:
-    """Returns the fields that say something to a network, which a policy keeps to make its actor again."""
+    """Returns the fields that networks may read. A policy stores them to make its actor again."""
     return {name: getattr(experiment, name) for name in NETWORK_FIELDS}
 
 
 def reported(experiment: Experiment) -> tuple[str, ...]:
-    """Returns the names of what the updates of an experiment report."""
+    """Returns the names of the scalars that the updates of an experiment report."""
     return diagnostics.REPORT + (diagnostics.COLUMNS if experiment.diagnostics else ())
 
 
 def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
-    """Returns the goals of an environment.
+    """Returns the description of the goals of an environment.
 
     Raises:
-        ConfigError: it has none, or their rewards cannot be computed.
+        ConfigError: the environment has no goals, or their rewards cannot be computed in batches.
     """
     if spec.goal is None:
         raise ConfigError(
             f"hindsight={experiment.hindsight} is not allowed with env={spec.name}, which has no goals; it must be none, or "
-            "the environment one with achieved and desired goals and a compute_reward of batches of them, such as point-reach"
+            "the environment must have achieved and desired goals and a compute_reward of batches, such as point-reach"
         )
     return spec.goal
 
 
-def optimizer(net: str, experiment: Experiment) -> Optimizer:
-    """Makes the optimizer of `actor` or `critic`."""
+def make_optimizer(net: str, experiment: Experiment) -> Optimizer:
+    """Makes the optimizer of a network, `actor` or `critic`."""
 
-    def number(name: str) -> Callable[[Hyperparams], Scalar]:
+    def reader(name: str) -> Callable[[Hyperparams], Scalar]:
         return operator.attrgetter(f"{net}_{name}")
 
     schedule, parts = SCHEDULES[experiment.lr_schedule], experiment.parts
-    chosen = adam(number("lr"), schedule)
+    chosen = adam(reader("lr"), schedule)
     if f"{net}_decay" in parts:
-        chosen = adamw(number("lr"), number("decay"), schedule)
-    return clipped(chosen, number("clip")) if f"{net}_clip" in parts else chosen
+        chosen = adamw(reader("lr"), reader("decay"), schedule)
+    return with_clipping(chosen, reader("clip")) if f"{net}_clip" in parts else chosen

@@ -1,9 +1,9 @@
 """Declares `Experiment`, a whole run as plain data, and checks it before anything is compiled.
 
-It imports nothing heavy, as the command line reads it before anything else.
+It does not import JAX, because the command line reads it first.
 """
 
-# Annotations are evaluated here, as they hold the declarations.
+# Annotations are evaluated here, because they contain the declarations.
 
 import dataclasses
 import difflib
@@ -24,9 +24,9 @@ WORDS = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Holds the structure of a run: plain, hashable, JSON both ways. The numbers to sweep over are in `Hyperparams`.
+    """Holds the structure of a run; it is hashable and converts to and from JSON. `Hyperparams` holds its numbers.
 
-    A STEP, here and everywhere, is one step of one environment: with 8 environments a vector step counts as 8. Settings in
+    A STEP, here and everywhere, is one step of one environment: with 8 environments, a vector step counts as 8. Values in
     steps that are not a multiple of `num_envs` are rounded up to one.
     """
 
@@ -34,8 +34,8 @@ class Experiment:
     imports: Annotated[
         WORDS,
         Field(
-            "Modules that register environments, networks or other parts, joined by commas. They are imported first, from the "
-            "current folder too.",
+            "Modules that register environments, networks or other parts, joined by commas. They are imported first, and may "
+            "be in the current folder.",
             read=values.names,
             repeated=True,
         ),
@@ -44,7 +44,7 @@ class Experiment:
         str,
         Field(
             "Keyword arguments of the environment, name=value joined by commas, or JSON; `max_episode_steps` sets the time "
-            "limit. Where the twin on the device does not take them, backend=auto takes the host.",
+            "limit. If the environment on the device does not accept them, backend=auto uses the host.",
             read=values.keywords,
             repeated=True,
         ),
@@ -52,8 +52,8 @@ class Experiment:
     wrappers: Annotated[
         WORDS,
         Field(
-            "Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first. They are called with "
-            "the environment alone. With any, backend=auto takes the host.",
+            "Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first. Each is called with "
+            "the environment only. With any of them, backend=auto uses the host.",
             read=values.names,
             repeated=True,
         ),
@@ -61,7 +61,7 @@ class Experiment:
     backend: Annotated[
         str,
         Field(
-            "Where the environment runs: device, host, or auto, which takes the device if the environment is written in JAX.",
+            "Where the environment runs: device, host, or auto, which is the device if the environment is written in JAX.",
             choices=("auto", "device", "host"),
         ),
     ] = "auto"
@@ -69,15 +69,15 @@ class Experiment:
         str,
         Field(
             "Order of operations with environments on the host: textbook, or overlapped, which updates while the environment "
-            "steps, from the transitions before that step. It pays where a step takes a millisecond or more. The device "
-            "backend always keeps the order of the textbook.",
+            "steps, from the transitions before that step. This is faster if a step takes a millisecond or more. The device "
+            "backend always uses the textbook order.",
             choices=("textbook", "overlapped"),
         ),
     ] = "textbook"
     preset: Annotated[
         str,
         Field(
-            "Name of the values that all other fields start from; on the command line also a JSON file of them.",
+            "Named settings that all other fields start from; on the command line, it may also be a JSON file of fields.",
             table="experiment.presets:PRESETS",
         ),
     ] = "default"
@@ -89,7 +89,7 @@ class Experiment:
     updates_per_step: Annotated[
         float,
         Field(
-            "Gradient steps for each step; a fraction with many environments, or to update every few steps (0.5: every other).",
+            "Gradient steps per step; a fraction with many environments, or to update every few steps (0.5: every second).",
             high=10_000.0,
             also=("gradient_steps", "train_freq"),
         ),
@@ -97,35 +97,38 @@ class Experiment:
     warmup_steps: Annotated[
         int,
         Field(
-            "First steps, with uniform random actions and without learning.",
+            "Steps at the start, with uniform random actions and without learning.",
             low=1,
             also=("learning_starts", "start_steps", "start_timesteps"),
         ),
     ] = 1_000
-    batch_size: Annotated[int, Field("Transitions of one gradient step.", low=1)] = 64
+    batch_size: Annotated[int, Field("Transitions per gradient step.", low=1)] = 64
     replay: Annotated[
         str,
         Field(
-            "How transitions are drawn: uniform, prioritized, or a name that a module adds.", table="replay.samplers:REPLAYS"
+            "How transitions are sampled: uniform, prioritized, or a name that a module adds.", table="replay.samplers:REPLAYS"
         ),
     ] = "uniform"
     hindsight: Annotated[
         str,
         Field(
-            "Goals to learn again from transitions with: those that their episode achieved at a later step (future), at the "
-            "last one (final) or at any (episode), or none. For environments with goals.",
+            "Goals that replace the desired ones in some replayed transitions: those that the episode achieved at a later "
+            "step (future), at its last step (final) or at any step (episode), or none. It needs an environment with goals.",
             choices=("none",),
             table="replay.hindsight:STRATEGIES",
         ),
     ] = "none"
     replay_capacity: Annotated[
-        int, Field("Transitions that are kept, over all environments.", low=1, also=("buffer_size", "replay_size"))
+        int,
+        Field(
+            "Number of transitions that are stored, of all environments together.", low=1, also=("buffer_size", "replay_size")
+        ),
     ] = 100_000
-    n_step: Annotated[int, Field("Rewards summed before the bootstrap.", low=1, high=100)] = 1
+    n_step: Annotated[int, Field("Number of rewards that are summed before the bootstrap.", low=1, high=100)] = 1
     exploration: Annotated[
         str,
         Field(
-            "Noise while collecting: ou or gaussian on the actions, parameter on the parameters of the actor, none, or a name "
+            "Noise while collecting: ou or gaussian on the actions, parameter on the actor's parameters, none, or a name "
             "that a module adds.",
             table="exploration:EXPLORERS",
             also=("action_noise",),
@@ -141,7 +144,7 @@ class Experiment:
     network: Annotated[
         str,
         Field(
-            "Actor and critic: mlp, two_branch (the critic begins with layers for each input), or a name that a module adds.",
+            "Actor and critic: mlp, two_branch (a critic with separate layers for each input), or a name that a module adds.",
             table="agent.networks:NETWORKS",
         ),
     ] = "mlp"
@@ -155,16 +158,16 @@ class Experiment:
             table="agent.layers:ACTIVATIONS",
         ),
     ] = "relu"
-    layer_norm: Annotated[bool, Field("Normalize every hidden layer before its activation.")] = False
+    layer_norm: Annotated[bool, Field("Apply LayerNorm to every hidden layer before its activation.")] = False
     batch_norm: Annotated[
         bool,
-        Field("Normalize by the batch: observations, the actor's hidden layers and the critic's before the action joins."),
+        Field("Apply BatchNorm to observations, the actor's hidden layers, and the critic's before the action joins."),
     ] = False
     precision: Annotated[
         str,
         Field(
-            "Precision of the products in the hidden layers: float32 or bfloat16. What is kept, and what the last layer gives, "
-            "is float32.",
+            "Precision of the products in the hidden layers: float32 or bfloat16. Parameters and the last layers are always "
+            "float32.",
             table="agent.layers:PRECISIONS",
         ),
     ] = "float32"
@@ -173,19 +176,19 @@ class Experiment:
     ] = False
     normalize_reward: Annotated[
         bool,
-        Field("Divide rewards by the running root mean square of single ones (others divide by the deviation of returns)."),
+        Field("Divide rewards by their running root mean square (other implementations divide by the deviation of returns)."),
     ] = False
     action_layer: Annotated[int, Field("The layer of the critic whose input the action joins; 0 is the first.")] = 0
     td_loss: Annotated[
         str,
         Field(
-            "The critic's loss of a TD error: squared, huber, or a name that a module adds. With a `huber_delta`, squared is "
-            "huber.",
+            "The critic's loss of a TD error: squared, huber, or a name that a module adds. If `huber_delta` is set, squared "
+            "means huber.",
             table="agent.losses:TD_LOSSES",
         ),
     ] = "squared"
     num_critics: Annotated[
-        int, Field("Critics; the target takes the smallest of their values.", low=1, high=100, also=("n_critics",))
+        int, Field("Number of critics; the target uses the smallest of their values.", low=1, high=100, also=("n_critics",))
     ] = 1
     policy_delay: Annotated[
         int,
@@ -194,7 +197,7 @@ class Experiment:
     init: Annotated[
         str,
         Field(
-            "How the networks start: all layers in +-1/sqrt(fan-in), except the last in +-3e-3 (paper), or all (fan_in).",
+            "Uniform initialization: +-1/sqrt(fan-in), except the last layers in +-3e-3 (paper), or all layers (fan_in).",
             table="agent.layers:INITS",
         ),
     ] = "paper"
@@ -208,15 +211,17 @@ class Experiment:
     placement: Annotated[
         str,
         Field(
-            "How the members of a sweep share a device: map, one after the other, vmap, or auto: map on a CPU, vmap elsewhere.",
+            "How the members of a sweep share a device: map (one after the other), vmap, or auto (map on a CPU, else vmap).",
             choices=("auto", "map", "vmap"),
         ),
     ] = "auto"
     eval_every: Annotated[
         int,
-        Field("Steps between evaluations; there is always one at the end.", low=1, also=("eval_freq", "log_interval")),
+        Field(
+            "Steps between evaluations; there is always an evaluation at the end.", low=1, also=("eval_freq", "log_interval")
+        ),
     ] = 1_000
-    eval_episodes: Annotated[int, Field("Episodes of one evaluation, without noise.", low=1, high=100_000)] = 10
+    eval_episodes: Annotated[int, Field("Episodes per evaluation, without noise.", low=1, high=100_000)] = 10
     diagnostics: Annotated[
         bool,
         Field(
@@ -225,33 +230,33 @@ class Experiment:
         ),
     ] = False
     parts: WORDS = ()
-    """The optional parts in use, named after their number in `Hyperparams`. They are found, not set: see `Field.off`."""
+    """The optional parts in use, named after their fields in `Hyperparams`. They follow from the values: see `Field.off`."""
 
 
 FIELDS: dict[str, Field] = {**declared(Experiment), **declared(Hyperparams)}
-"""All declarations, by name."""
+"""Maps the names of all fields to their declarations."""
 STRUCTURE = {field.name: field.default for field in dataclasses.fields(Experiment) if field.name in FIELDS}
-"""The defaults of the fields of `Experiment`."""
+"""Maps the fields of `Experiment` to their defaults."""
 NUMBERS: dict[str, float] = Hyperparams()._asdict()
-"""The defaults of the fields of `Hyperparams`."""
+"""Maps the fields of `Hyperparams` to their defaults."""
 SWITCHES: dict[str, float] = {name: field.off for name, field in FIELDS.items() if field.off is not None}
-"""Maps the numbers that switch a part on to their values at which it does nothing."""
+"""Maps the fields of `Hyperparams` that switch a part on to the values at which the part does nothing."""
 
 
 def reads(experiment: Experiment, name: str) -> bool:
-    """Returns whether an experiment reads a field. To sweep over one that it does not read would make equal members."""
+    """Returns True if an experiment reads a field. A sweep over a field that it does not read would have equal members."""
     read_by = FIELDS[name].read_by
     return read_by is None or read_by(experiment)
 
 
 def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
-    """Returns the experiment that these fields describe, on top of the preset that they name, checked.
+    """Makes the experiment that these fields describe, starting from the preset that they name, and checks it.
 
     Args:
-        fields: names of `Experiment` and `Hyperparams`; values of their types, or as text.
+        fields: maps fields of `Experiment` and `Hyperparams` to values of their types or as text.
 
     Raises:
-        ConfigError: an unknown field, or a value that is not allowed.
+        ConfigError: a field is not known, or its value or a combination of values is not allowed.
 
     >>> import ddpg_jax as dj
     >>> experiment, hyper = dj.configure({"batch_size": "32", "tau": 0.01})
@@ -268,10 +273,10 @@ def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:
     return experiment, hyper
 
 
-def near(word: str) -> Sequence[str]:
-    """Returns the fields that an unknown word may stand for: by what other systems call them, or else by their spelling.
+def nearest_fields(word: str) -> Sequence[str]:
+    """Returns the fields that an unknown word may stand for, by their names in other systems or else by their spelling.
 
-    >>> near("buffer_size"), near("warmup")
+    >>> nearest_fields("buffer_size"), nearest_fields("warmup")
     (['replay_capacity'], ['warmup_steps'])
     """
     return [name for name, field in FIELDS.items() if word in field.also] or difflib.get_close_matches(
@@ -280,18 +285,20 @@ def near(word: str) -> Sequence[str]:
 
 
 def coerce(name: str, value: Any) -> Any:
-    """Returns a field's value, which may be given as text, in the field's type and range.
+    """Converts a value, which may be text, to the type of a field, and checks its range.
 
     Raises:
-        ConfigError: an unknown field, or a value that is not allowed.
+        ConfigError: the field is not known, or the value is not allowed.
 
     >>> from ddpg_jax.experiment.experiment import coerce
     >>> coerce("hidden", "400-300"), coerce("layer_norm", "true"), coerce("steps", "2e4")
     ((400, 300), True, 20000)
     """
     if name not in FIELDS:
-        close = near(str(name))
-        raise ConfigError(f"{name} is no field; {'nearest are' if close else 'fields are'} {', '.join(close or FIELDS)}")
+        close = nearest_fields(str(name))
+        raise ConfigError(
+            f"{name} is not a field; {'the nearest are' if close else 'the fields are'} {', '.join(close or FIELDS)}"
+        )
     field, default = FIELDS[name], {**STRUCTURE, **NUMBERS}[name]
     if field.read is not None:
         return field.read(name, value)
@@ -300,7 +307,7 @@ def coerce(name: str, value: Any) -> Any:
     if isinstance(default, bool):
         return values.boolean(name, value)
     if isinstance(default, int) or field.whole:
-        high = values.LONGEST if field.high == math.inf else int(field.high)
+        high = values.INT32_MAX if field.high == math.inf else int(field.high)
         return type(default)(values.integer(name, value, low=int(field.low), high=high))
     if isinstance(default, float):
         return values.number(name, value, low=field.low, high=field.high)
@@ -308,7 +315,7 @@ def coerce(name: str, value: Any) -> Any:
 
 
 def updates_of(experiment: Experiment) -> tuple[int, int]:
-    """Returns how many updates are made at a time, and after how many vector steps each time; one of the two is 1.
+    """Returns the number of updates at a time, and the number of vector steps between those times; one of them is 1.
 
     >>> updates_of(Experiment(updates_per_step=0.5)), updates_of(Experiment(updates_per_step=0.5, num_envs=8))
     ((1, 2), (4, 1))
@@ -321,7 +328,7 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     """Checks combinations of fields; the fields themselves were checked by `coerce`.
 
     Raises:
-        ConfigError: a combination that cannot be trained.
+        ConfigError: the combination cannot be trained.
     """
     x = experiment
     vector_warmup = -(-x.warmup_steps // x.num_envs) * x.num_envs
@@ -330,7 +337,7 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     if abs(updates - found[0] / found[1]) > 1e-6 * updates or not updates:
         raise ConfigError(
             f"updates_per_step={x.updates_per_step} with num_envs={x.num_envs} makes {updates:g} updates per vector step; it "
-            "must be a whole number, or 1 divided by one"
+            "must be a whole number or the inverse of one"
         )
     if x.batch_size > vector_warmup:
         raise ConfigError(
@@ -347,7 +354,7 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
         )
     if x.action_layer > len(x.hidden):
         raise ConfigError(
-            f"action_layer={x.action_layer} is not allowed; with hidden={'-'.join(map(str, x.hidden))} it must be at most "
+            f"action_layer={x.action_layer} is not allowed; with hidden={'-'.join(map(str, x.hidden))}, it must be at most "
             f"{len(x.hidden)}"
         )
     if x.batch_norm and x.layer_norm:
@@ -356,7 +363,7 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
         raise ConfigError(f"batch_size={x.batch_size} is not allowed with batch_norm=true; it must be at least 2")
     if x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
         raise ConfigError(
-            f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential noise_sigma and "
+            f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential, noise_sigma and "
             "noise_sigma_final must be above 0"
         )
     for name, clock, used in (
@@ -366,15 +373,15 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     ):
         if used and getattr(hyper, name) <= clock:
             raise ConfigError(
-                f"{name}={getattr(hyper, name):g} is not allowed; it counts from the start of the run, and must be more than "
+                f"{name}={getattr(hyper, name):g} is not allowed; it counts from the start of the run, so it must be more than "
                 f"the {clock:g} of the warm-up"
             )
     for name in ("lr_final", "actor_lr", "critic_lr"):
         value = getattr(hyper, name)
         if x.lr_schedule == "exponential" and not value > 0:
-            raise ConfigError(f"{name}={value:g} is not allowed; with lr_schedule=exponential it must be above 0")
+            raise ConfigError(f"{name}={value:g} is not allowed; with lr_schedule=exponential, it must be above 0")
     if x.exploration == "ou" and hyper.ou_theta * hyper.ou_dt >= 2:
         raise ConfigError(
-            f"ou_theta={hyper.ou_theta:g} is not allowed with ou_dt={hyper.ou_dt:g}; their product must be below 2, or else "
-            "the noise grows without end"
+            f"ou_theta={hyper.ou_theta:g} is not allowed with ou_dt={hyper.ou_dt:g}; their product must be below 2, "
+            "because the noise would grow without bound"
         )

@@ -1,4 +1,4 @@
-"""Hyperparameter points: grids, random search, and how their values are written."""
+"""Makes hyperparameter points from grids and by random search, and reads grids from text."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import numpy as np
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS, coerce
-from ddpg_jax.experiment.values import integer, plain, unboxed
+from ddpg_jax.experiment.values import integer, plain, to_python
 
 Point = dict[str, Any]
-MOST_MEMBERS = 1_000_000  # more is a slip of the keyboard, and a list of them does not fit in memory
+"""Maps fields to the values of one point."""
+MAX_MEMBERS = 1_000_000
+"""Upper bound on the members of a sweep. A larger number is a typing error, and its members do not fit in memory."""
 
 
 def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
-    """All combinations, the last field changing fastest.
+    """Returns all combinations of the values in a grid; the last field changes fastest.
 
     Raises:
-        ConfigError: an unknown field, no values, one that is there twice, or one that is not allowed.
+        ConfigError: a field is not known, or it has no value, a repeated one, or one that is not allowed.
 
     >>> grid_points({"tau": [0.1, 0.2], "gamma": [0.9]})
     [{'tau': 0.1, 'gamma': 0.9}, {'tau': 0.2, 'gamma': 0.9}]
     """
     if not isinstance(grid, Mapping):
         raise ConfigError(f"grid={grid!r} is not allowed; it must map names of fields to lists of values")
-    grid = {name: unboxed(values) for name, values in grid.items()}
+    grid = {name: to_python(values) for name, values in grid.items()}
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
             coerce(name, values) if isinstance(values, str) else None
@@ -37,24 +39,25 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
     columns = {name: [coerce(name, value) for value in values] for name, values in grid.items()}
     for name, values in columns.items():
         twice = next((value for h, value in enumerate(values) if value in values[:h]), None)
-        if twice is not None:  # equal points would pass for more seeds
-            hint = "; the sizes of one network are joined by dashes, 256-256" if name == "hidden" else ""
-            raise ConfigError(f"grid: {name}={plain(twice)} is there twice; it must be there once{hint}")
+        if twice is not None:  # equal points would look like more seeds
+            hint = "; join the sizes of one network by dashes, as in 256-256" if name == "hidden" else ""
+            raise ConfigError(f"grid: {name}={plain(twice)} is given twice; each value may be given only once{hint}")
     return [dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values())]
 
 
 def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[Point]:
-    """Points drawn from `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field, the same for the same seed.
+    """Draws points at random, from `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field.
 
-    Of whole numbers one point may be drawn twice. It is given once, as equal points would pass for more seeds.
+    If a point is drawn twice, as may happen with whole numbers, it is returned once, since equal points would look like more
+    seeds. The same seed gives the same points.
 
     Raises:
-        ConfigError: an unknown field or a range that is not allowed.
+        ConfigError: a field is not known, or its range is not allowed.
 
     >>> [sorted(point) for point in random_points({"tau": "log:1e-3:1e-1"}, count=2)]
     [['tau'], ['tau']]
     """
-    count = integer("points", count, low=1, high=MOST_MEMBERS)
+    count = integer("points", count, low=1, high=MAX_MEMBERS)
     generator = np.random.default_rng(seed)
     columns = {}
     for name, text in ranges.items():
@@ -63,9 +66,9 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
             raise ConfigError(f"sample: {name}={text} is not allowed; it must be log:LOW:HIGH or uniform:LOW:HIGH")
         low, high = (coerce(name, end) for end in ends)
         if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
-            raise ConfigError(f"sample: {name}={text} is not allowed; it must be two numbers, the first lower, above 0 for log")
+            raise ConfigError(f"sample: {name}={text} is not allowed; LOW must be below HIGH, and above 0 for log")
         whole = isinstance(low, int) or FIELDS[name].whole
-        end = high + 1 if whole else high  # rounded down, so that both ends are as likely as what is between them
+        end = high + 1 if whole else high  # values are rounded down, so that HIGH is as likely as the others
         drawn = generator.uniform(*((math.log(low), math.log(end)) if kind == "log" else (low, end)), size=count)
         values = np.exp(drawn) if kind == "log" else drawn
         columns[name] = [type(low)(math.floor(x) if whole else x) for x in np.clip(values, low, high).tolist()]
@@ -74,19 +77,19 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`["tau=0.01,0.02", ...]` as a grid.
+    """Reads a grid from texts such as `["tau=0.01,0.02", ...]`.
 
     Raises:
-        ConfigError: not of that form, or a field twice.
+        ConfigError: a text has another form, or a field is repeated.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name in grid:
-            raise ConfigError(f"grid={text} is not allowed; it must be FIELD=V1,V2,... with every field once")
-        apart = re.split(r",(?![^(\[]*[)\]])", values)  # not at the commas of (8,8),(16,16)
-        grid[name] = [value.strip() for value in apart if value.strip()]
+            raise ConfigError(f"grid={text} is not allowed; it must be FIELD=V1,V2,... with each field given once")
+        parts = re.split(r",(?![^(\[]*[)\]])", values)  # splits (8,8),(16,16) only at the second comma
+        grid[name] = [value.strip() for value in parts if value.strip()]
         if not grid[name]:
-            raise ConfigError(f"grid={text} is not allowed; {name} needs at least one value")
+            raise ConfigError(f"grid={text} is not allowed; it must have at least one value")
     return grid

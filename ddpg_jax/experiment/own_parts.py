@@ -1,4 +1,4 @@
-"""Makes the parts that an experiment names, and looks at those that are not the package's own before they are compiled."""
+"""Makes the parts that an experiment names, and checks user-defined ones before they are compiled."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def make_part(field: str, name: str, table: Mapping[str, Callable[..., T]], kind: type[T], /, **arguments: Any) -> T:
-    """Makes a registered part; its function gets the arguments by their names.
+    """Makes a registered part by calling its function with these keyword arguments.
 
     Raises:
-        ConfigError: its function cannot be called so, fails, or makes something else.
+        ConfigError: the function fails, does not accept the arguments, or does not return a `kind`.
     """
     try:
         part = table[name](**arguments)
@@ -27,96 +27,98 @@ def make_part(field: str, name: str, table: Mapping[str, Callable[..., T]], kind
             f"{field}={name} cannot be made: {one_line(error)}; it is called with {', '.join(arguments)}"
         ) from error
     if not isinstance(part, kind):
-        raise ConfigError(f"{field}={name} makes a {type(part).__name__}; it must make a dj.{kind.__name__}")
+        raise ConfigError(f"{field}={name} returns a {type(part).__name__}; it must return a dj.{kind.__name__}")
     return part
 
 
 def is_own(part: Any) -> bool:
-    """Returns whether a function is the user's own."""
+    """Returns True if a function is not part of this package."""
     return not str(getattr(part, "__module__", "")).startswith("ddpg_jax.")
 
 
-def check_function(what: str, function: Callable[..., Any], *arguments: Any) -> None:
-    """Checks an elementwise function: it must keep the shape and the type of its first argument.
+def check_function(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Checks that an elementwise function keeps the shape and dtype of its first argument.
 
     Raises:
-        ConfigError: it does not, or fails.
+        ConfigError: the function does not keep them, or it fails.
     """
-    found = _traced(what, function, *arguments)
-    _same(what, "", found, arguments[0])
+    found = _trace(label, function, *arguments)
+    _check_same(label, "", found, arguments[0])
 
 
-def check_explorer(what: str, explorer: Explorer, agent: Agent, *, num_envs: int, obs_dim: int, action_dim: int) -> None:
-    """Checks the shapes and types of all that an explorer gives.
+def check_explorer(label: str, explorer: Explorer, agent: Agent, *, num_envs: int, obs_dim: int, action_dim: int) -> None:
+    """Checks the shapes and dtypes that the functions of an explorer return.
 
     Raises:
-        ConfigError: one is wrong, or a function fails.
+        ConfigError: one of them is wrong, or a function fails.
     """
-    key, hyper, t = jax.random.key(0), _numbers(), jnp.int32(0)
+    key, hyper, t_env = jax.random.key(0), _traced_hyper(), jnp.int32(0)
     params = jax.eval_shape(agent.init, key, hyper).params.actor
     obs, last = jnp.zeros((num_envs, obs_dim)), jnp.zeros(num_envs, bool)
-    noise = _traced(f"{what}: init", lambda params: explorer.init(num_envs, params), params)
-    told = _traced(
-        f"{what}: explore",
-        lambda params, noise: explorer.explore(key, noise, agent.act, params, obs, hyper, t),
+    noise = _trace(f"{label}: init", lambda params: explorer.init(num_envs, params), params)
+    output = _trace(
+        f"{label}: explore",
+        lambda params, noise: explorer.explore(key, noise, agent.act, params, obs, hyper, t_env),
         params,
         noise,
     )
-    action, after = _pair(f"{what}: explore", told, 2, "(action, noise)")
-    _same(f"{what}: explore", "action", action, jnp.zeros((num_envs, action_dim)))
-    _same(f"{what}: explore", "noise", after, noise)
-    _same(f"{what}: reset", "noise", _traced(f"{what}: reset", explorer.reset, noise, last), noise)
+    action, after = _check_tuple(f"{label}: explore", output, 2, "(action, noise)")
+    _check_same(f"{label}: explore", "action", action, jnp.zeros((num_envs, action_dim)))
+    _check_same(f"{label}: explore", "noise", after, noise)
+    _check_same(f"{label}: reset", "noise", _trace(f"{label}: reset", explorer.reset, noise, last), noise)
 
 
-def check_replay(what: str, replay: Replay, *, num_envs: int, batch_size: int, obs_dim: int, action_dim: int) -> None:
-    """Checks the shapes and types of all that a replay gives.
+def check_replay(label: str, replay: Replay, *, num_envs: int, batch_size: int, obs_dim: int, action_dim: int) -> None:
+    """Checks the shapes and dtypes that the functions of a replay return.
 
     Raises:
-        ConfigError: one is wrong, or a function fails.
+        ConfigError: one of them is wrong, or a function fails.
     """
-    key, hyper, t = jax.random.key(0), _numbers(), jnp.int32(0)
+    key, hyper, t_update = jax.random.key(0), _traced_hyper(), jnp.int32(0)
 
     def transition(size: int) -> Transition:
-        obs, number = jnp.zeros((size, obs_dim)), jnp.zeros(size)
-        return Transition(obs, jnp.zeros((size, action_dim)), number, number, jnp.zeros(size, bool), obs)
+        obs, scalar = jnp.zeros((size, obs_dim)), jnp.zeros(size)
+        return Transition(obs, jnp.zeros((size, action_dim)), scalar, scalar, jnp.zeros(size, bool), obs)
 
-    state = _traced(f"{what}: init", replay.init)
-    added = _traced(f"{what}: add", replay.add, state, transition(num_envs), jnp.ones(num_envs, bool))
-    _same(f"{what}: add", "state", added, state)
-    drawn = _traced(f"{what}: sample", replay.sample, key, state, hyper, t)
-    batch, weight, index = _pair(f"{what}: sample", drawn, 3, "(batch, weight, index)")
-    _same(f"{what}: sample", "batch", batch, transition(batch_size))
-    _same(f"{what}: sample", "weight", weight, jnp.zeros(batch_size))
-    after = _traced(f"{what}: feedback", replay.feedback, state, index, jnp.zeros(batch_size), hyper)
-    _same(f"{what}: feedback", "state", after, state)
+    state = _trace(f"{label}: init", replay.init)
+    added = _trace(f"{label}: add", replay.add, state, transition(num_envs), jnp.ones(num_envs, bool))
+    _check_same(f"{label}: add", "state", added, state)
+    drawn = _trace(f"{label}: sample", replay.sample, key, state, hyper, t_update)
+    batch, weight, index = _check_tuple(f"{label}: sample", drawn, 3, "(batch, weight, index)")
+    _check_same(f"{label}: sample", "batch", batch, transition(batch_size))
+    _check_same(f"{label}: sample", "weight", weight, jnp.zeros(batch_size))
+    after = _trace(f"{label}: feedback", replay.feedback, state, index, jnp.zeros(batch_size), hyper)
+    _check_same(f"{label}: feedback", "state", after, state)
 
 
-def _numbers() -> Hyperparams:
+def _traced_hyper() -> Hyperparams:
+    """Returns the default hyperparameters as they are in a program."""
     return Hyperparams(*map(jnp.float32, Hyperparams()))
 
 
-def _traced(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns the shapes and types of what a function gives; nothing is computed."""
+def _trace(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns the shapes and dtypes of what a function returns, without computing it."""
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        raise ConfigError(f"{what} fails: {one_line(error)}") from error
+        raise ConfigError(f"{label} fails: {one_line(error)}") from error
 
 
-def _pair(what: str, told: Any, count: int, names: str) -> Any:
-    if not isinstance(told, tuple) or len(told) != count:
-        raise ConfigError(f"{what} gives {type(told).__name__}; it must give {names}")
-    return told
+def _check_tuple(label: str, output: Any, count: int, names: str) -> Any:
+    """Returns the output if it is a tuple of `count` values, and otherwise raises ConfigError."""
+    if not isinstance(output, tuple) or len(output) != count:
+        raise ConfigError(f"{label} returns {type(output).__name__}; it must return {names}")
+    return output
 
 
-def _same(what: str, part: str, found: Any, wanted: Any) -> None:
-    """Raises ConfigError where two trees have not the same structure, shapes and types."""
+def _check_same(label: str, part: str, found: Any, wanted: Any) -> None:
+    """Raises ConfigError unless two trees have the same structure, shapes and dtypes."""
     left, right = (jax.tree.leaves_with_path(tree) for tree in (found, wanted))
     if jax.tree.structure(found) != jax.tree.structure(wanted):
         raise ConfigError(
-            f"{what} gives {part or 'a value'} as {jax.tree.structure(found)}; it must be {jax.tree.structure(wanted)}"
+            f"{label} returns {part or 'a value'} as {jax.tree.structure(found)}; it must be {jax.tree.structure(wanted)}"
         )
     for (path, x), (_, y) in zip(left, right, strict=True):
         if (x.shape, x.dtype) != (y.shape, y.dtype):
             leaf = f"{part}{jax.tree_util.keystr(path)}" or "a value"
-            raise ConfigError(f"{what} gives {leaf} as {x.dtype}{list(x.shape)}; it must be {y.dtype}{list(y.shape)}")
+            raise ConfigError(f"{label} returns {leaf} as {x.dtype}{list(x.shape)}; it must be {y.dtype}{list(y.shape)}")

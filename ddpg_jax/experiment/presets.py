@@ -1,4 +1,4 @@
-"""Named settings: what others train with, as data, and where this library differs from them."""
+"""Defines presets: the settings that others publish, as data, and how training with them differs from their code."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from ddpg_jax.registry import Registry
 
 
 class Preset(NamedTuple):
-    """Fields of `Experiment` and `Hyperparams` in which it differs from the defaults, and what they stand for.
+    """Holds values of fields of `Experiment` and `Hyperparams` that replace the defaults, and their source.
 
     >>> import ddpg_jax as dj
-    >>> dj.PRESETS["calm"] = dj.Preset("What works on my robot.", {"noise_sigma": 0.05, "hidden": (64, 64)})
+    >>> dj.PRESETS["calm"] = dj.Preset("Settings for my robot.", {"noise_sigma": 0.05, "hidden": (64, 64)})
     >>> dj.configure({"preset": "calm", "tau": 0.01})[0].hidden
     (64, 64)
     >>> del dj.PRESETS["calm"]
     """
 
     source: str
-    """One line: whose values they are."""
+    """One line that says where the values come from."""
     values: Mapping[str, Any] = MappingProxyType({})
-    """Noise in units of the action range [-1, 1], as everywhere."""
+    """Maps fields to values. Noise is in units of the action range [-1, 1], as everywhere."""
     deviations: tuple[str, ...] = ()
-    """What of the source cannot be said here, and what it means for the comparison."""
+    """Differences from the source that no field can express, with their effect on a comparison."""
 
 
-WARMUP = "the warm-up is uniform random and as long as a batch; there {}"
-UNITS = "its noise of {} is in the environment's own units, here in those of [-1, 1]: the same where actions are bounded by 1"
-ZERO_BIAS = "weights start in +-1/sqrt(fan-in) and biases too; there {} and biases of 0"
-SCALED = "its critic reads actions in the environment's own units, here scaled to [-1, 1]: the same where they are bounded by 1"
-SECOND = "the actor and the targets follow every second update, which of the two is not fixed"
+WARMUP = "the warm-up takes uniform random actions and is as long as a batch; in the source, {}"
+UNITS = (
+    "the noise of {} is in units of [-1, 1]; in the source, it is in units of the environment, which is the same if "
+    "actions are bounded by 1"
+)
+ZERO_BIAS = "weights and biases start in +-1/sqrt(fan-in); in the source, weights have {} and biases are 0"
+SCALED = (
+    "the critic reads actions in units of [-1, 1]; in the source, it reads them in units of the environment, which is the same "
+    "if actions are bounded by 1"
+)
+SECOND = "actor and targets are updated at every second update, but not necessarily at the same ones as in the source"
+SHORT_WARMUP = "the warm-up is as long as a batch; in the source, it has 100 steps, and the first batches repeat transitions"
 
 _FUJIMOTO: dict[str, Any] = {
     "exploration": "gaussian",
@@ -49,7 +56,7 @@ _FUJIMOTO: dict[str, Any] = {
 
 _PRESETS: dict[str, Preset] = {
     "default": Preset(
-        "The table of most introductions: the rates of Lillicrap et al. 2015, tau .005, 256-256 networks, 1e5 transitions."
+        "Common defaults: the learning rates of Lillicrap et al. 2015, tau 0.005, 256-256 networks, 1e5 transitions."
     ),
     "lillicrap2015": Preset(
         "Lillicrap et al. 2015, section 7, low-dimensional observations.",
@@ -65,15 +72,15 @@ _PRESETS: dict[str, Preset] = {
             "eval_every": 10_000,
         },
         (
-            "the paper does not say whether the actor's output is a layer with BatchNorm, here not, nor how fast the running "
-            "statistics move, here by .01, nor where they are used, here when acting and in the targets",
-            "critic_l2 is a factor on the sum of squared weights; the paper does not say whether it halves it or counts biases",
+            "the actor's output has no BatchNorm, and the running statistics move by 0.01 per batch and are used for acting "
+            "and in the targets; the paper specifies none of this",
+            "critic_l2 multiplies the sum of squared weights; the paper does not say if the sum is halved or includes biases",
             WARMUP.format("no warm-up is mentioned"),
-            "the paper trains for up to 2.5e6 steps",
+            "a run has 1e6 steps; in the source, up to 2.5e6",
         ),
     ),
     "nexus": Preset(
-        "The Nexus course's notes on DDPG: LayerNorm before every ReLU, batches of 256, OU sigma .1, 1e6 transitions.",
+        "Notes of the Nexus course on DDPG: LayerNorm before every ReLU, batches of 256, OU sigma 0.1, 1e6 transitions.",
         {
             "layer_norm": True,
             "batch_size": 256,
@@ -83,14 +90,15 @@ _PRESETS: dict[str, Preset] = {
         },
         (
             WARMUP.format("the noisy policy acts from the first step"),
-            "its noise of .1 is in the environment's own units: on Pendulum-v1, bounded by 2, that is --noise-sigma 0.05",
+            "noise_sigma 0.1 is in units of [-1, 1]; in the source, it is in units of the environment; on Pendulum-v1, whose "
+            "actions are bounded by 2, that is --noise-sigma 0.05",
             SCALED,
-            "time limits bootstrap; there they count as terminations",
-            "LayerNorm adds 1e-6 to the variance; there, as torch does, 1e-5",
+            "values bootstrap at time limits; in the source, time limits count as terminations",
+            "LayerNorm adds 1e-6 to the variance; in the source, 1e-5, the default of torch",
         ),
     ),
     "keras": Preset(
-        "The Keras notebook on DDPG for Pendulum: both rates higher, OU sigma .2 in Pendulum's units, no warm-up.",
+        "The Keras notebook on DDPG for Pendulum: higher learning rates, OU sigma 0.2 in units of Pendulum, no warm-up.",
         {
             "network": "two_branch",
             "actor_lr": 1e-3,
@@ -101,18 +109,18 @@ _PRESETS: dict[str, Preset] = {
             "replay_capacity": 50_000,
         },
         (
-            "noise_sigma .1 is its .2 over Pendulum's bound of 2; where the notebook is retold without its step dt: --ou-dt 1",
+            "noise_sigma is the 0.2 of the source divided by the bound 2 of Pendulum; for variants without dt, set --ou-dt 1",
             SCALED,
-            WARMUP.format("the noisy policy acts and learns from the first step, from batches with repetitions"),
-            "the noise starts anew with every episode; there it never does, and it forgets within some 700 steps",
-            "terminations do not bootstrap; there everything does, which is the same on Pendulum",
-            ZERO_BIAS.format("Glorot's uniform"),
-            "the last layer of the critic starts in +-3e-3 as that of the actor; there only the actor's does",
-            "the epsilon of Adam is 1e-8; there 1e-7",
+            WARMUP.format("the noisy policy acts and learns from the first step, and the first batches repeat transitions"),
+            "the noise starts at 0 in every episode; in the source, it is never reset, and forgets its past in about 700 steps",
+            "values do not bootstrap at terminations; in the source, they do, which makes no difference on Pendulum",
+            ZERO_BIAS.format("Glorot's uniform distribution"),
+            "the last layers of actor and critic start in +-3e-3; in the source, only that of the actor",
+            "the epsilon of Adam is 1e-8; in the source, 1e-7",
         ),
     ),
     "spinningup": Preset(
-        "OpenAI Spinning Up, PyTorch: both rates 1e-3, batches of 100, Gaussian noise .1, 10,000 random steps.",
+        "OpenAI Spinning Up, PyTorch: learning rates 1e-3, batches of 100, Gaussian noise 0.1, 10,000 random steps.",
         {
             "actor_lr": 1e-3,
             "batch_size": 100,
@@ -125,38 +133,39 @@ _PRESETS: dict[str, Preset] = {
             "eval_every": 4_000,
         },
         (
-            UNITS.format(".1"),
+            UNITS.format("0.1"),
             SCALED,
-            "learning starts behind the random steps; there at step 1,000, still with random actions",
-            "an update follows each step; there 50 updates follow each 50 steps",
+            "learning starts after the random steps; in the source, at step 1,000, while actions are still random",
+            "one update follows every step; in the source, 50 updates follow every 50 steps",
         ),
     ),
     "fujimoto-ddpg": Preset(
-        "DDPG.py of Fujimoto et al. 2018, as main.py runs it: 400-300 networks, the action at the second layer, weight decay.",
+        "DDPG.py of Fujimoto et al. 2018, run by main.py: 400-300 networks, the action at the second layer, weight decay.",
         {**_FUJIMOTO, "hidden": (400, 300), "action_layer": 1, "critic_l2": 5e-3},
         (
-            "critic_l2 5e-3 adds 1e-2 times the weight to the gradient, as its weight decay of 1e-2 does; there biases too",
+            "critic_l2 5e-3 adds 1e-2 times the weights to the gradient, as a weight decay of 1e-2 does; in the source, "
+            "it also applies to biases",
             SCALED,
         ),
     ),
     "fujimoto-ourddpg": Preset(
-        "OurDDPG.py of Fujimoto et al. 2018: both rates 3e-4, batches of 256, Gaussian noise .1, 25,000 random steps.",
+        "OurDDPG.py of Fujimoto et al. 2018: learning rates 3e-4, batches of 256, Gaussian noise 0.1, 25,000 random steps.",
         {**_FUJIMOTO, "actor_lr": 3e-4, "critic_lr": 3e-4},
         (SCALED,),
     ),
     "cleanrl": Preset(
-        "CleanRL, ddpg_continuous_action: both rates 3e-4, actor and targets at every second update, 25,000 random steps.",
+        "CleanRL, ddpg_continuous_action: learning rates 3e-4, actor and targets at every second update, 25,000 random steps.",
         {**_FUJIMOTO, "actor_lr": 3e-4, "critic_lr": 3e-4, "policy_delay": 2, "sync_period": 2.0},
         (
             SECOND,
             SCALED,
-            "its JAX version starts with LeCun's normal and biases of 0, and clips the target's actions to [-1, 1] in the "
-            "environment's own units",
-            "its returns are of training, with noise; here evaluations are without",
+            "weights and biases start in +-1/sqrt(fan-in); in the JAX version of the source, weights have LeCun's normal "
+            "distribution, biases are 0, and the target's actions are clipped to [-1, 1] in units of the environment",
+            "returns are those of evaluations without noise; in the source, those of training with noise",
         ),
     ),
     "sb3": Preset(
-        "Stable-Baselines3: both rates 1e-3, 400-300 networks, batches of 256, no noise.",
+        "Stable-Baselines3: learning rates 1e-3, 400-300 networks, batches of 256, no noise.",
         {
             "actor_lr": 1e-3,
             "hidden": (400, 300),
@@ -166,10 +175,10 @@ _PRESETS: dict[str, Preset] = {
             "replay_capacity": 1_000_000,
             "init": "fan_in",
         },
-        ("the warm-up is as long as a batch; there 100 steps, and batches with repetitions",),
+        (SHORT_WARMUP,),
     ),
     "sbx": Preset(
-        "Stable-Baselines Jax: rates 3e-4 and 1e-3, batches of 256, no noise.",
+        "Stable-Baselines Jax: learning rates 3e-4 and 1e-3, batches of 256, no noise.",
         {
             "actor_lr": 3e-4,
             "batch_size": 256,
@@ -179,14 +188,14 @@ _PRESETS: dict[str, Preset] = {
             "init": "fan_in",
         },
         (
-            "the warm-up is as long as a batch; there 100 steps, and batches with repetitions",
-            ZERO_BIAS.format("LeCun's normal"),
-            "the targets follow behind the actor's step; there ahead of it, so that the actor's target is one update older",
-            "the loss of the critic is halved there, which Adam does not notice",
+            SHORT_WARMUP,
+            ZERO_BIAS.format("LeCun's normal distribution"),
+            "the targets are updated after the actor; in the source, before it, so that the actor's target is one update older",
+            "the critic's loss is not halved; in the source, it is, which does not change the steps of Adam",
         ),
     ),
     "td3": Preset(
-        "TD3.py of Fujimoto et al. 2018: two critics, smoothed target actions, actor and targets at every second update.",
+        "TD3.py of Fujimoto et al. 2018: two critics, target policy smoothing, actor and targets at every second update.",
         {
             **_FUJIMOTO,
             "actor_lr": 3e-4,
@@ -206,17 +215,17 @@ PRESETS: Registry[Preset] = Registry("dj.PRESETS", _PRESETS)
 
 
 def read_preset(path: str | Path) -> dict[str, Any]:
-    """The fields in a JSON file, `{"field": value, ...}`; unknown fields are found by whoever checks their values.
+    """Reads fields from a JSON file, `{"field": value, ...}`. It does not check their names or values.
 
     Raises:
-        ConfigError: no such file, or no JSON object.
+        ConfigError: the file cannot be read, or is not a JSON object.
     """
     try:
         fields = json.loads(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"preset={path} cannot be read: {error.strerror}; it must be a name or a JSON file") from error
     except ValueError as error:
-        raise ConfigError(f"preset={path} is no JSON: {error}; it must hold an object of fields") from error
+        raise ConfigError(f"preset={path} is not valid JSON: {error}; it must contain an object of fields") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f'preset={path} is not allowed; it must hold an object of fields, such as {{"tau": 0.01}}')
+        raise ConfigError(f'preset={path} is not allowed; it must contain an object of fields, such as {{"tau": 0.01}}')
     return fields

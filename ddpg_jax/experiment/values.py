@@ -1,6 +1,7 @@
-"""Reads one value of a field, given as it is or as text, and refuses it in a sentence if it is not allowed.
+"""Reads the value of a field, which may be given as text.
 
-Each function takes the field's name, for the sentence, and the value, and raises ConfigError.
+Each reader takes the name of the field, which is only used in its error message, and the value. It raises ConfigError if the
+value is not allowed.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from typing import Any
 
 from ddpg_jax.errors import ConfigError
 
-SMALLEST, LARGEST = 1.2e-38, 3.4e38
-"""What float32 can hold."""
-LONGEST = 2**31 - 1
-"""What int32 can hold."""
+FLOAT32_MIN, FLOAT32_MAX = 1.2e-38, 3.4e38
+"""Bounds of the positive numbers that float32 represents."""
+INT32_MAX = 2**31 - 1
+"""The largest number that int32 represents."""
 
 
 def word(name: str, value: Any) -> str:
-    """Reads a text that is not empty."""
+    """Reads text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name}={value!r} is not allowed; it must be a name")
     return value
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
-    """Reads one of the words that are allowed."""
+    """Reads one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
         close = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -37,7 +38,7 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """Reads a truth value: true or false, yes or no, 1 or 0."""
+    """Reads a boolean, written as true or false, yes or no, 1 or 0."""
     known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if isinstance(value, bool):
         return value
@@ -46,14 +47,14 @@ def boolean(name: str, value: Any) -> bool:
     return known[str(value).lower()]
 
 
-def integer(name: str, value: Any, *, low: int, high: int = LONGEST) -> int:
-    """Reads a whole number in `[low, high]`, however it is written: 2e4, 20_000."""
+def integer(name: str, value: Any, *, low: int, high: int = INT32_MAX) -> int:
+    """Reads a whole number in `[low, high]`, which may be written as 2e4 or 20_000."""
     try:
         read = float(str(value).replace("_", ""))
         whole = int(read)
     except (ValueError, OverflowError):
         read, whole = math.nan, 0
-    if _is_truth(value) or read != whole or not low <= whole <= high:
+    if _is_boolean(value) or read != whole or not low <= whole <= high:
         raise ConfigError(f"{name}={value} is not allowed; it must be a whole number from {low} to {high}")
     return whole
 
@@ -64,19 +65,19 @@ def number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf) -
         read = float(value)
     except (TypeError, ValueError, OverflowError):
         read = math.nan
-    if 0 < abs(read) < SMALLEST or LARGEST < abs(read) < math.inf:
+    if 0 < abs(read) < FLOAT32_MIN or FLOAT32_MAX < abs(read) < math.inf:
         raise ConfigError(
-            f"{name}={value} is not allowed; float32 holds nothing between 0 and {SMALLEST:g}, or above {LARGEST:g}"
+            f"{name}={value} is not allowed; float32 has no numbers between 0 and {FLOAT32_MIN:g} or above {FLOAT32_MAX:g}"
         )
-    if _is_truth(value) or not math.isfinite(read) or not low <= read <= high:
+    if _is_boolean(value) or not math.isfinite(read) or not low <= read <= high:
         allowed = f"a number from {low:g} to {high:g}" if math.isfinite(high) else f"a finite number of at least {low:g}"
         raise ConfigError(f"{name}={value} is not allowed; it must be {allowed}")
     return read
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
-    """Reads whole numbers of at least 1: 256-256, 256x256, a sequence of them, or one alone."""
-    plain = unboxed(value)
+    """Reads whole numbers of at least 1, written as 256-256 or 256x256, as a sequence or as one number."""
+    plain = to_python(value)
     parts = re.split(r"[-x, ]+", plain.strip("()[] ,")) if isinstance(plain, str) else plain
     try:
         read = tuple(integer(name, part, low=1) for part in (parts if isinstance(parts, list | tuple) else [parts]))
@@ -87,18 +88,18 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     return read
 
 
-def unboxed(value: Any) -> Any:
-    """Returns lists and numbers of Python instead of those of NumPy and JAX."""
+def to_python(value: Any) -> Any:
+    """Converts arrays and scalars of NumPy and JAX to lists and numbers of Python."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _is_truth(value: Any) -> bool:
-    """Returns whether a value is true or false, Python's or NumPy's, which would pass for 1 or 0."""
+def _is_boolean(value: Any) -> bool:
+    """Returns True for a boolean of Python or NumPy, which would otherwise be read as 1 or 0."""
     return type(value).__name__ in ("bool", "bool_")
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Reads words joined by commas or spaces, or a sequence of such texts."""
+    """Reads names joined by commas or spaces, or a sequence of such texts."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
@@ -106,7 +107,7 @@ def names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def keywords(name: str, value: Any) -> str:
-    """Reads `name=value` texts, JSON or a mapping, as JSON that is equal where they are.
+    """Reads `name=value` texts, JSON or a mapping, and returns JSON, which is the same for the same values.
 
     >>> keywords("env_kwargs", "g=9.0,wind=true"), keywords("env_kwargs", {"wind": True, "g": 9.0})
     ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
@@ -121,8 +122,8 @@ def keywords(name: str, value: Any) -> str:
     except (TypeError, ValueError, AttributeError) as error:
         shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         raise ConfigError(
-            f'{name}={shown} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, with values '
-            "that JSON has"
+            f'{name}={shown} is not allowed; it must be name=value joined by commas, or JSON such as {{"g": 9.8}}, and its '
+            "values must be allowed in JSON"
         ) from error
 
 
@@ -131,12 +132,12 @@ def _read_keywords(text: str) -> dict[str, Any]:
         return json.loads(text)
     pairs = [pair.partition("=") for pair in re.split(r",\s*(?=[^\W\d]\w*=)", text) if pair.strip()]
     if not all(equals for _, equals, _ in pairs):
-        raise ValueError("a word without a value")
+        raise ValueError("a name without a value")
     return {word.strip(): _read_value(value.strip()) for word, _, value in pairs}
 
 
 def _read_value(text: str) -> Any:
-    """Reads JSON, a word of Python's for what JSON spells otherwise, or else the text itself."""
+    """Reads JSON, or the True, False and None of Python; returns any other text unchanged."""
     words = {"True": True, "False": False, "None": None}
     try:
         return words[text] if text in words else json.loads(text)
@@ -145,7 +146,7 @@ def _read_value(text: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Returns a field's value as it stands in a table: sizes as 256-256, names with commas. One size alone is a number."""
+    """Returns a field's value as tables show it: sizes are joined by dashes, names by commas, and one size is a number."""
     if not isinstance(value, tuple):
         return value
     if len(value) == 1 and isinstance(value[0], int):

@@ -14,7 +14,7 @@ import jax
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce, configure, reads
-from ddpg_jax.experiment.grid import MOST_MEMBERS, Point
+from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
 from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.hardware import memory_limit
 from ddpg_jax.running.program import Member, Program, bytes_of
@@ -47,8 +47,8 @@ def make_groups(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) 
     seeds = integer("seeds", seeds, low=1)
     if not points:
         raise ConfigError("points=[] is not allowed; there must be at least one point")
-    if len(points) * seeds > MOST_MEMBERS:
-        raise ConfigError(f"seeds={seeds} of {len(points)} points are too many members; at most {MOST_MEMBERS:,} are allowed")
+    if len(points) * seeds > MAX_MEMBERS:
+        raise ConfigError(f"seeds={seeds} of {len(points)} points are too many members; at most {MAX_MEMBERS:,} are allowed")
     names = list(dict.fromkeys(name for point in points for name in point))
     if "diagnostics" in names:
         raise ConfigError("diagnostics cannot be swept, since it adds columns to the results; set it once, for all points")

@@ -1,1 +1,1 @@
-"""The training of one member, as pure functions."""
+"""Trains one member, with pure functions."""

@@ -3,7 +3,7 @@
 Clocks come from outside the carried state, so that they are never batched. `i` counts vector steps. Explorers get
 `t_env = i * N`, environment steps summed over environments; agent and replay get `t_update = i * updates + k`, which counts
 updates. Every random draw has the key `fold_in(stream, clock)`, with one stream for each purpose. Hence a run in two halves
-equals one run bit for bit, and a new part does not shift another's stream.
+equals one run bit for bit, and a new part does not change the random numbers of other parts.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from ddpg_jax.training.vector_step import Collector, Schedule, Step, overlapped_
 from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay
 
 Q_LIMIT = 1e8
-"""Size from which mean values are no estimates any more: the member has diverged."""
+"""Bound of the absolute mean value, above which a member counts as diverged."""
 
 
 class Metrics(NamedTuple):
-    """Holds what a block of steps reports, or the part of it that is done so far; scalars."""
+    """Holds the scalars that a block of steps reports, or those of its steps so far."""
 
     sums: dict[str, Array]
-    """By name, sums of what the updates reported, if there were any, and of `train_return_mean`: undiscounted returns of the
-    episodes that ended, exploration noise included. NaN, which stands for what was not measured, is left out."""
+    """Maps names to sums of what the updates reported, if there were any, and of `train_return_mean`, the undiscounted returns
+    of the episodes that ended, with exploration noise. NaN, which stands for what was not measured, is skipped."""
     counts: dict[str, Array]
-    """How many numbers are in each sum."""
+    """The number of terms in each sum."""
     bad_step: Array
-    """The first vector step at which the environment gave a number that is not finite, else -1."""
+    """The first vector step at which the environment returned a number that is not finite, else -1."""
     diverged_step: Array
-    """The first vector step at which the critic's loss was not finite or its mean value exceeded `Q_LIMIT`, else -1."""
+    """The first vector step at which the critic's loss was not finite or its mean value exceeded +-`Q_LIMIT`, else -1."""
     done: Any = -1
-    """The vector step to continue with: the end of the block, or an earlier one where an environment has ended it."""
+    """The vector step to continue with: the end of the block, or an earlier one if an environment has stopped it."""
 
 
 class Training(NamedTuple):
-    """Holds one member's whole training as pure functions. `key` is the run's own at every call."""
+    """Holds the whole training of one member as pure functions. `key` is the key of the run, the same at every call."""
 
     init: Callable[[Key, Hyperparams], RunState]
     """`(key, hyper) -> state`."""
     restart: Callable[[Key, RunState, Array], RunState]
-    """`(key, state, i) -> state` at vector step `i`: all episodes start again, as the environments could not be kept."""
+    """`(key, state, i) -> state` at vector step `i`: starts all episodes again, after environments could not be restored."""
     fill: Callable[..., tuple[RunState, Metrics]]
-    """`(key, state, hyper, begin, end, so_far=None) -> (state, metrics)`: vector steps of uniform random actions, no learning.
-    `so_far` is the metrics of the steps before, if these are to be a part of the same block."""
+    """`(key, state, hyper, begin, end, so_far=None) -> (state, metrics)`: takes vector steps of uniform random actions without
+    learning. `so_far` holds the metrics of the earlier steps of the same block, if there are any."""
     learn: Callable[..., tuple[RunState, Metrics]]
-    """As `fill`: vector steps of collecting and learning."""
+    """Takes vector steps of collecting and learning, with the arguments of `fill`."""
     evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
-    """`(key, state, i) -> (returns [K], lengths [K])` at vector step `i`: whole episodes of the policy without noise."""
+    """`(key, state, i) -> (returns [K], lengths [K])` at vector step `i`: plays K whole episodes without noise."""
 
 
 def make_training(
@@ -74,17 +74,18 @@ def make_training(
     """Makes the training in which acting, environment, replay and updates are one compiled program.
 
     Args:
-        env: one environment, with a limit on the length of its episodes.
+        env: one environment, whose episodes have a time limit.
         agent: the algorithm.
-        replay: made for `num_envs` lanes.
-        explorer: disturbs the policy's actions.
-        warmup: the explorer of the warm-up, `exploration.uniform`; it is given the noise of `explorer`, and must hand it on.
-        num_envs: `N`, stepped side by side.
-        updates: gradient steps at a time.
-        period: vector steps from one time to the next.
-        eval_episodes: episodes of one evaluation.
-        agree: `(status []) -> status []`, the greatest among the members that are advanced in one loop; under `vmap` it must
-            not be batched, as the end of the loop depends on it.
+        replay: stores transitions; it must be made for `num_envs` lanes.
+        explorer: adds noise to the actions of the policy.
+        warmup: the explorer of the warm-up, such as `exploration.uniform`. It takes the noise state of `explorer`, and must
+            return it unchanged.
+        num_envs: `N`, the number of environments, which are stepped side by side.
+        updates: the number of gradient steps at a time.
+        period: the number of vector steps from one time to the next.
+        eval_episodes: the number of episodes per evaluation.
+        agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
+            not be batched, because the end of the loop depends on it.
     """
 
     def init(key: Key, hyper: Hyperparams) -> RunState:
@@ -126,7 +127,7 @@ def make_training(
     def evaluate(key: Key, state: RunState, i: Array) -> tuple[Array, Array]:
         actor = state.train.params.actor
 
-        # As on the host, an action that is not a number becomes the middle of the range; the returns are then NaN.
+        # As on the host, NaN in an action is replaced by the middle of the range. The returns are then NaN.
         def act(params: Params, obs: Array) -> Array:
             return jnp.nan_to_num(agent.act(params, obs))
 
@@ -146,36 +147,37 @@ def block(
     end: Array,
     so_far: Metrics | None = None,
 ) -> tuple[RunState, Metrics]:
-    """Takes vector steps `begin` to `end`, which the compiler need not know: blocks of all lengths are one program.
+    """Takes the vector steps from `begin` to `end`. Both may be traced, so that blocks of all lengths share one program.
 
-    Sums continue where `so_far` left them, one number after the other, so that a block in several calls has the bits of one.
+    Sums continue from `so_far`, one term after the other, so that a block in several calls equals one call bit for bit.
 
     Args:
-        step: `(state, i) -> (state, report)`, a vector step.
-        state: before the first step.
+        step: `(state, i) -> (state, report)`, takes vector step `i`.
+        state: the state before the first step.
         begin: the first step.
         end: the step after the last one.
         so_far: the metrics of the steps of this block before `begin`.
     """
 
-    def values(told: Step) -> dict[str, Array]:
-        return {**told.info, "train_return_mean": told.ended}
+    def values(report: Step) -> dict[str, Array]:
+        return {**report.info, "train_return_mean": report.ended}
 
     def first(step: Array, condition: Array | bool, i: Array) -> Array:
         return jnp.where((step < 0) & condition, i, step)
 
     def body(carry: Any) -> Any:
         i, _, state, metrics = carry
-        state, told = step(state, i)
-        new = values(told)
+        state, report = step(state, i)
+        new = values(report)
         sums = metrics.sums + stack({name: jnp.nansum(x) for name, x in new.items()})
         counts = metrics.counts + stack({name: jnp.sum(~jnp.isnan(x)) for name, x in new.items()})
-        happened = told.status != FAILED
-        learned = happened if told.updated is True else happened & told.updated
-        diverged = has_diverged(told.info["critic_loss"], told.info["q_mean"]) & learned if told.info else False
-        bad_step, diverged_step = first(metrics.bad_step, ~told.fine, i), first(metrics.diverged_step, diverged, i)
+        happened = report.status != FAILED
+        learned = happened if report.updated is True else happened & report.updated
+        diverged = has_diverged(report.info["critic_loss"], report.info["q_mean"]) & learned if report.info else False
+        bad_step, diverged_step = first(metrics.bad_step, ~report.fine, i), first(metrics.diverged_step, diverged, i)
         i = i + happened.astype(i.dtype)
-        return i, told.status, state, metrics._replace(sums=sums, counts=counts, bad_step=bad_step, diverged_step=diverged_step)
+        metrics = metrics._replace(sums=sums, counts=counts, bad_step=bad_step, diverged_step=diverged_step)
+        return i, report.status, state, metrics
 
     def stack(by_name: dict[str, Array]) -> Array:
         return jnp.stack([by_name[name] for name in names])
@@ -185,7 +187,7 @@ def block(
 
     so_far = so_far or no_metrics(values(jax.eval_shape(step, state, begin)[1]))
     names = tuple(so_far.sums)
-    # One array for all sums inside the loop: where a member is alone on a GPU, each by itself takes a kernel, every step.
+    # The loop keeps all sums in one array. If a member is alone on a GPU, separate sums would each take a kernel at every step.
     start = so_far._replace(sums=stack(so_far.sums), counts=stack(so_far.counts), done=())
     loop = (jnp.asarray(begin, jnp.int32), jnp.int32(GO_ON), state, start)
     i, _, state, metrics = jax.lax.while_loop(lambda carry: (carry[0] < end) & (carry[1] == GO_ON), body, loop)
@@ -194,12 +196,12 @@ def block(
 
 def no_metrics(names: Iterable[str]) -> Metrics:
     """Returns the metrics of no steps."""
-    sums: Any = dict.fromkeys(names, np.float32(0.0))  # NumPy's numbers, which take no device
+    sums: Any = dict.fromkeys(names, np.float32(0.0))  # NumPy numbers do not occupy a device
     counts: Any = dict.fromkeys(sums, np.int32(0))
     never: Any = np.int32(-1)
     return Metrics(sums, counts, never, never, never)
 
 
 def has_diverged(critic_loss: Any, q_mean: Any) -> Any:
-    """Returns whether a member has diverged, elementwise; NumPy or JAX arrays."""
+    """Returns True where a member has diverged, elementwise for NumPy or JAX arrays."""
     return ~((abs(critic_loss) < jnp.inf) & (abs(q_mean) <= Q_LIMIT))

@@ -22,8 +22,8 @@ def rollout(
 ) -> tuple[Array, Array]:
     """Plays whole episodes without noise; returns their returns and lengths, `[episodes]` each. Consumes the key.
 
-    The environment must have a time limit. Outside of the program, the return of an episode that did not end is NaN, and
-    `owner` is the lane that is told why.
+    The environment must have a time limit. If it lives outside the program, the return of an episode that did not end is NaN,
+    and the error is reported to lane `owner`.
     """
     if env.outside is not None:
         return env.outside.rollout(act, key, actor_params, episodes, jnp.int32(owner))

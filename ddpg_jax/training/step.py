@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Replay, TrainState, Transition
 
 STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eval")
+"""The purposes of random draws. The position of a purpose determines its keys."""
 
 
 def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
-    """Returns the key of one purpose at one time, for one key or for `[M]`. `key` is the run's own, `jax.random.key(seed)`."""
+    """Returns the key for one purpose at one time. `key` is that of a run, `jax.random.key(seed)`, or of `[M]` runs."""
     if key.ndim:
         return jax.vmap(lambda one: stream(one, purpose, clock))(key)
     return jax.random.fold_in(jax.random.fold_in(key, STREAMS.index(purpose)), clock)
@@ -23,19 +24,19 @@ def stream(key: Key, purpose: str, clock: Array | int = 0) -> Key:
 
 @flax.struct.dataclass
 class RunState:
-    """Holds all that a run carries from one step to the next. Its clock is outside; its keys are derived from the clock."""
+    """Holds everything that a run carries from one step to the next, except its clock, from which its keys are derived."""
 
     train: TrainState
     replay: Any
     """The state of the replay."""
     noise: Any
-    """Exploration noise of each environment."""
+    """The noise state of each environment, from `Explorer.init`."""
     env: Any
-    """States of the environments, `[N]`."""
+    """The states of the environments, with a leading `[N]`."""
     obs: Array
     """`[N, O]`, the observations to act on next."""
     returns: Array
-    """`[N]`, undiscounted returns so far of the running episodes."""
+    """`[N]`, the undiscounted returns of the running episodes so far."""
 
 
 def train_step(
@@ -45,29 +46,30 @@ def train_step(
     train: TrainState,
     replay_state: Any,
     hyper: Hyperparams,
-    t: Array,
+    t_update: Array,
 ) -> tuple[TrainState, Any, dict[str, Array]]:
-    """Takes one gradient step: sample -> update -> feedback. Bind the two bundles, then `jit` and donate the two states.
+    """Takes one gradient step: sample -> update -> feedback. Bind `agent` and `replay`, `jit` it, and donate the two states.
 
     Args:
         agent: the algorithm.
-        replay: where transitions are kept.
-        key: the run's own; the draws of update `t` are derived from it.
-        train: networks and optimizers.
-        replay_state: must hold at least one transition.
-        hyper: the numbers.
-        t: the number of this update, from 0 on, which schedules, `policy_delay` and `sync_period` go by.
+        replay: stores and samples transitions.
+        key: the key of the run, from which the keys of this update are derived.
+        train: the state of networks and optimizers.
+        replay_state: the state of the replay, with at least one transition.
+        hyper: the hyperparameters.
+        t_update: the number of this update, from 0; schedules, `policy_delay` and `sync_period` depend on it.
 
     Returns:
-        The two states, and `info` with scalars `critic_loss`, `actor_loss`, `q_mean` and what else agent and replay measure.
+        The two states, and `info`, with the scalars `critic_loss`, `actor_loss`, `q_mean` and others that agent and replay
+        measure.
 
     >>> import functools, jax, ddpg_jax as dj
     >>> agent, hyper = dj.make_agent(*dj.mlp(action_dim=1), obs_dim=3), dj.Hyperparams()
     >>> replay = dj.replay.uniform(obs_dim=3, action_dim=1, capacity=1_000, batch_size=64)
     >>> step = jax.jit(functools.partial(dj.train_step, agent, replay), donate_argnums=(1, 2))
     """
-    batch, weight, index = replay.sample(stream(key, "sample", t), replay_state, hyper, t)
-    train, td, info = agent.update(stream(key, "update", t), train, batch, weight, hyper, t)
+    batch, weight, index = replay.sample(stream(key, "sample", t_update), replay_state, hyper, t_update)
+    train, td, info = agent.update(stream(key, "update", t_update), train, batch, weight, hyper, t_update)
     info = {**info, **replay.measure(replay_state, index)}
     return train, replay.feedback(replay_state, index, td, hyper), info
 
@@ -75,10 +77,10 @@ def train_step(
 def gradient_steps(
     agent: Agent, replay: Replay, key: Key, state: RunState, hyper: Hyperparams, *, updates: int, i: Array
 ) -> tuple[RunState, dict[str, Array]]:
-    """Takes the `i`-th batch of `updates` gradient steps, and returns the means of what they report."""
+    """Takes the `i`-th group of `updates` gradient steps, and returns the state and the means of what they report."""
 
-    def body(carry: tuple[TrainState, Any], t: Array):
-        train, replay_state, info = train_step(agent, replay, key, *carry, hyper, t)
+    def body(carry: tuple[TrainState, Any], t_update: Array):
+        train, replay_state, info = train_step(agent, replay, key, *carry, hyper, t_update)
         return (train, replay_state), info
 
     carry = (state.train, state.replay)
@@ -86,13 +88,13 @@ def gradient_steps(
         (train, replay_state), info = body(carry, i)
     else:
         (train, replay_state), infos = jax.lax.scan(body, carry, i * updates + jnp.arange(updates))
-        # NaN stands for what an update did not measure; in these two it is the sign of a member that has diverged.
+        # NaN stands for what an update did not measure, except in these two, where it means that a member has diverged.
         info = {name: (jnp.mean if name in ("critic_loss", "q_mean") else jnp.nanmean)(x, axis=0) for name, x in infos.items()}
     return replace(state, train=train, replay=replay_state), info
 
 
 def store(agent: Agent, replay: Replay, state: RunState, *, transition: Transition, valid: Array) -> tuple[RunState, Array]:
-    """Stores what the environments did, `[N]`; also returns the returns of the episodes that ended, else NaN, `[N]`."""
+    """Stores transitions `[N]`. Also returns, for each environment, the return of an episode that ended, else NaN, `[N]`."""
     returns = state.returns + transition.reward * valid
     ended = transition.last & valid
     state = replace(

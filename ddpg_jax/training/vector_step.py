@@ -1,4 +1,4 @@
-"""One vector step: act -> step -> store, and the updates that follow it."""
+"""Takes one vector step: act -> step -> store, and the updates that follow it."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperpara
 
 
 class Step(NamedTuple):
-    """What one vector step reports."""
+    """Holds what one vector step reports."""
 
     info: dict[str, Array]
-    """By name, what the updates reported; empty during the warm-up, and NaN without an update."""
+    """Maps names to what the updates reported; empty during the warm-up, and NaN without an update."""
     ended: Array
-    """`[N]`, returns of the episodes that ended, else NaN."""
+    """`[N]`, the return where an episode ended, else NaN."""
     fine: Array
-    """`[]` bool, whether all numbers that the environments gave were finite."""
+    """`[]` bool, True if no environment failed or returned a number that is not finite."""
     status: Array
     """`[]` int32, `GO_ON`, `STOP` or `FAILED`."""
     updated: Array | bool
-    """`[]` bool, whether there was an update."""
+    """`[]` bool, True if there was an update."""
 
 
 StepFunction: TypeAlias = Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, Step]]
-"""`(key, state, hyper, i) -> (state, report)`: vector step `i`."""
+"""`(key, state, hyper, i) -> (state, report)`: takes vector step `i`."""
 
 
 class Schedule(NamedTuple):
-    """When updates take place."""
+    """Determines when updates take place."""
 
     update: Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, dict[str, Array]]]
-    """`(key, state, hyper, i) -> (state, info)`, the updates of vector step `i`."""
+    """`(key, state, hyper, i) -> (state, info)`: performs the updates of vector step `i`."""
     period: int
-    """They follow every so many vector steps."""
+    """The number of vector steps from one time of updates to the next."""
 
     def due(self, i: Array) -> Array | bool:
-        """Returns whether vector step `i` is followed by updates."""
+        """Returns True if updates follow vector step `i`."""
         return True if self.period == 1 else i % self.period == self.period - 1
 
 
 class Collector(NamedTuple):
-    """Acts, and stores what a vector step of the environments gave."""
+    """Collects experience: acts, steps the environments, and stores the transitions."""
 
     env: Env
     agent: Agent
@@ -55,25 +55,26 @@ class Collector(NamedTuple):
     explorer: Explorer
     agree: Callable[[Array], Array]
 
-    def act(self, how: Explorer, purpose: str, key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[Array, Any]:
-        """Returns actions `[N, A]` and the noise after them."""
-        actor, t = state.train.params.actor, i * self.num_envs
-        return how.explore(stream(key, purpose, i), state.noise, self.agent.act, actor, state.obs, hyper, t)
+    def act(
+        self, explorer: Explorer, purpose: str, key: Key, state: RunState, hyper: Hyperparams, i: Array
+    ) -> tuple[Array, Any]:
+        """Returns actions `[N, A]`, and the noise state after them."""
+        actor, t_env = state.train.params.actor, i * self.num_envs
+        return explorer.explore(stream(key, purpose, i), state.noise, self.agent.act, actor, state.obs, hyper, t_env)
 
     def step(self, key: Key, state: RunState, action: Array, i: Array) -> tuple[Any, Array, Transition]:
-        """Steps every environment."""
+        """Steps every environment, and returns states, observations to act on next, and transitions, `[N]` each."""
         keys = jax.random.split(stream(key, "env", i), self.num_envs)
         return jax.vmap(self.env.step)(keys, state.env, state.obs, action)
 
     def store(
         self, state: RunState, noise: Any, action: Array, stepped: tuple[Any, Array, Transition]
     ) -> tuple[RunState, Step]:
-        """Stores what a step gave; its report lacks what updates will say."""
+        """Stores the result of a step, and returns its report, which has no `info` yet."""
         env_state, obs, transition = stepped
         outside = self.env.outside
         status = jnp.int32(GO_ON) if outside is None else self.agree(outside.status(env_state).max())
-        # An actor that has diverged asks for actions that are not numbers: what comes back then, and after that, is not the
-        # environment's fault.
+        # After an actor has diverged, its actions and then the observations may be NaN, which is no fault of the environment.
         fine = is_finite(transition) & jnp.isfinite(obs).all() | ~(jnp.isfinite(action).all() & jnp.isfinite(state.obs).all())
         state = replace(state, noise=self.explorer.reset(noise, transition.last), env=env_state, obs=obs)
         valid = jnp.full(self.num_envs, status != FAILED)
@@ -82,7 +83,7 @@ class Collector(NamedTuple):
 
 
 def warmup_step(collect: Collector, warmup: Explorer) -> StepFunction:
-    """Returns a vector step of the warm-up: act -> step -> store."""
+    """Makes a vector step of the warm-up: act -> step -> store."""
 
     def step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
         action, noise = collect.act(warmup, "warmup", key, state, hyper, i)
@@ -92,20 +93,20 @@ def warmup_step(collect: Collector, warmup: Explorer) -> StepFunction:
 
 
 def textbook_step(collect: Collector, schedule: Schedule) -> StepFunction:
-    """Returns a vector step of learning: act -> step -> store -> update."""
+    """Makes a vector step of learning: act -> step -> store -> update."""
 
     def step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
         action, noise = collect.act(collect.explorer, "explore", key, state, hyper, i)
-        state, told = collect.store(state, noise, action, collect.step(key, state, action, i))
-        due = schedule.due(i) if collect.env.outside is None else (told.status != FAILED) & schedule.due(i)
-        state, info = once_if(due, lambda state: schedule.update(key, state, hyper, i), state)
-        return state, told._replace(info=info, updated=due)
+        state, report = collect.store(state, noise, action, collect.step(key, state, action, i))
+        due = schedule.due(i) if collect.env.outside is None else (report.status != FAILED) & schedule.due(i)
+        state, info = run_if(due, lambda state: schedule.update(key, state, hyper, i), state)
+        return state, report._replace(info=info, updated=due)
 
     return step
 
 
 def overlapped_step(collect: Collector, schedule: Schedule) -> StepFunction:
-    """Returns a vector step of learning: act -> (step, meanwhile update) -> store. The update does not know this step yet."""
+    """Makes a vector step of learning: act -> (step, and meanwhile update) -> store. The update does not see this step."""
     outside = collect.env.outside
     assert outside is not None
 
@@ -114,27 +115,27 @@ def overlapped_step(collect: Collector, schedule: Schedule) -> StepFunction:
         env_state = outside.send(state.env, action)
         begun = jnp.minimum(outside.status(env_state).min(), 0)  # 0, but only once the step has begun
         due = schedule.due(i)
-        state, info = once_if(due, lambda state: schedule.update(key, state, hyper, i + begun), state)
+        state, info = run_if(due, lambda state: schedule.update(key, state, hyper, i + begun), state)
         updated = jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(state.train.params)]).sum()
         stepped = outside.receive(env_state, state.obs, action, updated)
-        state, told = collect.store(state, noise, action, stepped)
-        return state, told._replace(info=info, updated=due)
+        state, report = collect.store(state, noise, action, stepped)
+        return state, report._replace(info=info, updated=due)
 
     return step
 
 
-def once_if(
+def run_if(
     condition: Array | bool, function: Callable[[RunState], tuple[RunState, dict[str, Array]]], state: RunState
 ) -> tuple[RunState, dict[str, Array]]:
-    """Returns `function(state)` where the condition holds, else the state and NaNs."""
+    """Returns `function(state)` if the condition is true, else the state unchanged and NaN for its info."""
     if condition is True:
         return function(state)
     _, shapes = jax.eval_shape(function, state)
     nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
-    # A loop, as a `cond` would copy the replay.
+    # This is a loop, because a `cond` would copy the replay.
     return jax.lax.fori_loop(0, jnp.asarray(condition, jnp.int32), lambda _, carry: function(carry[0]), (state, nothing))
 
 
 def is_finite(transition: Transition) -> Array:
-    """Returns whether every number that the environments gave is finite; `[N] -> []`."""
+    """Returns True if all rewards and successors of the transitions `[N]` are finite; `[]`."""
     return jnp.isfinite(transition.reward).all() & jnp.isfinite(transition.next_obs).all()
