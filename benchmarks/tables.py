@@ -57,7 +57,8 @@ def speed() -> str:
         return ""
     lines = [
         "## Runs and sweeps beside the matrix products of their updates\n",
-        "With 256-256 networks and one update a step, beside what the products alone reach on the same cores, in turns.",
+        "With 256-256 networks and one update a step, beside what the products alone reach on the same cores, in turns. Most",
+        "of an update is matrix products, which cost everybody the same; the faster these are, the more the rest counts.",
         "",
         "| | batch | updates/s, all members | of the products alone |",
         "|---|---|---|---|",
@@ -166,6 +167,15 @@ def peers() -> str:
                 lines.append(f"| {names} | {middle:.2f} | {low:.2f} .. {high:.2f} |")
         commands = "`, `".join(dict.fromkeys(result["commands"].values()))
         found += [*lines, "", where({**result, "command": commands}, stem), ""]
+    remarks = (
+        "Ratios are of rates measured in the same run and in turns. A sweep of 16 members is beside two processes of the",
+        "other at once; rejax's TD3 is in a vmap of its own, beside ours with TD3's parts. `products` is what the matrix",
+        "products of an update reach alone: no program that needs them can be faster than the other system by more.",
+        "`bfloat16` is ours with `precision=bfloat16`, a choice that the others do not have, which is faster where the",
+        "processor multiplies bfloat16.",
+        "",
+    )
+    found += remarks if found else []
     found += ["![Beside Stable-Baselines3, SBX, a single-file loop and rejax](results/peers.png)", ""] if found else []
     return "\n".join(found)
 
