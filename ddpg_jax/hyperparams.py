@@ -35,6 +35,10 @@ def _prioritized(x: Any) -> bool:
     return x.replay == "prioritized"
 
 
+def _atoms(x: Any) -> bool:
+    return x.critic not in ("scalar", "quantile")
+
+
 class Hyperparams(NamedTuple):
     """Holds the numbers of a run. They are always traced and always an explicit argument, so a new value never recompiles."""
 
@@ -154,3 +158,17 @@ class Hyperparams(NamedTuple):
             read_by=lambda x: x.hindsight != "none",
         ),
     ] = 4.0
+    value_min: Annotated[
+        Scalar, Field("Categorical critic: the smallest return that it can predict.", low=-3e38, high=3e38, read_by=_atoms)
+    ] = -150.0
+    value_max: Annotated[
+        Scalar, Field("Categorical critic: the largest return that it can predict.", low=-3e38, high=3e38, read_by=_atoms)
+    ] = 150.0
+    atom_sigma: Annotated[
+        Scalar,
+        Field(
+            "Categorical critic: deviation, in distances of atoms, of a Gaussian target around the scalar one (HL-Gauss); 0 "
+            "projects the distribution of the next state (C51).",
+            read_by=_atoms,
+        ),
+    ] = 0.0

@@ -1,8 +1,9 @@
 """Collects the public names; `import ddpg_jax` loads it when the first of them is asked for."""
 
 from ddpg_jax import envs, exploration, replay, schedules
-from ddpg_jax.agent import diagnostics, losses, normalization, optimizers
+from ddpg_jax.agent import diagnostics, heads, losses, normalization, optimizers
 from ddpg_jax.agent.ddpg import make_agent
+from ddpg_jax.agent.heads import HEADS, Head
 from ddpg_jax.agent.layers import ACTIVATIONS
 from ddpg_jax.agent.losses import TD_LOSSES, actor_loss, critic_loss, soft_update, td_target
 from ddpg_jax.agent.networks import NETWORKS, Actor, Critic, Critics, init_actor, init_critic, mlp
@@ -27,6 +28,7 @@ from ddpg_jax.types import Agent, Env, EnvSpec, Explorer, Goal, Hyperparams, Net
 __all__ = [
     "ACTIVATIONS",
     "EXPLORERS",
+    "HEADS",
     "NETWORKS",
     "PRESETS",
     "REPLAYS",
@@ -42,6 +44,7 @@ __all__ = [
     "Experiment",
     "Explorer",
     "Goal",
+    "Head",
     "Hyperparams",
     "Member",
     "Nets",
@@ -60,6 +63,7 @@ __all__ = [
     "diagnostics",
     "envs",
     "exploration",
+    "heads",
     "hindsight",
     "init_actor",
     "init_critic",

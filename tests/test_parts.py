@@ -65,6 +65,11 @@ STRUCTURES: list[dict[str, Any]] = [
     {"num_critics": 2},
     {"policy_delay": 2},
     {"n_step": 3},
+    {"critic": "categorical", "value_min": -2.0, "value_max": 1.0},
+    {"critic": "categorical", "value_min": -2.0, "value_max": 1.0, "atom_sigma": 0.75},
+    {"critic": "quantile", "num_atoms": 7},
+    {"network": "residual"},
+    {"critic_hidden": (6,), "actor_hidden": (5,)},
 ]
 LQR = DEVICE["probe/lqr"]()
 GOAL = dj.Goal(1, lambda achieved, desired: (-jnp.abs(achieved - desired)[..., 0], jnp.ones(achieved.shape[:-1])))
@@ -192,7 +197,17 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     assert distance(same, member) == 0.0
     assert distance(other.train, member.train) > DIFFERENT
     assert distance(other.actions, member.actions) > DIFFERENT
-    acts = set(fields) & {"exploration", "noise_schedule", "init", "layer_norm", "batch_norm", "precision", "activation"}
+    acts = set(fields) & {
+        "network",
+        "actor_hidden",
+        "exploration",
+        "noise_schedule",
+        "init",
+        "layer_norm",
+        "batch_norm",
+        "precision",
+        "activation",
+    }
     learns = set(fields) - {"exploration", "noise_schedule", "diagnostics"}
     little = ROUNDED if "precision" in fields else DIFFERENT
     assert (distance(member.actions, plain().actions) > little) == bool(acts), "exploration"
@@ -203,7 +218,8 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
 
 
 OPTIONS: dict[str, list[Any]] = {
-    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items()},
+    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items() if name != "huber_delta"},
+    "loss": ["squared", "huber", "categorical", "quantile"],  # of which the last two have losses of their own
     "exploration": list(EXPLORERS),
     "schedule": list(SCHEDULES),  # of noise and of learning rates: they do not meet
     "replay": list(REPLAYS),
@@ -261,9 +277,12 @@ def test_every_pair_is_in_some_row() -> None:
 @pytest.mark.parametrize("row", range(len(ROWS)))
 def test_every_pair_of_parts_trains(row: int) -> None:
     """300 steps on a probe: finite, not diverged, and everything that had to be learned and stored has been."""
-    fields = {name: value for name, value in ROWS[row].items() if name not in ("schedule", "norm")}
+    fields = {name: value for name, value in ROWS[row].items() if name not in ("schedule", "norm", "loss")}
+    loss = ROWS[row]["loss"]
+    fields |= {"critic": loss, "value_min": -5.0, "value_max": 1.0} if loss in dj.HEADS else {"td_loss": loss}
     fields |= {name: True for name in ("layer_norm", "batch_norm") if name == ROWS[row]["norm"]}
     schedule, num_envs = ROWS[row]["schedule"], fields["num_envs"]
+    fields |= {"huber_delta": 0.1} if loss == "huber" else {}
     fields = {**FIELDS, **fields, "noise_schedule": schedule, "lr_schedule": schedule, "updates_per_step": 1.0 / num_envs}
     experiment, hyper = dj.configure({**fields, "replay_capacity": 1_000})
     parts = dj.build(experiment, SPEC)

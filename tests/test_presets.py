@@ -50,6 +50,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "sb3": {**MILLION, "actor_lr": 1e-3, "hidden": (400, 300), "exploration": "none", "warmup_steps": 256, "init": "fan_in"},
     "sbx": {**MILLION, "actor_lr": 3e-4, "exploration": "none", "warmup_steps": 256, "init": "fan_in"},
     "td3": {**FUJIMOTO, **DELAYED, "num_critics": 2, "target_noise": 0.2, "parts": ("target_noise", "sync_period")},
+    "d4pg": {
+        **{"critic": "categorical", "n_step": 5, "replay": "prioritized", "critic_lr": 1e-4, "hidden": (400, 300)},
+        **{"batch_size": 256, "exploration": "gaussian", "noise_sigma": 0.3, "replay_capacity": 1_000_000, "tau": 1.0},
+        **{"sync_period": 100.0, "steps": 1_000_000, "eval_every": 10_000, "parts": ("sync_period",)},
+    },
+    "simba": {
+        **{"network": "residual", "actor_hidden": (128,), "critic_hidden": (512, 512), "normalize_obs": True},
+        **{"critic_lr": 1e-4, "actor_decay": 1e-2, "critic_decay": 1e-2, "batch_size": 256, "exploration": "gaussian"},
+        **{"noise_sigma": 0.1, "warmup_steps": 5_000, "replay_capacity": 1_000_000, "init": "fan_in", "steps": 1_000_000},
+        **{"eval_every": 10_000, "parts": ("actor_decay", "critic_decay")},
+    },
 }
 """Name -> the fields in which it differs from the default, said a second time."""
 

@@ -14,15 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from ddpg_jax.agent import diagnostics
+from ddpg_jax.agent.heads import Head, scalar
 from ddpg_jax.agent.layers import identity
-from ddpg_jax.agent.losses import actor_loss, critic_loss, soft_update, squared, td_target
+from ddpg_jax.agent.losses import actor_loss, soft_update, squared
 from ddpg_jax.agent.networks import (
+    SUPPORT,
     Critics,
     action_dim_of,
     apply,
     apply_by_batch,
     init_actor,
     init_critic,
+    not_trainable,
     trainable,
     updated_statistics,
 )
@@ -43,6 +46,8 @@ Sync: TypeAlias = Callable[[Hyperparams, Array], Scalar]
 
 ADAM = Nets(adam(lambda hyper: hyper.actor_lr), adam(lambda hyper: hyper.critic_lr))
 """The optimizers of the paper, for actor and critic."""
+SCALAR = scalar()
+"""The head of a critic that predicts the mean of the return, as in the paper."""
 
 
 def unsmoothed(key: Key, action: Array, hyper: Hyperparams) -> Array:
@@ -82,6 +87,7 @@ def make_agent(
     obs_dim: int,
     num_critics: int = 1,
     policy_delay: int = 1,
+    head: Head = SCALAR,
     td_loss: TdLoss = squared,
     target_action: TargetAction = unsmoothed,
     critic_penalties: tuple[CriticPenalty, ...] = (),
@@ -100,7 +106,8 @@ def make_agent(
         obs_dim: `O`.
         num_critics: `E`, the number of independent critics; the target uses the smallest of their values.
         policy_delay: the actor is updated at every `policy_delay`-th update of the critic.
-        td_loss: the loss of a TD error.
+        head: what the critic's outputs mean; a distributional one needs a critic that gives `[..., K]`.
+        td_loss: the loss of a TD error, of a scalar critic.
         target_action: changes the target actor's actions, as `smoothed` does.
         critic_penalties: terms that are added to the critic's loss.
         actor_penalties: terms that are added to the actor's loss.
@@ -117,22 +124,24 @@ def make_agent(
     >>> agent.act(state.params.actor, jnp.ones((5, 3))).shape
     (5, 1)
     """
-    action_dim = action_dim_of(actor, critic, obs_dim)
+    action_dim = action_dim_of(actor, critic, obs_dim, outputs=head.outputs)
     if actor_penalties and "squash" not in inspect.signature(actor.__call__).parameters:
         raise ConfigError(
             f"{type(actor).__name__} has no argument squash, which action_penalty needs; add it or set action_penalty=0"
         )
     critics = Critics(critic, num_critics)
-    act, q_values = functools.partial(apply, actor), functools.partial(apply, critics)
-    q_by_batch = functools.partial(apply_by_batch, critics)
+    act, outputs_of = functools.partial(apply, actor), functools.partial(apply, critics)
+    outputs_by_batch = functools.partial(apply_by_batch, critics)
     actor_tx: Optimizer = optimizers.actor
     critic_tx: Optimizer = optimizers.critic
-    objective = make_actor_objective(actor, critic, actor_penalties)
+    objective = make_actor_objective(actor, critic, actor_penalties, head=head)
 
     def init(key: Key, hyper: Hyperparams) -> TrainState:
         """Initializes parameters, targets that are copies of them, and optimizers. Consumes the key."""
         actor_key, critic_key = jax.random.split(key)
-        params = Nets(init_actor(actor_key, actor, obs_dim), init_critic(critic_key, critics, obs_dim, action_dim))
+        critic_params = init_critic(critic_key, critics, obs_dim, action_dim)
+        critic_params |= {SUPPORT: head.init(hyper)} if head.init(hyper) else {}
+        params = Nets(init_actor(actor_key, actor, obs_dim), critic_params)
         target = jax.tree.map(jnp.copy, params)  # copies, because both are donated
         zero = jnp.int32(0)
         opt = Nets(actor_tx(hyper, zero).init(trainable(params.actor)), critic_tx(hyper, zero).init(trainable(params.critic)))
@@ -144,13 +153,15 @@ def make_agent(
         """Performs one update of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`. Consumes the key."""
         check_batch(batch, weight, obs_dim, action_dim)
         next_action = target_action(key, act(state.target.actor, batch.next_obs), hyper)
-        next_q = jnp.min(q_values(state.target.critic, batch.next_obs, next_action), axis=0)  # [E, B] -> [B]
-        target_q = td_target(batch.reward, batch.discount, next_q)
+        support = state.params.critic.get(SUPPORT, {})
+        next_outputs = outputs_of(state.target.critic, batch.next_obs, next_action)  # [E, B] or [E, B, K]
+        target = head.target(support, batch.reward, batch.discount, next_outputs, hyper)
 
         td_term, *penalties = (functools.partial(term, hyper=hyper) for term in (td_loss, *critic_penalties))
-        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
+        loss_of = functools.partial(head.loss, support=support, hyper=hyper, td_loss=td_term, penalties=penalties)
+        critic_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (td, q_mean)), grads = critic_grad(
-            state.params.critic, q_by_batch, batch.obs, batch.action, target_q, weight, td_loss=td_term, penalties=penalties
+            state.params.critic, outputs_by_batch, batch.obs, batch.action, target, weight
         )
         critic_info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
         statistics = updated_statistics(critics, state.params.critic, batch.obs, batch.action)
@@ -169,19 +180,25 @@ def make_agent(
         )
 
         params = Nets(actor_params, critic_params)
-        target = soft_update(params, state.target, sync(hyper, t_update))
-        return TrainState(params, target, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
+        target_params = soft_update(params, state.target, sync(hyper, t_update))
+        return TrainState(params, target_params, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
+
+    def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
+        return head.mean(critic_params.get(SUPPORT, {}), outputs_of(critic_params, obs, action))
 
     return Agent(init, act, q_values, update, observe=no_observe)
 
 
 def make_actor_objective(
-    actor: nn.Module, critic: nn.Module, penalties: tuple[ActorPenalty, ...]
+    actor: nn.Module, critic: nn.Module, penalties: tuple[ActorPenalty, ...], *, head: Head
 ) -> Callable[[Params, Params, Array, Hyperparams], Array]:
     """Returns the function that the actor minimizes, `(actor_params, critic_params, obs, hyper) -> []`: loss plus penalties."""
     act = functools.partial(apply_by_batch, actor)
     # The actor's loss uses critic 0 only. A module with one critic avoids computing the others, which XLA does not remove.
-    first_critic = functools.partial(apply_by_batch, Critics(critic, num_critics=1))
+    first = functools.partial(apply_by_batch, Critics(critic, num_critics=1))
+
+    def first_critic(critic_params: Params, obs: Array, action: Array) -> Array:
+        return head.mean(critic_params.get(SUPPORT, {}), first(critic_params, obs, action))
 
     def objective(actor_params: Params, critic_params: Params, obs: Array, hyper: Hyperparams) -> Array:
         loss = actor_loss(actor_params, critic_params, act, first_critic, obs)
@@ -197,7 +214,7 @@ def apply_gradients(
 ) -> tuple[Params, Params]:
     """Takes one optimizer step, and sets BatchNorm's running statistics; returns `(params, opt)`."""
     weights, opt = descend(tx, trainable(grads), opt, trainable(params))
-    return weights | statistics, opt
+    return weights | not_trainable(params) | statistics, opt
 
 
 def update_every(period: int, t_update: Array, update: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):

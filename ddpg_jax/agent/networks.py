@@ -20,12 +20,17 @@ from ddpg_jax.agent.layers import (
     dense,
     full_product,
 )
+from ddpg_jax.agent.residual import residual
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.registry import Registry
 from ddpg_jax.types import Array, Key, Nets, Params
 
 STATISTICS = "batch_stats"
 """Name of BatchNorm's running statistics in a tree of parameters, next to the layers. It is absent without BatchNorm."""
+
+
+SUPPORT = "support"
+"""The name of the constants of a distributional critic (see `heads.Head.init`) in its tree of parameters."""
 
 
 class Actor(nn.Module):
@@ -54,7 +59,9 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Computes Q(s, a), `[..., O], [..., A] -> [...]`. The action joins the input of layer `action_layer`; 0 is the first.
+    """Computes Q(s, a), `[..., O], [..., A] -> [...]`, or `[..., K]` with `outputs`.
+
+    The action joins the input of layer `action_layer`; 0 is the first.
 
     With `batch_norm`, observations and the layers before the action joins are normalized (Lillicrap et al. 2015, section 3).
     Normalizing layers that contain the action would subtract the mean of a batch of actions, and so part of the actor's
@@ -68,6 +75,7 @@ class Critic(nn.Module):
     final_bound: float | None = FINAL_BOUND
     batch_norm: bool = False
     product: Product = full_product
+    outputs: int | None = None
 
     @nn.compact
     def __call__(self, obs: Array, action: Array, by_batch: bool = False) -> Array:
@@ -80,11 +88,14 @@ class Critic(nn.Module):
             x = batch_normalized(x, f"norm_{i}", by_batch) if norm else x
             x = self.activation(x)
         x = jnp.concatenate([x, action], axis=-1) if self.action_layer == len(self.hidden) else x
-        return dense(x, 1, "value", bound=self.final_bound)[..., 0]
+        value = dense(x, self.outputs or 1, "value", bound=self.final_bound)
+        return value if self.outputs else value[..., 0]
 
 
 class TwoBranchCritic(nn.Module):
-    """Computes Q(s, a), `[..., O], [..., A] -> [...]`, with separate layers for the two inputs before they are joined.
+    """Computes Q(s, a), `[..., O], [..., A] -> [...]`, or `[..., K]` with `outputs`.
+
+    It has separate layers for the two inputs before they are joined.
 
     This is the critic of the Keras notebook on DDPG, with layers of 16 and 32 units for observations and one of 32 for actions.
     """
@@ -94,6 +105,7 @@ class TwoBranchCritic(nn.Module):
     final_bound: float | None = FINAL_BOUND
     obs_hidden: tuple[int, ...] = (16, 32)
     action_hidden: tuple[int, ...] = (32,)
+    outputs: int | None = None
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
@@ -104,7 +116,8 @@ class TwoBranchCritic(nn.Module):
         x = jnp.concatenate([obs, action], axis=-1)
         for i, features in enumerate(self.hidden):
             x = self.activation(dense(x, features, f"hidden_{i}"))
-        return dense(x, 1, "value", bound=self.final_bound)[..., 0]
+        value = dense(x, self.outputs or 1, "value", bound=self.final_bound)
+        return value if self.outputs else value[..., 0]
 
 
 class Critics(nn.Module):
@@ -130,6 +143,9 @@ def mlp(
     action_layer: int = 0,
     init: str = "paper",
     precision: str = "float32",
+    actor_hidden: tuple[int, ...] = (),
+    critic_hidden: tuple[int, ...] = (),
+    outputs: int | None = None,
 ) -> Nets:
     """Makes the fully connected actor and critic of the paper.
 
@@ -145,23 +161,35 @@ def mlp(
         init: a name in `layers.INITS`.
         precision: a name in `layers.PRECISIONS`, for the hidden layers. Parameters, optimizers, actions, values, targets and
             losses are float32 with all of them.
+        actor_hidden: sizes of the actor's hidden layers, if they differ from `hidden`.
+        critic_hidden: sizes of the critic's hidden layers, if they differ from `hidden`.
+        outputs: `K`, for a critic that describes a distribution (see `heads`).
 
     >>> import ddpg_jax as dj
     >>> agent = dj.make_agent(*dj.mlp(action_dim=1, hidden=(64, 64)), obs_dim=3)
     """
     product, bound = PRECISIONS[precision], INITS[init]
     return Nets(
-        Actor(action_dim, hidden, activation, layer_norm, bound, batch_norm, product),
-        Critic(hidden, activation, layer_norm, action_layer, bound, batch_norm, product),
+        Actor(action_dim, actor_hidden or hidden, activation, layer_norm, bound, batch_norm, product),
+        Critic(critic_hidden or hidden, activation, layer_norm, action_layer, bound, batch_norm, product, outputs),
     )
 
 
 def two_branch(
-    *, action_dim: int, hidden: tuple[int, ...], activation: Callable[[Array], Array] = nn.relu, init: str = "paper"
+    *,
+    action_dim: int,
+    hidden: tuple[int, ...],
+    activation: Callable[[Array], Array] = nn.relu,
+    init: str = "paper",
+    actor_hidden: tuple[int, ...] = (),
+    critic_hidden: tuple[int, ...] = (),
+    outputs: int | None = None,
 ) -> Nets:
     """Makes the networks of the Keras notebook on DDPG: the actor of `mlp` and a `TwoBranchCritic`."""
-    bound = INITS[init]
-    return Nets(Actor(action_dim, hidden, activation, final_bound=bound), TwoBranchCritic(hidden, activation, bound))
+    return Nets(
+        Actor(action_dim, actor_hidden or hidden, activation, final_bound=INITS[init]),
+        TwoBranchCritic(critic_hidden or hidden, activation, INITS[init], outputs=outputs),
+    )
 
 
 class MakeNets(Protocol):
@@ -175,11 +203,13 @@ class MakeNets(Protocol):
         ...
 
 
-NETWORKS: Registry[Callable[..., Nets]] = Registry("dj.NETWORKS", {"mlp": mlp, "two_branch": two_branch})
+NETWORKS: Registry[Callable[..., Nets]] = Registry("dj.NETWORKS", {"mlp": mlp, "two_branch": two_branch, "residual": residual})
 """Maps names to functions that make an actor and a critic (see `MakeNets`). An entry of your own can be named by the field
 `network`."""
 
-NETWORK_FIELDS = ("hidden", "activation", "layer_norm", "batch_norm", "action_layer", "init", "precision")
+NETWORK_FIELDS = (
+    *("hidden", "actor_hidden", "critic_hidden", "activation", "layer_norm", "batch_norm", "action_layer", "init", "precision"),
+)
 """Fields of `Experiment` that are passed to a network if it takes them."""
 
 
@@ -189,13 +219,14 @@ def takes_field(network: str, field: str) -> bool:
     return field in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def make_nets(network: str, action_dim: int, fields: Mapping[str, Any]) -> Nets:
+def make_nets(network: str, action_dim: int, fields: Mapping[str, Any], *, outputs: int | None = None) -> Nets:
     """Makes the actor and the critic that are registered under a name.
 
     Args:
         network: a name in `NETWORKS`.
         action_dim: `A`.
         fields: values of `NETWORK_FIELDS`; those that the network does not take are ignored.
+        outputs: `K`, if the critic describes a distribution.
 
     Raises:
         ConfigError: the name is not registered, or its function fails or does not return a pair of flax modules.
@@ -210,8 +241,14 @@ def make_nets(network: str, action_dim: int, fields: Mapping[str, Any]) -> Nets:
         given["activation"] = ACTIVATIONS[given["activation"]]
     if takes_field(network, "action_dim"):
         given["action_dim"] = action_dim
+    if outputs is not None:
+        if not takes_field(network, "outputs"):
+            raise ConfigError(f"network={network} has no argument outputs, which a distributional critic needs; add it")
+        given["outputs"] = outputs
     try:
         actor, critic = NETWORKS[network](**given)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"network={network} cannot be made: {one_line(error)}; it is called with those of the arguments action_dim, "
@@ -245,7 +282,9 @@ def init_critic(key: Key, critic: nn.Module, obs_dim: int, action_dim: int) -> P
     return _merge_variables(critic.init(key, jnp.zeros((1, obs_dim)), jnp.zeros((1, action_dim))))
 
 
-def action_dim_of(actor: nn.Module, critic: nn.Module, obs_dim: int, wanted: int | None = None) -> int:
+def action_dim_of(
+    actor: nn.Module, critic: nn.Module, obs_dim: int, *, wanted: int | None = None, outputs: int | None = None
+) -> int:
     """Returns `A`, the length of the actor's actions, after it has checked the shapes and dtypes that both networks return.
 
     Args:
@@ -253,6 +292,7 @@ def action_dim_of(actor: nn.Module, critic: nn.Module, obs_dim: int, wanted: int
         critic: the critic.
         obs_dim: `O`.
         wanted: the required value of `A`; None allows any.
+        outputs: `K`, if the critic describes a distribution.
 
     Raises:
         ConfigError: a network cannot be applied, or its output has the wrong shape or dtype.
@@ -264,10 +304,11 @@ def action_dim_of(actor: nn.Module, critic: nn.Module, obs_dim: int, wanted: int
             f"the actor returns {action.shape} for observations of shape (2, {obs_dim}); it must return (2, {wanted or 'A'})"
         )
     value = _output(critic, "critic", obs, jnp.zeros(action.shape))
-    if value.shape != (2,):
+    expected = (2,) if outputs is None else (2, outputs)
+    if value.shape != expected:
         raise ConfigError(
             f"the critic returns {value.shape} for observations of shape (2, {obs_dim}) and actions of shape {action.shape}; "
-            "it must return (2,), one value for each"
+            f"it must return {expected}"
         )
     return action.shape[1]
 
@@ -293,8 +334,13 @@ def _merge_variables(made: Any) -> Params:
 
 
 def trainable(params: Params) -> Params:
-    """Returns the tree without BatchNorm's statistics, which are not learned by gradients."""
-    return {name: layer for name, layer in params.items() if name != STATISTICS}
+    """Returns the tree without BatchNorm's statistics and a head's support, which are not learned by gradients."""
+    return {name: layer for name, layer in params.items() if name not in (STATISTICS, SUPPORT)}
+
+
+def not_trainable(params: Params) -> Params:
+    """Returns the rest of the tree."""
+    return {name: layer for name, layer in params.items() if name in (STATISTICS, SUPPORT)}
 
 
 def variables(params: Params) -> dict[str, Any]:

@@ -327,6 +327,45 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "year": "2012",
         },
     ),
+    "bellemare2017": (
+        "inproceedings",
+        {
+            "title": "A distributional perspective on reinforcement learning",
+            "author": "Bellemare, Marc G. and Dabney, Will and Munos, R{\\'e}mi",
+            "booktitle": "International Conference on Machine Learning",
+            "pages": "449--458",
+            "year": "2017",
+        },
+    ),
+    "dabney2018": (
+        "inproceedings",
+        {
+            "title": "Distributional reinforcement learning with quantile regression",
+            "author": "Dabney, Will and Rowland, Mark and Bellemare, Marc G. and Munos, R{\\'e}mi",
+            "booktitle": "AAAI Conference on Artificial Intelligence",
+            "year": "2018",
+        },
+    ),
+    "barthmaron2018": (
+        "inproceedings",
+        {
+            "title": "Distributed distributional deterministic policy gradients",
+            "author": "Barth-Maron, Gabriel and Hoffman, Matthew W. and Budden, David and Dabney, Will and Horgan, Dan and "
+            "{TB}, Dhruva and Muldal, Alistair and Heess, Nicolas and Lillicrap, Timothy",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2018",
+        },
+    ),
+    "lee2024": (
+        "article",
+        {
+            "title": "{SimBa}: Simplicity bias for scaling up parameters in deep reinforcement learning",
+            "author": "Lee, Hojoon and Hwang, Dongyoon and Kim, Donghu and Kim, Hyunseung and Tai, Jun Jet and "
+            "Subramanian, Kaushik and Wurman, Peter R. and Choo, Jaegul and Stone, Peter and Seno, Takuma",
+            "journal": "arXiv preprint arXiv:2410.09754",
+            "year": "2024",
+        },
+    ),
     "jax2018": (
         "software",
         {

@@ -41,6 +41,8 @@ SOURCES = {
     "sb3": "raffin2021",
     "sbx": "raffin2021",
     "td3": "fujimoto2018",
+    "d4pg": "barthmaron2018",
+    "simba": "lee2024",
 }
 """Preset -> key of the source of its values, except Lillicrap et al. 2015 and sources that cannot be cited."""
 
@@ -48,6 +50,9 @@ CHOSEN: dict[tuple[str, str], str] = {
     ("exploration", "ou"): "uhlenbeck1930",
     ("exploration", "parameter"): "plappert2018",
     ("replay", "prioritized"): "schaul2016",
+    ("network", "residual"): "lee2024",
+    ("critic", "categorical"): "bellemare2017",
+    ("critic", "quantile"): "dabney2018",
     ("lr_schedule", "cosine"): "loshchilov2017",
     ("precision", "bfloat16"): "kalamkar2019",
     ("activation", "elu"): "clevert2016",
@@ -78,7 +83,7 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
         ("chan1979", x.normalize_obs or x.normalize_reward),
         ("fujimoto2018", x.num_critics > 1 or x.policy_delay > 1),
         ("loshchilov2017", x.noise_schedule == "cosine" and x.exploration != "none"),
-        ("ba2016", x.layer_norm),
+        ("ba2016", x.layer_norm or x.network == "residual"),
         ("ioffe2015", x.batch_norm),
         ("sutton2018", x.n_step > 1),
         ("andrychowicz2017", x.hindsight != "none"),

@@ -87,6 +87,7 @@ def _train(options: argparse.Namespace) -> int:
     from ddpg_jax.app.job import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
+    from ddpg_jax.experiment.experiment import layer_sizes
     from ddpg_jax.running.groups import make_groups
     from ddpg_jax.running.hardware import spare_threads, use_one_core
 
@@ -95,7 +96,7 @@ def _train(options: argparse.Namespace) -> int:
     experiment = groups[0].experiment
     if uses_jax(experiment.env, env_options(experiment)):
         spare_threads(1)
-    use_one_core(max(experiment.batch_size, experiment.num_envs), experiment.hidden)
+    use_one_core(max(experiment.batch_size, experiment.num_envs), layer_sizes(experiment))
     return _work(groups, options)
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from ddpg_jax import exploration
-from ddpg_jax.agent import diagnostics, layers, losses
-from ddpg_jax.agent.ddpg import every_period, every_update, make_agent, smoothed, unsmoothed
+from ddpg_jax.agent import diagnostics, heads, layers, losses
+from ddpg_jax.agent.ddpg import SCALAR, every_period, every_update, make_agent, smoothed, unsmoothed
 from ddpg_jax.agent.networks import NETWORK_FIELDS, NETWORKS, action_dim_of, make_nets, takes_field
 from ddpg_jax.agent.normalization import normalize_observations, normalize_rewards
 from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, with_clipping
@@ -61,6 +61,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
         ConfigError: a user-defined network, activation or loss is not valid.
     """
     x = experiment
+    head = SCALAR if x.critic == "scalar" else make_part("critic", x.critic, heads.HEADS, heads.Head, num_atoms=x.num_atoms)
     td_loss = losses.huber if "huber_delta" in x.parts and x.td_loss == "squared" else losses.TD_LOSSES[x.td_loss]
     if is_own(td_loss):
         check_function(f"td_loss={x.td_loss}", td_loss, jnp.zeros(x.batch_size), Hyperparams())
@@ -72,9 +73,9 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
                 f"{name}={plain(value)} is not allowed with network={x.network}, which does not read it; it must be "
                 f"{plain(STRUCTURE[name])}"
             )
-    nets = make_nets(x.network, spec.action_dim, network_fields(x))
+    nets = make_nets(x.network, spec.action_dim, network_fields(x), outputs=head.outputs)
     try:
-        action_dim_of(*nets, spec.obs_dim, spec.action_dim)
+        action_dim_of(*nets, spec.obs_dim, wanted=spec.action_dim, outputs=head.outputs)
     except ConfigError as error:
         raise ConfigError(f"network={x.network}: {error}") from error
     agent = make_agent(
@@ -82,6 +83,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
         obs_dim=spec.obs_dim,
         num_critics=x.num_critics,
         policy_delay=x.policy_delay,
+        head=head,
         td_loss=td_loss,
         target_action=smoothed if "target_noise" in x.parts else unsmoothed,
         critic_penalties=tuple(penalty for name, penalty in losses.CRITIC_PENALTIES.items() if name in x.parts),
@@ -146,6 +148,7 @@ def named_parts(experiment: Experiment) -> tuple[Any, ...]:
         NETWORKS[x.network],
         layers.ACTIVATIONS[x.activation],
         losses.TD_LOSSES[x.td_loss],
+        *((heads.HEADS[x.critic],) if x.critic != "scalar" else ()),
         samplers.REPLAYS[x.replay],
         exploration.EXPLORERS[x.exploration],
     )

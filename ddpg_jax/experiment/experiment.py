@@ -144,13 +144,20 @@ class Experiment:
     network: Annotated[
         str,
         Field(
-            "Actor and critic: mlp, two_branch (a critic with separate layers for each input), or a name that a module adds.",
+            "Actor and critic: mlp, residual (blocks with LayerNorm), two_branch (a critic with layers for each input), or "
+            "a name that a module adds.",
             table="agent.networks:NETWORKS",
         ),
     ] = "mlp"
     hidden: Annotated[
         SIZES, Field("Sizes of the hidden layers of actor and critic.", read=values.sizes, also=("net_arch", "hidden_sizes"))
     ] = (256, 256)
+    actor_hidden: Annotated[
+        SIZES, Field("Sizes of the actor's hidden layers, if they differ from `hidden`.", read=values.sizes)
+    ] = ()
+    critic_hidden: Annotated[
+        SIZES, Field("Sizes of the critic's hidden layers, if they differ from `hidden`.", read=values.sizes)
+    ] = ()
     activation: Annotated[
         str,
         Field(
@@ -179,6 +186,25 @@ class Experiment:
         Field("Divide rewards by their running root mean square (other implementations divide by the deviation of returns)."),
     ] = False
     action_layer: Annotated[int, Field("The layer of the critic whose input the action joins; 0 is the first.")] = 0
+    critic: Annotated[
+        str,
+        Field(
+            "Prediction of the critic: scalar, the mean of the return, or its distribution as categorical, quantile, or a name "
+            "that a module adds.",
+            choices=("scalar",),
+            table="agent.heads:HEADS",
+        ),
+    ] = "scalar"
+    num_atoms: Annotated[
+        int,
+        Field(
+            "Atoms or quantiles of a distributional critic.",
+            low=2,
+            high=10_000,
+            read_by=lambda x: x.critic != "scalar",
+            also=("n_atoms", "n_quantiles"),
+        ),
+    ] = 51
     td_loss: Annotated[
         str,
         Field(
@@ -324,6 +350,12 @@ def updates_of(experiment: Experiment) -> tuple[int, int]:
     return (round(updates), 1) if updates >= 1 else (1, round(1 / max(updates, 1e-9)))
 
 
+def layer_sizes(experiment: Experiment) -> tuple[int, ...]:
+    """Returns the sizes of the hidden layers of both networks, or those of the larger one if they are alike."""
+    x = experiment
+    return max(x.actor_hidden or x.hidden, x.critic_hidden or x.hidden, key=sum)
+
+
 def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     """Checks combinations of fields; the fields themselves were checked by `coerce`.
 
@@ -352,11 +384,19 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
         raise ConfigError(
             f"replay_capacity={x.replay_capacity} is smaller than a batch; it must be at least batch_size={x.batch_size}"
         )
-    if x.action_layer > len(x.hidden):
+    if x.action_layer > len(x.critic_hidden or x.hidden):
         raise ConfigError(
-            f"action_layer={x.action_layer} is not allowed; with hidden={'-'.join(map(str, x.hidden))}, it must be at most "
-            f"{len(x.hidden)}"
+            f"action_layer={x.action_layer} is not allowed; with hidden={values.plain(x.critic_hidden or x.hidden)} it must be "
+            f"at most {len(x.critic_hidden or x.hidden)}"
         )
+    if x.critic != "scalar":
+        for name, value, default in (("td_loss", x.td_loss, "squared"), ("huber_delta", hyper.huber_delta, 0.0)):
+            if value != default:
+                raise ConfigError(
+                    f"{name}={value} is not allowed with critic={x.critic}, whose loss is its own; it must be {default}"
+                )
+    if not hyper.value_min < hyper.value_max:
+        raise ConfigError(f"value_min={hyper.value_min:g} is not allowed; it must be below value_max={hyper.value_max:g}")
     if x.batch_norm and x.layer_norm:
         raise ConfigError("batch_norm=true is not allowed with layer_norm=true; one of them must be false")
     if x.batch_norm and x.batch_size < 2:

@@ -13,7 +13,7 @@ import jax
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
-from ddpg_jax.experiment.experiment import Experiment, coerce, configure, reads
+from ddpg_jax.experiment.experiment import Experiment, coerce, configure, layer_sizes, reads
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
 from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.hardware import memory_limit
@@ -139,7 +139,17 @@ def _requirements(experiment: Experiment) -> tuple[Any, ...]:
     """Returns the fields on which the environment, or the amount of memory, depends."""
     x = experiment
     environment = (x.env, x.backend, env_options(x), x.hindsight)
-    sizes = (x.replay, x.replay_capacity, x.exploration, x.hidden, x.num_envs, x.num_critics, x.batch_size, x.eval_episodes)
+    sizes = (
+        x.replay,
+        x.replay_capacity,
+        x.exploration,
+        layer_sizes(x),
+        x.num_atoms,
+        x.num_envs,
+        x.num_critics,
+        x.batch_size,
+        x.eval_episodes,
+    )
     return *environment, *sizes
 
 
@@ -147,7 +157,9 @@ def _count_fitting(group: Group, program: Program, limit: float, *, state_copies
     """Returns how many members fit into `limit` bytes per device at once; all of the group if the program fits."""
     devices, x = len(program.placement.devices), group.experiment
     states = bytes_of(program.shapes()) / devices
-    activations = 4 * max(x.batch_size * sum(x.hidden), x.eval_episodes * max(x.hidden))  # learning keeps those of all layers
+    activations = 4 * max(
+        x.batch_size * sum(layer_sizes(x)), x.eval_episodes * max(layer_sizes(x))
+    )  # learning keeps those of all layers
     # A single member cannot be divided, and this lower bound needs no compilation.
     need = states + activations if len(group.members) == 1 else program.memory()
     if need + state_copies * states <= limit:
