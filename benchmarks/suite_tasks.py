@@ -230,6 +230,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "batch_128": {"batch_size": 128},
     "lr_1e-3": {"actor_lr": 1e-3, "critic_lr": 1e-3},
+    "critic_lr_1e-3": {"critic_lr": 1e-3},
     "lr_1e-3_cosine": {
         "actor_lr": 1e-3,
         "critic_lr": 1e-3,
@@ -270,4 +271,5 @@ PILOTS: tuple[Task, ...] = (
     *pilot("hopper", "Hopper-v5", 300_000),
     *pilot("halfcheetah", "HalfCheetah-v5", 200_000),
     *pilot("bipedal_walker", "BipedalWalker-v3", 300_000),
+    *pilot("reacher", "Reacher-v5", 150_000),
 )
