@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -157,6 +158,8 @@ def _train_all(
                 if on_evaluation(member.number, row["step"], dict(row), policy) is False:
                     yield m
 
+    if line := program.time_limit_missing():
+        warnings.warn(line, stacklevel=3)
     try:
         rows, state = [], program.start()
         for tick in run_blocks(program, experiment, state, judge=judge):
@@ -174,6 +177,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 
     Raises:
         ConfigError: an unknown environment, or one that DDPG cannot work with; JAX is set to what would change the results.
+        EnvironmentFailure: the environment failed in the trial of its first reset and step.
     """
     check_settings()
     env = as_env(env)

@@ -188,8 +188,16 @@ class Outside(Protocol):
         """`call()`, a compiled program that may ask for these environments; this thread stays open to signals."""
         ...
 
-    def prepare(self, count: int) -> None:
-        """Makes environments, so that so many wait to be used. Raises `ConfigError`."""
+    def prepare(self, count: int, evaluations: int = 0, episodes: int = 0) -> None:
+        """Makes environments until `count` are idle, and those for so many evaluations at once. Raises `ConfigError`."""
+        ...
+
+    def try_out(self) -> None:
+        """Resets and steps each idle environment once. Raises `EnvironmentFailure` or `ConfigError`."""
+        ...
+
+    def goes_on_after_restore(self) -> bool:
+        """Returns True if it was shown that what `load` restores goes on as what `save` has saved."""
         ...
 
     def status(self, env_state: Any) -> Array:

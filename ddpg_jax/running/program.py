@@ -6,7 +6,6 @@ A single run is a sweep of one member, so there is one way through the code.
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ import numpy as np
 from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.experiment.build import build, named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.placement import Placement, make_placement, max_over_members, over_members
 from ddpg_jax.training.loop import Metrics, make_training, no_metrics
 from ddpg_jax.types import Array, Env, EnvSpec, Hyperparams, Params
@@ -136,6 +136,8 @@ def structure_of(experiment: Experiment) -> Experiment:
 class Program:
     """An experiment for M members, ready to run. Times are vector steps.
 
+    Environments outside are tried before anything is compiled: each is reset and stepped once.
+
     Members are advanced by one call or by several: mapped members take turns, one per device in each call, so that none is
     copied; vmapped members share a call. The state is a list with one entry for each call, and `advance` consumes it.
     """
@@ -152,7 +154,9 @@ class Program:
         self._warmup = warmup_iterations(experiment)
         self._env_states: list[Any] = []
         if env.outside is not None:
-            env.outside.prepare(self.placement.slots * experiment.num_envs)
+            episodes = experiment.eval_episodes
+            env.outside.prepare(self.placement.slots * experiment.num_envs, evaluations=call.slots, episodes=episodes)
+            env.outside.try_out()
 
     @property
     def state_survives_failure(self) -> bool:
@@ -171,6 +175,19 @@ class Program:
             EnvironmentFailure: an environment outside raised, or returned something invalid.
         """
         return self._register([self._run(lambda each=each: self._functions.init(*each)) for each in self._inputs], 0)
+
+    def time_limit_missing(self) -> str | None:
+        """Returns a warning if no time limit of the environment is known, so that an episode may never end."""
+        if self.spec.max_steps is not None:
+            return None
+        return (
+            f"env={self.spec.name} has no time limit that is known, so its episodes must end by themselves; "
+            "max_episode_steps=N in env_kwargs sets one"
+        )
+
+    def keeps_environments(self) -> bool:
+        """Returns True if `save` keeps the environments, so that a run that is resumed continues exactly."""
+        return self.env.outside is None or self.env.outside.goes_on_after_restore()
 
     def _register(self, state: list[Any], i: int) -> list[Any]:
         """Notes which environments outside a state uses after their reset, and checks them."""
@@ -300,7 +317,7 @@ class Program:
         """
         text = None
         if self.env.outside is not None:  # the states of its environments mean nothing to another process
-            text = self.env.outside.save(np.stack(self._env_states))
+            text = self.env.outside.save(np.stack(self._env_states)) if self.keeps_environments() else None
             state = [replace(one, env=np.zeros_like(one.env)) for one in state]
         if self.placement.single:
             return jax.tree.map(np.array, state[0]), text
@@ -308,12 +325,15 @@ class Program:
         return jax.tree.map(lambda *parts: np.stack(parts).reshape(-1, *parts[0].shape[axes:]), *state), text
 
     def load(self, arrays: Any, text: str | None, i: int) -> Any:
-        """Restores the state at vector step `i` from what `save` returned; without a text, episodes outside start again.
+        """Restores the state at vector step `i` from what `save` returned.
+
+        Without a text, or if environments outside cannot be kept, their episodes start again.
 
         Raises:
             EnvironmentFailure: environments cannot be restored.
         """
         call, outside = self._call, self.env.outside
+        text = text if self.keeps_environments() else None
         if outside is not None and text is not None:
             arrays = replace(arrays, env=outside.load(text, np.asarray(arrays.obs)))
         if call == self.placement:
@@ -369,15 +389,3 @@ def if_alive(alive: Array, new: Any, old: Any) -> Any:
 def pick(tree: Any, m: int, placement: Placement) -> Any:
     """Selects member m from the result of a function made by `over_members`, as NumPy arrays."""
     return jax.tree.map(lambda x: np.asarray(x if placement.single else x[m]), tree)
-
-
-def bytes_of(shapes: Any) -> int:
-    """Returns the bytes of arrays of these shapes."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
-def compiled_bytes(compiled: Any) -> int:
-    """Returns the bytes that a compiled program needs on each device: arguments, results that do not alias them, scratch."""
-    sizes = compiled.memory_analysis()
-    buffers = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return int(buffers + sizes.temp_size_in_bytes)

@@ -24,10 +24,10 @@ from ddpg_jax.envs.host import snapshots
 from ddpg_jax.envs.host.calls import python_call
 from ddpg_jax.envs.host.evaluation import Evaluation
 from ddpg_jax.envs.host.goals import goal_on_host
-from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
+from ddpg_jax.envs.host.lanes import Lane
+from ddpg_jax.envs.host.pool import Pool
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
-from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
 
 EVALUATED_AT_ONCE = 10
@@ -61,46 +61,34 @@ class HostEnvs:
         self.threads = THREADS[order]()
         self.begun = math.inf
         """Time at which the step in progress began, by `time.monotonic`; infinite if there is none."""
-        self._make, self._numbers = make, itertools.count(1)
-        env = self._made()
-        self.spec = spec_of_env(env, name, reward_threshold)
+        self._numbers = itertools.count(1)
+        self.pool = Pool(make, name, reward_threshold)
+        self.spec = self.pool.spec
         self._low, self._high = np.asarray(self.spec.action_low), np.asarray(self.spec.action_high)
         self._width, self._action_dtype = self._high - self._low, np.dtype(self.spec.action_dtype)
-        self._idle = [Lane(env, self.spec.obs_shape)]
-        if has_goals(env.observation_space):
+        if has_goals(self._any().observation_space):
             self.spec = self.spec._replace(goal=goal_on_host(self._any))
         _known[self.number] = self
 
-    def _made(self) -> Any:
-        try:
-            env = self._make()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"env={self.name} cannot be made: {one_line(error)}") from error
-        return checked(env, self.name)
-
     def _any(self) -> Any:
         """Returns one of the environments, to query what is the same for all."""
-        if not (self.lanes or self._idle):
-            self.prepare(1)
-        return next(iter((*self.lanes.values(), *self._idle))).env
+        return next(iter(self.lanes.values())).env if self.lanes else self.pool.any()
 
-    def prepare(self, count: int) -> None:
-        """Makes environments until `count` are idle.
+    def prepare(self, count: int, evaluations: int = 0, episodes: int = 0) -> None:
+        """See `Outside.prepare`."""
+        self.pool.prepare(count + evaluations * min(episodes, EVALUATED_AT_ONCE))
 
-        Raises:
-            ConfigError: an environment cannot be made.
-        """
-        self._idle += [Lane(self._made(), self.spec.obs_shape) for _ in range(count - len(self._idle))]
+    def try_out(self) -> None:
+        """See `Outside.try_out`."""
+        self.pool.try_out()
 
-    def take(self) -> Lane:
-        """Removes and returns an idle lane, or makes a new one."""
-        return self._idle.pop(0) if self._idle else Lane(self._made(), self.spec.obs_shape)
+    def goes_on_after_restore(self) -> bool:
+        """See `Outside.goes_on_after_restore`."""
+        return self.pool.goes_on_after_restore(now=not self.lanes)
 
     def open(self) -> int:
         """Takes a lane into use and returns its number."""
-        number, lane = next(self._numbers), self.take()
+        number, lane = next(self._numbers), self.pool.take()
         self.lanes[number] = lane
         return number
 
@@ -195,9 +183,7 @@ class HostEnvs:
             del self.lanes[number]
             lane.close()
         if not self.lanes:
-            for lane in self._idle:
-                lane.close()
-            self._idle = []
+            self.pool.close()
 
     def _of(self, env_states: Any) -> dict[int, Lane]:
         numbers = np.asarray(env_states, np.int32).reshape(-1, 3)[:, 1].tolist()
@@ -286,7 +272,7 @@ def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episod
             number = next(envs._numbers)
             try:
                 seeds = _seeds(word, int(episodes.flat[0]))
-                lanes = [envs.take() for _ in range(min(len(seeds), EVALUATED_AT_ONCE))]
+                lanes = [envs.pool.take() for _ in range(min(len(seeds), EVALUATED_AT_ONCE))]
                 evaluation = Evaluation(lanes, seeds, envs.spec.obs_dim, endless=envs.spec.max_steps is None)
                 envs.evaluations[number] = lane, evaluation
                 evaluation.begin()
@@ -330,7 +316,7 @@ def _answer_end(pool: np.ndarray, numbers: np.ndarray, tables: np.ndarray) -> No
         if number in envs.evaluations:
             _, evaluation = envs.evaluations.pop(number)
             table[0], table[1] = evaluation.returns, evaluation.lengths
-            envs._idle += evaluation.lanes
+            envs.pool.give_back(evaluation.lanes)
 
 
 _reset = python_call("ddpg_jax_reset", _answer_reset)

@@ -1,0 +1,250 @@
+"""Environments as other people write them: what a checkpoint may do to them, and what is refused before a run begins."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+import ddpg_jax as dj
+from tests.hosts import Vector
+
+SHORT: dict[str, Any] = {
+    "steps": 24,
+    "warmup_steps": 12,
+    "batch_size": 4,
+    "hidden": (4,),
+    "eval_every": 12,
+    "eval_episodes": 1,
+    "replay_capacity": 100,
+}
+
+
+class Point(gymnasium.Env[Any, Any]):
+    """Moves a point; each class below changes one thing."""
+
+    observation_space: Any = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space: Any = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1, 2)
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Any:
+        self.x = self.x + 0.1 * float(action[0])
+        return self.observe(), self.reward(), *self.ends(), {}
+
+    def observe(self) -> Any:
+        return self.x.astype(np.float32)
+
+    def reward(self) -> Any:
+        return -float(np.abs(self.x).sum())
+
+    def ends(self) -> tuple[Any, Any]:
+        return False, False
+
+
+def limited(make: Any) -> Any:
+    return lambda: gymnasium.wrappers.TimeLimit(make(), 5)
+
+
+# What a checkpoint may do.
+
+WORLDS: dict[int, np.ndarray] = {}
+"""What a C library would hold."""
+NUMBERS = itertools.count()
+
+
+class Client:
+    """Owns a world outside of Python, which ends when the client is collected."""
+
+    def __init__(self) -> None:
+        self.number = next(NUMBERS)
+        WORLDS[self.number] = np.zeros(2)
+
+    def __del__(self) -> None:
+        WORLDS.pop(self.number, None)
+
+
+class Simulated(Point):
+    """Its world is behind a client."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        obs, info = super().reset(seed=seed)
+        WORLDS[self.client.number] = self.x
+        return obs, info
+
+    def step(self, action: Any) -> Any:
+        self.x = WORLDS[self.client.number]
+        told = super().step(action)
+        WORLDS[self.client.number] = self.x
+        return told
+
+
+class Numbered(Point):
+    """Its world is behind a number."""
+
+    def __init__(self) -> None:
+        self.world = next(NUMBERS)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        gymnasium.Env.reset(self, seed=seed)
+        WORLDS[self.world] = self.np_random.uniform(-1, 1, 2)
+        return WORLDS[self.world].astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        WORLDS[self.world] += 0.1 * float(action[0])
+        return WORLDS[self.world].astype(np.float32), 0.0, False, False, {}
+
+
+class OfTheProcess(Point):
+    """Draws from NumPy's global generator."""
+
+    def reward(self) -> float:
+        return float(np.random.uniform())
+
+
+class Threaded(Point):
+    """Holds an object of the standard library that pickles and is lost."""
+
+    def __init__(self) -> None:
+        import weakref
+
+        self.finalizer = weakref.finalize(self, print)
+
+
+def test_a_checkpoint_does_not_end_a_live_simulator() -> None:
+    """A copy that is unpickled beside it would end the world of both when it is collected."""
+    env = Vector(Simulated)
+    env.reset()
+    assert env.snapshot() is None
+    env.play(3, seed=0)
+
+
+@pytest.mark.parametrize("make", [Simulated, Numbered, OfTheProcess, Threaded])
+def test_what_does_not_come_back_is_found_out_before_the_run(make: Any) -> None:
+    env = Vector(make, 2)
+    assert not env.outside.goes_on_after_restore()
+    env.reset()
+    env.play(3, seed=0)
+
+
+def test_what_comes_back_is_shown_without_touching_what_runs() -> None:
+    made: list[Point] = []
+
+    def make() -> Any:
+        made.append(Point())
+        return made[-1]
+
+    env = Vector(limited(make), 2)
+    own = [dict(vars(one)) for one in made]
+    assert env.outside.goes_on_after_restore()
+    assert [vars(one).get("client") for one in made] == [one.get("client") for one in own]
+    other = Vector(Point)
+    other.reset()
+    assert not other.outside.goes_on_after_restore(), "nothing is restored while an environment is in use"
+    single = Vector(Point)
+    assert not single.outside.goes_on_after_restore(), "one copy shows nothing"
+
+
+def test_a_run_says_that_its_episodes_will_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from ddpg_jax.app.cli import main
+
+    monkeypatch.setitem(gymnasium.registry, "Numbered-v0", gymnasium.envs.registration.EnvSpec("Numbered-v0", Numbered))
+    words = "--warmup-steps 12 --batch-size 4 --hidden 4 --eval-every 12 --eval-episodes 1 --env-kwargs max_episode_steps=5"
+    command = ["train", "Numbered-v0", *words.split(), "--out", str(tmp_path / "run")]
+    assert main([*command, "--steps", "18"]) == 0
+    assert "env=Numbered-v0 cannot be kept in checkpoints: after a --resume, its episodes start again" in capfd.readouterr().err
+    assert main([*command, "--steps", "24", "--resume"]) == 0
+    assert "the environments could not be saved: their episodes start again" in capfd.readouterr().err
+
+
+# What a first reset and a first step show.
+
+
+class OldStep(Point):
+    def step(self, action: Any) -> Any:
+        return super().step(action)[:4]
+
+
+class NoSeed(Point):
+    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().reset()
+
+
+class Wide(Point):
+    """Has other bounds after its reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.action_space = Box(-2.0, 2.0, (1,), np.float32)
+        return super().reset(seed=seed)
+
+
+def with_(**methods: Any) -> Any:
+    return type("Wrong", (Point,), {name: lambda self, value=value: value for name, value in methods.items()})
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "no reward": (with_(reward=None), "gave None as reward; it must be a number"),
+    "two rewards": (with_(reward=np.zeros(2)), r"gave a reward of shape \(2,\); it must be one number"),
+    "NaN reward": (with_(reward=np.nan), "gave nan as reward"),
+    "huge reward": (with_(reward=1e40), r"gave 1e\+40 as reward"),
+    "text": (with_(reward="1.0"), "gave '1.0' as reward; it must be a number"),
+    "complex reward": (with_(reward=1j), "gave 1j as reward; it must be a number"),
+    "array": (with_(ends=(np.zeros(2, bool), False)), r"gave terminated of shape \(2,\); it must be one truth value"),
+    "no end": (with_(ends=(False, None)), "gave None as truncated; it must be True or False"),
+    "number": (with_(observe=np.float32(0)), r"gave an observation of shape \(\); its space says \(2,\)"),
+    "complex": (with_(observe=np.zeros(2, complex)), "gave an observation of type complex128; it must be of real numbers"),
+    "texts": (with_(observe=np.array(["1", "2"])), "gave an observation of type <U1; it must be of real numbers"),
+    "old step": (OldStep, r"gave 4 values from step; it must give .* \(test_hands_on_environments.py, line \d+\)"),
+    "old step in a wrapper": (limited(OldStep), r"gave 4 values from step; .* \(test_hands_on_environments.py, line \d+\)"),
+    "no seed": (NoSeed, r"does not take the seed of reset; .* \(test_hands_on_environments.py, line \d+\)"),
+    "other bounds": (Wide, r"has the action_space Box\(-1.0, 1.0.* and Box\(-2.0, 2.0.* after a reset; it must keep"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_first_step_is_taken_before_anything_is_compiled(fault: str) -> None:
+    make, sentence = WRONG[fault]
+    experiment, hyper = dj.configure(SHORT)
+    with pytest.raises((dj.EnvironmentFailure, dj.ConfigError), match=sentence):
+        dj.make_program(experiment, [dj.Member(0, hyper)], make)
+
+
+@pytest.mark.parametrize("which", ["action_space", "observation_space"])
+def test_copies_have_the_same_spaces(which: str) -> None:
+    highs = itertools.count(1)
+
+    def make() -> Point:
+        env = Point()
+        setattr(env, which, Box(-1.0, float(next(highs)), getattr(env, which).shape, np.float32))
+        return env
+
+    with pytest.raises(dj.ConfigError, match=f"has the {which} .* in another copy; all copies must have the same"):
+        dj.train(make, **SHORT)
+
+
+def test_a_missing_time_limit_is_told_at_the_start() -> None:
+    class Ends(Point):
+        def step(self, action: Any) -> Any:
+            obs, reward, *_ = super().step(action)
+            return obs, reward, bool(self.np_random.uniform() < 0.5), False, {}
+
+    with pytest.warns(UserWarning, match=r"^env=Ends has no time limit that is known, .* max_episode_steps=N in env_kwargs"):
+        dj.train(Ends, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = dj.train(limited(Point), **SHORT)
+    assert run.policy.spec.max_steps == 5
