@@ -194,6 +194,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
     """Returns the policy that has these parameters."""
+    spec = spec._replace(goal=None)  # which asks an environment, and cannot be pickled
     return Policy(spec, actor_params, experiment.network, network_fields(experiment))
 
 

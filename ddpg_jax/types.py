@@ -125,6 +125,9 @@ class Goal(NamedTuple):
     outcome: Callable[[Array, Array], tuple[Array, Array]]
     """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved the one where the other
     was desired; the discount is 0 where that terminates."""
+    success: float | None = None
+    """The reward of a step that reaches its goal, where the environment does not say whether that terminates: the discount of
+    `outcome` is then always 1. None where it says so."""
 
 
 class EnvOptions(NamedTuple):
@@ -181,6 +184,8 @@ class Outside(Protocol):
     `status`, `send`, `receive` and `rollout` are traced; the others are for whoever runs programs.
     """
 
+    goal_fault: str
+    """Why hindsight is not allowed, or empty; known after `try_out`."""
     order: str
     """`textbook`, or `overlapped` where steps are to be sent and received."""
 

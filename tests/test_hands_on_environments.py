@@ -111,7 +111,7 @@ class OfTheProcess(Point):
     """Draws from NumPy's global generator."""
 
     def reward(self) -> float:
-        return float(np.random.uniform())
+        return float(np.random.uniform())  # noqa: NPY002
 
 
 class Threaded(Point):
@@ -248,3 +248,42 @@ def test_a_missing_time_limit_is_told_at_the_start() -> None:
         warnings.simplefilter("error")
         run = dj.train(limited(Point), **SHORT)
     assert run.policy.spec.max_steps == 5
+
+
+# Wrappers that learn.
+
+
+class Normalized(gymnasium.wrappers.NormalizeObservation):
+    """Learns, by another name."""
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Normalized(Point()), "normalize_obs"),
+        (lambda: gymnasium.wrappers.TimeLimit(gymnasium.wrappers.NormalizeReward(Point()), 5), "normalize_reward"),
+    ],
+)
+def test_wrappers_that_learn_are_refused_through_every_door(make: Any, field: str) -> None:
+    with pytest.raises(dj.ConfigError, match=f"has the wrapper Normal.*; it must be replaced by {field}=true"):
+        dj.train(make, **SHORT)
+
+
+def test_wrappers_that_learn_are_refused_by_module_and_name() -> None:
+    for wrappers in ("gymnasium.wrappers:NormalizeObservation", "tests.test_hands_on_environments:Normalized"):
+        with pytest.raises(dj.ConfigError, match="it must be replaced by normalize_obs=true"):
+            dj.train("Pendulum-v1", wrappers=wrappers, **SHORT)
+
+
+def test_statistics_that_are_fixed_are_no_learning() -> None:
+    def make() -> Any:
+        env = gymnasium.wrappers.NormalizeObservation(Point())
+        env.update_running_mean = False
+        return gymnasium.wrappers.TimeLimit(env, 5)
+
+    assert dj.make_program(*_one(dj.configure(SHORT)), make).spec.max_steps == 5
+
+
+def _one(configured: Any) -> Any:
+    experiment, hyper = configured
+    return experiment, [dj.Member(0, hyper)]

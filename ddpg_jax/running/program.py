@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.errors import EnvironmentFailure
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import build, named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.placement import Placement, make_placement, max_over_members, over_members
 from ddpg_jax.training.loop import Metrics, make_training, no_metrics
-from ddpg_jax.types import Array, Env, EnvSpec, Hyperparams, Params
+from ddpg_jax.types import Array, Env, EnvSpec, Hyperparams, Outside, Params
 
 CACHED_STRUCTURES = 16
 """Structures whose compiled functions are kept. A structure takes 700 .. 1,300 memory maps, of which Linux grants a process
@@ -148,15 +148,21 @@ class Program:
         self.placement = placement or make_placement(len(members), experiment.placement)
         self._call = call = self.placement.per_call
         count = len(members)
+        if env.outside is not None:
+            self._prepare(env.outside)
         self._slices = [slice(first, min(first + call.slots, count)) for first in range(0, count, call.slots)]
         self._inputs = [stack_members(members[own], call) for own in self._slices]
         self._functions = functions_of(structure_of(experiment), env, call, *named_parts(experiment))
         self._warmup = warmup_iterations(experiment)
         self._env_states: list[Any] = []
-        if env.outside is not None:
-            episodes = experiment.eval_episodes
-            env.outside.prepare(self.placement.slots * experiment.num_envs, evaluations=call.slots, episodes=episodes)
-            env.outside.try_out()
+
+    def _prepare(self, outside: Outside) -> None:
+        """Makes and tries the environments that training and evaluation will use."""
+        x = self.experiment
+        outside.prepare(self.placement.slots * x.num_envs, evaluations=self._call.slots, episodes=x.eval_episodes)
+        outside.try_out()
+        if x.hindsight != "none" and outside.goal_fault:
+            raise ConfigError(f"hindsight={x.hindsight} is not allowed with env={self.spec.name}: {outside.goal_fault}")
 
     @property
     def state_survives_failure(self) -> bool:

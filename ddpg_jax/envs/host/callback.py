@@ -23,7 +23,7 @@ import numpy as np
 from ddpg_jax.envs.host import snapshots
 from ddpg_jax.envs.host.calls import python_call
 from ddpg_jax.envs.host.evaluation import Evaluation
-from ddpg_jax.envs.host.goals import goal_on_host
+from ddpg_jax.envs.host.goals import check_rewards, goal_on_host
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.envs.host.pool import Pool
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
@@ -61,13 +61,16 @@ class HostEnvs:
         self.threads = THREADS[order]()
         self.begun = math.inf
         """Time at which the step in progress began, by `time.monotonic`; infinite if there is none."""
+        self.goal_fault = ""
+        """Why hindsight is not allowed, or empty."""
         self._numbers = itertools.count(1)
         self.pool = Pool(make, name, reward_threshold)
         self.spec = self.pool.spec
         self._low, self._high = np.asarray(self.spec.action_low), np.asarray(self.spec.action_high)
         self._width, self._action_dtype = self._high - self._low, np.dtype(self.spec.action_dtype)
         if has_goals(self._any().observation_space):
-            self.spec = self.spec._replace(goal=goal_on_host(self._any))
+            goal, self.goal_fault = goal_on_host(self._any)
+            self.spec = self.spec._replace(goal=goal)
         _known[self.number] = self
 
     def _any(self) -> Any:
@@ -81,6 +84,8 @@ class HostEnvs:
     def try_out(self) -> None:
         """See `Outside.try_out`."""
         self.pool.try_out()
+        if self.spec.goal and not self.goal_fault and self.pool.idle:
+            self.goal_fault = check_rewards(self.pool.idle[0], self.spec.goal.dim, self.pool.fixed_actions(4))
 
     def goes_on_after_restore(self) -> bool:
         """See `Outside.goes_on_after_restore`."""

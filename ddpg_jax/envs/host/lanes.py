@@ -17,6 +17,9 @@ LARGEST = float(np.finfo(np.float32).max)
 NUMBERS = "biuf"
 """The kinds of NumPy's types that are real numbers or truth values."""
 
+LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
+"""Maps wrappers that learn to the field that does the same for both training and evaluation."""
+
 RESET, STEP = "reset", "step"
 """The two methods of an environment that are called."""
 GIVES = {RESET: ("obs", "info"), STEP: ("obs", "reward", "terminated", "truncated", "info")}
@@ -103,7 +106,7 @@ def checked(env: Any, name: str) -> Any:
     """Returns an environment that a user's function made, after checking it.
 
     Raises:
-        ConfigError: it is not a Gymnasium environment, or has no spaces.
+        ConfigError: it is not a Gymnasium environment, has no spaces, or has a wrapper that learns.
     """
     import gymnasium
 
@@ -112,6 +115,14 @@ def checked(env: Any, name: str) -> Any:
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(env, space, None), gymnasium.Space):
             raise ConfigError(f"env={name} has no {space}; it must be one of gymnasium.spaces")
+    for layer in layers_of(env):
+        for learning, field in LEARNING.items():
+            # With statistics that are fixed, it learns nothing.
+            if isinstance(layer, getattr(gymnasium.wrappers, learning)) and layer.update_running_mean:
+                raise ConfigError(
+                    f"env={name} has the wrapper {type(layer).__name__}, which is not allowed, because evaluation would not "
+                    f"see what training has learned; it must be replaced by {field}=true"
+                )
     return env
 
 

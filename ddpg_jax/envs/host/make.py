@@ -15,12 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
+from ddpg_jax.envs.host.lanes import LEARNING
 from ddpg_jax.envs.registry import DEVICE, in_jax, nearest
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import NO_OPTIONS, EnvOptions
-
-LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
-"""Maps wrappers that learn to the field that does the same for both training and evaluation."""
 
 
 def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[[], Any]:

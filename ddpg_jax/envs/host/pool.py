@@ -49,7 +49,12 @@ class Pool:
             raise
         except Exception as error:
             raise ConfigError(f"env={self.name} cannot be made: {one_line(error)}") from error
-        return checked(env, self.name)
+        try:
+            return checked(env, self.name)
+        except ConfigError:
+            if callable(getattr(env, "close", None)):
+                env.close()
+            raise
 
     def _lane(self) -> Lane:
         """Makes another copy, which is tried if the others were.
