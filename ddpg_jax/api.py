@@ -23,6 +23,7 @@ from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.running.results import Sweep
+from ddpg_jax.running.rows import result_of
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 
@@ -39,12 +40,12 @@ class Run:
     def __repr__(self) -> str:
         last, x = self.rows[-1], self.experiment
         untrained = ", all of them warm-up" if total_iterations(x) <= warmup_iterations(x) else ""
-        return f"<Run of {x.env}, seed {x.seed}: return {last['eval_return_mean']:.4g} after {last['step']:,} steps{untrained}>"
+        return f"<Run of {x.env}, seed {x.seed}: return {result_of(last):.4g} after {last['step']:,} steps{untrained}>"
 
     @property
     def returns(self) -> np.ndarray:
         """`[evaluations]`, mean return without noise."""
-        return np.array([row["eval_return_mean"] for row in self.rows])
+        return np.array([result_of(row) for row in self.rows])
 
     @property
     def steps(self) -> np.ndarray:
@@ -189,6 +190,8 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
         env = make_host(experiment.env, options, experiment.host_order) if chosen is None else chosen
     elif not isinstance(env, Env):
         env = from_function(env, experiment.env, experiment.host_order)
+    if experiment.eval_env == "shared" and env.outside is None:
+        raise ConfigError(f"eval_env=shared is not allowed with env={experiment.env} on the device; it must be own")
     return Program(experiment, env, members)
 
 

@@ -218,12 +218,28 @@ class Outside(Protocol):
         ...
 
     def rollout(
-        self, act: Callable[[Params, Array], Array], key: Key, params: Params, episodes: int, owner: Array
+        self,
+        act: Callable[[Params, Array], Array],
+        key: Key,
+        params: Params,
+        *,
+        episodes: int,
+        owner: Array,
+        shared: bool = False,
     ) -> tuple[Array, Array]:
         """Returns and lengths `[episodes]` of whole episodes; a return that is NaN says that its episode did not end.
 
-        `owner` is the number of the lane that is told of a failure, or 0. Consumes the key.
+        `owner` is the number of the lane that is told of a failure, or 0. If `shared`, the episodes are played in this lane.
+        Consumes the key.
         """
+        ...
+
+    def seed(self, *words: int) -> None:
+        """Seeds the global generators of this process, from which environments may draw; `close` puts them back."""
+        ...
+
+    def release(self, env_states: Any) -> None:
+        """Makes environments idle, so that a reset takes them again."""
         ...
 
     def failure(self, env_states: Any) -> BaseException | None:

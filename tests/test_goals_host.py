@@ -189,7 +189,7 @@ def test_the_outermost_function_of_rewards_is_asked() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: gymnasium.wrappers.TransformReward(Reach(), lambda r: 5 * r + 1), "its step gives the reward"),
+        (lambda: gymnasium.wrappers.TransformReward(Reach(), lambda r: 5 * float(r) + 1), "its step gives the reward"),
         (Informed, "its compute_reward reads info, which is not kept"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,9 @@ def test_a_run_says_that_its_episodes_will_start_again(
 ) -> None:
     from ddpg_jax.app.cli import main
 
-    monkeypatch.setitem(gymnasium.registry, "Numbered-v0", gymnasium.envs.registration.EnvSpec("Numbered-v0", Numbered))
+    from gymnasium.envs.registration import EnvSpec
+
+    monkeypatch.setitem(gymnasium.registry, "Numbered-v0", EnvSpec("Numbered-v0", Numbered))
     words = "--warmup-steps 12 --batch-size 4 --hidden 4 --eval-every 12 --eval-episodes 1 --env-kwargs max_episode_steps=5"
     command = ["train", "Numbered-v0", *words.split(), "--out", str(tmp_path / "run")]
     assert main([*command, "--steps", "18"]) == 0
@@ -281,9 +284,74 @@ def test_statistics_that_are_fixed_are_no_learning() -> None:
         env.update_running_mean = False
         return gymnasium.wrappers.TimeLimit(env, 5)
 
-    assert dj.make_program(*_one(dj.configure(SHORT)), make).spec.max_steps == 5
+    experiment, hyper = dj.configure(SHORT)
+    assert dj.make_program(experiment, [dj.Member(0, hyper)], make).spec.max_steps == 5
 
 
-def _one(configured: Any) -> Any:
-    experiment, hyper = configured
-    return experiment, [dj.Member(0, hyper)]
+# An environment of which only one may exist.
+
+
+class Robot(Point):
+    """May be open only once."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        if Robot.is_open:
+            raise RuntimeError("the robot is in use")
+        Robot.is_open = True
+
+    def close(self) -> None:
+        Robot.is_open = False
+
+
+@pytest.mark.parametrize("fields", [{"eval_env": "shared", "eval_episodes": 2}, {"eval_episodes": 0}])
+def test_an_environment_that_may_exist_once_is_trained(fields: dict[str, Any]) -> None:
+    """Evaluated in the environment that it trains in, or by the returns of training."""
+    run = dj.train(limited(Robot), **{**SHORT, **fields})
+    assert not Robot.is_open
+    assert np.isfinite(run.returns).all()
+    evaluated = [np.isfinite(row["eval_return_mean"]) for row in run.rows]
+    assert evaluated == [bool(fields["eval_episodes"])] * 2
+    if not fields["eval_episodes"]:
+        assert run.returns.tolist() == [row["train_return_mean"] for row in run.rows]
+
+
+def test_one_copy_is_not_enough_by_default() -> None:
+    with pytest.raises(dj.ConfigError, match=r"cannot be made: RuntimeError: the robot is in use"):
+        dj.train(limited(Robot), **SHORT)
+    Robot.is_open = False
+    with pytest.raises(dj.ConfigError, match="eval_env=shared is not allowed with env=Pendulum-v1 on the device"):
+        dj.train("Pendulum-v1", **{**SHORT, "eval_env": "shared"})
+
+
+# Options, and random numbers.
+
+
+def test_global_generators_are_seeded_for_a_run_and_put_back() -> None:
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002 # pyright: ignore[reportIndexIssue, reportArgumentType, reportAttributeAccessIssue]
+    first, again, other = (dj.train(limited(OfTheProcess), **{**SHORT, "seed": seed}) for seed in (0, 0, 1))
+    assert first.rows[-1]["train_return_mean"] == again.rows[-1]["train_return_mean"] != other.rows[-1]["train_return_mean"]
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002 # pyright: ignore[reportIndexIssue, reportArgumentType, reportAttributeAccessIssue]
+
+
+def test_values_may_be_literals_of_python_and_files_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "map.csv").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    given = dj.configure({"env_kwargs": "range=(0.2, 1.0),path=map.csv,word='a',free=map.txt"})[0].env_kwargs
+    assert json.loads(given) == {"range": [0.2, 1.0], "path": str(tmp_path / "map.csv"), "word": "a", "free": "map.txt"}
+
+
+def test_wrappers_take_keyword_arguments() -> None:
+    from ddpg_jax.envs.host import make_host
+    from ddpg_jax.experiment.build import env_options
+
+    stacked = "FrameStackObservation(stack_size=4, padding_type='zero')"
+    experiment = dj.configure({"wrappers": f"ClipAction,{stacked}"})[0]
+    assert experiment.wrappers == ("ClipAction", stacked)
+    assert make_host("Pendulum-v1", env_options(experiment)).spec.obs_shape == (4, 3)
+    for wrong in ("ClipAction(3)", "FrameStackObservation(stack_size=x)", "ClipAction("):
+        with pytest.raises(dj.ConfigError, match=r"^wrappers=.* is not allowed; arguments must be name=value with literals"):
+            make_host("Pendulum-v1", env_options(experiment)._replace(wrappers=(wrong,)))

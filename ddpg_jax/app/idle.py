@@ -43,6 +43,11 @@ class IdleProgram:
         """Returns True, since there are none."""
         return True
 
+    def after_evaluation(self, state: Any, i: int) -> Any:
+        """Returns the state."""
+        del i
+        return state
+
     def save(self, state: Any) -> tuple[Any, None]:
         """Returns a placeholder, since orbax refuses empty trees."""
         del state

@@ -52,8 +52,8 @@ class Experiment:
     wrappers: Annotated[
         WORDS,
         Field(
-            "Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first. They are called with "
-            "the environment alone. With any, backend=auto takes the host.",
+            "Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first, with keyword "
+            "arguments as in 'FrameStackObservation(stack_size=4)'. With any, backend=auto takes the host.",
             read=values.names,
             repeated=True,
         ),
@@ -216,7 +216,22 @@ class Experiment:
         int,
         Field("Steps between evaluations; there is always one at the end.", low=1, also=("eval_freq", "log_interval")),
     ] = 1_000
-    eval_episodes: Annotated[int, Field("Episodes of one evaluation, without noise.", low=1, high=100_000)] = 10
+    eval_episodes: Annotated[
+        int,
+        Field(
+            "Episodes of one evaluation, without noise; 0 for none, and the returns of training are the result.",
+            low=0,
+            high=100_000,
+        ),
+    ] = 10
+    eval_env: Annotated[
+        str,
+        Field(
+            "Environments of evaluations: own, or shared, if only one copy may exist. They are then played in the training "
+            "environment, one after the other, whose running episode is cut off before, as at a time limit.",
+            choices=("own", "shared"),
+        ),
+    ] = "own"
     diagnostics: Annotated[
         bool,
         Field(

@@ -95,8 +95,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
         def init() -> HindsightState:
             ring = inner.init()
             count = ring.rows.shape[0]
-            seen = () if goal.success is None else jnp.zeros(2, bool)
-            return HindsightState(ring, *(jnp.full(count, start, jnp.int32) for start in (0, -1, 0)), seen)
+            episode, step, steps = (jnp.full(count, start, jnp.int32) for start in (0, -1, 0))
+            return HindsightState(ring, episode, step, steps, () if goal.success is None else jnp.zeros(2, bool))
 
         def add(state: HindsightState, transition: Transition, valid: Array) -> HindsightState:
             ring = inner.add(state.ring, transition, valid)

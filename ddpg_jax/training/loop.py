@@ -69,6 +69,7 @@ def make_training(
     updates: int = 1,
     period: int = 1,
     eval_episodes: int = 10,
+    eval_shared: bool = False,
     agree: Callable[[Array], Array] = lambda status: status,
 ) -> Training:
     """Makes the training in which acting, environment, replay and updates are one compiled program.
@@ -83,6 +84,7 @@ def make_training(
         updates: gradient steps at a time.
         period: vector steps from one time to the next.
         eval_episodes: episodes of one evaluation.
+        eval_shared: whether these are played in a training environment outside of the program; `restart` must follow.
         agree: `(status []) -> status []`, the greatest among the members that are advanced in one loop; under `vmap` it must
             not be batched, as the end of the loop depends on it.
     """
@@ -130,8 +132,8 @@ def make_training(
         def act(params: Params, obs: Array) -> Array:
             return jnp.nan_to_num(agent.act(params, obs))
 
-        owner = jnp.int32(0) if env.outside is None else state.env[0, 1]
-        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=eval_episodes, owner=owner)
+        where = {"owner": jnp.int32(0) if env.outside is None else state.env[0, 1], "shared": eval_shared}
+        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=eval_episodes, **where)
         sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(actor)]).all()
         return jnp.where(sound, returns, jnp.nan), lengths
 

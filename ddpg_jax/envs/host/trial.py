@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,17 +39,17 @@ def try_out(lane: Lane, name: str, spaces: Spaces, *, action: np.ndarray) -> Non
         EnvironmentFailure: it raised, or returned what is not allowed.
         ConfigError: its spaces change.
     """
-    for call in (RESET, STEP):
-        arguments = {"seed": TRIAL_SEED} if call is RESET else {"action": action}
+    calls: dict[str, Callable[[], Any]] = {RESET: lambda: lane.reset(TRIAL_SEED), STEP: lambda: lane.step(action)}
+    for call, run in calls.items():
         try:
-            (lane.reset if call is RESET else lane.step)(**arguments)
+            run()
         except EnvironmentFailure as failure:
-            told = _explain(lane, failure, call, arguments)
+            told = _explain(lane, failure, call, action=action)
             raise EnvironmentFailure(f"env={name} {told} in a trial of its first {call}") from failure.__cause__
         spaces.check(lane.env, name, f"after a {call}; it must keep its spaces")
 
 
-def _explain(lane: Lane, failure: EnvironmentFailure, call: str, arguments: dict[str, Any]) -> str:
+def _explain(lane: Lane, failure: EnvironmentFailure, call: str, *, action: np.ndarray) -> str:
     """Says what is wrong, with the place of the method that is at fault where no line of it was passed through."""
     layers, error = layers_of(lane.env), failure.__cause__
     method = getattr(type(layers[-1]), call)
@@ -59,7 +60,7 @@ def _explain(lane: Lane, failure: EnvironmentFailure, call: str, arguments: dict
     if isinstance(error, ValueError | TypeError) and "unpack" in str(error):  # a wrapper took apart what a layer gave
         for layer in reversed(layers):
             with contextlib.suppress(ValueError, TypeError):
-                result = getattr(layer, call)(*([] if call == RESET else arguments.values()))
+                result = layer.reset() if call == RESET else layer.step(action)
                 try:
                     unpacked(result, call)
                 except EnvironmentFailure as wrong:
