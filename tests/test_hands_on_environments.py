@@ -161,11 +161,11 @@ def test_what_comes_back_is_shown_without_touching_what_runs() -> None:
 def test_a_run_says_that_its_episodes_will_start_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from ddpg_jax.app.cli import main
-
     from gymnasium.envs.registration import EnvSpec
 
-    monkeypatch.setitem(gymnasium.registry, "Numbered-v0", EnvSpec("Numbered-v0", Numbered))
+    from ddpg_jax.app.cli import main
+
+    monkeypatch.setitem(gymnasium.registry, "Numbered-v0", EnvSpec("Numbered-v0", lambda **_: Numbered()))
     words = "--warmup-steps 12 --batch-size 4 --hidden 4 --eval-every 12 --eval-episodes 1 --env-kwargs max_episode_steps=5"
     command = ["train", "Numbered-v0", *words.split(), "--out", str(tmp_path / "run")]
     assert main([*command, "--steps", "18"]) == 0
@@ -349,9 +349,9 @@ def test_wrappers_take_keyword_arguments() -> None:
     from ddpg_jax.experiment.build import env_options
 
     stacked = "FrameStackObservation(stack_size=4, padding_type='zero')"
-    experiment = dj.configure({"wrappers": f"ClipAction,{stacked}"})[0]
-    assert experiment.wrappers == ("ClipAction", stacked)
-    assert make_host("Pendulum-v1", env_options(experiment)).spec.obs_shape == (4, 3)
+    experiment = dj.configure({"wrappers": f"TimeAwareObservation,{stacked}"})[0]
+    assert experiment.wrappers == ("TimeAwareObservation", stacked)
+    assert make_host("Pendulum-v1", env_options(experiment)).spec.obs_shape == (4, 4)
     for wrong in ("ClipAction(3)", "FrameStackObservation(stack_size=x)", "ClipAction("):
         with pytest.raises(dj.ConfigError, match=r"^wrappers=.* is not allowed; arguments must be name=value with literals"):
             make_host("Pendulum-v1", env_options(experiment)._replace(wrappers=(wrong,)))
