@@ -73,8 +73,8 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     import ddpg_jax as dj
     from ddpg_jax.envs.registry import DEVICE
     from ddpg_jax.experiment.build import reported
+    from ddpg_jax.running.compiled import functions_of, structure_of
     from ddpg_jax.running.placement import Placement
-    from ddpg_jax.running.program import functions_of, structure_of
     from ddpg_jax.training.loop import no_metrics
 
     experiment, hyper = dj.configure({"env": "Pendulum-v1", **fields})

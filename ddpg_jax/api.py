@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.running.results import Sweep
+from ddpg_jax.running.rows import result_of
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 
@@ -38,12 +40,12 @@ class Run:
     def __repr__(self) -> str:
         last, x = self.rows[-1], self.experiment
         untrained = ", all of them warm-up" if total_iterations(x) <= warmup_iterations(x) else ""
-        return f"<Run of {x.env}, seed {x.seed}: return {last['eval_return_mean']:.4g} after {last['step']:,} steps{untrained}>"
+        return f"<Run of {x.env}, seed {x.seed}: return {result_of(last):.4g} after {last['step']:,} steps{untrained}>"
 
     @property
     def returns(self) -> np.ndarray:
-        """Returns the mean return without noise at each evaluation, `[evaluations]`."""
-        return np.array([row["eval_return_mean"] for row in self.rows])
+        """Returns the mean return without noise at each evaluation, `[evaluations]`; that of training without evaluations."""
+        return np.array([result_of(row) for row in self.rows])
 
     @property
     def steps(self) -> np.ndarray:
@@ -158,6 +160,8 @@ def _train_all(
                 if on_evaluation(member.number, row["step"], dict(row), policy) is False:
                     yield m
 
+    if line := program.time_limit_missing():
+        warnings.warn(line, stacklevel=3)
     try:
         rows, state = [], program.start()
         for tick in run_blocks(program, experiment, state, judge=judge):
@@ -180,6 +184,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 
     Raises:
         ConfigError: the environment is not known or not supported, or a setting of JAX would change the results.
+        EnvironmentFailure: the environment failed in the trial of its first reset and step.
     """
     check_settings()
     env = as_env(env)
@@ -191,11 +196,14 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
         env = make_host(experiment.env, options, experiment.host_order) if chosen is None else chosen
     elif not isinstance(env, Env):
         env = from_function(env, experiment.env, experiment.host_order)
+    if experiment.eval_env == "shared" and env.outside is None:
+        raise ConfigError(f"eval_env=shared is not allowed with env={experiment.env} on the device; it must be own")
     return Program(experiment, env, members)
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
     """Makes the policy of a trained actor."""
+    spec = spec._replace(goal=None)  # it asks an environment, and cannot be pickled
     return Policy(spec, actor_params, experiment.network, network_fields(experiment))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sysconfig
 import traceback
 from pathlib import Path
+from typing import Any
 
 NOT_THE_USERS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<frozen")
 """Prefixes of file names that are not the user's own. Files of installed packages are recognized separately."""
@@ -29,6 +31,16 @@ def one_line(error: BaseException) -> str:
     except Exception:  # an error whose own __str__ fails
         words = ""
     words = words or frames[-1].line or "without a message"
-    own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS) and "-packages" not in frame.filename]
+    own = [frame for frame in frames if _is_users(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {' '.join(words.split())}{place}"
+
+
+def defined_at(function: Any) -> str:
+    """Returns where a function is defined, ` (file, line 3)`, or nothing if that is in no file of the user's."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code and _is_users(code.co_filename) else ""
+
+
+def _is_users(filename: str) -> bool:
+    return not filename.startswith(NOT_THE_USERS) and "-packages" not in filename

@@ -127,6 +127,9 @@ class Goal(NamedTuple):
     outcome: Callable[[Array, Array], tuple[Array, Array]]
     """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved one goal while another
     was desired; the discount is 0 where such a step terminates the episode."""
+    success: float | None = None
+    """The reward of a step that reaches its goal, where the environment does not say whether that terminates: the discount of
+    `outcome` is then always 1. None where it says so."""
 
 
 class EnvOptions(NamedTuple):
@@ -188,6 +191,8 @@ class Outside(Protocol):
     traced. The caller of the program uses the other methods.
     """
 
+    goal_fault: str
+    """Why hindsight is not allowed, or empty; known after `try_out`."""
     order: str
     """`textbook`, or `overlapped` if updates run between `send` and `receive`."""
 
@@ -195,12 +200,25 @@ class Outside(Protocol):
         """Returns `call()`, a compiled program that may use these environments; this thread still handles signals."""
         ...
 
-    def prepare(self, count: int) -> None:
-        """Makes environments until `count` of them are ready to be used.
+    def prepare(self, count: int, evaluations: int = 0, episodes: int = 0) -> None:
+        """Makes environments until `count` of them are idle, and those for so many evaluations at a time.
 
         Raises:
             ConfigError: an environment cannot be made.
         """
+        ...
+
+    def try_out(self) -> None:
+        """Resets and steps each idle environment once.
+
+        Raises:
+            EnvironmentFailure: one of them failed.
+            ConfigError: their spaces differ.
+        """
+        ...
+
+    def goes_on_after_restore(self) -> bool:
+        """Returns True if it was shown that what `load` restores goes on as what `save` has saved."""
         ...
 
     def status(self, env_state: Any) -> Array:
@@ -216,12 +234,28 @@ class Outside(Protocol):
         ...
 
     def rollout(
-        self, act: Callable[[Params, Array], Array], key: Key, params: Params, episodes: int, owner: Array
+        self,
+        act: Callable[[Params, Array], Array],
+        key: Key,
+        params: Params,
+        *,
+        episodes: int,
+        owner: Array,
+        shared: bool = False,
     ) -> tuple[Array, Array]:
         """Plays whole episodes, and returns their returns and lengths, `[episodes]` each. Consumes the key.
 
         The return of an episode that did not end is NaN. `owner` is the number of the lane that a failure is reported to, or 0.
+        If `shared`, the episodes are played in that lane.
         """
+        ...
+
+    def seed(self, *words: int) -> None:
+        """Seeds the global generators of this process, from which environments may draw; `close` puts them back."""
+        ...
+
+    def release(self, env_states: Any) -> None:
+        """Makes environments idle, so that a reset takes them again."""
         ...
 
     def failure(self, env_states: Any) -> BaseException | None:

@@ -15,7 +15,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 
-from ddpg_jax.running import blocks, program
+from ddpg_jax.running import blocks, compiled
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is a bug, not a convenience
 
@@ -26,7 +26,7 @@ pytest.register_assert_rewrite("tests.runs")
 def no_more_programs_than_a_file_needs() -> Iterator[None]:
     """Lets go of compiled programs: each takes memory maps, of which Linux grants a process 65,530, and XLA crashes without."""
     yield
-    for functions in (program.functions_of,):
+    for functions in (compiled.functions_of,):
         functions.cache_clear()
     jax.clear_caches()
     gc.collect()

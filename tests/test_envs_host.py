@@ -25,7 +25,9 @@ from ddpg_jax.envs.host import host_env, make_host, stopping
 from ddpg_jax.envs.host.callback import HostEnvs
 from ddpg_jax.envs.spaces import spec_of
 from ddpg_jax.replay.ring import unpack
-from ddpg_jax.running.program import Interrupted, Program, bytes_of, functions_of
+from ddpg_jax.running.compiled import functions_of
+from ddpg_jax.running.hardware import bytes_of
+from ddpg_jax.running.program import Interrupted, Program
 from ddpg_jax.training.loop import make_training
 from ddpg_jax.training.step import gradient_steps, store, stream
 from tests.agents import mlp_agent
@@ -334,9 +336,10 @@ SHORT = {"steps": 8, "warmup_steps": 8, "batch_size": 4, "num_envs": 2, "hidden"
 def test_training_names_the_step_at_which_an_environment_failed() -> None:
     with pytest.raises(
         dj.EnvironmentFailure,
-        match=r"^env=<lambda> raised ValueError: the motor is on fire \(hosts.py, line \d+\) at step 6$",
+        match=r"^env=<lambda> raised ValueError: the motor is on fire \(hosts.py, line \d+\) at step 8$",
     ):
-        dj.train(lambda: Faulty("raises"), **SHORT)  # the third step of each of two
+        # The third step of an episode; one was begun in the trial, and the next has one step.
+        dj.train(lambda: Faulty("raises"), **SHORT)
 
 
 MAKERS: dict[str, tuple[Any, str]] = {

@@ -1,5 +1,7 @@
 """Gymnasium environments with goals: their observations, their reward function in the compiled program, and what is refused."""
 
+import copy
+import pickle
 import sys
 from typing import Any
 
@@ -13,6 +15,7 @@ from gymnasium.spaces import Box, Dict
 import ddpg_jax as dj
 from ddpg_jax.envs.host import host_env, make_host
 from ddpg_jax.envs.host.make import maker
+from ddpg_jax.replay.hindsight import hindsight, relabel
 from tests.hosts import Vector
 
 FIELDS: dict[str, Any] = {
@@ -132,6 +135,115 @@ def test_goals_without_rewards_of_batches_are_refused(make: Any) -> None:
     with pytest.raises(dj.ConfigError, match=r"hindsight=future is not allowed with env=.* compute_reward of batches"):
         dj.train(make, **FIELDS)
     assert host_env(make, "Line").spec.obs_shape == (4,)
+
+
+class Reach(gymnasium.Env[Any, Any]):
+    """Ends where its goal is reached, and says so nowhere."""
+
+    observation_space = Dict({part: Box(-2, 2, (2,), np.float32) for part in ("observation", "achieved_goal", "desired_goal")})
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def observe(self) -> dict[str, np.ndarray]:
+        return {"observation": self.x.copy(), "achieved_goal": self.x.copy(), "desired_goal": self.goal.copy()}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.x, self.goal = self.np_random.uniform(-1, 1, (2, 2)).astype(np.float32)
+        return self.observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.x = np.clip(self.x + 0.1 * action, -2, 2).astype(np.float32)
+        reward = float(self.compute_reward(self.x[None], self.goal[None], {})[0])
+        return self.observe(), reward, reward == 0.0, False, {}
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return -(np.linalg.norm(achieved - desired, axis=-1) > 0.2).astype(np.float32)
+
+
+class Hundred(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Rewards otherwise, in its step and, written for hindsight, in its function."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return 100.0 * (np.linalg.norm(achieved - desired, axis=-1) <= 0.2).astype(np.float32)
+
+    def step(self, action: Any) -> Any:
+        obs, _, *rest = self.env.step(action)
+        return obs, float(self.compute_reward(obs["achieved_goal"][None], obs["desired_goal"][None], {})[0]), *rest
+
+
+class Informed(Reach):
+    """Rewards by what it tells besides."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return super().compute_reward(achieved, desired, info) - info.get("effort", 0.0)
+
+
+def test_the_outermost_function_of_rewards_is_asked() -> None:
+    goal = host_env(lambda: gymnasium.wrappers.TimeLimit(Hundred(Reach()), 20), "Reach").spec.goal
+    assert goal is not None
+    here, there = jnp.zeros((1, 2)), jnp.ones((1, 2))
+    assert [goal.outcome(here, at)[0].item() for at in (here, there)] == [100.0, 0.0]
+    assert goal.success == 100.0
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: gymnasium.wrappers.TransformReward(Reach(), lambda r: 5 * float(r) + 1), "its step gives the reward"),
+        (Informed, "its compute_reward reads info, which is not kept"),
+    ],
+)
+def test_rewards_that_do_not_depend_on_goals_alone_are_refused(make: Any, sentence: str) -> None:
+    with pytest.raises(dj.ConfigError, match=f"^hindsight=future is not allowed with env=.*: {sentence}"):
+        dj.train(make, **FIELDS)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("new", [False, True])
+def test_reaching_a_goal_ends_where_it_has_ended(own: bool, new: bool) -> None:
+    """And goes on where it has gone on, or where nothing is known; what ended for another reason still ends."""
+    goal = host_env(Reach, "Reach").spec.goal
+    assert goal is not None
+    assert goal.success == 0.0
+    here = jnp.zeros((1, 2))
+    desired = here if new else here + 0.9
+    obs = jnp.concatenate([here, here, here if own else here + 0.5], axis=1)
+
+    def discount(ended: bool, ends: bool) -> float:
+        reward, end = jnp.array([float(own) - 1.0]), jnp.array([1.0 - ended])
+        step = dj.Transition(obs, here, reward, end, jnp.array([ended]), obs)
+        return relabel([step], jnp.array([True]), desired, goal=goal, ends=ends)[0].discount.item()
+
+    assert discount(ended=own, ends=True) == 1.0 - new
+    assert discount(ended=False, ends=False) == 1.0
+    assert discount(ended=True, ends=False) == 0.0
+    assert discount(ended=not own, ends=True) == (0.0 if new or not own else 1.0)
+
+
+def test_the_ring_notes_whether_reaching_a_goal_ends() -> None:
+    goal = host_env(Reach, "Reach").spec.goal
+    assert goal is not None
+    ring = hindsight(goal)(6, 2, 8)
+    obs, action = jnp.zeros((1, 6)), jnp.zeros((1, 2))
+    state = ring.add(
+        ring.init(), dj.Transition(obs, action, -jnp.ones(1), jnp.zeros(1), jnp.ones(1, bool), obs), jnp.ones(1, bool)
+    )
+    assert state.seen.tolist() == [False, False], "a fall"
+    state = ring.add(state, dj.Transition(obs, action, jnp.zeros(1), jnp.zeros(1), jnp.ones(1, bool), obs), jnp.ones(1, bool))
+    assert state.seen.tolist() == [True, False]
+    state = ring.add(state, dj.Transition(obs, action, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), obs), jnp.ones(1, bool))
+    assert state.seen.tolist() == [True, True]
+
+
+def test_what_training_returns_can_be_pickled_and_copied() -> None:
+    run = dj.train(lambda: gymnasium.wrappers.TimeLimit(Reach(), 6), **FIELDS)
+    swept = dj.sweep(Line, seeds=1, **FIELDS)
+    obs, _ = Reach().reset(seed=0)
+    for copied in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+        np.testing.assert_array_equal(copied.policy(obs), run.policy(obs))
+        assert copied.rows == run.rows
+    for copied in (pickle.loads(pickle.dumps(swept)), copy.deepcopy(swept)):
+        np.testing.assert_array_equal(copied.returns, swept.returns)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from ddpg_jax.envs.registry import only_in_jax
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce
+from ddpg_jax.running.rows import result_of
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
 
@@ -42,11 +43,13 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
     act = policy.unit_action
-    run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes))
+    shared = x.eval_env == "shared"
+    run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes, shared=shared))
     key = stream(jax.random.key(seed), "eval")  # the evaluations of a run have other clocks, never 0
     if env.outside is None:
         returns, lengths = map(np.asarray, run(key, policy.params))
     else:
+        env.outside.seed(seed)
         returns, lengths = map(np.asarray, env.outside.run(lambda: jax.block_until_ready(run(key, policy.params))))
         error = env.outside.failure(())
         env.outside.close(())
@@ -76,7 +79,7 @@ def recorded(folder: Path, policy_at: Path) -> Experiment:
     number = policy_at.name.removeprefix("member_")
     swept = next((one for one in manifest["members"] if str(one["member"]) == number), {})
     values = {**manifest["experiment"], **swept}
-    fields = ("env", "backend", *env_options(Experiment())._fields)
+    fields = ("env", "backend", "eval_env", *env_options(Experiment())._fields)
     return Experiment(**{name: coerce(name, values[name]) for name in fields if name in values})
 
 
@@ -87,7 +90,7 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
         ConfigError: there is no policy, or none of this member.
     """
     if not (folder / "policy" / "policy.json").exists() and (folder / "policy").exists():
-        last = {str(row["member"]): row["eval_return_mean"] for row in RunFolder(folder).read_rows()}
+        last = {str(row["member"]): result_of(row) for row in RunFolder(folder).read_rows()}
         known = {m: value for m, value in last.items() if (folder / "policy" / f"member_{m}").exists()}
         if member is None and known:
             member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])

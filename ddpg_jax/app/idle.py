@@ -36,6 +36,18 @@ class IdleProgram:
         del state, i
         return np.zeros((0, 1)), np.zeros((0, 1))
 
+    def time_limit_missing(self) -> None:
+        """Returns no warning."""
+
+    def keeps_environments(self) -> bool:
+        """Returns True, since there are none."""
+        return True
+
+    def after_evaluation(self, state: Any, i: int) -> Any:
+        """Returns the state."""
+        del i
+        return state
+
     def save(self, state: Any) -> tuple[Any, None]:
         """Returns a placeholder, since orbax refuses empty trees."""
         del state

@@ -248,6 +248,8 @@ class ProgramJob:
         """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end."""
         self._announce()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
+        if not has_finished(kept, self.queue, self.processes):
+            self._check_environments(kept)
         with self._explaining_failure():
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
         if has_finished(kept, self.queue, self.processes):
@@ -271,6 +273,20 @@ class ProgramJob:
             programs=[[member.number for member in group.members] for group in self.queue.groups],
             backends=[backend_of(group.experiment) for group in self.queue.groups],
         )
+
+    def _check_environments(self, kept: Checkpoint | None) -> None:
+        """Reports what is unusual about the environments: no time limit, or that checkpoints cannot keep them.
+
+        The latter is found out before the first of them is in use.
+        """
+        if line := self.program.time_limit_missing():
+            self.job.say(line)
+        if self.program.keeps_environments():
+            return
+        if kept is None:
+            self.job.say(f"env={self.experiment.env} cannot be kept in checkpoints: after a --resume, its episodes start again")
+        elif kept.text is not None:  # otherwise it has been said
+            self.job.say("the environments could not be kept: their episodes start again")
 
     def _display(self, step: int) -> Display:
         what = f"{self.many} members, program {self.k + 1} of {self.queue.total()}" if len(self.job.members) > 1 else ""

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from ddpg_jax.app.report import readable
 from ddpg_jax.app.stderr import ignoring_closed, tell
 from ddpg_jax.envs.host import watchers
+from ddpg_jax.running.rows import result_of
 
 PATIENCE = 10.0
 """Seconds between two lines about the same evaluation."""
@@ -66,7 +67,7 @@ class Display:
     def update(self, step: int, steps_per_second: float, rows: list[dict[str, Any]]) -> None:
         """Shows the progress; `rows` are those of a new evaluation, if there was one."""
         diverged = sum(row["diverged_step"] != "" for row in rows)
-        known = [row["eval_return_mean"] for row in rows if row["diverged_step"] == ""]
+        known = [result_of(row) for row in rows if row["diverged_step"] == ""]
         mean = f"{readable(sum(known) / len(known)) if known else '-':>10s}"
         mean += f" ({diverged} of {len(rows)} members diverged)" if diverged else ""
         if self._bar:

@@ -15,6 +15,7 @@ from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
+from ddpg_jax.running.rows import result_of
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
@@ -61,7 +62,7 @@ def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
     steps = [row["step"] for row in (min(alive, key=len) if alive else max(owns, key=len))]
     returns = np.full((len(owns), len(steps)), np.nan)
     for row, own in zip(returns, owns, strict=True):
-        reached = [one["eval_return_mean"] for one in own[: len(steps)]]
+        reached = [result_of(one) for one in own[: len(steps)]]
         row[: len(reached)] = reached
     return np.stack([np.broadcast_to(np.array(steps, np.float64), returns.shape), returns], axis=-1)
 
@@ -109,7 +110,7 @@ def _solved(rows: Sequence[dict[str, Any]], threshold: float | None) -> list[tup
     """Returns, for each member, the step and the training seconds at which it first reached the threshold, else infinity."""
     first = {row["member"]: (math.inf, math.inf) for row in rows}
     for row in rows:
-        if threshold is not None and row["eval_return_mean"] >= threshold and first[row["member"]][0] > row["step"]:
+        if threshold is not None and result_of(row) >= threshold and first[row["member"]][0] > row["step"]:
             first[row["member"]] = (row["step"], row["seconds"])
     return list(first.values())
 
@@ -192,8 +193,8 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
     if len({row["member"] for row in rows}) == 1:
         if last["diverged_step"] != "":
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
-        result = f"{readable(last['eval_return_mean'])}{standard_error(last['eval_return_std'], episodes)}"
-        return f"{env}: return {result} after {last['step']:,} steps"
+        result = f"{readable(result_of(last))}{standard_error(last['eval_return_std'], episodes)}"
+        return f"{env}: {'' if episodes else 'training '}return {result} after {last['step']:,} steps"
     scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in points.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])

@@ -52,8 +52,8 @@ class Experiment:
     wrappers: Annotated[
         WORDS,
         Field(
-            "Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first. Each is called with "
-            "the environment only. With any of them, backend=auto uses the host.",
+            "Wrappers of `gymnasium.wrappers`, or module:Wrapper, joined by commas, the innermost first, with keyword "
+            "arguments as in 'FrameStackObservation(stack_size=4)'. With any, backend=auto uses the host.",
             read=values.names,
             repeated=True,
         ),
@@ -247,7 +247,22 @@ class Experiment:
             "Steps between evaluations; there is always an evaluation at the end.", low=1, also=("eval_freq", "log_interval")
         ),
     ] = 1_000
-    eval_episodes: Annotated[int, Field("Episodes per evaluation, without noise.", low=1, high=100_000)] = 10
+    eval_episodes: Annotated[
+        int,
+        Field(
+            "Episodes of one evaluation, without noise; 0 for none, and the returns of training are the result.",
+            low=0,
+            high=100_000,
+        ),
+    ] = 10
+    eval_env: Annotated[
+        str,
+        Field(
+            "Environments of evaluations: own, or shared, if only one copy may exist. They are then played in the training "
+            "environment, one after the other, whose running episode is cut off before, as at a time limit.",
+            choices=("own", "shared"),
+        ),
+    ] = "own"
     diagnostics: Annotated[
         bool,
         Field(

@@ -6,9 +6,12 @@ value is not allowed.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -99,15 +102,34 @@ def _is_boolean(value: Any) -> bool:
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Reads names joined by commas or spaces, or a sequence of such texts."""
+    """Reads words joined by commas or spaces, or a sequence of such texts. Parentheses hold together what is inside of them.
+
+    >>> names("wrappers", "ClipAction,FrameStackObservation(stack_size=4, padding_type='zero')")
+    ('ClipAction', "FrameStackObservation(stack_size=4, padding_type='zero')")
+    """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
-    return tuple(word for text in texts for word in re.split(r"[, ]+", text) if word)
+    return tuple(word for text in texts for word in _split(text))
+
+
+def _split(text: str) -> list[str]:
+    """Splits at the commas and spaces that are outside of brackets."""
+    words, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter in ", " and depth <= 0:
+            words.append("")
+        else:
+            words[-1] += letter
+    return [word for word in words if word]
 
 
 def keywords(name: str, value: Any) -> str:
     """Reads `name=value` texts, JSON or a mapping, and returns JSON, which is the same for the same values.
+
+    Values may also be literals of Python; tuples become lists. Relative paths of files that exist become absolute, so that the
+    environment can be made from another folder.
 
     >>> keywords("env_kwargs", "g=9.0,wind=true"), keywords("env_kwargs", {"wind": True, "g": 9.0})
     ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
@@ -118,6 +140,7 @@ def keywords(name: str, value: Any) -> str:
             read |= text if isinstance(text, Mapping) else _read_keywords(text)
         if not all(isinstance(word, str) and word.isidentifier() for word in read):
             raise ValueError
+        read = {word: _absolute(given) for word, given in read.items()}
         return json.dumps(read, sort_keys=True, allow_nan=False, default=lambda array: array.tolist())
     except (TypeError, ValueError, AttributeError) as error:
         shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
@@ -137,12 +160,22 @@ def _read_keywords(text: str) -> dict[str, Any]:
 
 
 def _read_value(text: str) -> Any:
-    """Reads JSON, or the True, False and None of Python; returns any other text unchanged."""
-    words = {"True": True, "False": False, "None": None}
-    try:
-        return words[text] if text in words else json.loads(text)
-    except ValueError:
-        return text
+    """Reads JSON, a literal of Python, or else the text itself."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError):
+            return read(text)
+    return text
+
+
+def _absolute(value: Any) -> Any:
+    """Makes relative paths of existing files absolute, also in lists and mappings."""
+    if isinstance(value, Mapping):
+        return {key: _absolute(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_absolute(item) for item in value]
+    if isinstance(value, str) and os.path.splitext(value)[1] and os.path.isfile(value):
+        return os.path.abspath(value)
+    return value
 
 
 def plain(value: Any) -> Any:

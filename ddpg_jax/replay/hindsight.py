@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.struct
 import jax
@@ -65,6 +65,8 @@ class HindsightState:
     """`[C]` int32, the number of steps of its episode before each row."""
     steps: Array
     """`[C]` int32, the number of steps recorded so far for episode e of lane n, at index `e * N + n`."""
+    seen: Any = ()
+    """`[2]` bool, whether a step that reached its goal has ended an episode, and whether one has not; if `Goal.success`."""
 
 
 def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
@@ -74,7 +76,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
     the steps of the episode that are stored at that time: the last step of a running episode is its newest, and the first step
     of a partly overwritten episode is its oldest that remains. All steps of an n-step window get the same goal, and the window
     ends where the episode would have terminated with it. A step that terminated for a reason other than its goal, such as a
-    fall, still terminates.
+    fall, still terminates. Where the environment does not say whether reaching a goal terminates, the steps that did tell.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> goal = dj.envs.make_device("point-reach").spec.goal
@@ -93,7 +95,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
         def init() -> HindsightState:
             ring = inner.init()
             count = ring.rows.shape[0]
-            return HindsightState(ring, *(jnp.full(count, start, jnp.int32) for start in (0, -1, 0)))
+            episode, step, steps = (jnp.full(count, start, jnp.int32) for start in (0, -1, 0))
+            return HindsightState(ring, episode, step, steps, () if goal.success is None else jnp.zeros(2, bool))
 
         def add(state: HindsightState, transition: Transition, valid: Array) -> HindsightState:
             ring = inner.add(state.ring, transition, valid)
@@ -112,6 +115,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
                 write(state.episode, row, number),
                 write(state.step, row, step),
                 write(state.steps, slot, step + 1),
+                () if goal.success is None else state.seen | successes(transition, valid, goal.success),
             )
 
         def read(key: Key, state: HindsightState, index: Array, hyper: Hyperparams) -> Transition:
@@ -120,7 +124,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
             desired = achieved_goal(unpack(gather(state.ring.rows, source), obs_dim, action_dim).next_obs, goal)
             chosen = jax.random.uniform(chance_key, index.shape) < hyper.hindsight_k / (hyper.hindsight_k + 1.0)
             steps, stored = read_window(state.ring, index, obs_dim=obs_dim, action_dim=action_dim, n_step=n_step)
-            return join_window(relabel(steps, chosen, desired, goal=goal), stored, hyper)
+            ends = True if goal.success is None else state.seen[0] & ~state.seen[1]
+            return join_window(relabel(steps, chosen, desired, goal=goal, ends=ends), stored, hyper)
 
         return Ring(init, add, read)
 
@@ -141,8 +146,19 @@ def achieved_goal(obs: Array, goal: Goal) -> Array:
     return obs[..., -2 * goal.dim : -goal.dim]
 
 
-def relabel(steps: list[Transition], chosen: Array, desired: Array, *, goal: Goal) -> list[Transition]:
-    """Gives n transitions `[B]` the desired goal `desired [B, G]` where `chosen [B]`, and the rewards and ends that follow."""
+def successes(transition: Transition, valid: Array, success: float) -> Array:
+    """Returns whether any of N steps that reached its goal has ended an episode, and whether any has not: `[2]` bool."""
+    reached, ended = valid & (transition.reward == success), transition.discount == 0
+    return jnp.stack([(reached & ended).any(), (reached & ~ended).any()])
+
+
+def relabel(
+    steps: list[Transition], chosen: Array, desired: Array, *, goal: Goal, ends: Array | bool = True
+) -> list[Transition]:
+    """Gives n transitions `[B]` the desired goal `desired [B, G]` where `chosen [B]`, and the rewards and ends that follow.
+
+    `ends` says whether an episode ends where its goal is reached, if the environment does not say so: see `Goal.success`.
+    """
 
     def replace_goal(obs: Array) -> Array:
         return jnp.where(chosen[:, None], jnp.concatenate([obs[:, : -goal.dim], desired], axis=-1), obs)
@@ -150,7 +166,10 @@ def relabel(steps: list[Transition], chosen: Array, desired: Array, *, goal: Goa
     reached = jnp.stack([achieved_goal(step.next_obs, goal) for step in steps])
     own = jnp.stack([step.obs[:, -goal.dim :] for step in steps])  # at an end, next_obs may already hold another goal
     pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(desired, own.shape), own])
-    (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
+    (rewards, own_rewards), (discounts, own_discounts) = goal.outcome(*pairs)
+    if goal.success is not None:
+        reaching = ((given == goal.success) & ends for given in (rewards, own_rewards))
+        discounts, own_discounts = (jnp.where(reached, 0.0, 1.0) for reached in reaching)
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
     discounts = jnp.where(fallen, 0.0, discounts)
     return [

@@ -223,6 +223,7 @@ class _Run:
         """Evaluates all members; returns False if a signal stopped the evaluation in any process."""
         try:
             self.evaluation = self.program.evaluate(self.state, self.iteration)
+            self.state = self.program.after_evaluation(self.state, self.iteration)
         except Interrupted:
             self.evaluation = None
         return bool(min(self.gather(int(self.evaluation is not None))))

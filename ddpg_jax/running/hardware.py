@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -104,3 +106,15 @@ def cores() -> int:
     """Returns the number of cores that this process may use, or all of the machine where the system (macOS) does not say."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def bytes_of(shapes: Any) -> int:
+    """Returns the bytes of arrays of these shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def compiled_bytes(compiled: Any) -> int:
+    """Returns the bytes that a compiled program needs on each device: arguments, results that do not alias them, scratch."""
+    sizes = compiled.memory_analysis()
+    buffers = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return int(buffers + sizes.temp_size_in_bytes)

@@ -5,27 +5,22 @@ A single run is a sweep of one member, so there is one way through the code.
 
 from __future__ import annotations
 
-import functools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.errors import EnvironmentFailure
-from ddpg_jax.experiment.build import build, named_parts, reported
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.experiment.build import named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.placement import Placement, make_placement, max_over_members, over_members
-from ddpg_jax.training.loop import Metrics, make_training, no_metrics
-from ddpg_jax.types import Array, Env, EnvSpec, Hyperparams, Params
-
-CACHED_STRUCTURES = 16
-"""Structures whose compiled functions are kept. A structure takes 700 .. 1,300 memory maps, of which Linux grants a process
-65,530; without any left, XLA ends with a segmentation fault."""
+from ddpg_jax.running.compiled import functions_of, structure_of
+from ddpg_jax.running.hardware import bytes_of, compiled_bytes
+from ddpg_jax.running.placement import Placement, make_placement
+from ddpg_jax.training.loop import Metrics, no_metrics
+from ddpg_jax.types import Env, EnvSpec, Hyperparams, Outside, Params
 
 CALLS_IN_FLIGHT = 2
 """Upper bound on calls of a program that run at the same time."""
@@ -65,76 +60,10 @@ class Interrupted(Exception):
     """Raised when a signal has stopped an evaluation."""
 
 
-class Functions(NamedTuple):
-    """The functions that a `Program` compiles; the same for all seeds, hyperparameters and lengths."""
-
-    init: Any
-    """`(keys, hypers) -> state`"""
-    restart: Any
-    """`(keys, state, i) -> state`"""
-    phase: Callable[..., Any]
-    """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled at the first request."""
-
-
-@functools.lru_cache(maxsize=CACHED_STRUCTURES)
-def functions_of(structure: Experiment, env: Env, placement: Placement, *named: Any) -> Functions:
-    """Makes the functions of all programs of a structure, once; `named` are the entries of tables that it names."""
-    del named
-    parts = build(structure, env.spec)
-    training = make_training(
-        env,
-        parts.agent,
-        parts.replay,
-        explorer=parts.explorer,
-        warmup=parts.warmup,
-        num_envs=structure.num_envs,
-        updates=parts.updates,
-        period=parts.period,
-        eval_episodes=structure.eval_episodes,
-        agree=max_over_members(placement),
-    )
-
-    def advancing(phase: Any) -> Any:
-        function = over_members(_unless_diverged(phase, placement), placement, shared=1)
-        return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
-
-    phases = {"fill": advancing(training.fill), "learn": advancing(training.learn)}
-    phases["evaluate"] = jax.jit(over_members(training.evaluate, placement, shared=1))
-    compiled: dict[str, Any] = {}
-
-    def phase(name: str, *arguments: Any) -> Any:
-        if name not in compiled:
-            compiled[name] = phases[name].lower(*arguments).compile()
-        return compiled[name]
-
-    restart = jax.jit(over_members(training.restart, placement, shared=1))
-    return Functions(jax.jit(over_members(training.init, placement)), restart, phase)
-
-
-def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
-    """Makes `(state, inputs, clocks) -> (state, metrics)`: a phase of training that members sit out once they have diverged."""
-
-    def mapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        key, hyper, alive, begin, so_far = inputs
-        return phase(key, state, hyper, begin, jnp.where(alive, clocks[1], begin), so_far)
-
-    def vmapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        # A diverged member computes along, and what it learns is dropped, except its replay: selecting would copy all replays.
-        key, hyper, alive, _, so_far = inputs
-        after, metrics = phase(key, state, hyper, *clocks, so_far)
-        kept = if_alive(alive, metrics, so_far)._replace(done=metrics.done)
-        return replace(after, train=if_alive(alive, after.train, state.train)), kept
-
-    return vmapped if placement.vmapped else mapped
-
-
-def structure_of(experiment: Experiment) -> Experiment:
-    """Returns the experiment without what compiled functions do not depend on, which is at a fixed value."""
-    return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
-
-
 class Program:
     """An experiment for M members, ready to run. Times are vector steps.
+
+    Environments outside are tried before anything is compiled: each is reset and stepped once.
 
     Members are advanced by one call or by several: mapped members take turns, one per device in each call, so that none is
     copied; vmapped members share a call. The state is a list with one entry for each call, and `advance` consumes it.
@@ -143,16 +72,26 @@ class Program:
     def __init__(self, experiment: Experiment, env: Env, members: list[Member], *, placement: Placement | None = None):
         self.experiment, self.env, self.members = experiment, env, members
         self.spec: EnvSpec = env.spec
+        self._env_states: list[Any] = []
+        self._shared = env.outside is not None and experiment.eval_env == "shared"
         self.placement = placement or make_placement(len(members), experiment.placement)
         self._call = call = self.placement.per_call
         count = len(members)
+        if env.outside is not None:
+            self._prepare(env.outside)
         self._slices = [slice(first, min(first + call.slots, count)) for first in range(0, count, call.slots)]
         self._inputs = [stack_members(members[own], call) for own in self._slices]
         self._functions = functions_of(structure_of(experiment), env, call, *named_parts(experiment))
         self._warmup = warmup_iterations(experiment)
-        self._env_states: list[Any] = []
-        if env.outside is not None:
-            env.outside.prepare(self.placement.slots * experiment.num_envs)
+
+    def _prepare(self, outside: Outside) -> None:
+        """Makes and tries the environments that training and evaluation will use."""
+        x = self.experiment
+        evaluations = 0 if self._shared else self._call.slots
+        outside.prepare(self.placement.slots * x.num_envs, evaluations=evaluations, episodes=x.eval_episodes)
+        outside.try_out()
+        if x.hindsight != "none" and outside.goal_fault:
+            raise ConfigError(f"hindsight={x.hindsight} is not allowed with env={self.spec.name}: {outside.goal_fault}")
 
     @property
     def state_survives_failure(self) -> bool:
@@ -170,7 +109,32 @@ class Program:
         Raises:
             EnvironmentFailure: an environment outside raised, or returned something invalid.
         """
+        self._seed(0)
         return self._register([self._run(lambda each=each: self._functions.init(*each)) for each in self._inputs], 0)
+
+    def _seed(self, i: int) -> None:
+        """Seeds the global generators from which environments outside may draw."""
+        if self.env.outside is not None:
+            self.env.outside.seed(self.members[0].seed, i)
+
+    def _restart(self, state: list[Any], i: int) -> list[Any]:
+        """Starts the episodes of all environments outside again, at vector step `i`."""
+        (clock,) = self._clocks(i)
+        given = zip(self._inputs, state, strict=True)
+        return [self._run(lambda k=keys, s=one: self._functions.restart(k, s, clock)) for (keys, _), one in given]
+
+    def time_limit_missing(self) -> str | None:
+        """Returns a warning if no time limit of the environment is known, so that an episode may never end."""
+        if self.spec.max_steps is not None:
+            return None
+        return (
+            f"env={self.spec.name} has no time limit that is known, so its episodes must end by themselves; "
+            "max_episode_steps=N in env_kwargs sets one"
+        )
+
+    def keeps_environments(self) -> bool:
+        """Returns True if `save` keeps the environments, so that a run that is resumed continues exactly."""
+        return self.env.outside is None or (not self._shared and self.env.outside.goes_on_after_restore())
 
     def _register(self, state: list[Any], i: int) -> list[Any]:
         """Notes which environments outside a state uses after their reset, and checks them."""
@@ -271,10 +235,14 @@ class Program:
     def evaluate(self, state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates all members: returns and lengths `[M, K]`. Returns are not finite if the member's actor has diverged.
 
+        `after_evaluation` must follow.
+
         Raises:
             EnvironmentFailure: an environment failed.
             Interrupted: a signal stopped the evaluation, which only happens with environments outside.
         """
+        if not self.experiment.eval_episodes:
+            return np.zeros((len(self.members), 0)), np.zeros((len(self.members), 0))
         given = [(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)]
         run = self._functions.phase("evaluate", *given[0])
         returns, lengths = self._join(self._in_turn(lambda each: run(*each), given))
@@ -288,6 +256,13 @@ class Program:
                 raise EnvironmentFailure(f"gave a number that is not finite{when}")
         return returns, lengths
 
+    def after_evaluation(self, state: Any, i: int) -> Any:
+        """Returns the state to go on with: if evaluations share the training environments, these begin new episodes."""
+        if not self._shared or self.env.outside is None or not self.experiment.eval_episodes:
+            return state
+        self.env.outside.release(np.stack(self._env_states))
+        return self._register(self._restart(state, i), i)
+
     def actor(self, state: Any, m: int) -> Params:
         """Returns the actor's parameters of one member."""
         call = self._call
@@ -300,7 +275,7 @@ class Program:
         """
         text = None
         if self.env.outside is not None:  # the states of its environments mean nothing to another process
-            text = self.env.outside.save(np.stack(self._env_states))
+            text = self.env.outside.save(np.stack(self._env_states)) if self.keeps_environments() else None
             state = [replace(one, env=np.zeros_like(one.env)) for one in state]
         if self.placement.single:
             return jax.tree.map(np.array, state[0]), text
@@ -308,12 +283,16 @@ class Program:
         return jax.tree.map(lambda *parts: np.stack(parts).reshape(-1, *parts[0].shape[axes:]), *state), text
 
     def load(self, arrays: Any, text: str | None, i: int) -> Any:
-        """Restores the state at vector step `i` from what `save` returned; without a text, episodes outside start again.
+        """Restores the state at vector step `i` from what `save` returned.
+
+        Without a text, or if environments outside cannot be kept, their episodes start again.
 
         Raises:
             EnvironmentFailure: environments cannot be restored.
         """
         call, outside = self._call, self.env.outside
+        self._seed(i)
+        text = text if self.keeps_environments() else None
         if outside is not None and text is not None:
             arrays = replace(arrays, env=outside.load(text, np.asarray(arrays.obs)))
         if call == self.placement:
@@ -322,9 +301,7 @@ class Program:
             own = [r if call.single else slice(r * call.slots, (r + 1) * call.slots) for r in range(self.calls)]
             state = [call.put(jax.tree.map(lambda x, some=some: np.asarray(x)[some], arrays)) for some in own]
         if outside is not None and text is None:
-            (clock,) = self._clocks(i)
-            given = zip(self._inputs, state, strict=True)
-            state = [self._run(lambda k=keys, s=one: self._functions.restart(k, s, clock)) for (keys, _), one in given]
+            state = self._restart(state, i)
         return self._register(state, i)
 
     def shapes(self) -> Any:
@@ -340,7 +317,9 @@ class Program:
         states = bytes_of(one) // len(self.placement.devices)
         inputs = self._phase_inputs("learn", np.zeros(count, int), np.ones(count, bool), so_far=None)[0]
         learning = compiled_bytes(phase("learn", one, inputs, self._clocks(0, 1)))
-        evaluating = compiled_bytes(phase("evaluate", self._inputs[0][0], one, *self._clocks(0)))  # it does not read the replay
+        evaluating = 0
+        if self.experiment.eval_episodes:  # it does not read the replay
+            evaluating = compiled_bytes(phase("evaluate", self._inputs[0][0], one, *self._clocks(0)))
         workspace = max(learning - states, evaluating)
         return self.calls * states + min(self.calls, CALLS_IN_FLIGHT) * workspace
 
@@ -361,23 +340,6 @@ def in_turn(run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
     return results
 
 
-def if_alive(alive: Array, new: Any, old: Any) -> Any:
-    """Selects `new` for a member that has not diverged, else `old`; `alive` is `[]`."""
-    return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
-
-
 def pick(tree: Any, m: int, placement: Placement) -> Any:
     """Selects member m from the result of a function made by `over_members`, as NumPy arrays."""
     return jax.tree.map(lambda x: np.asarray(x if placement.single else x[m]), tree)
-
-
-def bytes_of(shapes: Any) -> int:
-    """Returns the bytes of arrays of these shapes."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
-def compiled_bytes(compiled: Any) -> int:
-    """Returns the bytes that a compiled program needs on each device: arguments, results that do not alias them, scratch."""
-    sizes = compiled.memory_analysis()
-    buffers = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return int(buffers + sizes.temp_size_in_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ddpg_jax.experiment.grid import Point
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
+from ddpg_jax.running.rows import result_of
 
 
 def plural(count: int, noun: str) -> str:
@@ -38,17 +40,17 @@ class Sweep:
     @property
     def returns(self) -> np.ndarray:
         """Mean returns without noise, `[H, S, evaluations]`; NaN after the end of points that have fewer evaluations."""
-        return self._table("eval_return_mean")
+        return self._table(result_of)
 
     @property
     def steps(self) -> np.ndarray:
         """The step of each evaluation, `[H, S, evaluations]`."""
-        return self._table("step")
+        return self._table(lambda row: row["step"])
 
     @property
     def final(self) -> np.ndarray:
         """The last return of each member, `[H, S]`; NaN if it has diverged."""
-        last = {row["member"]: row["eval_return_mean"] for row in self.rows}
+        last = {row["member"]: result_of(row) for row in self.rows}
         return np.array([last[m] for m in range(len(last))]).reshape(len(self.points), len(self.seeds))
 
     def best(self) -> dict[str, Any]:
@@ -68,10 +70,10 @@ class Sweep:
             writer.writeheader()
             writer.writerows(self.rows)
 
-    def _table(self, column: str) -> np.ndarray:
+    def _table(self, value_of: Callable[[dict[str, Any]], float]) -> np.ndarray:
         curves: dict[int, list[float]] = {}
         for row in self.rows:
-            curves.setdefault(row["member"], []).append(row[column])
+            curves.setdefault(row["member"], []).append(value_of(row))
         longest = max(map(len, curves.values()))
         padded = [curves[m] + [math.nan] * (longest - len(curves[m])) for m in range(len(curves))]
         return np.array(padded, np.float64).reshape(len(self.points), len(self.seeds), longest)

@@ -44,15 +44,16 @@ def make_rows(
     rows = []
     for m, member in enumerate(members):
         has_diverged = diverged[m] >= 0
+        unknown = has_diverged or not returns[m].size
         means = {name: _mean(blocks, name, m) for name in ("train_return_mean", *reported(experiment))}
         row = {
             "member": member.number,
             "seed": member.seed,
             **dict(member.swept),
             "step": iteration * experiment.num_envs,
-            "eval_return_mean": math.nan if has_diverged else float(returns[m].mean(dtype=np.float64)),
-            "eval_return_std": math.nan if has_diverged else float(returns[m].std(dtype=np.float64)),
-            "eval_length_mean": math.nan if has_diverged else float(lengths[m].mean(dtype=np.float64)),
+            "eval_return_mean": math.nan if unknown else float(returns[m].mean(dtype=np.float64)),
+            "eval_return_std": math.nan if unknown else float(returns[m].std(dtype=np.float64)),
+            "eval_length_mean": math.nan if unknown else float(lengths[m].mean(dtype=np.float64)),
             **means,
             "updates_per_second": math.nan if math.isnan(means["critic_loss"]) else speed,
             "seconds": round(seconds, 3),
@@ -60,6 +61,12 @@ def make_rows(
         }
         rows.append(row)
     return rows
+
+
+def result_of(row: dict[str, Any]) -> float:
+    """Returns the mean return that a row reports: without noise, or that of training if nothing was evaluated."""
+    evaluated = row["diverged_step"] != "" or not math.isnan(row["eval_return_mean"])
+    return row["eval_return_mean" if evaluated else "train_return_mean"]
 
 
 def _mean(blocks: Sequence[dict[str, Any]], name: str, m: int) -> float:

@@ -69,6 +69,7 @@ def make_training(
     updates: int = 1,
     period: int = 1,
     eval_episodes: int = 10,
+    eval_shared: bool = False,
     agree: Callable[[Array], Array] = lambda status: status,
 ) -> Training:
     """Makes the training in which acting, environment, replay and updates are one compiled program.
@@ -84,6 +85,7 @@ def make_training(
         updates: the number of gradient steps at a time.
         period: the number of vector steps from one time to the next.
         eval_episodes: the number of episodes per evaluation.
+        eval_shared: play these in a training environment outside the program; `restart` must follow.
         agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
             not be batched, because the end of the loop depends on it.
     """
@@ -131,8 +133,8 @@ def make_training(
         def act(params: Params, obs: Array) -> Array:
             return jnp.nan_to_num(agent.act(params, obs))
 
-        owner = jnp.int32(0) if env.outside is None else state.env[0, 1]
-        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=eval_episodes, owner=owner)
+        where = {"owner": jnp.int32(0) if env.outside is None else state.env[0, 1], "shared": eval_shared}
+        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=eval_episodes, **where)
         sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(actor)]).all()
         return jnp.where(sound, returns, jnp.nan), lengths
 

@@ -19,14 +19,15 @@ def rollout(
     actor_params: Params,
     episodes: int,
     owner: Array | int = 0,
+    shared: bool = False,
 ) -> tuple[Array, Array]:
     """Plays whole episodes without noise; returns their returns and lengths, `[episodes]` each. Consumes the key.
 
     The environment must have a time limit. If it lives outside the program, the return of an episode that did not end is NaN,
-    and the error is reported to lane `owner`.
+    and the error is reported to lane `owner`, in which all episodes are played if `shared`.
     """
     if env.outside is not None:
-        return env.outside.rollout(act, key, actor_params, episodes, jnp.int32(owner))
+        return env.outside.rollout(act, key, actor_params, episodes=episodes, owner=jnp.int32(owner), shared=shared)
     start_key, step_key = jax.random.split(key)
     env_state, obs = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
 

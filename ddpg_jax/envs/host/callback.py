@@ -23,11 +23,12 @@ import numpy as np
 from ddpg_jax.envs.host import snapshots
 from ddpg_jax.envs.host.calls import python_call
 from ddpg_jax.envs.host.evaluation import Evaluation
-from ddpg_jax.envs.host.goals import goal_on_host
-from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
+from ddpg_jax.envs.host.goals import check_rewards, goal_on_host
+from ddpg_jax.envs.host.lanes import Lane
+from ddpg_jax.envs.host.pool import Pool
+from ddpg_jax.envs.host.seeding import GlobalGenerators
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
-from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
 
 EVALUATED_AT_ONCE = 10
@@ -61,46 +62,40 @@ class HostEnvs:
         self.threads = THREADS[order]()
         self.begun = math.inf
         """Time at which the step in progress began, by `time.monotonic`; infinite if there is none."""
-        self._make, self._numbers = make, itertools.count(1)
-        env = self._made()
-        self.spec = spec_of_env(env, name, reward_threshold)
+        self.generators = GlobalGenerators()
+        self.goal_fault = ""
+        """Why hindsight is not allowed, or empty."""
+        self._numbers = itertools.count(1)
+        self.pool = Pool(make, name, reward_threshold)
+        self.spec = self.pool.spec
         self._low, self._high = np.asarray(self.spec.action_low), np.asarray(self.spec.action_high)
         self._width, self._action_dtype = self._high - self._low, np.dtype(self.spec.action_dtype)
-        self._idle = [Lane(env, self.spec.obs_shape)]
-        if has_goals(env.observation_space):
-            self.spec = self.spec._replace(goal=goal_on_host(self._any))
+        if has_goals(self._any().observation_space):
+            goal, self.goal_fault = goal_on_host(self._any)
+            self.spec = self.spec._replace(goal=goal)
         _known[self.number] = self
-
-    def _made(self) -> Any:
-        try:
-            env = self._make()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"env={self.name} cannot be made: {one_line(error)}") from error
-        return checked(env, self.name)
 
     def _any(self) -> Any:
         """Returns one of the environments, to query what is the same for all."""
-        if not (self.lanes or self._idle):
-            self.prepare(1)
-        return next(iter((*self.lanes.values(), *self._idle))).env
+        return next(iter(self.lanes.values())).env if self.lanes else self.pool.any()
 
-    def prepare(self, count: int) -> None:
-        """Makes environments until `count` are idle.
+    def prepare(self, count: int, evaluations: int = 0, episodes: int = 0) -> None:
+        """See `Outside.prepare`."""
+        self.pool.prepare(count + evaluations * min(episodes, EVALUATED_AT_ONCE))
 
-        Raises:
-            ConfigError: an environment cannot be made.
-        """
-        self._idle += [Lane(self._made(), self.spec.obs_shape) for _ in range(count - len(self._idle))]
+    def try_out(self) -> None:
+        """See `Outside.try_out`."""
+        self.pool.try_out()
+        if self.spec.goal and not self.goal_fault and self.pool.idle:
+            self.goal_fault = check_rewards(self.pool.idle[0], self.spec.goal.dim, self.pool.fixed_actions(4))
 
-    def take(self) -> Lane:
-        """Removes and returns an idle lane, or makes a new one."""
-        return self._idle.pop(0) if self._idle else Lane(self._made(), self.spec.obs_shape)
+    def goes_on_after_restore(self) -> bool:
+        """See `Outside.goes_on_after_restore`."""
+        return self.pool.goes_on_after_restore(now=not self.lanes)
 
     def open(self) -> int:
         """Takes a lane into use and returns its number."""
-        number, lane = next(self._numbers), self.take()
+        number, lane = next(self._numbers), self.pool.take()
         self.lanes[number] = lane
         return number
 
@@ -153,13 +148,21 @@ class HostEnvs:
         return state, rows[..., size : 2 * size], transition
 
     def rollout(
-        self, act: Callable[[Params, Array], Array], key: Key, params: Params, episodes: int, owner: Array
+        self,
+        act: Callable[[Params, Array], Array],
+        key: Key,
+        params: Params,
+        *,
+        episodes: int,
+        owner: Array,
+        shared: bool = False,
     ) -> tuple[Array, Array]:
         """See `Outside.rollout`."""
-        count, size = min(episodes, EVALUATED_AT_ONCE), self.spec.obs_dim
+        count, size = 1 if shared else min(episodes, EVALUATED_AT_ONCE), self.spec.obs_dim
         row_type = jax.ShapeDtypeStruct((2 + count * size,), jnp.float32)
         number = jnp.int32(self.number)
-        first = _begin(row_type, number, owner, jax.random.key_data(key), jnp.int32(episodes))
+        begin = _begin_shared if shared else _begin
+        first = begin(row_type, number, owner, jax.random.key_data(key), jnp.int32(episodes))
 
         def step(row: Array) -> Array:
             action = act(params, row[2:].reshape(count, size))
@@ -189,15 +192,23 @@ class HostEnvs:
         snapshots.restore([self.lanes[number].env for number in numbers], text)
         return np.array([(self.number, number, GO_ON) for number in numbers], np.int32).reshape(*obs.shape[:-1], 3)
 
+    def seed(self, *words: int) -> None:
+        """See `Outside.seed`."""
+        self.generators.seed(*words)
+
+    def release(self, env_states: Any) -> None:
+        """See `Outside.release`."""
+        for number in self._of(env_states):
+            self.pool.give_back([self.lanes.pop(number)])
+
     def close(self, env_states: Any) -> None:
         """See `Outside.close`."""
         for number, lane in self._of(env_states).items():
             del self.lanes[number]
             lane.close()
         if not self.lanes:
-            for lane in self._idle:
-                lane.close()
-            self._idle = []
+            self.pool.close()
+            self.generators.restore()
 
     def _of(self, env_states: Any) -> dict[int, Lane]:
         numbers = np.asarray(env_states, np.int32).reshape(-1, 3)[:, 1].tolist()
@@ -276,8 +287,13 @@ def _answer_receive(states: np.ndarray, after: np.ndarray, rows: np.ndarray) -> 
     rows[:] = found
 
 
-def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episodes: np.ndarray, rows: np.ndarray) -> None:
-    """Begins evaluations: `[...] -> [..., 2 + lanes * O]`, the number of each, its status and its first observations."""
+def _answer_begin(
+    pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episodes: np.ndarray, rows: np.ndarray, *, shared: bool = False
+) -> None:
+    """Begins evaluations: `[...] -> [..., 2 + lanes * O]`, the number of each, its status and its first observations.
+
+    If `shared`, each takes place in the lane of its owner, if there is one.
+    """
     envs = _known[int(pool.flat[0])]
 
     def begin() -> None:
@@ -286,7 +302,9 @@ def _answer_begin(pool: np.ndarray, owner: np.ndarray, words: np.ndarray, episod
             number = next(envs._numbers)
             try:
                 seeds = _seeds(word, int(episodes.flat[0]))
-                lanes = [envs.take() for _ in range(min(len(seeds), EVALUATED_AT_ONCE))]
+                lanes = [envs.lanes[lane]] if shared and lane in envs.lanes else []
+                while len(lanes) < (1 if shared else min(len(seeds), EVALUATED_AT_ONCE)):
+                    lanes.append(envs.pool.take())
                 evaluation = Evaluation(lanes, seeds, envs.spec.obs_dim, endless=envs.spec.max_steps is None)
                 envs.evaluations[number] = lane, evaluation
                 evaluation.begin()
@@ -330,7 +348,7 @@ def _answer_end(pool: np.ndarray, numbers: np.ndarray, tables: np.ndarray) -> No
         if number in envs.evaluations:
             _, evaluation = envs.evaluations.pop(number)
             table[0], table[1] = evaluation.returns, evaluation.lengths
-            envs._idle += evaluation.lanes
+            envs.pool.give_back(one for one in evaluation.lanes if one not in envs.lanes.values())
 
 
 _reset = python_call("ddpg_jax_reset", _answer_reset)
@@ -338,6 +356,7 @@ _stepped = python_call("ddpg_jax_step", _answer_step)
 _send = python_call("ddpg_jax_send", _answer_send)
 _receive = python_call("ddpg_jax_receive", _answer_receive)
 _begin = python_call("ddpg_jax_begin", _answer_begin)
+_begin_shared = python_call("ddpg_jax_begin_shared", functools.partial(_answer_begin, shared=True))
 _play = python_call("ddpg_jax_play", _answer_play)
 _end = python_call("ddpg_jax_end", _answer_end)
 

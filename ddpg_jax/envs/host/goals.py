@@ -3,40 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.envs.host.lanes import Lane, layers_of
 from ddpg_jax.types import Array, Goal
 
+Rewards: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""`(achieved [B, G], desired [B, G]) -> rewards [B]`."""
 
-def goal_on_host(any_env: Callable[[], Any]) -> Goal | None:
+
+class _Info(dict[str, Any]):
+    """An empty `info` that notes whether anybody looks into it."""
+
+    read = False
+
+    def _note(self, *_: Any) -> Any:
+        self.read = True
+        return super()
+
+    def __getitem__(self, key: str) -> Any:
+        return self._note().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        return self._note().__contains__(key)
+
+    def __iter__(self) -> Any:
+        return self._note().__iter__()
+
+    def get(self, key: str, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._note().get(key, default)
+
+
+def find_method(env: Any, name: str) -> Callable[..., Any] | None:
+    """Returns a method of the outermost layer of an environment that has it: a wrapper may change what is inside of it."""
+    return next((method for layer in layers_of(env) if callable(method := getattr(layer, name, None))), None)
+
+
+def goal_on_host(any_env: Callable[[], Any]) -> tuple[Goal | None, str]:
     """Makes the `Goal` of Gymnasium environments; the compiled program calls one of them for the rewards of a batch.
 
-    Returns None if it has no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`. `compute_terminated`, if it
-    exists, is called for one goal at a time, because it need not support batches.
+    It is None if there is no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`, with the reason if it is unusual.
+    `compute_terminated`, if it exists, is called for one goal at a time, because it need not support batches. If it does not,
+    an episode may still end where its goal is reached, see `Goal.success`.
     """
     env: Any = any_env()
-    dim = env.observation_space["desired_goal"].shape[0]
+    dim, info = env.observation_space["desired_goal"].shape[0], _Info()
+    compute_reward = find_method(env, "compute_reward")
+    if compute_reward is None:
+        return None, ""
     try:
-        if np.shape(env.unwrapped.compute_reward(np.zeros((3, dim)), np.zeros((3, dim)), {})) != (3,):
-            return None
+        shape = np.shape(compute_reward(np.zeros((3, dim)), np.zeros((3, dim)), info))
     except Exception:  # any error that a batch causes
-        return None
+        shape = None
+    if info.read:
+        return None, "its compute_reward reads info, which is not kept; rewards must depend on the goals alone"
+    if shape != (3,):
+        return None, ""
+
+    def rewards_of(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+        method: Any = find_method(any_env(), "compute_reward")
+        return np.asarray(method(achieved, desired, {}), np.float32)
 
     def ask(achieved: Any, desired: Any) -> tuple[np.ndarray, np.ndarray]:
         shape = achieved.shape[:-1]
         a, b = (np.asarray(x, np.float64).reshape(-1, dim) for x in (achieved, desired))
-        env = any_env().unwrapped
-        terminated = getattr(env, "compute_terminated", None)
-        rewards = np.asarray(env.compute_reward(a, b, {}), np.float32)
+        terminated = find_method(any_env(), "compute_terminated")
         ends = [terminated is not None and bool(terminated(*pair, {})) for pair in zip(a, b, strict=True)]
-        return rewards.reshape(shape), 1.0 - np.asarray(ends, np.float32).reshape(shape)
+        return rewards_of(a, b).reshape(shape), 1.0 - np.asarray(ends, np.float32).reshape(shape)
 
     def outcome(achieved: Array, desired: Array) -> tuple[Array, Array]:
         result = jax.ShapeDtypeStruct(achieved.shape[:-1], jnp.float32)
         return jax.pure_callback(ask, (result, result), achieved, desired, vmap_method="broadcast_all")
 
-    return Goal(dim, outcome)
+    return Goal(dim, outcome, None if find_method(env, "compute_terminated") else _success(rewards_of, dim)), ""
+
+
+def _success(rewards_of: Rewards, dim: int) -> float | None:
+    """Returns the reward of a step that reaches its goal, or None if there is not one such reward."""
+    goals = np.random.default_rng(0).uniform(-1.0, 1.0, (8, dim))
+    try:
+        reached, missed = rewards_of(goals, goals), rewards_of(goals, goals + 1e3)
+    except Exception:  # goals that the environment does not have
+        return None
+    same = (reached == reached[0]).all() and np.isfinite(reached[0]) and (missed != reached[0]).all()
+    return float(reached[0]) if same else None
+
+
+def check_rewards(lane: Lane, dim: int, actions: np.ndarray) -> str:
+    """Takes steps, and returns what is wrong if one of their rewards is not that of its goals, else an empty text."""
+    compute_reward: Any = find_method(lane.env, "compute_reward")
+    lane.reset(0)
+    for action in actions:
+        desired = lane.obs[-dim:]
+        reward, _, last = lane.step(action)
+        pair = (np.asarray(goal, np.float64)[None] for goal in (lane.obs[-2 * dim : -dim], desired))
+        computed = float(compute_reward(*pair, {})[0])
+        if not np.isclose(reward, computed, rtol=1e-3, atol=1e-5):
+            return (
+                f"its step gives the reward {reward:g} where its compute_reward gives {computed:g}; what changes rewards, such "
+                "as a wrapper, must have a compute_reward that changes them, too"
+            )
+        if last:
+            break
+    return ""

@@ -14,6 +14,17 @@ from ddpg_jax.types import EnvSpec
 
 LARGEST = float(np.finfo(np.float32).max)
 
+NUMBERS = "biuf"
+"""The kinds of NumPy's types that are real numbers or truth values."""
+
+LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
+"""Maps wrappers that learn to the field that does the same for both training and evaluation."""
+
+RESET, STEP = "reset", "step"
+"""The two methods of an environment that are called."""
+GIVES = {RESET: ("obs", "info"), STEP: ("obs", "reward", "terminated", "truncated", "info")}
+"""What each of them must give."""
+
 
 class Lane:
     """Steps a Gymnasium environment, converts its observations to flat float32 vectors and validates its results.
@@ -25,6 +36,8 @@ class Lane:
         self.env = env
         self.obs = np.zeros(math.prod(obs_shape), np.float32)
         """`[O]`, the observation to act on next."""
+        self.tried = False
+        """True after a trial."""
         self._shape = obs_shape
         self._has_goals = has_goals(env.observation_space)
 
@@ -35,7 +48,7 @@ class Lane:
             EnvironmentFailure: the environment raised, returned a non-finite number, or changed its shapes.
         """
         try:
-            obs, _ = _unpacked(self.env.reset(seed=seed), 2, "reset", names="obs, info")
+            obs, _ = unpacked(self.env.reset(seed=seed), RESET)
             self._store(obs)
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
@@ -52,9 +65,10 @@ class Lane:
             EnvironmentFailure: as in `reset`.
         """
         try:
-            result = _unpacked(self.env.step(action), 5, "step", names="obs, reward, terminated, truncated, info")
+            result = unpacked(self.env.step(action), STEP)
             self._store(result[0])
-            return _reward(result[1]), bool(result[2]), bool(result[2] or result[3])
+            terminated = _flag(result[2], "terminated")
+            return _reward(result[1]), terminated, terminated or _flag(result[3], "truncated")
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
         except BaseException as error:  # any error, including SystemExit
@@ -65,6 +79,8 @@ class Lane:
         obs = join_goals(obs) if self._has_goals else np.asarray(obs)
         if obs.shape != self._shape:
             raise EnvironmentFailure(f"gave an observation of shape {obs.shape}; its space says {self._shape}")
+        if obs.dtype.kind not in NUMBERS:
+            raise EnvironmentFailure(f"gave an observation of type {obs.dtype}; it must be of real numbers")
         flat = obs.astype(np.float32).ravel()
         if not np.logical_and.reduce(np.isfinite(flat)):
             raise EnvironmentFailure(f"gave {flat[~np.isfinite(flat)][0]} as observation")
@@ -76,11 +92,21 @@ class Lane:
             self.env.close()
 
 
+def layers_of(env: Any) -> list[Any]:
+    """Lists the wrappers of an environment, from the outside in, and the environment itself."""
+    from gymnasium import Wrapper
+
+    layers = [env]
+    while isinstance(layers[-1], Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
 def checked(env: Any, name: str) -> Any:
     """Returns an environment that a user's function made, after checking it.
 
     Raises:
-        ConfigError: it is not a Gymnasium environment, or has no spaces.
+        ConfigError: it is not a Gymnasium environment, has no spaces, or has a wrapper that learns.
     """
     import gymnasium
 
@@ -89,6 +115,14 @@ def checked(env: Any, name: str) -> Any:
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(env, space, None), gymnasium.Space):
             raise ConfigError(f"env={name} has no {space}; it must be one of gymnasium.spaces")
+    for layer in layers_of(env):
+        for learning, field in LEARNING.items():
+            # With statistics that are fixed, it learns nothing.
+            if isinstance(layer, getattr(gymnasium.wrappers, learning)) and layer.update_running_mean:
+                raise ConfigError(
+                    f"env={name} has the wrapper {type(layer).__name__}, which is not allowed, because evaluation would not "
+                    f"see what training has learned; it must be replaced by {field}=true"
+                )
     return env
 
 
@@ -98,16 +132,26 @@ def spec_of_env(env: Any, name: str, reward_threshold: float | None) -> EnvSpec:
     Raises:
         ConfigError: DDPG does not support its spaces.
     """
+    from gymnasium.wrappers import TimeLimit
+
     space = env.observation_space
     limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    if limit is None:  # wrappers of an environment that is not registered have no spec
+        limits = [layer._max_episode_steps for layer in layers_of(env) if isinstance(layer, TimeLimit)]
+        limit = min(limits, default=None)
     observation_space = flatten_goals(space) if has_goals(space) else space
     return spec_of(name, observation_space, env.action_space, max_steps=limit, reward_threshold=reward_threshold)
 
 
-def _unpacked(result: Any, count: int, call: str, *, names: str) -> Any:
-    if not isinstance(result, tuple | list) or len(result) != count:
+def unpacked(result: Any, call: str) -> Any:
+    """Returns what a method of an environment gave, after checking how much it is.
+
+    Raises:
+        EnvironmentFailure: it is not as much as `GIVES` says.
+    """
+    if not isinstance(result, tuple | list) or len(result) != len(GIVES[call]):
         found = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
-        raise EnvironmentFailure(f"gave {found} from {call}; it must give {names}")
+        raise EnvironmentFailure(f"gave {found} from {call}; it must give {', '.join(GIVES[call])}")
     return result
 
 
@@ -115,11 +159,23 @@ def _reward(reward: Any) -> float:
     """Converts a reward to a finite number in the range of float32."""
     if type(reward) is not float:
         array = np.asarray(reward)
-        if array.dtype == object:
-            raise EnvironmentFailure(f"gave {reward} as reward; it must be a number")
+        if array.dtype.kind not in NUMBERS:
+            raise EnvironmentFailure(f"gave {reward!r} as reward; it must be a number")
         if array.size != 1:
             raise EnvironmentFailure(f"gave a reward of shape {array.shape}; it must be one number")
         reward = float(array.item())
     if not abs(reward) <= LARGEST:
         raise EnvironmentFailure(f"gave {reward} as reward")
     return reward
+
+
+def _flag(value: Any, name: str) -> bool:
+    """Converts one truth value."""
+    if type(value) is bool:
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in NUMBERS:
+        raise EnvironmentFailure(f"gave {value!r} as {name}; it must be True or False")
+    if array.size != 1:
+        raise EnvironmentFailure(f"gave {name} of shape {array.shape}; it must be one truth value")
+    return bool(array.item())

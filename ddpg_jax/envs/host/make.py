@@ -5,7 +5,9 @@ Every mistake in a name or an option is reported in one sentence.
 
 from __future__ import annotations
 
+import ast
 import difflib
+import functools
 import importlib
 import inspect
 import json
@@ -15,12 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, installed, missing
+from ddpg_jax.envs.host.lanes import LEARNING
 from ddpg_jax.envs.registry import DEVICE, in_jax, nearest
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import NO_OPTIONS, EnvOptions
-
-LEARNING = {"NormalizeObservation": "normalize_obs", "NormalizeReward": "normalize_reward"}
-"""Maps wrappers that learn to the field that does the same for both training and evaluation."""
 
 
 def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[[], Any]:
@@ -40,11 +40,11 @@ def maker(name: str, options: EnvOptions = NO_OPTIONS, **more: Any) -> Callable[
     """
     known = register(name, options.imports)
     check_keywords(name, known, json.loads(options.env_kwargs))
-    wrappers = {word: find_wrapper(word) for word in options.wrappers}
+    wrappers = [(word, find_wrapper(word)) for word in options.wrappers]
 
     def make() -> Any:
         env = _make(name, known, {**json.loads(options.env_kwargs), **more})
-        for word, wrapper in wrappers.items():
+        for word, wrapper in wrappers:
             env = _wrap(env, word, wrapper, name=name)
         return env
 
@@ -85,7 +85,7 @@ def uses_jax(name: str, options: EnvOptions = NO_OPTIONS) -> bool:
     try:
         spec = gymnasium.registry[register(name, options.imports)]
         creators: list[Any] = [load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point]
-        creators += map(find_wrapper, options.wrappers)
+        creators += [getattr(wrapper, "func", wrapper) for wrapper in map(find_wrapper, options.wrappers)]
     except Exception:  # a missing package or a wrong name, which is reported when the environment is made
         return False
     modules = [sys.modules.get(getattr(creator, "__module__", "")) for creator in creators]
@@ -172,19 +172,23 @@ def keywords_of(known: str) -> tuple[dict[str, Any], bool]:
 
 
 def find_wrapper(word: str) -> Callable[[Any], Any]:
-    """Finds a wrapper by its name in `gymnasium.wrappers`, or as `module:Wrapper`.
+    """Finds a wrapper by its name in `gymnasium.wrappers`, or as `module:Wrapper`, with its keyword arguments if it has any.
 
     Raises:
         ConfigError: there is no such wrapper, or it learns, which it would do separately in training and in evaluation.
+
+    >>> find_wrapper("FrameStackObservation(stack_size=4)").keywords
+    {'stack_size': 4}
     """
     import gymnasium
 
-    if word in LEARNING:
+    named, keywords = _parse_wrapper(word)
+    if named in LEARNING:
         raise ConfigError(
             f"wrappers={word} is not allowed, because evaluation would not see what training has learned; it must be "
-            f"replaced by {LEARNING[word]}=true"
+            f"replaced by {LEARNING[named]}=true"
         )
-    place, _, short = word.rpartition(":")
+    place, _, short = named.rpartition(":")
     module = import_module(f"wrappers={word}", place) if place else gymnasium.wrappers
     try:
         found = getattr(module, short, None)
@@ -193,7 +197,28 @@ def find_wrapper(word: str) -> Callable[[Any], Any]:
     if found is None or not callable(found):
         there = [n for n in getattr(module, "__all__", vars(module)) if n[:1].isupper() and n not in LEARNING]
         raise ConfigError(f"wrappers={word} is not in {module.__name__}; {nearest(short, there)}")
-    return found
+    return functools.partial(found, **keywords) if keywords else found
+
+
+def _parse_wrapper(word: str) -> tuple[str, dict[str, Any]]:
+    """Splits `Wrapper(name=value, ...)` into the name of the wrapper and its keyword arguments, which are literals.
+
+    Raises:
+        ConfigError: it is not written so.
+    """
+    named, bracket, _ = word.partition("(")
+    if not bracket:
+        return word, {}
+    try:
+        call: Any = ast.parse(f"wrapper{word[len(named) :]}", mode="eval").body
+        if call.func.id != "wrapper" or call.args:
+            raise ValueError
+        return named, {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"wrappers={word} is not allowed; arguments must be name=value with literals of Python, as in "
+            "FrameStackObservation(stack_size=4)"
+        ) from error
 
 
 def _wrap(env: Any, word: str, wrapper: Callable[[Any], Any], *, name: str) -> Any:
@@ -205,8 +230,9 @@ def _wrap(env: Any, word: str, wrapper: Callable[[Any], Any], *, name: str) -> A
         needs = [p.name for p in _required(wrapper)][1:]
         what = f"it needs {', '.join(needs)} in addition to the environment" if needs else one_line(error)
         raise ConfigError(
-            f"wrappers={word} cannot be applied to env={name}: {what}; it must take only the environment (for other wrappers "
-            "register the environment with additional_wrappers, or pass a function that makes it)"
+            f"wrappers={word} cannot be applied to env={name}: {what}; it must take the environment and arguments that are "
+            "written as in FrameStackObservation(stack_size=4) (for other wrappers register the environment with "
+            "additional_wrappers, or pass a function that makes it)"
         ) from error
     if not isinstance(wrapped, gymnasium.Env):
         raise ConfigError(

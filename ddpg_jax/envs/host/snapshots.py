@@ -1,30 +1,35 @@
 """Saves the state of Gymnasium environments as text and restores it, so that a resumed run continues exactly.
 
+Only what holds its whole state is saved, see `whole`, and nothing is unpickled while environments are in use. Whether a
+restored environment goes on as the saved one would have is shown by `proof`, before the run.
+
 The text contains a pickle: it is meant for checkpoints of one's own runs, never for files that people share.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import copyreg
 import inspect
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ddpg_jax.envs.host.lanes import layers_of
+from ddpg_jax.envs.host.whole import holds_whole_state
 from ddpg_jax.errors import EnvironmentFailure
 
 
 def snapshot(envs: Sequence[Any]) -> str | None:
-    """Saves the whole state of the environments, or returns None if it cannot be pickled."""
+    """Saves the whole state of the environments, or returns None if they hold what cannot be kept."""
     data = io.BytesIO()
     try:
         layers = _all_layers(envs)
         _Pickler(data, layers).dump([_state(layer) for layer in layers])
-        _Unpickler(io.BytesIO(data.getvalue()), layers).load()
     except Exception:  # environments may hold locks, windows or sockets
         return None
     return base64.b64encode(data.getvalue()).decode()
@@ -45,17 +50,22 @@ def restore(envs: Sequence[Any], text: str) -> None:
         raise EnvironmentFailure(f"cannot be restored: {type(error).__name__}: {error}") from error
 
 
-def _all_layers(envs: Sequence[Any]) -> list[Any]:
-    """Lists the wrappers of all environments, from the outside in, and the environments themselves."""
-    from gymnasium import Wrapper
+@contextlib.contextmanager
+def attributes_kept(env: Any) -> Iterator[None]:
+    """Puts the attributes of an environment and its wrappers back afterwards, so that it closes what it has opened."""
+    layers = layers_of(env)
+    before = [dict(vars(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, attributes in zip(layers, before, strict=True):
+            vars(layer).clear()
+            vars(layer).update(attributes)
 
-    layers = []
-    for layer in envs:
-        layers.append(layer)
-        while isinstance(layer, Wrapper):
-            layer = layer.env
-            layers.append(layer)
-    return layers
+
+def _all_layers(envs: Sequence[Any]) -> list[Any]:
+    """Lists the layers of all environments."""
+    return [layer for env in envs for layer in layers_of(env)]
 
 
 def _state(layer: Any) -> dict[str, Any]:
@@ -90,6 +100,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         from gymnasium.utils import EzPickle
 
+        if not holds_whole_state(obj):
+            raise pickle.PicklingError(f"a {type(obj).__name__} may stand for something outside of Python")
         if getattr(type(obj), "__getstate__", None) is EzPickle.__getstate__:  # which records only how the object was made
             return copyreg.__newobj__, (type(obj),), vars(obj), None, None, _fill  # pyright: ignore[reportAttributeAccessIssue]
         return _as_view(obj) if isinstance(obj, np.ndarray) and obj.base is not None else NotImplemented

@@ -1,0 +1,29 @@
+"""Seeds the global generators of Python and NumPy, from which some environments draw, for the duration of a run."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+
+class GlobalGenerators:
+    """Seeds the global generators, and puts them back to where they were."""
+
+    def __init__(self) -> None:
+        self._before: tuple[Any, Any] | None = None
+
+    def seed(self, *words: int) -> None:
+        """Seeds both."""
+        self._before = self._before or (random.getstate(), np.random.get_state())  # noqa: NPY002
+        (seed,) = np.random.SeedSequence([word % 2**32 for word in words]).generate_state(1).tolist()
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Puts both back, if they were seeded."""
+        if self._before is not None:
+            random.setstate(self._before[0])
+            np.random.set_state(self._before[1])  # noqa: NPY002
+            self._before = None

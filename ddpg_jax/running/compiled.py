@@ -1,0 +1,95 @@
+"""Makes the functions that a `Program` compiles: the same for all seeds, hyperparameters and lengths."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpg_jax.experiment.build import build
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.placement import Placement, max_over_members, over_members
+from ddpg_jax.training.loop import Metrics, make_training
+from ddpg_jax.types import Array, Env, Hyperparams
+
+CACHED_STRUCTURES = 16
+"""Structures whose compiled functions are kept. A structure takes 700 .. 1,300 memory maps, of which Linux grants a process
+65,530; without any left, XLA ends with a segmentation fault."""
+
+
+class Functions(NamedTuple):
+    """The functions that a `Program` compiles; the same for all seeds, hyperparameters and lengths."""
+
+    init: Any
+    """`(keys, hypers) -> state`"""
+    restart: Any
+    """`(keys, state, i) -> state`"""
+    phase: Callable[..., Any]
+    """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled at the first request."""
+
+
+@functools.lru_cache(maxsize=CACHED_STRUCTURES)
+def functions_of(structure: Experiment, env: Env, placement: Placement, *named: Any) -> Functions:
+    """Makes the functions of all programs of a structure, once; `named` are the entries of tables that it names."""
+    del named
+    parts = build(structure, env.spec)
+    training = make_training(
+        env,
+        parts.agent,
+        parts.replay,
+        explorer=parts.explorer,
+        warmup=parts.warmup,
+        num_envs=structure.num_envs,
+        updates=parts.updates,
+        period=parts.period,
+        eval_episodes=structure.eval_episodes,
+        eval_shared=structure.eval_env == "shared",
+        agree=max_over_members(placement),
+    )
+
+    def advancing(phase: Any) -> Any:
+        function = over_members(_unless_diverged(phase, placement), placement, shared=1)
+        return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
+
+    phases = {"fill": advancing(training.fill), "learn": advancing(training.learn)}
+    phases["evaluate"] = jax.jit(over_members(training.evaluate, placement, shared=1))
+    compiled: dict[str, Any] = {}
+
+    def phase(name: str, *arguments: Any) -> Any:
+        if name not in compiled:
+            compiled[name] = phases[name].lower(*arguments).compile()
+        return compiled[name]
+
+    restart = jax.jit(over_members(training.restart, placement, shared=1))
+    return Functions(jax.jit(over_members(training.init, placement)), restart, phase)
+
+
+def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
+    """Makes `(state, inputs, clocks) -> (state, metrics)`: a phase of training that members sit out once they have diverged."""
+
+    def mapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+        key, hyper, alive, begin, so_far = inputs
+        return phase(key, state, hyper, begin, jnp.where(alive, clocks[1], begin), so_far)
+
+    def vmapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+        # A diverged member computes along, and what it learns is dropped, except its replay: selecting would copy all replays.
+        key, hyper, alive, _, so_far = inputs
+        after, metrics = phase(key, state, hyper, *clocks, so_far)
+        kept = if_alive(alive, metrics, so_far)._replace(done=metrics.done)
+        return replace(after, train=if_alive(alive, after.train, state.train)), kept
+
+    return vmapped if placement.vmapped else mapped
+
+
+def structure_of(experiment: Experiment) -> Experiment:
+    """Returns the experiment without what compiled functions do not depend on, which is at a fixed value."""
+    return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
+
+
+def if_alive(alive: Array, new: Any, old: Any) -> Any:
+    """Selects `new` for a member that has not diverged, else `old`; `alive` is `[]`."""
+    return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)

@@ -1,0 +1,357 @@
+"""Environments as other people write them: what a checkpoint may do to them, and what is refused before a run begins."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+import ddpg_jax as dj
+from tests.hosts import Vector
+
+SHORT: dict[str, Any] = {
+    "steps": 24,
+    "warmup_steps": 12,
+    "batch_size": 4,
+    "hidden": (4,),
+    "eval_every": 12,
+    "eval_episodes": 1,
+    "replay_capacity": 100,
+}
+
+
+class Point(gymnasium.Env[Any, Any]):
+    """Moves a point; each class below changes one thing."""
+
+    observation_space: Any = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space: Any = Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-1, 1, 2)
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Any:
+        self.x = self.x + 0.1 * float(action[0])
+        return self.observe(), self.reward(), *self.ends(), {}
+
+    def observe(self) -> Any:
+        return self.x.astype(np.float32)
+
+    def reward(self) -> Any:
+        return -float(np.abs(self.x).sum())
+
+    def ends(self) -> tuple[Any, Any]:
+        return False, False
+
+
+def limited(make: Any) -> Any:
+    return lambda: gymnasium.wrappers.TimeLimit(make(), 5)
+
+
+# What a checkpoint may do.
+
+WORLDS: dict[int, np.ndarray] = {}
+"""What a C library would hold."""
+NUMBERS = itertools.count()
+
+
+class Client:
+    """Owns a world outside of Python, which ends when the client is collected."""
+
+    def __init__(self) -> None:
+        self.number = next(NUMBERS)
+        WORLDS[self.number] = np.zeros(2)
+
+    def __del__(self) -> None:
+        WORLDS.pop(self.number, None)
+
+
+class Simulated(Point):
+    """Its world is behind a client."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        obs, info = super().reset(seed=seed)
+        WORLDS[self.client.number] = self.x
+        return obs, info
+
+    def step(self, action: Any) -> Any:
+        self.x = WORLDS[self.client.number]
+        told = super().step(action)
+        WORLDS[self.client.number] = self.x
+        return told
+
+
+class Numbered(Point):
+    """Its world is behind a number."""
+
+    def __init__(self) -> None:
+        self.world = next(NUMBERS)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        gymnasium.Env.reset(self, seed=seed)
+        WORLDS[self.world] = self.np_random.uniform(-1, 1, 2)
+        return WORLDS[self.world].astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        WORLDS[self.world] += 0.1 * float(action[0])
+        return WORLDS[self.world].astype(np.float32), 0.0, False, False, {}
+
+
+class OfTheProcess(Point):
+    """Draws from NumPy's global generator."""
+
+    def reward(self) -> float:
+        return float(np.random.uniform())  # noqa: NPY002
+
+
+class Threaded(Point):
+    """Holds an object of the standard library that pickles and is lost."""
+
+    def __init__(self) -> None:
+        import weakref
+
+        self.finalizer = weakref.finalize(self, print)
+
+
+def test_a_checkpoint_does_not_end_a_live_simulator() -> None:
+    """A copy that is unpickled beside it would end the world of both when it is collected."""
+    env = Vector(Simulated)
+    env.reset()
+    assert env.snapshot() is None
+    env.play(3, seed=0)
+
+
+@pytest.mark.parametrize("make", [Simulated, Numbered, OfTheProcess, Threaded])
+def test_what_does_not_come_back_is_found_out_before_the_run(make: Any) -> None:
+    env = Vector(make, 2)
+    assert not env.outside.goes_on_after_restore()
+    env.reset()
+    env.play(3, seed=0)
+
+
+def test_what_comes_back_is_shown_without_touching_what_runs() -> None:
+    made: list[Point] = []
+
+    def make() -> Any:
+        made.append(Point())
+        return made[-1]
+
+    env = Vector(limited(make), 2)
+    own = [dict(vars(one)) for one in made]
+    assert env.outside.goes_on_after_restore()
+    assert [vars(one).get("client") for one in made] == [one.get("client") for one in own]
+    other = Vector(Point)
+    other.reset()
+    assert not other.outside.goes_on_after_restore(), "nothing is restored while an environment is in use"
+    single = Vector(Point)
+    assert not single.outside.goes_on_after_restore(), "one copy shows nothing"
+
+
+def test_a_run_says_that_its_episodes_will_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from gymnasium.envs.registration import EnvSpec
+
+    from ddpg_jax.app.cli import main
+
+    monkeypatch.setitem(gymnasium.registry, "Numbered-v0", EnvSpec("Numbered-v0", lambda **_: Numbered()))
+    words = "--warmup-steps 12 --batch-size 4 --hidden 4 --eval-every 12 --eval-episodes 1 --env-kwargs max_episode_steps=5"
+    command = ["train", "Numbered-v0", *words.split(), "--out", str(tmp_path / "run")]
+    assert main([*command, "--steps", "18"]) == 0
+    assert "env=Numbered-v0 cannot be kept in checkpoints: after a --resume, its episodes start again" in capfd.readouterr().err
+    assert main([*command, "--steps", "24", "--resume"]) == 0
+    assert "the environments could not be saved: their episodes start again" in capfd.readouterr().err
+
+
+# What a first reset and a first step show.
+
+
+class OldStep(Point):
+    def step(self, action: Any) -> Any:
+        return super().step(action)[:4]
+
+
+class NoSeed(Point):
+    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().reset()
+
+
+class Wide(Point):
+    """Has other bounds after its reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.action_space = Box(-2.0, 2.0, (1,), np.float32)
+        return super().reset(seed=seed)
+
+
+def with_(**methods: Any) -> Any:
+    return type("Wrong", (Point,), {name: lambda self, value=value: value for name, value in methods.items()})
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "no reward": (with_(reward=None), "gave None as reward; it must be a number"),
+    "two rewards": (with_(reward=np.zeros(2)), r"gave a reward of shape \(2,\); it must be one number"),
+    "NaN reward": (with_(reward=np.nan), "gave nan as reward"),
+    "huge reward": (with_(reward=1e40), r"gave 1e\+40 as reward"),
+    "text": (with_(reward="1.0"), "gave '1.0' as reward; it must be a number"),
+    "complex reward": (with_(reward=1j), "gave 1j as reward; it must be a number"),
+    "array": (with_(ends=(np.zeros(2, bool), False)), r"gave terminated of shape \(2,\); it must be one truth value"),
+    "no end": (with_(ends=(False, None)), "gave None as truncated; it must be True or False"),
+    "number": (with_(observe=np.float32(0)), r"gave an observation of shape \(\); its space says \(2,\)"),
+    "complex": (with_(observe=np.zeros(2, complex)), "gave an observation of type complex128; it must be of real numbers"),
+    "texts": (with_(observe=np.array(["1", "2"])), "gave an observation of type <U1; it must be of real numbers"),
+    "old step": (OldStep, r"gave 4 values from step; it must give .* \(test_hands_on_environments.py, line \d+\)"),
+    "old step in a wrapper": (limited(OldStep), r"gave 4 values from step; .* \(test_hands_on_environments.py, line \d+\)"),
+    "no seed": (NoSeed, r"does not take the seed of reset; .* \(test_hands_on_environments.py, line \d+\)"),
+    "other bounds": (Wide, r"has the action_space Box\(-1.0, 1.0.* and Box\(-2.0, 2.0.* after a reset; it must keep"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_first_step_is_taken_before_anything_is_compiled(fault: str) -> None:
+    make, sentence = WRONG[fault]
+    experiment, hyper = dj.configure(SHORT)
+    with pytest.raises((dj.EnvironmentFailure, dj.ConfigError), match=sentence):
+        dj.make_program(experiment, [dj.Member(0, hyper)], make)
+
+
+@pytest.mark.parametrize("which", ["action_space", "observation_space"])
+def test_copies_have_the_same_spaces(which: str) -> None:
+    highs = itertools.count(1)
+
+    def make() -> Point:
+        env = Point()
+        setattr(env, which, Box(-1.0, float(next(highs)), getattr(env, which).shape, np.float32))
+        return env
+
+    with pytest.raises(dj.ConfigError, match=f"has the {which} .* in another copy; all copies must have the same"):
+        dj.train(make, **SHORT)
+
+
+def test_a_missing_time_limit_is_told_at_the_start() -> None:
+    class Ends(Point):
+        def step(self, action: Any) -> Any:
+            obs, reward, *_ = super().step(action)
+            return obs, reward, bool(self.np_random.uniform() < 0.5), False, {}
+
+    with pytest.warns(UserWarning, match=r"^env=Ends has no time limit that is known, .* max_episode_steps=N in env_kwargs"):
+        dj.train(Ends, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = dj.train(limited(Point), **SHORT)
+    assert run.policy.spec.max_steps == 5
+
+
+# Wrappers that learn.
+
+
+class Normalized(gymnasium.wrappers.NormalizeObservation):
+    """Learns, by another name."""
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Normalized(Point()), "normalize_obs"),
+        (lambda: gymnasium.wrappers.TimeLimit(gymnasium.wrappers.NormalizeReward(Point()), 5), "normalize_reward"),
+    ],
+)
+def test_wrappers_that_learn_are_refused_through_every_door(make: Any, field: str) -> None:
+    with pytest.raises(dj.ConfigError, match=f"has the wrapper Normal.*; it must be replaced by {field}=true"):
+        dj.train(make, **SHORT)
+
+
+def test_wrappers_that_learn_are_refused_by_module_and_name() -> None:
+    for wrappers in ("gymnasium.wrappers:NormalizeObservation", "tests.test_hands_on_environments:Normalized"):
+        with pytest.raises(dj.ConfigError, match="it must be replaced by normalize_obs=true"):
+            dj.train("Pendulum-v1", wrappers=wrappers, **SHORT)
+
+
+def test_statistics_that_are_fixed_are_no_learning() -> None:
+    def make() -> Any:
+        env = gymnasium.wrappers.NormalizeObservation(Point())
+        env.update_running_mean = False
+        return gymnasium.wrappers.TimeLimit(env, 5)
+
+    experiment, hyper = dj.configure(SHORT)
+    assert dj.make_program(experiment, [dj.Member(0, hyper)], make).spec.max_steps == 5
+
+
+# An environment of which only one may exist.
+
+
+class Robot(Point):
+    """May be open only once."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        if Robot.is_open:
+            raise RuntimeError("the robot is in use")
+        Robot.is_open = True
+
+    def close(self) -> None:
+        Robot.is_open = False
+
+
+@pytest.mark.parametrize("fields", [{"eval_env": "shared", "eval_episodes": 2}, {"eval_episodes": 0}])
+def test_an_environment_that_may_exist_once_is_trained(fields: dict[str, Any]) -> None:
+    """Evaluated in the environment that it trains in, or by the returns of training."""
+    run = dj.train(limited(Robot), **{**SHORT, **fields})
+    assert not Robot.is_open
+    assert np.isfinite(run.returns).all()
+    evaluated = [np.isfinite(row["eval_return_mean"]) for row in run.rows]
+    assert evaluated == [bool(fields["eval_episodes"])] * 2
+    if not fields["eval_episodes"]:
+        assert run.returns.tolist() == [row["train_return_mean"] for row in run.rows]
+
+
+def test_one_copy_is_not_enough_by_default() -> None:
+    with pytest.raises(dj.ConfigError, match=r"cannot be made: RuntimeError: the robot is in use"):
+        dj.train(limited(Robot), **SHORT)
+    Robot.is_open = False
+    with pytest.raises(dj.ConfigError, match="eval_env=shared is not allowed with env=Pendulum-v1 on the device"):
+        dj.train("Pendulum-v1", **{**SHORT, "eval_env": "shared"})
+
+
+# Options, and random numbers.
+
+
+def test_global_generators_are_seeded_for_a_run_and_put_back() -> None:
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002 # pyright: ignore[reportIndexIssue, reportArgumentType, reportAttributeAccessIssue]
+    first, again, other = (dj.train(limited(OfTheProcess), **{**SHORT, "seed": seed}) for seed in (0, 0, 1))
+    assert first.rows[-1]["train_return_mean"] == again.rows[-1]["train_return_mean"] != other.rows[-1]["train_return_mean"]
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002 # pyright: ignore[reportIndexIssue, reportArgumentType, reportAttributeAccessIssue]
+
+
+def test_values_may_be_literals_of_python_and_files_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "map.csv").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    given = dj.configure({"env_kwargs": "range=(0.2, 1.0),path=map.csv,word='a',free=map.txt"})[0].env_kwargs
+    assert json.loads(given) == {"range": [0.2, 1.0], "path": str(tmp_path / "map.csv"), "word": "a", "free": "map.txt"}
+
+
+def test_wrappers_take_keyword_arguments() -> None:
+    from ddpg_jax.envs.host import make_host
+    from ddpg_jax.experiment.build import env_options
+
+    stacked = "FrameStackObservation(stack_size=4, padding_type='zero')"
+    experiment = dj.configure({"wrappers": f"TimeAwareObservation,{stacked}"})[0]
+    assert experiment.wrappers == ("TimeAwareObservation", stacked)
+    assert make_host("Pendulum-v1", env_options(experiment)).spec.obs_shape == (4, 4)
+    for wrong in ("ClipAction(3)", "FrameStackObservation(stack_size=x)", "ClipAction("):
+        with pytest.raises(dj.ConfigError, match=r"^wrappers=.* is not allowed; arguments must be name=value with literals"):
+            make_host("Pendulum-v1", env_options(experiment)._replace(wrappers=(wrong,)))
