@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import json
+import os
 import re
 import shutil
 import struct
@@ -12,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
-from ddpg_jax.app import report
+from ddpg_jax.app import hold, metrics_table, report
+from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.files import write_text
 from ddpg_jax.app.manifest import digest, new_manifest
 from ddpg_jax.app.queue import ProgramQueue
@@ -504,3 +508,64 @@ def test_the_policies_of_a_sweep_are_named_where_one_is_to_be_read(copy_of: Any,
     (place / "member_3").rename(place / "policy" / "member_3")
     with pytest.raises(dj.ConfigError, match=r"holds those of a sweep; name one, as .*/policy/member_3"):
         dj.load_policy(place / at)
+
+
+@pytest.mark.parametrize("after", ["nothing", "another run"])
+def test_a_run_whose_folder_is_moved_writes_nothing_at_its_old_place(
+    after: str, whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else its rows are mixed with those of the run that begins there next, and both are called finished."""
+    out, moved, real = tmp_path / "run", tmp_path / "moved", metrics_table.append_rows
+
+    def append_and_move(path: Path, table: Any) -> None:
+        real(path, table)
+        if not moved.exists():
+            shutil.move(out, moved)
+            if after == "another run":
+                shutil.copytree(whole_run(), out)
+
+    monkeypatch.setattr(metrics_table, "append_rows", append_and_move)
+    assert run(*command(out, "--seed", "7")) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert f"out={out} was moved, removed or replaced" in said
+    assert not out.exists() if after == "nothing" else rows(out) == rows(whole_run())
+    monkeypatch.undo()
+    assert run(*command(moved, "--seed", "7", "--resume")) == 0
+    assert [row["step"] for row in rows(moved)] == ["200", "400", "600"]
+
+
+def test_a_folder_whose_lock_is_not_that_of_the_run_is_not_written_to(tmp_path: Path) -> None:
+    place = RunFolder(tmp_path / "a")
+    place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=False, overwrite=False)
+    place.hold()
+    place.write_manifest(status="running")
+    (tmp_path / "a" / ".lock").unlink()
+    with pytest.raises(dj.ConfigError, match=r"another \.lock"):
+        place.write_manifest(status="finished")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_in_use(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def flock(file: Any, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(hold.fcntl, "flock", flock)
+    place = RunFolder(tmp_path / "a")
+    place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=False, overwrite=False)
+    assert "without locks" in capfd.readouterr().err
+    assert place.mark()
+
+
+@pytest.mark.parametrize("name", ["[a]", "a[!b]", "a\\b", "**", "a?b", "%20", "{a,b}", "a b\nc", "雪"])
+def test_a_run_in_a_folder_of_any_name_can_be_resumed(name: str, tmp_path: Path) -> None:
+    """Orbax and tensorstore take some characters for patterns; a checkpoint that can never be read is worth nothing."""
+    with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+        checkpoints.save(Checkpoint(0, 5, {"x": jax.numpy.ones(3)}, None, []))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {"x": jax.ShapeDtypeStruct((3,), np.float32, sharding=one)}
+    with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+        found = checkpoints.newest(lambda number: shapes, pytest.fail)
+    assert found is not None
+    assert found.iteration == 5

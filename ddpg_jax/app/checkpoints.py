@@ -31,6 +31,8 @@ STRIDE = 10**10
 """Orbax numbers checkpoints with one integer: the index of the program times `STRIDE`, plus the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
+PATTERNS = frozenset("*?[\\")
+"""Characters of file names that orbax and tensorstore take for patterns or separators."""
 
 
 class Checkpoint(NamedTuple):
@@ -57,7 +59,8 @@ class Checkpoints:
         self._processes, self._run = processes, run
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, cleanup_tmp_directories=True)
         self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._alias, path = _without_patterns(self._folder)
+        self._manager = ocp.CheckpointManager(path, options=options)
 
     def __enter__(self) -> Checkpoints:
         self._hook = sys.unraisablehook
@@ -70,6 +73,8 @@ class Checkpoints:
             with contextlib.suppress(Exception) if kind else self._as_os_error():
                 self._manager.close()
         finally:
+            if self._alias:
+                self._alias.cleanup()
             sys.unraisablehook = self._hook
 
     def _unraisable(self, event: Any) -> None:
@@ -204,6 +209,24 @@ class Checkpoints:
             raise
         except Exception as error:  # a damaged file can fail in any way
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def _without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
+    """Returns a path to a folder that orbax takes literally: its own, or a link in a temporary folder, which comes first.
+
+    Raises:
+        ConfigError: the folder for temporary files has such a name, too.
+    """
+    if not PATTERNS & set(str(folder)):
+        return None, folder
+    alias = tempfile.TemporaryDirectory(prefix="ddpg-jax-")
+    link = Path(alias.name).resolve() / "checkpoints"
+    if PATTERNS & set(str(link)):
+        alias.cleanup()
+        raise ConfigError(f"out={folder.parent} is not allowed; its name, or that of TMPDIR, must be without * ? [ and \\")
+    folder.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder, target_is_directory=True)
+    return alias, link
 
 
 def slots_of(tree: Any) -> int:

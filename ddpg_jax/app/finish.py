@@ -48,6 +48,7 @@ def finish(
         except FileNotFoundError:
             say(f"{policy} is missing, and the program that trained it has finished")
     summary = report.summarize(rows, thresholds, seconds)
+    folder.check_held()
     write_text(folder.path / "summary.json", report.as_json(summary))
     settings = report.settings(folder.manifest())
     figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path)

@@ -122,6 +122,7 @@ def _claim(folder: RunFolder, experiment: Experiment, members: list[Member], *, 
     folder.claim(experiment, members, resume=options.resume, overwrite=options.overwrite)
     if folder.processes.gather(folder.mark() if folder.processes.first else None)[0] != folder.mark():
         raise ConfigError(f"out={folder.given} is not the folder of process 0; it must be on a file system that all share")
+    folder.hold()
 
 
 def _stop_before_start(processes: Processes, received: list[int]) -> None:
@@ -183,7 +184,7 @@ class Job:
         except BaseException as error:
             # A KeyboardInterrupt comes from a second Ctrl-C.
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {message_of(error)}"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ConfigError):  # the folder may be gone
                 self.folder.write_manifest(status=status, end=now())
             raise
 
@@ -298,6 +299,7 @@ class ProgramJob:
         Raises:
             Stopped: there was a signal, and the run is not finished.
         """
+        self.folder.check_held()
         self.checkpoints.save(Checkpoint(self.k, tick.iteration, *self.program.save(tick.state), tick.journal))
         self._saved_at = tick.iteration
         self._saved_time = time.monotonic()  # after saving, since otherwise a slow save would be due again at once
@@ -324,6 +326,7 @@ class ProgramJob:
             self._save_policies(tick.state)
 
     def _save_policies(self, state: Any) -> None:
+        self.folder.check_held()
         for m, member in enumerate(self.program.members):
             policy = make_policy(self.experiment, self.program.spec, self.program.actor(state, m))
             policy.save(self.folder.policy_of(member, len(self.job.members)))
