@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 import tempfile
+import threading
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from ddpg_jax.errors import ConfigError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 
+ASYNCIO = logging.getLogger("asyncio")
 KEEP = 2
 """Checkpoints that are kept."""
 STRIDE = 10**10
@@ -47,6 +50,10 @@ class Checkpoint(NamedTuple):
     """The environments, if they are not arrays."""
     journal: Any
     """The rest of the run, as plain JSON."""
+    rows: int | None = None
+    """How many rows of metrics.csv came before it; None in checkpoints of older versions."""
+    rows_digest: str = ""
+    """Their digest, from `RowDigest`."""
 
 
 class Checkpoints:
@@ -63,8 +70,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(path, options=options)
 
     def __enter__(self) -> Checkpoints:
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = self._unraisable
+        self._hook, self._thread_hook = sys.unraisablehook, threading.excepthook
+        sys.unraisablehook, threading.excepthook = self._unraisable, self._in_thread
+        self._asyncio_level = ASYNCIO.level
+        ASYNCIO.setLevel(logging.CRITICAL)  # "Task exception was never retrieved", of reads that failed with another
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
@@ -75,12 +84,19 @@ class Checkpoints:
         finally:
             if self._alias:
                 self._alias.cleanup()
-            sys.unraisablehook = self._hook
+            sys.unraisablehook, threading.excepthook = self._hook, self._thread_hook
+            ASYNCIO.setLevel(self._asyncio_level)
 
     def _unraisable(self, event: Any) -> None:
         """Ignores reads that orbax still had in progress when another one failed, since that failure was reported."""
         if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
             self._hook(event)
+
+    def _in_thread(self, event: threading.ExceptHookArgs) -> None:
+        """Ignores the errors of orbax's threads, which it also raises where it is waited for."""
+        files = (frame.filename for frame in traceback.extract_tb(event.exc_traceback))
+        if not any("orbax" in file or "tensorstore" in file for file in files):
+            self._thread_hook(event)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Starts to write a checkpoint. Training may continue at once, as long as nothing writes to the arrays.
@@ -98,6 +114,7 @@ class Checkpoints:
         number = checkpoint.program * STRIDE + iteration
         if number in self._manager.all_steps():  # another signal came before all members had finished this step
             self._manager.delete(number)
+        meta |= {"rows": checkpoint.rows, "rows_digest": checkpoint.rows_digest}
         meta |= {"places": slots_of(arrays), "run": self._run, "number": number}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._as_os_error():
@@ -130,9 +147,10 @@ class Checkpoints:
         """Raises the errors of orbax and tensorstore as an OSError."""
         try:
             yield
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as error:
+            _raise_memory(error)
             full = "RESOURCE_EXHAUSTED" in str(error) or os.strerror(errno.ENOSPC) in str(error)
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(self._folder)) from error
@@ -204,10 +222,12 @@ class Checkpoints:
             arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
             if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:
                 raise ValueError("its checksum does not match")
-            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
-        except ConfigError:
+            table = meta.get("rows"), meta.get("rows_digest", "")
+            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"], *table)
+        except (ConfigError, MemoryError):
             raise
         except Exception as error:  # a damaged file can fail in any way
+            _raise_memory(error)
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
@@ -227,6 +247,12 @@ def _without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | 
     folder.mkdir(parents=True, exist_ok=True)
     link.symlink_to(folder, target_is_directory=True)
     return alias, link
+
+
+def _raise_memory(error: Exception) -> None:
+    """Raises MemoryError in place of errors that come from a lack of memory, which is no damage."""
+    if getattr(error, "errno", None) == errno.ENOMEM or any(word in str(error) for word in ("new thread", "bad_alloc")):
+        raise MemoryError from error
 
 
 def slots_of(tree: Any) -> int:

@@ -22,6 +22,7 @@ from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
+from ddpg_jax.types import EnvSpec
 
 FILMS = (".gif", ".webp", ".png")
 """Endings of films."""
@@ -41,6 +42,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
         )
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
+    _check_same_spaces(x.env, env.spec, policy.spec)
     act = policy.unit_action
     run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes))
     key = stream(jax.random.key(seed), "eval")  # the evaluations of a run have other clocks, never 0
@@ -57,6 +59,20 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
     if not np.isfinite(returns).all():
         raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
     return returns, lengths
+
+
+def _check_same_spaces(env: str, found: EnvSpec, trained: EnvSpec) -> None:
+    """Checks that an environment takes and gives what a policy was trained with.
+
+    Raises:
+        ConfigError: its name, shapes or bounds are others.
+    """
+    for name in ("name", "obs_shape", "action_shape", "action_low", "action_high"):
+        if getattr(found, name) != getattr(trained, name):
+            raise ConfigError(
+                f"env={env} in manifest.json is not the environment of the policy, since its {name} is {getattr(found, name)} "
+                f"and that of policy.json {getattr(trained, name)}; restore the file that was changed"
+            )
 
 
 def _trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:

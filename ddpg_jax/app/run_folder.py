@@ -49,6 +49,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints" / (f"process_{processes.number}" if processes.total > 1 else "")
         self.policy = path / "policy"
         self.metrics = path / "metrics.csv"
+        self._written: dict[str, Any] | None = None  # the manifest, once this process has written it
         self._hold = Hold(path, path_given)
 
     def check(self, experiment: Experiment, members: list[Member], *, resume: bool, overwrite: bool) -> None:
@@ -115,6 +116,7 @@ class RunFolder:
         """Removes the run that is here, and nothing else."""
         if not self.processes.first:
             return
+        self._written = None
         for name in CONTENTS:
             path = self.path / name
             if path.is_symlink() and path.is_dir():  # the link stays, since it may lead to another disk
@@ -131,6 +133,8 @@ class RunFolder:
         Raises:
             ConfigError: there is none, or it cannot be read.
         """
+        if self._written is not None:
+            return dict(self._written)
         try:
             return read_manifest(self.path / "manifest.json")
         except FileNotFoundError as error:
@@ -148,16 +152,21 @@ class RunFolder:
             return
         self.check_held()
         path = self.path / "manifest.json"
-        old = json.loads(path.read_text()) if path.exists() else {}
-        write_text(path, json.dumps({**old, **values}, indent=2) + "\n")
+        old = self.manifest() if self._written is not None or path.exists() else {}
+        new = {**old, **values}
+        write_text(path, json.dumps(new, indent=2) + "\n")
+        self._written = json.loads(json.dumps(new))
 
     def policy_of(self, member: Member, members: int) -> Path:
         """Returns the folder of a member's policy, in a run of so many members."""
         return self.policy if members == 1 else self.policy / f"member_{member.number}"
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """Reads metrics.csv; see `metrics_table.read_rows`."""
-        return metrics_table.read_rows(self.metrics)
+        """Reads metrics.csv; see `metrics_table.read_rows` and `check_rows`."""
+        rows = metrics_table.read_rows(self.metrics)
+        if rows and (self.path / "manifest.json").exists():
+            metrics_table.check_rows(self.metrics, rows, self.manifest())
+        return rows
 
     def rewrite_rows(self, rows: list[dict[str, Any]]) -> None:
         """Replaces metrics.csv with these rows."""
