@@ -454,3 +454,21 @@ def test_ctrl_c_during_the_imports_is_quiet(seconds: float, tmp_path: Path) -> N
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in said) == (130, False), said
+
+
+def test_too_little_memory_ends_at_once_and_says_so(tmp_path: Path) -> None:
+    """XLA's compiler aborts, and threads that wait for memory keep a process for minutes."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1_500_000 << 10, -1))\n"
+    code += "import sys; from ddpg_jax.__main__ import main; sys.exit(main())"
+    words = ["train", "Pendulum-v1", "--steps", "200", "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "ulimit -v 1500000 leaves too little memory" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_command_does_not_wait_for_threads() -> None:
+    code = "import threading, time; from ddpg_jax.app.interrupts import end_with\n"
+    code += "threading.Thread(target=time.sleep, args=(100,)).start(); print('said'); raise SystemExit(end_with(2))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "said\n")
