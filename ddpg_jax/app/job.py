@@ -95,7 +95,7 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
                 folder.clear()
                 folder.write_manifest(**new_manifest(experiment, members, processes.total))
                 processes.gather(None)  # so that all find it there
-            with tracker(options.track if processes.first else None, folder.path, dataclasses.asdict(experiment)) as track:
+            with tracker(options.track if processes.first else None, folder.path, folder.manifest()) as track:
                 return Job(queue, folder, options, members=members, track=track, received=received).run()
 
 
@@ -202,6 +202,7 @@ class Job:
     def _train_all(self, checkpoints: Checkpoints) -> None:
         kept = self._resume(checkpoints) if self.options.resume else None
         self.folder.rewrite_rows(self._rows)
+        self._track(self._rows)
         k = kept.program if kept else 0
         arrays = [kept.arrays] if kept else []  # a list, from which they are taken so that they are not held while training
         kept = kept and kept._replace(arrays=None)

@@ -7,18 +7,29 @@ import importlib.util
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from ddpg_jax.errors import ConfigError
 
-SETTINGS = {
+SETTINGS: dict[str, tuple[Any, str]] = {
     "jax_enable_x64": (False, "runs are in float32"),
     "jax_disable_jit": (False, "runs are compiled"),
     "jax_default_prng_impl": ("threefry2x32", "its random numbers would differ from those of other runs"),
     "jax_threefry_partitionable": (True, "its random numbers would differ from those of other runs"),
+    "jax_debug_nans": (False, "runs use NaN for what is not known"),
+    "jax_debug_infs": (False, "runs use infinity for what is not bounded"),
+    "jax_numpy_dtype_promotion": ("standard", "libraries that runs use need standard promotion"),
+    **dict.fromkeys(
+        (
+            "jax_transfer_guard",
+            *(f"jax_transfer_guard_{way}" for way in ("host_to_device", "device_to_device", "device_to_host")),
+        ),
+        ((None, "allow", "log"), "runs move numbers to the device and back"),
+    ),
 }
-"""Settings of JAX that results depend on -> the value that runs require, and why."""
+"""Settings of JAX that results depend on, or that stop runs -> the value or values that runs require, and why."""
 LEAST_ADDRESSES = 3 << 30
 """Bytes of addresses without which XLA's compiler aborts the process without an error that could be caught."""
 SMALL_PRODUCT = 64 * 256 * 256
@@ -40,9 +51,30 @@ def check_settings() -> None:
             f"{LEAST_ADDRESSES >> 10}"
         )
     for name, (value, why) in SETTINGS.items():
-        found = getattr(jax.config, name, value)
-        if found != value:
+        allowed = value if isinstance(value, tuple) else (value,)
+        found = getattr(jax.config, name, allowed[0])
+        found = getattr(found, "value", found)  # some are enumerations
+        if found not in allowed:
             raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
+    if _forked[0]:
+        raise ConfigError(
+            "this process was forked after JAX had started, whose threads do not exist in it, so that it would wait forever; "
+            'start it with multiprocessing.get_context("spawn")'
+        )
+
+
+_forked = [False]
+"""Whether this process was forked from one in which JAX had started."""
+
+
+def _note_fork() -> None:
+    from jax._src import xla_bridge  # there is no public way to ask without starting JAX
+
+    _forked[0] = _forked[0] or xla_bridge.backends_are_initialized()
+
+
+if hasattr(os, "register_at_fork") and hasattr(getattr(jax._src, "xla_bridge", None), "backends_are_initialized"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def memory_limit(devices: int) -> int:
