@@ -543,7 +543,7 @@ def test_a_failed_command_does_not_wait_for_threads() -> None:
 
 
 def test_a_forked_process_says_that_it_would_hang() -> None:
-    code = "import os, jax; jax.devices()\nimport ddpg_jax\npid = os.fork()\nif pid == 0:\n  try: ddpg_jax.train()\n"
+    code = "import os, jax, ddpg_jax; jax.devices(); ddpg_jax.train\npid = os.fork()\nif pid == 0:\n  try: ddpg_jax.train()\n"
     code += "  except ddpg_jax.ConfigError as error: print(error, flush=True)\n  os._exit(0)\nos.waitpid(pid, 0)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith("this process was forked after JAX had started"), done.stderr

@@ -26,8 +26,8 @@ from ddpg_jax.app.processes import ALONE, Processes
 from ddpg_jax.errors import ConfigError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "Task exception was never retrieved", of reads that were given up
 
-ASYNCIO = logging.getLogger("asyncio")
 KEEP = 2
 """Checkpoints that are kept."""
 STRIDE = 10**10
@@ -70,10 +70,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(path, options=options)
 
     def __enter__(self) -> Checkpoints:
-        self._hook, self._thread_hook = sys.unraisablehook, threading.excepthook
-        sys.unraisablehook, threading.excepthook = self._unraisable, self._in_thread
-        self._asyncio_level = ASYNCIO.level
-        ASYNCIO.setLevel(logging.CRITICAL)  # "Task exception was never retrieved", of reads that failed with another
+        _ignore_late_errors()
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
@@ -84,19 +81,6 @@ class Checkpoints:
         finally:
             if self._alias:
                 self._alias.cleanup()
-            sys.unraisablehook, threading.excepthook = self._hook, self._thread_hook
-            ASYNCIO.setLevel(self._asyncio_level)
-
-    def _unraisable(self, event: Any) -> None:
-        """Ignores reads that orbax still had in progress when another one failed, since that failure was reported."""
-        if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
-            self._hook(event)
-
-    def _in_thread(self, event: threading.ExceptHookArgs) -> None:
-        """Ignores the errors of orbax's threads, which it also raises where it is waited for."""
-        files = (frame.filename for frame in traceback.extract_tb(event.exc_traceback))
-        if not any("orbax" in file or "tensorstore" in file for file in files):
-            self._thread_hook(event)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Starts to write a checkpoint. Training may continue at once, as long as nothing writes to the arrays.
@@ -253,6 +237,28 @@ def _raise_memory(error: Exception) -> None:
     """Raises MemoryError in place of errors that come from a lack of memory, which is no damage."""
     if getattr(error, "errno", None) == errno.ENOMEM or any(word in str(error) for word in ("new thread", "bad_alloc")):
         raise MemoryError from error
+
+
+def _ignore_late_errors() -> None:
+    """Ignores errors of orbax's threads and coroutines from here on: it raises them, or another, where it is waited for.
+
+    They would be printed with tracebacks when a failed read is stopped, or whenever Python collects what is left of it.
+    """
+    unraisable, in_thread = sys.unraisablehook, threading.excepthook
+
+    def ignore_unraisable(event: Any) -> None:
+        if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
+            unraisable(event)
+
+    def ignore_in_thread(event: threading.ExceptHookArgs) -> None:
+        files = (frame.filename for frame in traceback.extract_tb(event.exc_traceback))
+        if not any("orbax" in file or "tensorstore" in file for file in files):
+            in_thread(event)
+
+    if getattr(unraisable, "__qualname__", "") != ignore_unraisable.__qualname__:
+        sys.unraisablehook = ignore_unraisable
+    if getattr(in_thread, "__qualname__", "") != ignore_in_thread.__qualname__:
+        threading.excepthook = ignore_in_thread
 
 
 def slots_of(tree: Any) -> int:

@@ -68,12 +68,13 @@ _forked = [False]
 
 
 def _note_fork() -> None:
-    from jax._src import xla_bridge  # there is no public way to ask without starting JAX
+    with contextlib.suppress(ImportError, AttributeError):  # there is no public way to ask without starting JAX
+        from jax._src import xla_bridge
 
-    _forked[0] = _forked[0] or xla_bridge.backends_are_initialized()
+        _forked[0] = _forked[0] or xla_bridge.backends_are_initialized()
 
 
-if hasattr(os, "register_at_fork") and hasattr(getattr(jax._src, "xla_bridge", None), "backends_are_initialized"):
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
