@@ -7,8 +7,9 @@ def main() -> int:
     """Runs a command; returns the exit status."""
     end_quietly()
     from ddpg_jax.app.cli import main as run
+    from ddpg_jax.app.interrupts import end_with
 
-    return run()
+    return end_with(run())
 
 
 if __name__ == "__main__":

@@ -7,20 +7,26 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import gymnasium
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import ddpg_jax
-from ddpg_jax.app import job, progress
+from ddpg_jax.app import evaluation, job, progress
+from ddpg_jax.app.films import new_film
+from ddpg_jax.app.tracking import configuration
 from ddpg_jax.envs.extras import command_for
 from ddpg_jax.envs.registry import DEVICE
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, PRESETS, STRUCTURE
@@ -245,6 +251,9 @@ def test_commands_on_a_folder_without_a_run_are_one_line(one_line: Any, tmp_path
         ("jax_disable_jit", True),
         ("jax_default_prng_impl", "rbg"),
         ("jax_threefry_partitionable", False),
+        ("jax_debug_nans", True),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_transfer_guard_device_to_host", "disallow"),
     ],
 )
 def test_settings_of_jax_that_change_results_are_one_line(one_line: Any, tmp_path: Path, name: str, value: Any) -> None:
@@ -307,7 +316,7 @@ def test_a_damaged_manifest_is_one_line(one_line: Any, copy_of: Any, text: str) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--video", "film.mp4"], ["video=film.mp4", ".gif"]),
+        (["--video", "film.avi"], ["video=film.avi", ".gif"]),
         (["--video", "film"], ["video=film", ".gif"]),
         (["--video", "nowhere/film.gif"], ["video=nowhere/film.gif", "nowhere"]),
         (["--episodes", "0"], ["episodes=0", "at least 1", "from 1"]),
@@ -427,23 +436,82 @@ def test_a_reader_that_went_away_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
-def test_tensorboard_gets_every_evaluation(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tensorboardX")
+def events(out: Path) -> list[tuple[str, int]]:
+    """Tags and steps in the one file of events of a run."""
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-    out = tmp_path / "out"
-    assert run(*command(out, "--track", "tensorboard")) == 0
-    assert capfd.readouterr().err.count("\n") == 3  # and no complaint about the losses that the warm-up does not have
     (file,) = (out / "tensorboard").iterdir()
-    data, seen = file.read_bytes(), set()
+    data, seen = file.read_bytes(), []
     while data:  # records: length, checksum of it, event, checksum of it
         size = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + size])
-        seen |= {(value.tag, event.step) for value in event.summary.value}
+        seen += [(value.tag, event.step) for value in event.summary.value]
         data = data[16 + size :]
-    assert {("member_0/eval_return_mean", step) for step in (200, 400, 600)} <= seen
+    return seen
+
+
+def test_tensorboard_gets_every_evaluation_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboardX")
+    out = tmp_path / "out"
+    assert run(*command(out, "--track", "tensorboard")) == 0
+    assert capfd.readouterr().err.count("\n") == 3  # and no complaint about the losses that the warm-up does not have
+    seen = events(out)
+    assert {("member_0/eval_return_mean", step) for step in (200, 400, 600)} <= set(seen)
     assert ("member_0/critic_loss", 200) not in seen
     assert ("member_0/critic_loss", 600) in seen
+    shutil.rmtree(out / "checkpoints" / "600")  # as if it had been killed after the last row
+    assert run(*command(out, "--track", "tensorboard", "--resume")) == 0
+    assert sorted(events(out)) == sorted(seen)
+    assert len(set(seen)) == len(seen)
+
+
+class FakeRun:
+    """As much of a run of Weights & Biases as is used: it keeps what it was given under its id."""
+
+    kept: ClassVar[dict[str, list[tuple[int, dict[str, Any]]]]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        assert settings["resume"] == "allow"
+        self.rows = self.kept.setdefault(settings["id"], [])
+        self.step = self.rows[-1][0] + 1 if self.rows else 0
+        FakeRun.last = self
+
+    last: ClassVar[Any] = None
+
+    def __enter__(self) -> FakeRun:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        pass
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        assert step >= self.step
+        self.rows.append((step, values))
+
+
+def test_wandb_gets_one_run_for_a_folder_with_all_fields_and_each_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=FakeRun, __spec__=True))
+    out = tmp_path / "out"
+    assert run(*command(out, "--track", "wandb", "--actor-lr", "0.002")) == 0
+    shutil.rmtree(out / "checkpoints" / "600")
+    assert run(*command(out, "--track", "wandb", "--actor-lr", "0.002", "--resume")) == 0
+    ((_, rows),) = FakeRun.kept.items()
+    assert [values["step"] for _, values in rows] == [200, 400, 600]
+    assert (
+        FakeRun.last.settings["config"].items() >= {"env": "Pendulum-v1", "actor_lr": 0.002, "gamma": 0.99, "seed": 0}.items()
+    )
+
+
+def test_a_configuration_lists_what_members_differ_in() -> None:
+    members = [{"member": m, "seed": m, "tau": 0.1 * m, "gamma": 0.9} for m in range(2)]
+    config = configuration({"experiment": {"env": "x", "seed": 0}, "members": members})
+    assert config == {"env": "x", "seed": [0, 1], "tau": [0.0, 0.1], "gamma": 0.9}
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 0.8])
@@ -454,3 +522,52 @@ def test_ctrl_c_during_the_imports_is_quiet(seconds: float, tmp_path: Path) -> N
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in said) == (130, False), said
+
+
+def test_too_little_memory_ends_at_once_and_says_so(tmp_path: Path) -> None:
+    """XLA's compiler aborts, and threads that wait for memory keep a process for minutes."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1_500_000 << 10, -1))\n"
+    code += "import sys; from ddpg_jax.__main__ import main; sys.exit(main())"
+    words = ["train", "Pendulum-v1", "--steps", "200", "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "ulimit -v 1500000 leaves too little memory" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_command_does_not_wait_for_threads() -> None:
+    code = "import threading, time; from ddpg_jax.app.interrupts import end_with\n"
+    code += "threading.Thread(target=time.sleep, args=(100,)).start(); print('said'); raise SystemExit(end_with(2))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "said\n")
+
+
+def test_a_forked_process_says_that_it_would_hang() -> None:
+    code = "import os, jax, ddpg_jax; jax.devices(); ddpg_jax.train\npid = os.fork()\nif pid == 0:\n  try: ddpg_jax.train()\n"
+    code += "  except ddpg_jax.ConfigError as error: print(error, flush=True)\n  os._exit(0)\nos.waitpid(pid, 0)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("this process was forked after JAX had started"), done.stderr
+
+
+@pytest.mark.parametrize("ending", [".gif", ".png", ".webp"])
+def test_films_are_written_frame_by_frame(ending: str, tmp_path: Path) -> None:
+    """A thousand frames at once are gigabytes."""
+    film = tmp_path / f"film{ending}"
+    with new_film(film, 40) as add:
+        for i in range(5):
+            pixels = np.full((32, 48, 3), 255, np.uint8)
+            pixels[8 * min(i, 3) : 8 * min(i, 3) + 8] = (200, 30, 40)
+            add(Image.fromarray(pixels))
+    with Image.open(film) as picture:
+        assert (picture.size, getattr(picture, "n_frames", 1)) == ((48, 32), 4 if ending == ".gif" else 5)
+        for i in range(4):
+            picture.seek(i)
+            found = np.asarray(picture.convert("RGB"), int)
+            assert np.abs(found[8 * i + 4, 20] - (200, 30, 40)).max() < 12
+    assert list(tmp_path.iterdir()) == [film]
+
+
+def test_a_failure_of_opengl_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    assert "MUJOCO_GL=egl" in evaluation._cure(RuntimeError("GLEW initialization error"))
+    assert evaluation._cure(ValueError("it renders nothing")) == ""

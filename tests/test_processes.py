@@ -27,11 +27,12 @@ from ddpg_jax.app import processes as module
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.idle import idle_program
 from ddpg_jax.app.manifest import new_manifest
-from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect
+from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, listen
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.running import groups
 from ddpg_jax.running.blocks import run_blocks
 from ddpg_jax.running.groups import Group, fit_to_memory
+from ddpg_jax.running.hardware import cgroup_rooms
 from ddpg_jax.running.placement import Placement
 from ddpg_jax.running.program import Member
 from tests.runs import manifest, rows, run
@@ -240,6 +241,35 @@ def test_nobody_at_the_meeting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert "\n" not in str(error.value)
 
 
+def test_where_nobody_listens_is_soon_said(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    """Process 0 may have been killed before it listened: five minutes of silence help nobody."""
+    monkeypatch.setattr(module, "REFUSED", 0.5)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    with (
+        pytest.raises(dj.ConfigError, match=r"could not be reached in .* process 0 must be running"),
+        connected(Meeting("127.0.0.1", free_port(), 2, 1)),
+    ):
+        pass
+    assert capfd.readouterr().err.startswith("process 1 waits for process 0 at 127.0.0.1:")
+
+
+def test_a_first_process_that_is_killed_before_it_answers_ends_the_others() -> None:
+    """It listens before it imports anything that takes long; the system closes the port of a process that is gone."""
+    meeting = Meeting("127.0.0.1", free_port(), 2, 1)
+    server = listen(meeting._replace(number=0))
+    assert server is not None
+
+    def join() -> None:
+        with connected(meeting):
+            pass
+
+    with server:
+        joining = in_thread(join)
+        time.sleep(0.5)
+    with pytest.raises(Ended, match="process 0 of this sweep has died"):
+        joining.result(timeout=LIMIT)
+
+
 def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -381,6 +411,27 @@ def test_all_divide_a_program_as_the_smallest_memory_demands() -> None:
     ]
     assert parts == [[0, 1], [2, 3]]
     assert shares == [[2, 3], [1], [3]]
+
+
+def test_the_limits_of_control_groups_count(tmp_path: Path) -> None:
+    """A container sees the memory of its whole host, and is killed at its own limit."""
+    assert cgroup_rooms(tmp_path) == []
+    files = {
+        "proc/self/cgroup": "0::/a/b\n3:cpu:/c\n5:memory:/d\n",
+        "sys/fs/cgroup/a/memory.max": "1000",
+        "sys/fs/cgroup/a/memory.current": "600",
+        "sys/fs/cgroup/a/memory.stat": "anon 1\ninactive_file 50\n",
+        "sys/fs/cgroup/a/b/memory.max": "max",
+        "sys/fs/cgroup/a/b/memory.current": "600",
+        "sys/fs/cgroup/memory/d/memory.limit_in_bytes": "700",
+        "sys/fs/cgroup/memory/d/memory.usage_in_bytes": "100",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "100",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cgroup_rooms(tmp_path) == [450, 600]
 
 
 def test_processes_of_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -406,6 +406,42 @@ def test_a_finished_run_without_its_metrics_is_one_line(copy_of: Any, capfd: Cap
     assert "metrics.csv" in said[-1]
 
 
+def change_a_return(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    cells = lines[2].split(",")
+    return "".join([*lines[:2], ",".join([*cells[:3], "-1.5", *cells[4:]]), *lines[3:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_a_return, "was changed after this run wrote it"),
+        (lambda text: text.replace("q_mean", "tau", 1), "lacks the columns q_mean, and has tau instead"),
+    ],
+)
+def test_rows_that_were_changed_are_not_believed(
+    change: Callable[[str], str], words: str, copy_of: Any, capfd: Capture
+) -> None:
+    """Else a digit in the table becomes the best return of the summary."""
+    folder = copy_of()
+    table, summary = folder / "metrics.csv", (folder / "summary.json").read_bytes()
+    table.write_text(change(table.read_text()))
+    capfd.readouterr()
+    assert run(*command(folder, "--resume")) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert words in said[-1]
+    assert (folder / "summary.json").read_bytes() == summary
+
+
+def test_a_damaged_policy_is_restored_from_the_checkpoint(whole_run: Any, copy_of: Any) -> None:
+    folder = copy_of()
+    for name in ("policy.json", "actor.npz"):
+        flip(folder / "policy" / name)
+    resume(folder)
+    for name in ("policy.json", "actor.npz"):
+        assert (folder / "policy" / name).read_bytes() == (whole_run() / "policy" / name).read_bytes()
+
+
 # Damage
 
 
@@ -881,6 +917,18 @@ def test_a_new_run_in_an_environment_that_fails_keeps_its_evaluations(
     assert steps_kept(out) == [400, 449]
     assert run("eval", str(out), "--episodes", "1") == 0
     assert run("plot", str(out), "--out", str(tmp_path / "curve.png")) == 0
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_keeps_its_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """A simulator that becomes unstable may do so before half a minute is over."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(Faulty, "fault", "raises")
+    monkeypatch.setattr(Faulty, "at", 450)
+    assert run(*faulty(out, "--checkpoint-seconds", "1000")) == 2
+    assert f"there was no checkpoint yet; the policy of the last evaluation is in {out}" in capfd.readouterr().err
+    assert run("eval", str(out), "--episodes", "1") == 0
 
 
 def test_an_environment_that_fails_in_an_evaluation_says_at_which_step(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import json
+import os
 import re
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
-from ddpg_jax.app import report
+from ddpg_jax.app import hold, metrics_table, report
+from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.files import write_text
 from ddpg_jax.app.manifest import digest, new_manifest
 from ddpg_jax.app.queue import ProgramQueue
@@ -404,7 +409,7 @@ def test_a_run_of_an_older_version_goes_on_if_newer_fields_are_at_their_defaults
     place = RunFolder(tmp_path / "a")
     identity = place.manifest()["identity"]
     del identity["precision"], identity["wrappers"], identity["members"][0]["reward_scale"]
-    place.write_manifest(identity=identity)
+    place.write_manifest(identity=identity, hash="")
     members = [Member(0, dj.Hyperparams())]
     place.claim(dj.Experiment(), members, resume=True, overwrite=False)
     with pytest.raises(dj.ConfigError, match=r"differs in precision=bfloat16 \(there float32\)$"):
@@ -469,6 +474,8 @@ def test_films_are_of_the_environment_that_was_trained(whole_run: Any) -> None:
     [
         (lambda line: line.replace(",", ";"), "line 3 does not have as many columns"),
         (lambda line: line.replace(",400,", ",4x0,"), "line 3 has step=4x0, which is not a number"),
+        (lambda line: line.replace(",400,", ",4.5,"), "line 3 has step=4.5, which is not a whole number"),
+        (lambda line: line.replace("0,0,", "5,0,"), "line 3 has member=5 with seed=0, which this run has not"),
     ],
 )
 def test_a_damaged_table_is_one_line(copy_of: Any, damage: Any, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -504,3 +511,188 @@ def test_the_policies_of_a_sweep_are_named_where_one_is_to_be_read(copy_of: Any,
     (place / "member_3").rename(place / "policy" / "member_3")
     with pytest.raises(dj.ConfigError, match=r"holds the policies of a sweep; name one of them, such as .*/policy/member_3"):
         dj.load_policy(place / at)
+
+
+@pytest.mark.parametrize("after", ["nothing", "another run"])
+def test_a_run_whose_folder_is_moved_writes_nothing_at_its_old_place(
+    after: str, whole_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else its rows are mixed with those of the run that begins there next, and both are called finished."""
+    out, moved, real = tmp_path / "run", tmp_path / "moved", metrics_table.append_rows
+
+    def append_and_move(path: Path, table: Any) -> None:
+        real(path, table)
+        if not moved.exists():
+            shutil.move(out, moved)
+            if after == "another run":
+                shutil.copytree(whole_run(), out)
+
+    monkeypatch.setattr(metrics_table, "append_rows", append_and_move)
+    assert run(*command(out, "--seed", "7")) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert f"out={out} was moved, removed or replaced" in said
+    assert not out.exists() if after == "nothing" else rows(out) == rows(whole_run())
+    monkeypatch.undo()
+    assert run(*command(moved, "--seed", "7", "--resume")) == 0
+    assert [row["step"] for row in rows(moved)] == ["200", "400", "600"]
+
+
+def test_a_folder_whose_lock_is_not_that_of_the_run_is_not_written_to(tmp_path: Path) -> None:
+    place = RunFolder(tmp_path / "a")
+    place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=False, overwrite=False)
+    place.hold()
+    place.write_manifest(status="running")
+    (tmp_path / "a" / ".lock").unlink()
+    with pytest.raises(dj.ConfigError, match=r"another \.lock"):
+        place.write_manifest(status="finished")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_in_use(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def flock(file: Any, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(hold.fcntl, "flock", flock)
+    place = RunFolder(tmp_path / "a")
+    place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=False, overwrite=False)
+    assert "without locks" in capfd.readouterr().err
+    assert place.mark()
+
+
+@pytest.mark.parametrize("name", ["[a]", "a[!b]", "a\\b", "**", "a?b", "%20", "{a,b}", "a b\nc", "雪"])
+def test_a_run_in_a_folder_of_any_name_can_be_resumed(name: str, tmp_path: Path) -> None:
+    """Orbax and tensorstore take some characters for patterns; a checkpoint that can never be read is worth nothing."""
+    with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+        checkpoints.save(Checkpoint(0, 5, {"x": jax.numpy.ones(3)}, None, []))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {"x": jax.ShapeDtypeStruct((3,), np.float32, sharding=one)}
+    with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+        found = checkpoints.newest(lambda number: shapes, pytest.fail)
+    assert found is not None
+    assert found.iteration == 5
+
+
+def policy_of(copy: Path) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]]:
+    """The folder of a policy, its policy.json and its arrays."""
+    place = copy / "policy"
+    with np.load(place / "actor.npz") as leaves:
+        return place, json.loads((place / "policy.json").read_text()), {name: leaves[name] for name in leaves.files}
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool = False) -> None:
+    (np.savez_compressed if compressed else np.savez)(path, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("trick", ["more", "larger", "compressed", "integers", "complex", "twice", "pipe", "other arrays"])
+def test_a_strangers_arrays_are_known_before_they_are_unpacked(trick: str, copy_of: Any) -> None:
+    """3 MB of zeros can be 3 GB once they are unpacked; a pipe keeps its reader waiting."""
+    place, about, arrays = policy_of(copy_of())
+    first = next(iter(arrays))
+    changed = {
+        "more": {**arrays, "x": np.zeros(1_000_000, np.float32)},
+        "larger": {**arrays, first: np.zeros((1000, *arrays[first].shape), np.float32)},
+        "integers": {**arrays, first: arrays[first].astype(np.int32)},
+        "complex": {**arrays, first: arrays[first].astype(np.complex64)},
+        "other arrays": {**arrays, first: arrays[first] + 1},
+    }.get(trick, arrays)
+    if trick != "other arrays":
+        del about["sha256"]
+        (place / "policy.json").write_text(json.dumps(about))
+    save_arrays(place / "actor.npz", changed, compressed=trick in ("compressed", "more"))
+    if trick == "twice":
+        with zipfile.ZipFile(place / "actor.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(f"{first}.npy", b"")
+    if trick == "pipe":
+        (place / "actor.npz").unlink()
+        os.mkfifo(place / "actor.npz")
+    with pytest.raises(dj.ConfigError, match=r"policy=.* cannot be read: actor\.npz "):
+        dj.load_policy(place)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"action_low": [2.0], "action_high": [-2.0]}, r"env.action_low=\[2.0\] is not allowed; it must be below"),
+        ({"action_low": [float("nan")]}, r"env.action_low=\[nan\] is not allowed"),
+        ({"action_high": [1.0, 2.0]}, "env.action_high=.* a list of 1 finite numbers"),
+        ({"obs_shape": [3.0]}, "env.obs_shape"),
+        ({"obs_shape": [True]}, "env.obs_shape"),
+        ({"action_dtype": "object"}, "env.action_dtype=object"),
+        ({"reward_threshold": "high"}, "env.reward_threshold=high"),
+        ({"max_steps": -1}, "env.max_steps=-1"),
+        ({"colour": "red"}, "env=colour"),
+    ],
+)
+def test_a_strangers_environment_is_one_that_can_be(change: dict[str, Any], words: str, copy_of: Any) -> None:
+    place, about, _ = policy_of(copy_of())
+    (place / "policy.json").write_text(json.dumps({**about, "env": {**about["env"], **change}}))
+    with pytest.raises(dj.ConfigError, match=f"cannot be read: {words}"):
+        dj.load_policy(place)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"format": 99, "env": {}}', " " * 2_000_000, "[" * 100_000, "[]", '{"hidden": [1.5]}', "pipe"]
+)
+def test_a_strangers_policy_json_is_one_sentence(text: str, copy_of: Any) -> None:
+    place, _, _ = policy_of(copy_of())
+    (place / "policy.json").unlink()
+    (os.mkfifo if text == "pipe" else Path.touch)(place / "policy.json")
+    if text != "pipe":
+        (place / "policy.json").write_text(text)
+    with pytest.raises(dj.ConfigError, match=r"policy=.* cannot be read: "):
+        dj.load_policy(place)
+
+
+def test_a_policy_that_is_saved_again_is_whole_wherever_the_process_is_killed(
+    copy_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of() / "policy"
+    policy = dj.load_policy(place)
+    other = dataclasses.replace(policy, params=jax.tree.map(lambda leaf: leaf + 1, policy.params))
+    real = Path.replace
+    for kill in range(4):
+        calls: list[int] = []
+
+        def replace(path: Path, target: Any, calls: list[int] = calls, kill: int = kill) -> Any:
+            calls.append(1)
+            if len(calls) > kill:
+                raise KeyboardInterrupt
+            return real(path, target)
+
+        policy.save(place)
+        monkeypatch.setattr(Path, "replace", replace)
+        try:
+            other.save(place)
+        except KeyboardInterrupt:
+            assert kill < 3
+        monkeypatch.undo()
+        found = dj.load_policy(place)(np.zeros(3))
+        assert found in (policy(np.zeros(3)), other(np.zeros(3)))
+
+
+def test_an_environment_that_is_not_the_policys_is_named(copy_of: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of()
+    about = manifest(folder)
+    about["experiment"]["env"] = "MountainCarContinuous-v0"
+    (folder / "manifest.json").write_text(json.dumps(about))
+    capfd.readouterr()
+    assert run("eval", str(folder), "--episodes", "1") == 2
+    assert "env=MountainCarContinuous-v0 in manifest.json is not the environment of the policy" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 99}, "format=99 is of a newer version"),
+        ({"hash": "0123456789ab"}, "its identity does not have its hash"),
+        ({"seconds": float("nan")}, "it is not the manifest"),
+        ({"swept": 1}, "it is not the manifest"),
+    ],
+)
+def test_a_changed_manifest_is_named(change: dict[str, Any], words: str, copy_of: Any) -> None:
+    folder = copy_of()
+    (folder / "manifest.json").write_text(json.dumps({**manifest(folder), **change}))
+    with pytest.raises(dj.ConfigError, match=f"manifest.json cannot be read: {words}"):
+        RunFolder(folder).manifest()

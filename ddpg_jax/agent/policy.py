@@ -16,11 +16,18 @@ import numpy as np
 from ddpg_jax.agent.layers import ACTIVATIONS, INITS, PRECISIONS
 from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes_field
 from ddpg_jax.agent.normalization import NET, OBS, init_moments, network_inputs
+from ddpg_jax.agent.policy_file import (
+    FORMAT,
+    digest_of,
+    named_leaves,
+    read_about,
+    read_arrays,
+    read_spec,
+    write_arrays,
+)
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Array, EnvSpec, Params
-
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +94,27 @@ class Policy:
         """Writes `policy.json` and `actor.npz`, which holds plain arrays, to a folder, and creates it if necessary."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        leaves = {_path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(self.params)}
+        data, digest = write_arrays(named_leaves(self.params))
         about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
         about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
-        with open(folder / "actor.npz.tmp", "wb") as file:
-            np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
-        (folder / "actor.npz.tmp").replace(folder / "actor.npz")
-        (folder / "policy.json.tmp").write_text(json.dumps(about, indent=2) + "\n")
-        (folder / "policy.json.tmp").replace(folder / "policy.json")
+        # A process that is killed in between leaves a pair that belongs together, old or new.
+        _replace(folder / "policy.json", _json({**about, "sha256": [digest, *digest_of(folder / "actor.npz")]}))
+        _replace(folder / "actor.npz", data)
+        _replace(folder / "policy.json", _json({**about, "sha256": [digest]}))
+
+
+def _json(about: dict[str, Any]) -> bytes:
+    return (json.dumps(about, indent=2) + "\n").encode()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _unit(actor: nn.Module, params: Params, obs: Array) -> Array:
@@ -114,52 +134,36 @@ def load_policy(folder: str | Path) -> Policy:
     folder = Path(folder)
     folder = folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
     try:
-        about = json.loads((folder / "policy.json").read_text())
-        with np.load(folder / "actor.npz", allow_pickle=False) as leaves:
-            params = _nested({name: jnp.asarray(leaves[name]) for name in leaves.files})
-        spec: Any = {name: _tuples(value) for name, value in about["env"].items()}
+        about = read_about(folder / "policy.json")
+        spec = read_spec(about["env"])
         fields = {name: _tuples(about[name]) for name in NETWORK_FIELDS if name in about}
         for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS), ("init", INITS)):
             if name in fields and fields[name] not in known:
                 raise ValueError(f"{name}={fields[name]} is not known; it must be one of {', '.join(known)}")
-        policy = Policy(EnvSpec(**spec), params, about.get("network", "mlp"), fields)
-        _check_params(policy)
-        return policy
+        policy = Policy(spec, {}, about.get("network", "mlp"), fields)
+        plain, normalized = _expected(policy)
+        arrays = read_arrays(folder / "actor.npz", plain, normalized, about.get("sha256", []))
+        params = _nested({name: jnp.asarray(leaf) for name, leaf in arrays.items()})
+        return dataclasses.replace(policy, params=params)
     except FileNotFoundError as error:
         member = next((path for pattern in ("member_*", "policy/member_*") for path in sorted(folder.glob(pattern))), None)
         if member is not None:
             raise ConfigError(f"policy={folder} holds the policies of a sweep; name one of them, such as {member}") from error
         raise ConfigError(f"policy={folder} holds no policy: {Path(error.filename).name} is missing") from error
     except Exception as error:  # a truncated archive, a wrong type, a missing field
-        raise ConfigError(f"policy={folder} cannot be read: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"policy={folder} cannot be read: {reason}") from error
 
 
-def _check_params(policy: Policy) -> None:
-    """Raises ValueError unless the parameters have the names and shapes of those of the policy's actor."""
-    expected = jax.eval_shape(lambda: init_actor(jax.random.key(0), policy.actor(), policy.spec.obs_dim))
-    if OBS in policy.params:
-        expected = {NET: expected, OBS: jax.eval_shape(lambda: init_moments(policy.spec.obs_dim))}
-    shapes, found = (
-        {_path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(x)} for x in (expected, policy.params)
-    )
-    wrong = next((name for name in sorted({*shapes, *found}) if shapes.get(name) != found.get(name)), None)
-    if wrong:
-        raise ValueError(
-            f"actor.npz has {wrong} of shape {found.get(wrong)}; the network of policy.json needs shape {shapes.get(wrong)}"
-        )
+def _expected(policy: Policy) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns names, shapes and types of the parameters of a policy's actor: as they are, and with normalized observations."""
+    own = jax.eval_shape(lambda: init_actor(jax.random.key(0), policy.actor(), policy.spec.obs_dim))
+    moments = jax.eval_shape(lambda: init_moments(policy.spec.obs_dim))
+    return named_leaves(own), named_leaves({NET: own, OBS: moments})
 
 
 def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def reward_threshold(folder: Path) -> float | None:
-    """Returns the mean return at which the environment of the policy in a folder counts as solved."""
-    return json.loads((folder / "policy.json").read_text())["env"]["reward_threshold"]
-
-
-def _path_name(path: Any) -> str:
-    return "/".join(str(entry.key) for entry in path)
 
 
 def _nested(leaves: dict[str, Any]) -> dict[str, Any]:

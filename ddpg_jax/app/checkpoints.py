@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 import tempfile
+import threading
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from ddpg_jax.app.processes import ALONE, Processes
 from ddpg_jax.errors import ConfigError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "Task exception was never retrieved", of reads that were given up
 
 KEEP = 2
 """Checkpoints that are kept."""
@@ -31,6 +34,8 @@ STRIDE = 10**10
 """Orbax numbers checkpoints with one integer: the index of the program times `STRIDE`, plus the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
+PATTERNS = frozenset("*?[\\")
+"""Characters of file names that orbax and tensorstore take for patterns or separators."""
 
 
 class Checkpoint(NamedTuple):
@@ -45,6 +50,10 @@ class Checkpoint(NamedTuple):
     """The environments, if they are not arrays."""
     journal: Any
     """The rest of the run, as plain JSON."""
+    rows: int | None = None
+    """How many rows of metrics.csv came before it; None in checkpoints of older versions."""
+    rows_digest: str = ""
+    """Their digest, from `RowDigest`."""
 
 
 class Checkpoints:
@@ -57,11 +66,11 @@ class Checkpoints:
         self._processes, self._run = processes, run
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, cleanup_tmp_directories=True)
         self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._alias, path = _without_patterns(self._folder)
+        self._manager = ocp.CheckpointManager(path, options=options)
 
     def __enter__(self) -> Checkpoints:
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = self._unraisable
+        _ignore_late_errors()
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
@@ -70,12 +79,8 @@ class Checkpoints:
             with contextlib.suppress(Exception) if kind else self._as_os_error():
                 self._manager.close()
         finally:
-            sys.unraisablehook = self._hook
-
-    def _unraisable(self, event: Any) -> None:
-        """Ignores reads that orbax still had in progress when another one failed, since that failure was reported."""
-        if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
-            self._hook(event)
+            if self._alias:
+                self._alias.cleanup()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Starts to write a checkpoint. Training may continue at once, as long as nothing writes to the arrays.
@@ -93,6 +98,7 @@ class Checkpoints:
         number = checkpoint.program * STRIDE + iteration
         if number in self._manager.all_steps():  # another signal came before all members had finished this step
             self._manager.delete(number)
+        meta |= {"rows": checkpoint.rows, "rows_digest": checkpoint.rows_digest}
         meta |= {"places": slots_of(arrays), "run": self._run, "number": number}
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         with self._as_os_error():
@@ -125,9 +131,10 @@ class Checkpoints:
         """Raises the errors of orbax and tensorstore as an OSError."""
         try:
             yield
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as error:
+            _raise_memory(error)
             full = "RESOURCE_EXHAUSTED" in str(error) or os.strerror(errno.ENOSPC) in str(error)
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(self._folder)) from error
@@ -199,11 +206,59 @@ class Checkpoints:
             arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
             if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:
                 raise ValueError("its checksum does not match")
-            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"])
-        except ConfigError:
+            table = meta.get("rows"), meta.get("rows_digest", "")
+            return Checkpoint(program, iteration, arrays, meta["text"], meta["journal"], *table)
+        except (ConfigError, MemoryError):
             raise
         except Exception as error:  # a damaged file can fail in any way
+            _raise_memory(error)
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def _without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
+    """Returns a path to a folder that orbax takes literally: its own, or a link in a temporary folder, which comes first.
+
+    Raises:
+        ConfigError: the folder for temporary files has such a name, too.
+    """
+    if not PATTERNS & set(str(folder)):
+        return None, folder
+    alias = tempfile.TemporaryDirectory(prefix="ddpg-jax-")
+    link = Path(alias.name).resolve() / "checkpoints"
+    if PATTERNS & set(str(link)):
+        alias.cleanup()
+        raise ConfigError(f"out={folder.parent} is not allowed; its name, or that of TMPDIR, must be without * ? [ and \\")
+    folder.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder, target_is_directory=True)
+    return alias, link
+
+
+def _raise_memory(error: Exception) -> None:
+    """Raises MemoryError in place of errors that come from a lack of memory, which is no damage."""
+    if getattr(error, "errno", None) == errno.ENOMEM or any(word in str(error) for word in ("new thread", "bad_alloc")):
+        raise MemoryError from error
+
+
+def _ignore_late_errors() -> None:
+    """Ignores errors of orbax's threads and coroutines from here on: it raises them, or another, where it is waited for.
+
+    They would be printed with tracebacks when a failed read is stopped, or whenever Python collects what is left of it.
+    """
+    unraisable, in_thread = sys.unraisablehook, threading.excepthook
+
+    def ignore_unraisable(event: Any) -> None:
+        if not (inspect.iscoroutine(event.object) or str(event.exc_value) == "Event loop is closed"):
+            unraisable(event)
+
+    def ignore_in_thread(event: threading.ExceptHookArgs) -> None:
+        files = (frame.filename for frame in traceback.extract_tb(event.exc_traceback))
+        if not any("orbax" in file or "tensorstore" in file for file in files):
+            in_thread(event)
+
+    if getattr(unraisable, "__qualname__", "") != ignore_unraisable.__qualname__:
+        sys.unraisablehook = ignore_unraisable
+    if getattr(in_thread, "__qualname__", "") != ignore_in_thread.__qualname__:
+        threading.excepthook = ignore_in_thread
 
 
 def slots_of(tree: Any) -> int:

@@ -7,6 +7,7 @@ second to import.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import shlex
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers that mean that there is no space left on a disk."""
+NO_MEMORY = ("RESOURCE_EXHAUSTED", "can't start new thread", "bad_alloc")
+"""Words of errors that mean a lack of memory."""
+OUT_OF_MEMORY = "out of memory; lower batch_size, hidden, replay_capacity, eval_episodes or the number of members"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,15 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return _fail(OUT_OF_MEMORY, 1)
         what = f"{error.filename}: " if error.filename else "a file: "
         cure = "; free some space there" if error.errno in FULL else ""
         return _fail(f"cannot read or write {what}{error.strerror or error}{cure}")
     except RecursionError:
         return _fail("an option or a file is nested too deeply to be read")
     except (MemoryError, RuntimeError) as error:  # XLA raises a RuntimeError if memory runs out
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in NO_MEMORY):
             raise
-        return _fail("out of memory; lower batch_size, hidden, replay_capacity, eval_episodes or the number of members", 1)
+        return _fail(OUT_OF_MEMORY, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
 
@@ -101,6 +107,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.processes import listen
+
+    meeting = _meeting(options)
+    with listen(meeting) or contextlib.nullcontext() as server:
+        return _work(_sweep_groups(options), options, meeting, server=server)
+
+
+def _sweep_groups(options: argparse.Namespace) -> Any:
+    """Returns what a sweep trains, and configures JAX for it."""
     from ddpg_jax.app.job import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
@@ -122,12 +137,11 @@ def _sweep(options: argparse.Namespace) -> int:
     else:
         points = grid_points(parse_grid(options.grid))
     groups = make_groups(points, seeds, given)
-    meeting = _meeting(options)
     use_compilation_cache()
     use_all_cores()
     if any(uses_jax(group.experiment.env, env_options(group.experiment)) for group in groups):
         spare_threads(cores())
-    return _work(groups, options, meeting)
+    return groups
 
 
 def _meeting(options: argparse.Namespace) -> Meeting | None:
@@ -170,7 +184,7 @@ def _import(options: argparse.Namespace) -> None:
         import_modules(coerce("imports", options.imports))
 
 
-def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = None) -> int:
+def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = None, *, server: Any = None) -> int:
     from ddpg_jax.app.job import Options, Stopped, train
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.processes import Ended, connected
@@ -182,7 +196,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
         raise ConfigError("--resume and --overwrite cannot be combined; give one of them")
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
     try:
-        with connected(meeting) as processes:
+        with connected(meeting, server) as processes:
             line = train(groups, job, processes)
     except Ended as ended:
         return _fail(str(ended), ended.status)

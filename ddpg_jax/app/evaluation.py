@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.agent.policy import Policy, load_policy
+from ddpg_jax.app.films import check_ending, new_film
 from ddpg_jax.app.report import named, swept
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.envs.choosing import device_env
@@ -23,9 +27,7 @@ from ddpg_jax.experiment.experiment import Experiment, coerce
 from ddpg_jax.running.rows import result_of
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
-
-FILMS = (".gif", ".webp", ".png")
-"""Endings of films."""
+from ddpg_jax.types import EnvSpec
 
 
 def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +44,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
         )
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
+    _check_same_spaces(x.env, env.spec, policy.spec)
     act = policy.unit_action
     shared = x.eval_env == "shared"
     run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes, shared=shared))
@@ -60,6 +63,20 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
     if not np.isfinite(returns).all():
         raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
     return returns, lengths
+
+
+def _check_same_spaces(env: str, found: EnvSpec, trained: EnvSpec) -> None:
+    """Checks that an environment takes and gives what a policy was trained with.
+
+    Raises:
+        ConfigError: its name, shapes or bounds are others.
+    """
+    for name in ("name", "obs_shape", "action_shape", "action_low", "action_high"):
+        if getattr(found, name) != getattr(trained, name):
+            raise ConfigError(
+                f"env={env} in manifest.json is not the environment of the policy, since its {name} is {getattr(found, name)} "
+                f"and that of policy.json {getattr(trained, name)}; restore the file that was changed"
+            )
 
 
 def _trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
@@ -118,10 +135,7 @@ def check_film(folder: Path, policy_at: Path, path: Path) -> None:
     Raises:
         ConfigError: the name has another ending, its folder does not exist, or the environment does not render.
     """
-    if path.suffix not in FILMS:
-        raise ConfigError(f"video={path} is not allowed; the name must end in {', '.join(FILMS)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
+    check_ending(path)
     x = recorded(folder, policy_at)
     name = x.env
     if only_in_jax(name):
@@ -135,7 +149,7 @@ def check_film(folder: Path, policy_at: Path, path: Path) -> None:
             _milliseconds(env)
             env.close()
     except Exception as error:  # a missing package or screen, an unknown mode
-        raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}") from error
+        raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}{_cure(error)}") from error
 
 
 def film(folder: Path, policy_at: Path, path: Path, *, seed: int) -> int:
@@ -148,24 +162,37 @@ def film(folder: Path, policy_at: Path, path: Path, *, seed: int) -> int:
     check_film(folder, policy_at, path)
     x, policy = _trained(folder, policy_at)
     env = maker(x.env, env_options(x), render_mode="rgb_array")()
-    frames: list[Any] = []
+    count = 0
+    with contextlib.closing(env), new_film(path, _milliseconds(env)) as add:
+        for picture in _pictures(env, policy, x.env, seed=seed):
+            add(picture)
+            count += 1
+    return count
+
+
+def _pictures(env: Any, policy: Policy, name: str, *, seed: int) -> Iterator[Any]:
+    """Yields the frames of an episode.
+
+    Raises:
+        EnvironmentFailure: the environment raised.
+    """
     try:
         obs, _ = env.reset(seed=seed)
-        frames.append(env.render())
+        yield _picture(env.render())
         done = False
         while not done:
             obs, _, terminated, truncated, _ = env.step(policy(obs))
-            frames.append(env.render())
+            yield _picture(env.render())
             done = terminated or truncated
-        pictures = [_picture(frame) for frame in frames]
     except Exception as error:  # an environment can raise anything
-        raise EnvironmentFailure(f"env={x.env} raised {type(error).__name__}: {error} while being filmed") from error
-    duration = _milliseconds(env)
-    env.close()
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    temporary.replace(path)
-    return len(frames)
+        raise EnvironmentFailure(f"env={name} raised {type(error).__name__}: {error} while being filmed") from error
+
+
+def _cure(error: Exception) -> str:
+    """Returns what helps against a failure of OpenGL, which looks for a screen unless it is told otherwise."""
+    lost = any(word in f"{type(error).__name__} {error}" for word in ("GL", "gl", "DISPLAY", "X11"))
+    unset = "MUJOCO_GL" not in os.environ
+    return "; on a machine without a screen, set MUJOCO_GL=egl, or osmesa without a GPU" if lost and unset else ""
 
 
 def _picture(frame: Any) -> Any:

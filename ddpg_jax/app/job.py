@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from ddpg_jax.api import make_policy
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.finish import finish
 from ddpg_jax.app.manifest import digest, new_manifest, now
+from ddpg_jax.app.metrics_table import RowDigest
 from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
@@ -29,6 +31,9 @@ from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, Tick, run_blocks
 from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.program import Member, Program
+
+POLICY_SHARE = 0.05
+"""Share of the time of a run that keeping its policies may take, before the end: a sweep can have thousands."""
 
 
 class Options(NamedTuple):
@@ -90,7 +95,7 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
                 folder.clear()
                 folder.write_manifest(**new_manifest(experiment, members, processes.total))
                 processes.gather(None)  # so that all find it there
-            with tracker(options.track if processes.first else None, folder.path, dataclasses.asdict(experiment)) as track:
+            with tracker(options.track if processes.first else None, folder.path, folder.manifest()) as track:
                 return Job(queue, folder, options, members=members, track=track, received=received).run()
 
 
@@ -122,6 +127,7 @@ def _claim(folder: RunFolder, experiment: Experiment, members: list[Member], *, 
     folder.claim(experiment, members, resume=options.resume, overwrite=options.overwrite)
     if folder.processes.gather(folder.mark() if folder.processes.first else None)[0] != folder.mark():
         raise ConfigError(f"out={folder.given} is not the folder of process 0; it must be on a file system that all share")
+    folder.hold()
 
 
 def _stop_before_start(processes: Processes, received: list[int]) -> None:
@@ -150,6 +156,7 @@ class Job:
         self.say = Display(1, 0, silent=not self.processes.first).say
         self._track = track
         self._rows: list[dict[str, Any]] = []
+        self._digest = RowDigest()
         self._earlier_seconds = 0.0
         self._begun: float | None = None
 
@@ -157,6 +164,11 @@ class Job:
     def seconds(self) -> float:
         """Wall time of the run, over all the times that it was resumed."""
         return round(self._earlier_seconds + (time.monotonic() - self._begun if self._begun else 0.0), 3)
+
+    @property
+    def evaluated(self) -> bool:
+        """True after the first evaluation."""
+        return bool(self._rows)
 
     def start_clock(self) -> None:
         """Starts to count wall time, if it is not counted yet."""
@@ -183,13 +195,14 @@ class Job:
         except BaseException as error:
             # A KeyboardInterrupt comes from a second Ctrl-C.
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {message_of(error)}"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ConfigError):  # the folder may be gone
                 self.folder.write_manifest(status=status, end=now())
             raise
 
     def _train_all(self, checkpoints: Checkpoints) -> None:
         kept = self._resume(checkpoints) if self.options.resume else None
         self.folder.rewrite_rows(self._rows)
+        self._track(self._rows)
         k = kept.program if kept else 0
         arrays = [kept.arrays] if kept else []  # a list, from which they are taken so that they are not held while training
         kept = kept and kept._replace(arrays=None)
@@ -201,6 +214,7 @@ class Job:
         """Restores what the folder knows of the run so far, and returns its newest checkpoint."""
         kept = checkpoints.newest(self._shapes, self.say)
         self._rows = restore_rows(self.folder, self.queue, kept, say=self.say)
+        self._digest.add(self._rows)
         self._earlier_seconds = self.folder.manifest().get("seconds", 0.0) if kept else 0.0
         experiment = dataclasses.asdict(self.queue.first_experiment)
         self.folder.write_manifest(experiment=experiment, status="running", end=None)
@@ -223,9 +237,14 @@ class Job:
                 different = ", ".join(sorted(set(before) ^ set(rows[0]))) or "their order"
                 raise ConfigError(f"{self.folder.metrics} has other columns than this run writes: {different}; remove them")
             self._rows += rows
+            self._digest.add(rows)
             self.folder.append_rows(rows)
             self._track(rows)
         return rows
+
+    def checkpoint(self, k: int, tick: Tick, arrays: Any, text: str | None) -> Checkpoint:
+        """Returns the checkpoint of the k-th program at a tick."""
+        return Checkpoint(k, tick.iteration, arrays, text, tick.journal, self._digest.count, self._digest.text())
 
     def received_anywhere(self) -> list[int]:
         """Returns the signals that any process has received."""
@@ -243,6 +262,7 @@ class ProgramJob:
         self._steps_before = self.queue.steps_before(k)
         self._saved_at, self._saved_time = 0, 0.0  # vector step and time of the newest checkpoint
         self._shown = (0.0, 0)  # time and step from which the speed is measured
+        self._kept_policies = (-math.inf, 0.0)  # time at which the policies were saved, and how long it took
 
     def run(self, kept: Checkpoint | None, arrays: list[Any]) -> None:
         """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end."""
@@ -301,6 +321,7 @@ class ProgramJob:
         display.update(self._steps_before + tick.step * self.many, speed, rows)
         if rows:
             self._shown = (time_now, tick.step)
+            self._keep_policies(tick.state)
         # Only the clock of the first process counts.
         due = self.processes.first and time_now - self._saved_time >= self.job.options.checkpoint_seconds
         if tick.failed:
@@ -314,13 +335,16 @@ class ProgramJob:
         Raises:
             Stopped: there was a signal, and the run is not finished.
         """
-        self.checkpoints.save(Checkpoint(self.k, tick.iteration, *self.program.save(tick.state), tick.journal))
+        self.folder.check_held()
+        self.checkpoints.save(self.job.checkpoint(self.k, tick, *self.program.save(tick.state)))
         self._saved_at = tick.iteration
         self._saved_time = time.monotonic()  # after saving, since otherwise a slow save would be due again at once
         self.folder.write_manifest(seconds=self.job.seconds)
         stop = self.job.received_anywhere()
         if tick.finished or stop:
             self._save_policies(tick.state)
+        else:
+            self._keep_policies(tick.state)
         if stop and (not tick.finished or self.queue.steps_before(self.k + 1) < self.queue.steps):
             self.checkpoints.wait()
             self.folder.write_manifest(status="interrupted", end=now())
@@ -336,13 +360,23 @@ class ProgramJob:
         """
         if self.processes.total == 1 and self.checkpoints.any() and tick.iteration > self._saved_at:
             arrays, _ = self.program.save(tick.state)
-            self.checkpoints.save(Checkpoint(self.k, tick.iteration, arrays, None, tick.journal))
+            self.checkpoints.save(self.job.checkpoint(self.k, tick, arrays, None))
+        if self.processes.total == 1 and (self.checkpoints.any() or self.job.evaluated):
             self._save_policies(tick.state)
 
+    def _keep_policies(self, state: Any) -> None:
+        """Saves the policies, so that there are some however the run ends; not if that would take too large a share of it."""
+        last, took = self._kept_policies
+        if time.monotonic() - last >= took / POLICY_SHARE:
+            self._save_policies(state)
+
     def _save_policies(self, state: Any) -> None:
+        self.folder.check_held()
+        begin = time.monotonic()
         for m, member in enumerate(self.program.members):
             policy = make_policy(self.experiment, self.program.spec, self.program.actor(state, m))
             policy.save(self.folder.policy_of(member, len(self.job.members)))
+        self._kept_policies = (time.monotonic(), time.monotonic() - begin)
 
     @contextlib.contextmanager
     def _explaining_failure(self) -> Iterator[None]:
@@ -354,7 +388,9 @@ class ProgramJob:
                 self.checkpoints.wait()
             if isinstance(failure, Ended):
                 raise
-            kept = (
-                f"{self.folder.given} keeps everything before it" if self.checkpoints.any() else "there was no checkpoint yet"
-            )
+            kept = "there was no checkpoint yet"
+            if self.job.evaluated:
+                kept += f"; the policy of the last evaluation is in {self.folder.given}"
+            if self.checkpoints.any():
+                kept = f"{self.folder.given} keeps everything before it"
             raise EnvironmentFailure(f"env={self.experiment.env} {failure}; {kept}") from failure

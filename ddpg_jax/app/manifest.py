@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import shlex
 import subprocess
@@ -16,12 +17,15 @@ from typing import Any
 
 import jax
 
+from ddpg_jax.agent.policy_file import open_regular
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment
 from ddpg_jax.running.program import Member
 
 FORMAT = 3
 """Version of the journal and the table that a run resumes from. A run of another version can be read, but not resumed."""
+LIMIT = 1 << 28
+"""Bytes of a manifest at most."""
 PACKAGES = (
     "ddpg-jax",
     "jax",
@@ -83,9 +87,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         RecursionError: it is nested too deeply.
     """
-    manifest = json.loads(path.read_text())
+    with open_regular(path, LIMIT) as file:
+        manifest = json.loads(file.read())
     if not _is_manifest(manifest):
         raise ValueError("it is not the manifest of a run")
+    if manifest["format"] > FORMAT:
+        raise ValueError(f"format={manifest['format']} is of a newer version of ddpg_jax; this one reads up to {FORMAT}")
+    if manifest["format"] == FORMAT and manifest.get("hash", "") not in ("", _hash(manifest["identity"])):
+        raise ValueError("its identity does not have its hash, so that one of them was changed; restore the file")
+    for own, known in zip(manifest["members"], manifest["identity"]["members"], strict=True):
+        wrong = next((name for name in known if own.get(name, known[name]) != known[name]), None)
+        if wrong:
+            raise ValueError(f"members and identity differ in {wrong} of member {own['member']}; restore the file")
     return manifest
 
 
@@ -94,7 +107,7 @@ def _is_manifest(manifest: Any) -> bool:
     if not isinstance(manifest, dict):
         return False
     experiment, members, identity = (manifest.get(name) for name in ("experiment", "members", "identity"))
-    programs, seconds = manifest.get("programs", []), manifest.get("seconds", 0.0)
+    programs, seconds, swept = manifest.get("programs", []), manifest.get("seconds", 0.0), manifest.get("swept", [])
     return (
         isinstance(experiment, dict)
         and isinstance(experiment.get("steps"), int)
@@ -111,6 +124,15 @@ def _is_manifest(manifest: Any) -> bool:
         and all(isinstance(own, list) and own and all(isinstance(number, int) for number in own) for own in programs)
         and {number for own in programs for number in own} <= {member["member"] for member in members}
         and isinstance(seconds, int | float)
+        and 0 <= seconds < math.inf
+        and isinstance(manifest.setdefault("format", 0), int)
+        and isinstance(manifest.get("processes", 1), int)
+        and isinstance(swept, list)
+        and all(isinstance(name, str) for name in swept)
+        and isinstance(manifest.get("backends", []), list)
+        and all(isinstance(name, str) for name in manifest.get("backends", []))
+        and isinstance(manifest.get("hash", ""), str)
+        and len(members) == len(identity["members"])
         and isinstance(manifest.get("start"), str)
     )
 
@@ -179,7 +201,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def digest(experiment: Experiment, members: list[Member]) -> str:
     """Returns twelve characters that identify the experiment and its numbers, independently of the run's length."""
-    return hashlib.sha256(json.dumps(_identity(experiment, members), sort_keys=True).encode()).hexdigest()[:12]
+    return _hash(_identity(experiment, members))
+
+
+def _hash(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _identity(experiment: Experiment, members: list[Member]) -> dict[str, Any]:

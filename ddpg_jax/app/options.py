@@ -104,7 +104,12 @@ def _reading(commands: Any) -> None:
     evaluate.add_argument("--episodes", default="20", metavar="N", help="number of episodes, without noise (20)")
     evaluate.add_argument("--seed", default="0", metavar="K", help="seed of the initial states (0)")
     evaluate.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
-    evaluate.add_argument("--video", type=Path, metavar="FILE", help="also write one episode as a .gif, .webp or animated .png")
+    evaluate.add_argument(
+        "--video",
+        type=Path,
+        metavar="FILE",
+        help="also write one episode as a .gif, .webp, animated .png, or .mp4 (extra video)",
+    )
 
     plot = commands.add_parser("plot", help="draw the learning curves of run folders", allow_abbrev=False)
     plot.add_argument("dirs", type=Path, nargs="+", metavar="DIR")

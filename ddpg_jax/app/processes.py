@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import queue
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 WAIT = 300.0
 """Seconds that processes wait for each other at the start."""
+REFUSED = 30.0
+"""Seconds that they wait where the host of process 0 says that nobody listens, which it does from its first second on."""
+PATIENCE = 5.0
+"""Seconds after which they say that they wait."""
 GRACE = 10.0
 """Seconds that a process has to stop by itself after another one died: it may be in the middle of a long computation."""
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000, "TCP_NODELAY": 1}
@@ -121,9 +126,33 @@ def detect() -> Meeting:
 _EXPLICIT = "give --coordinator, --num-processes and --process-id"
 
 
+def listen(meeting: Meeting | None) -> socket.socket | None:
+    """Begins to listen if this is process 0: before it imports and checks the rest, so that its death is noticed from then on.
+
+    Raises:
+        ConfigError: the port cannot be used.
+    """
+    if meeting is None or meeting.total == 1 or meeting.number:
+        return None
+    local = meeting.host in ("localhost", "127.0.0.1")  # no other host needs to reach it
+    both = not local and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        return socket.create_server(("127.0.0.1" if local else "", meeting.port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise ConfigError(
+            f"coordinator={meeting.address} cannot be used: {os.strerror(error.errno or 0)}; it must be a free port on the "
+            "host of process 0"
+        ) from error
+
+
 @contextlib.contextmanager
-def connected(meeting: Meeting | None) -> Iterator[Processes]:
+def connected(meeting: Meeting | None, server: socket.socket | None = None) -> Iterator[Processes]:
     """Connects the processes of a meeting; without one, there is only this process. The others learn of errors in the context.
+
+    Args:
+        meeting: where they meet.
+        server: from `listen`, if process 0 listens already.
 
     Raises:
         ConfigError: they could not connect.
@@ -135,7 +164,7 @@ def connected(meeting: Meeting | None) -> Iterator[Processes]:
     peers: dict[int, Peer] = {}
     stopping = threading.Event()
     try:
-        _accept_others(meeting, peers) if meeting.number == 0 else _connect_to_first(meeting, peers)
+        _accept_others(meeting, peers, server or listen(meeting)) if meeting.number == 0 else _connect_to_first(meeting, peers)
         gather = _make_gather(meeting, peers, stopping)
         hosts = gather(platform.node())
         yield Processes(meeting.total, meeting.number, hosts.count(platform.node()), gather)
@@ -153,18 +182,8 @@ def connected(meeting: Meeting | None) -> Iterator[Processes]:
                 peer.connection.shutdown(socket.SHUT_WR)
 
 
-def _accept_others(meeting: Meeting, peers: dict[int, Peer]) -> None:
+def _accept_others(meeting: Meeting, peers: dict[int, Peer], server: Any) -> None:
     """Waits in process 0 until all others have connected."""
-    local = meeting.host in ("localhost", "127.0.0.1")  # no other host needs to reach it
-    both = not local and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-        server = socket.create_server(("127.0.0.1" if local else "", meeting.port), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        raise ConfigError(
-            f"coordinator={meeting.address} cannot be used: {os.strerror(error.errno or 0)}; it must be a free port on the "
-            "host of process 0"
-        ) from error
     deadline = time.monotonic() + WAIT
     with server:
         while missing := [k for k in range(1, meeting.total) if k not in peers]:
@@ -194,18 +213,24 @@ def _accept_others(meeting: Meeting, peers: dict[int, Peer]) -> None:
 
 def _connect_to_first(meeting: Meeting, peers: dict[int, Peer]) -> None:
     """Connects another process to process 0, which may not have started yet."""
-    deadline = time.monotonic() + WAIT
+    begin = time.monotonic()
+    refused_since, told = math.inf, False
     while 0 not in peers:
         try:
             connection = socket.create_connection((meeting.host, meeting.port), timeout=5.0)
             if connection.getsockname() != connection.getpeername():  # a free port of this host can connect to itself
                 peers[0] = _with_keepalive(connection)
         except OSError as error:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            refused_since = min(refused_since, now) if isinstance(error, ConnectionRefusedError) else math.inf
+            if now - begin > WAIT or now - refused_since > REFUSED:
                 raise ConfigError(
-                    f"coordinator={meeting.address} could not be reached in {WAIT:.0f} s: {error.strerror or error}; it "
-                    "must be the host of process 0 and a port on it"
+                    f"coordinator={meeting.address} could not be reached in {now - begin:.0f} s: {error.strerror or error}; it "
+                    "must be the host of process 0 and a port on it, and process 0 must be running"
                 ) from error
+            if now - begin > PATIENCE and not told:
+                tell(f"process {meeting.number} waits for process 0 at {meeting.address}: {error.strerror or error}")
+                told = True
             time.sleep(0.1)
     _send(peers, {"greeting": [meeting.total, meeting.number]})
 

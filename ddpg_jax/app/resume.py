@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ddpg_jax.app.checkpoints import Checkpoint
+from ddpg_jax.app.metrics_table import RowDigest
 from ddpg_jax.app.processes import Processes
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, period, schedule
@@ -26,6 +28,9 @@ def restore_rows(
         queue: its programs.
         kept: the checkpoint that the run resumes from, if there is one.
         say: reports where the run resumes, and which rows are missing.
+
+    Raises:
+        ConfigError: the rows up to the checkpoint are not those that the run wrote.
     """
     reached: dict[int, float] = {}
     if kept is None:
@@ -38,7 +43,11 @@ def restore_rows(
         say(f"{folder.given} {'has finished at' if finished else 'resumes from'} step {step:,}")
         if kept.text is None and backend_of(experiment) == "host":
             say("the environments could not be saved: their episodes start again")
-    rows = [row for row in folder.read_rows() if row["step"] <= reached.get(row["member"], -1)]
+    table = folder.read_rows()
+    intact = kept is None or kept.rows is None or RowDigest(table[: kept.rows]).text() == kept.rows_digest
+    if kept and intact:
+        table = table[: kept.rows]  # the run adds rows at the end only
+    rows = [row for row in table if row["step"] <= reached.get(row["member"], -1)]
     present = {row["member"] for row in rows}
     missing = [str(number) for number, step in reached.items() if step == math.inf and number not in present]
     if missing:
@@ -46,6 +55,11 @@ def restore_rows(
     steps = _missing_steps(kept, queue, rows, reached=reached) if kept else []
     if steps:
         say(f"{folder.metrics} is missing the rows of step {', '.join(f'{step:,}' for step in steps)}")
+    if not (intact or missing or steps):
+        raise ConfigError(
+            f"{folder.metrics} was changed after this run wrote it, since its rows up to the checkpoint have another digest; "
+            "restore it, or start again with --overwrite"
+        )
     return rows
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ddpg_jax.app import metrics_table
 from ddpg_jax.app.files import write_text
+from ddpg_jax.app.hold import LOCK, Hold, mark_of
 from ddpg_jax.app.manifest import check_resumable, digest, read_manifest
 from ddpg_jax.app.processes import ALONE, Processes
+from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.program import Member
@@ -29,7 +29,7 @@ CONTENTS = (
     "manifest.json",
 )
 """Files and folders of a run. The manifest is removed last, so that an interrupted removal can be repeated."""
-LEFTOVERS = (".lock", "manifest.json.tmp")
+LEFTOVERS = (LOCK, "manifest.json.tmp")
 """Files that a run leaves if it is killed before its first step."""
 
 
@@ -43,13 +43,14 @@ class RunFolder:
     """The files of one run. If several processes share it, the first writes the shared files; each has its own checkpoints."""
 
     def __init__(self, path: Path, processes: Processes = ALONE):
-        self.given = path  # as the user gave it, for messages
+        self.given = path_given = path  # as the user gave it, for messages
         self.path = path = path.absolute()  # an environment may change the current folder
         self.processes = processes
         self.checkpoints = path / "checkpoints" / (f"process_{processes.number}" if processes.total > 1 else "")
         self.policy = path / "policy"
         self.metrics = path / "metrics.csv"
-        self._lock: Any = None
+        self._written: dict[str, Any] | None = None  # the manifest, once this process has written it
+        self._hold = Hold(path, path_given)
 
     def check(self, experiment: Experiment, members: list[Member], *, resume: bool, overwrite: bool) -> None:
         """Checks that a run may start or resume here.
@@ -96,24 +97,26 @@ class RunFolder:
             return
         self.check(experiment, members, resume=resume, overwrite=overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 - held until the process ends
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"out={self.given} is in use by another process; wait for it, or name another folder") from error
-        (self.path / ".lock").write_text(secrets.token_hex(8))
+        if not self._hold.lock():
+            tell(f"out={self.given} is on a file system without locks: make sure that no other run writes into it")
+
+    def hold(self) -> None:
+        """Keeps this process's folder open; from here on, nothing is written into another that takes its place."""
+        self._hold.take()
+
+    def check_held(self) -> None:
+        """Checks that the folder is still the one that is held, if one is; see `Hold.check`."""
+        self._hold.check()
 
     def mark(self) -> str | None:
         """Returns the mark of the process that has claimed the folder, or None if there is none."""
-        try:
-            return (self.path / ".lock").read_text()
-        except OSError:
-            return None
+        return mark_of(self.path)
 
     def clear(self) -> None:
         """Removes the run that is here, and nothing else."""
         if not self.processes.first:
             return
+        self._written = None
         for name in CONTENTS:
             path = self.path / name
             if path.is_symlink() and path.is_dir():  # the link stays, since it may lead to another disk
@@ -130,6 +133,8 @@ class RunFolder:
         Raises:
             ConfigError: there is none, or it cannot be read.
         """
+        if self._written is not None:
+            return dict(self._written)
         try:
             return read_manifest(self.path / "manifest.json")
         except FileNotFoundError as error:
@@ -145,24 +150,32 @@ class RunFolder:
         """Sets these values in the manifest and keeps the others."""
         if not self.processes.first:
             return
+        self.check_held()
         path = self.path / "manifest.json"
-        old = json.loads(path.read_text()) if path.exists() else {}
-        write_text(path, json.dumps({**old, **values}, indent=2) + "\n")
+        old = self.manifest() if self._written is not None or path.exists() else {}
+        new = {**old, **values}
+        write_text(path, json.dumps(new, indent=2) + "\n")
+        self._written = json.loads(json.dumps(new))
 
     def policy_of(self, member: Member, members: int) -> Path:
         """Returns the folder of a member's policy, in a run of so many members."""
         return self.policy if members == 1 else self.policy / f"member_{member.number}"
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """Reads metrics.csv; see `metrics_table.read_rows`."""
-        return metrics_table.read_rows(self.metrics)
+        """Reads metrics.csv; see `metrics_table.read_rows` and `check_rows`."""
+        rows = metrics_table.read_rows(self.metrics)
+        if rows and (self.path / "manifest.json").exists():
+            metrics_table.check_rows(self.metrics, rows, self.manifest())
+        return rows
 
     def rewrite_rows(self, rows: list[dict[str, Any]]) -> None:
         """Replaces metrics.csv with these rows."""
         if self.processes.first:
+            self.check_held()
             metrics_table.write_rows(self.metrics, rows)
 
     def append_rows(self, rows: list[dict[str, Any]]) -> None:
         """Appends rows to metrics.csv."""
         if self.processes.first:
+            self.check_held()
             metrics_table.append_rows(self.metrics, rows)

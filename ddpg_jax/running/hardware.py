@@ -14,13 +14,25 @@ import jax
 
 from ddpg_jax.errors import ConfigError
 
-SETTINGS = {
+SETTINGS: dict[str, tuple[Any, str]] = {
     "jax_enable_x64": (False, "runs are in float32"),
     "jax_disable_jit": (False, "runs are compiled"),
     "jax_default_prng_impl": ("threefry2x32", "its random numbers would differ from those of other runs"),
     "jax_threefry_partitionable": (True, "its random numbers would differ from those of other runs"),
+    "jax_debug_nans": (False, "runs use NaN for what is not known"),
+    "jax_debug_infs": (False, "runs use infinity for what is not bounded"),
+    "jax_numpy_dtype_promotion": ("standard", "libraries that runs use need standard promotion"),
+    **dict.fromkeys(
+        (
+            "jax_transfer_guard",
+            *(f"jax_transfer_guard_{way}" for way in ("host_to_device", "device_to_device", "device_to_host")),
+        ),
+        ((None, "allow", "log"), "runs move numbers to the device and back"),
+    ),
 }
-"""Settings of JAX that results depend on -> the value that runs require, and why."""
+"""Settings of JAX that results depend on, or that stop runs -> the value or values that runs require, and why."""
+LEAST_ADDRESSES = 3 << 30
+"""Bytes of addresses without which XLA's compiler aborts the process without an error that could be caught."""
 SMALL_PRODUCT = 64 * 256 * 256
 """Multiplications of a matrix product that one core completes faster than two together (benchmarks/NOTES.md)."""
 FEW_ROWS = 128
@@ -31,12 +43,40 @@ def check_settings() -> None:
     """Checks that JAX is set as runs need it.
 
     Raises:
-        ConfigError: a setting would change the results.
+        ConfigError: a setting would change the results, or there is too little memory.
     """
+    limit = address_limit()
+    if limit is not None and limit < LEAST_ADDRESSES:
+        raise ConfigError(
+            f"ulimit -v {limit >> 10} leaves too little memory for JAX; it must be unlimited, or at least "
+            f"{LEAST_ADDRESSES >> 10}"
+        )
     for name, (value, why) in SETTINGS.items():
-        found = getattr(jax.config, name, value)
-        if found != value:
+        allowed = value if isinstance(value, tuple) else (value,)
+        found = getattr(jax.config, name, allowed[0])
+        found = getattr(found, "value", found)  # some are enumerations
+        if found not in allowed:
             raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
+    if _forked[0]:
+        raise ConfigError(
+            "this process was forked after JAX had started, whose threads do not exist in it, so that it would wait forever; "
+            'start it with multiprocessing.get_context("spawn")'
+        )
+
+
+_forked = [False]
+"""Whether this process was forked from one in which JAX had started."""
+
+
+def _note_fork() -> None:
+    with contextlib.suppress(ImportError, AttributeError):  # there is no public way to ask without starting JAX
+        from jax._src import xla_bridge
+
+        _forked[0] = _forked[0] or xla_bridge.backends_are_initialized()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def memory_limit(devices: int) -> int:
@@ -50,7 +90,61 @@ def memory_limit(devices: int) -> int:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return available // devices
+    return max(0, min([available, *cgroup_rooms(Path("/")), *_address_room()])) // devices
+
+
+def cgroup_rooms(root: Path) -> list[int]:
+    """Returns the bytes that each control group of this process, version 1 or 2, still grants it; none without a limit.
+
+    Args:
+        root: the folder in which `proc` and `sys` are.
+    """
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return []
+    rooms = []
+    for _, controllers, name in groups:
+        if controllers not in ("", "memory"):
+            continue
+        top = root / "sys/fs/cgroup" / controllers
+        limit, usage = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        own = top / name.lstrip("/")
+        for folder in [own, *own.parents][: len(own.parts) - len(top.parts) + 1]:
+            with contextlib.suppress(OSError, ValueError):  # "max", or a folder outside of this container
+                granted, used = (int((folder / f"memory.{file}").read_text()) for file in (limit, usage))
+                if granted < 2**60:  # version 1 has a huge number for none
+                    rooms.append(granted - used + _page_cache(folder))
+    return rooms
+
+
+def _page_cache(folder: Path) -> int:
+    """Returns the bytes of a control group that hold files, which the system gives up for what needs them."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = (folder / "memory.stat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file"))
+    return 0
+
+
+def address_limit() -> int | None:
+    """Returns the bytes of addresses that `ulimit -v` grants this process, or None if it is not limited."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return None if limit == resource.RLIM_INFINITY else limit
+    except (ImportError, AttributeError):  # Windows
+        return None
+
+
+def _address_room() -> list[int]:
+    """Returns the bytes of addresses that this process may still take, in a list that is empty if they are not limited."""
+    limit = address_limit()
+    if limit is None:
+        return []
+    with contextlib.suppress(OSError, ValueError):
+        return [limit - int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")]
+    return [limit]
 
 
 def use_one_core(rows: int, hidden: tuple[int, ...]) -> None:
