@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -894,8 +895,8 @@ def test_an_environment_that_fails_in_an_evaluation_says_at_which_step(
     monkeypatch.setattr(Faulty, "made", 0)
     assert run(*faulty(out)) == 2
     assert "raised" in (line := capfd.readouterr().err.splitlines()[-1])
-    # The second one; an episode has 25, and two were taken before the run.
-    assert "in an episode at step 3 in the evaluation at step 400" in line
+    # The second one; an episode has 25, and one or two steps were taken before the run.
+    assert re.search(r"in an episode at step [34] in the evaluation at step 400", line)
 
 
 def test_an_environment_that_cannot_be_kept_starts_new_episodes_and_says_so(tmp_path: Path, capfd: Capture) -> None:
