@@ -389,6 +389,7 @@ def test_a_failure_in_an_evaluation_names_the_step() -> None:
 
     def make() -> Counter:
         made.append(Counter() if len(made) < 2 else Faulty("raises"))  # two to train with, then one to evaluate with
+        made[-1].episode = 0  # the one after the trial is the third, which is long enough
         return made[-1]
 
     with pytest.raises(dj.EnvironmentFailure, match=r"^env=make raised ValueError: the motor is on fire.* step 8\b"):
@@ -463,10 +464,12 @@ def test_training_stores_what_happened_and_nothing_else() -> None:
         return made[-1]
 
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in (0, 1)], make)
+    for env in made:
+        env.diary.clear()  # of the trial
     state, rows = program.start(), []
     for tick in dj.run_blocks(program, experiment, state):
         state, rows = tick.state, rows + tick.rows
-    assert [row["eval_length_mean"] for row in rows] in ([3.0, 3.0], [3.0, 1.0])  # of one environment, one after the other
+    assert [row["eval_length_mean"] for row in rows] in ([1.0, 1.0], [1.0, 4.0])  # of one environment, one after the other
     assert all(np.isfinite(row["critic_loss"]) for row in rows)
     kept = program.save(state)[0]
     for m in range(2):
@@ -573,7 +576,7 @@ def failing(order: str) -> tuple[Program, Any]:
 
     class Late(Counter):
         def step(self, action: np.ndarray) -> Any:
-            if len(self.diary) == 19:
+            if len(self.diary) == 20:  # with the step of the trial
                 raise ValueError("the motor is on fire")
             return super().step(action)
 
@@ -603,7 +606,7 @@ def test_a_failure_ends_the_loop_and_leaves_the_state_before_the_step() -> None:
 
 @pytest.mark.parametrize("order", ["textbook", "overlapped"])
 def test_training_ends_with_the_failure_in_every_order(order: str) -> None:
-    with pytest.raises(dj.EnvironmentFailure, match=r"^env=<lambda> raised ValueError: the motor is on fire.* at step 6$"):
+    with pytest.raises(dj.EnvironmentFailure, match=r"^env=<lambda> raised ValueError: the motor is on fire.* at step 8$"):
         dj.train(lambda: Faulty("raises"), **SHORT, host_order=order)
     with pytest.raises(KeyboardInterrupt):
         dj.train(lambda: Faulty("Ctrl-C"), **SHORT, host_order=order)
@@ -769,7 +772,7 @@ def test_evaluation_steps_nothing_after_the_last_episode_and_reuses_its_environm
     ends = sum(row[4] for env in played for row in env.diary)
     assert ends == 25
     assert all(env.diary[-1][4] for env in played), "none was stepped after the end of its last episode"
-    assert sum(env.episode + 1 for env in played) == 25, "nor reset"
+    assert sum(env.episode for env in played) == 25, "nor reset, except in the trial"
 
 
 @pytest.mark.parametrize("placement", ["map", "vmap"])

@@ -241,7 +241,8 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
     def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full((1, 2), returns), np.ones((1, 2))
 
-    members, functions = [dj.Member(0, HYPER)], {"advance": advance, "evaluate": evaluate}
+    functions = {"advance": advance, "evaluate": evaluate, "after_evaluation": lambda state, i: state}
+    members = [dj.Member(0, HYPER)]
     program: Any = SimpleNamespace(members=members, calls=1, state_survives_failure=False, **functions)
     return program
 
