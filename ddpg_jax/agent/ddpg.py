@@ -29,7 +29,7 @@ from ddpg_jax.agent.networks import (
     trainable,
     updated_statistics,
 )
-from ddpg_jax.agent.optimizers import Optimizer, adam, descend
+from ddpg_jax.agent.optimizers import adam, descend
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
 
@@ -132,8 +132,7 @@ def make_agent(
     critics = Critics(critic, num_critics)
     act, outputs_of = functools.partial(apply, actor), functools.partial(apply, critics)
     outputs_by_batch = functools.partial(apply_by_batch, critics)
-    actor_tx: Optimizer = optimizers.actor
-    critic_tx: Optimizer = optimizers.critic
+    actor_tx, critic_tx = optimizers
     objective = make_actor_objective(actor, critic, actor_penalties, head=head)
 
     def init(key: Key, hyper: Hyperparams) -> TrainState:

@@ -1,0 +1,105 @@
+"""Checks combinations of fields, before anything is compiled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.experiment.values import plain
+from ddpg_jax.hyperparams import Hyperparams
+
+if TYPE_CHECKING:
+    from ddpg_jax.experiment.experiment import Experiment
+
+
+def updates_of(experiment: Experiment) -> tuple[int, int]:
+    """Returns the number of updates at a time, and the number of vector steps between those times; one of them is 1.
+
+    >>> from ddpg_jax.experiment.experiment import Experiment
+    >>> updates_of(Experiment(updates_per_step=0.5)), updates_of(Experiment(updates_per_step=0.5, num_envs=8))
+    ((1, 2), (4, 1))
+    """
+    updates = experiment.num_envs * experiment.updates_per_step
+    return (round(updates), 1) if updates >= 1 else (1, round(1 / max(updates, 1e-9)))
+
+
+def validate(experiment: Experiment, hyper: Hyperparams) -> None:
+    """Checks combinations of fields; the fields themselves were checked by `coerce`.
+
+    Raises:
+        ConfigError: the combination cannot be trained.
+    """
+    _check_counts(experiment)
+    _check_networks(experiment, hyper)
+    _check_numbers(experiment, hyper)
+
+
+def _check_counts(x: Experiment) -> None:
+    vector_warmup = -(-x.warmup_steps // x.num_envs) * x.num_envs
+    updates = x.num_envs * x.updates_per_step
+    found = updates_of(x)
+    if abs(updates - found[0] / found[1]) > 1e-6 * updates or not updates:
+        raise ConfigError(
+            f"updates_per_step={x.updates_per_step} with num_envs={x.num_envs} makes {updates:g} updates per vector step; it "
+            "must be a whole number or the inverse of one"
+        )
+    if x.batch_size > vector_warmup:
+        raise ConfigError(
+            f"batch_size={x.batch_size} is more than the warm-up collects; it must be at most warmup_steps={x.warmup_steps}"
+        )
+    if x.replay_capacity // x.num_envs < x.n_step:
+        raise ConfigError(
+            f"replay_capacity={x.replay_capacity} is smaller than the n-step window; it must be at least n_step * num_envs = "
+            f"{x.n_step * x.num_envs}"
+        )
+    if x.replay_capacity < x.batch_size:
+        raise ConfigError(
+            f"replay_capacity={x.replay_capacity} is smaller than a batch; it must be at least batch_size={x.batch_size}"
+        )
+
+
+def _check_networks(x: Experiment, hyper: Hyperparams) -> None:
+    if x.action_layer > len(x.critic_hidden or x.hidden):
+        raise ConfigError(
+            f"action_layer={x.action_layer} is not allowed; with hidden={plain(x.critic_hidden or x.hidden)} it must be "
+            f"at most {len(x.critic_hidden or x.hidden)}"
+        )
+    if x.critic != "scalar":
+        for name, value, default in (("td_loss", x.td_loss, "squared"), ("huber_delta", hyper.huber_delta, 0.0)):
+            if value != default:
+                raise ConfigError(
+                    f"{name}={value} is not allowed with critic={x.critic}, whose loss is its own; it must be {default}"
+                )
+    if not hyper.value_min < hyper.value_max:
+        raise ConfigError(f"value_min={hyper.value_min:g} is not allowed; it must be below value_max={hyper.value_max:g}")
+    if x.batch_norm and x.layer_norm:
+        raise ConfigError("batch_norm=true is not allowed with layer_norm=true; one of them must be false")
+    if x.batch_norm and x.batch_size < 2:
+        raise ConfigError(f"batch_size={x.batch_size} is not allowed with batch_norm=true; it must be at least 2")
+
+
+def _check_numbers(x: Experiment, hyper: Hyperparams) -> None:
+    if x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
+        raise ConfigError(
+            f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential, noise_sigma and "
+            "noise_sigma_final must be above 0"
+        )
+    for name, clock, used in (
+        ("noise_decay_steps", x.warmup_steps, x.noise_schedule != "constant"),
+        ("lr_decay_updates", x.warmup_steps * x.updates_per_step, x.lr_schedule != "constant"),
+        ("priority_beta_updates", x.warmup_steps * x.updates_per_step, x.replay == "prioritized"),
+    ):
+        if used and getattr(hyper, name) <= clock:
+            raise ConfigError(
+                f"{name}={getattr(hyper, name):g} is not allowed; it counts from the start of the run, so it must be more than "
+                f"the {clock:g} of the warm-up"
+            )
+    for name in ("lr_final", "actor_lr", "critic_lr"):
+        value = getattr(hyper, name)
+        if x.lr_schedule == "exponential" and not value > 0:
+            raise ConfigError(f"{name}={value:g} is not allowed; with lr_schedule=exponential, it must be above 0")
+    if x.exploration == "ou" and hyper.ou_theta * hyper.ou_dt >= 2:
+        raise ConfigError(
+            f"ou_theta={hyper.ou_theta:g} is not allowed with ou_dt={hyper.ou_dt:g}; their product must be below 2, "
+            "because the noise would grow without bound"
+        )
