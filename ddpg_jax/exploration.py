@@ -246,4 +246,5 @@ def with_smoothing(explorer: Explorer, action_dim: int) -> Explorer:
 EXPLORERS: Registry[Callable[..., Explorer]] = Registry(
     "dj.EXPLORERS", {"ou": ornstein_uhlenbeck, "gaussian": gaussian, "parameter": parameter, "none": none}
 )
-"""Maps names to functions `(action_dim, schedule) -> explorer`. The field `exploration` can name an entry of your own."""
+"""Maps names to functions `(*, action_dim, schedule) -> explorer`, with these names. The field `exploration` can name an entry
+of your own."""

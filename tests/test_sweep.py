@@ -19,7 +19,7 @@ import ddpg_jax as dj
 from ddpg_jax import api
 from ddpg_jax.app.cli import main
 from ddpg_jax.app.evaluation import recorded
-from ddpg_jax.experiment.experiment import FIELDS
+from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE
 from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
 from ddpg_jax.running import groups, hardware
 from ddpg_jax.running.groups import make_groups
@@ -131,9 +131,15 @@ def test_points_of_one_structure_share_a_program_and_seeds_are_paired() -> None:
 
 def test_a_number_is_swept_where_some_points_read_it() -> None:
     """Which numbers are read is said in a table: with all that it asks for, none of them is refused."""
-    everything = {"noise_schedule": "linear", "lr_schedule": "linear", "replay": "prioritized", "target_noise": 0.2}
+    everything: dict[str, Any] = {
+        "noise_schedule": "linear",
+        "lr_schedule": "linear",
+        "replay": "prioritized",
+        "target_noise": 0.2,
+    }
+    everything |= {"critic": "categorical"}
     numbers = [name for name, field in FIELDS.items() if field.read_by]
-    point = {name: dj.Hyperparams()._asdict()[name] for name in numbers}
+    point = {name: {**STRUCTURE, **NUMBERS}[name] for name in numbers}
     assert make_groups([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
     for name in numbers:
         with pytest.raises(dj.ConfigError, match=f"{name} cannot be swept"):

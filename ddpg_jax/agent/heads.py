@@ -56,8 +56,8 @@ def categorical(num_atoms: int) -> Head:
     distribution of the next state, shifted and scaled by the Bellman equation and projected onto the atoms (their Algorithm 1),
     and the loss is the cross-entropy. With an `atom_sigma` above 0, the target is instead a Gaussian around the scalar target,
     with a deviation of `atom_sigma` times the distance of atoms (HL-Gauss, Farebrother et al. 2024). With several critics, the
-    one with the smallest mean gives the target. The TD error, by which prioritized replay goes, is the cross-entropy less the
-    entropy of the target: the divergence of the two, which is never negative.
+    one with the smallest mean gives the target. What is reported as the TD error, which sets replay priorities, is the
+    Kullback-Leibler divergence of prediction and target, the cross-entropy minus the entropy of the target.
     """
 
     def init(hyper: Hyperparams) -> dict[str, Array]:

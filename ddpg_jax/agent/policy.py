@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.agent.layers import ACTIVATIONS, INITS, PRECISIONS
 from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes_field
 from ddpg_jax.agent.normalization import NET, OBS, init_moments, network_inputs
 from ddpg_jax.agent.policy_file import (
@@ -97,7 +96,7 @@ class Policy:
         data, digest = write_arrays(named_leaves(self.params))
         about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
         about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
-        # A process that is killed in between leaves a pair that belongs together, old or new.
+        # If the process is killed midway, the two files still match.
         _replace(folder / "policy.json", _json({**about, "sha256": [digest, *digest_of(folder / "actor.npz")]}))
         _replace(folder / "actor.npz", data)
         _replace(folder / "policy.json", _json({**about, "sha256": [digest]}))
@@ -137,9 +136,6 @@ def load_policy(folder: str | Path) -> Policy:
         about = read_about(folder / "policy.json")
         spec = read_spec(about["env"])
         fields = {name: _tuples(about[name]) for name in NETWORK_FIELDS if name in about}
-        for name, known in (("activation", ACTIVATIONS), ("precision", PRECISIONS), ("init", INITS)):
-            if name in fields and fields[name] not in known:
-                raise ValueError(f"{name}={fields[name]} is not known; it must be one of {', '.join(known)}")
         policy = Policy(spec, {}, about.get("network", "mlp"), fields)
         plain, normalized = _expected(policy)
         arrays = read_arrays(folder / "actor.npz", plain, normalized, about.get("sha256", []))

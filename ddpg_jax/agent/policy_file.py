@@ -37,7 +37,7 @@ def open_regular(path: Path, limit: int) -> BinaryIO:
     """Opens a regular file of at most `limit` bytes; a pipe or a device could keep its reader waiting forever.
 
     Raises:
-        ValueError: it is none, or larger.
+        ValueError: the path is not a regular file, or the file exceeds `limit` bytes.
         OSError: it cannot be opened.
     """
     file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")  # noqa: SIM115 - for the caller to close
@@ -115,9 +115,9 @@ def read_arrays(path: Path, plain: dict[str, Any], more: dict[str, Any], digests
 
     Args:
         path: of the file.
-        plain: the names that it must have, with shapes and types; or else
-        more: those that it must have if it has any of these that `plain` does not have.
-        digests: SHA-256 of the file, of which one must be its own; empty in the files of older versions.
+        plain: shapes and types, by name, of the arrays without normalization of observations.
+        more: those with it, which are expected if the file has any name that only these have.
+        digests: hexadecimal SHA-256, of which one must be that of the file; empty for files of older versions.
 
     Raises:
         ValueError: it has other arrays, or is damaged.

@@ -231,7 +231,7 @@ class _Run:
     def end_block(self, evaluating: bool) -> Tick:
         """Closes the block, and returns the progress with the rows of its evaluation, if there was one."""
         end, experiment = self.iteration, self.experiment
-        # A run that is extended later must not notice that it ended here, be it in the middle of a block or of a row.
+        # Extending a run later must give the same result as never having stopped, even inside a block or between evaluations.
         unfinished = self.journal if _is_cut_short(experiment, self.block_begin, end) else None
         self._add_report(end)
         self.elapsed, self.block_seconds, self.metrics = self.elapsed + self.block_seconds, 0.0, None

@@ -76,7 +76,8 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
         return phase(key, state, hyper, begin, jnp.where(alive, clocks[1], begin), so_far)
 
     def vmapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        # A diverged member computes along, and what it learns is dropped, except its replay: selecting would copy all replays.
+        # A diverged member still computes, but its new networks and metrics are discarded. The rest of its state (replay,
+        # environment, noise) moves on, because selecting it would copy every replay.
         key, hyper, alive, _, so_far = inputs
         after, metrics = phase(key, state, hyper, *clocks, so_far)
         kept = if_alive(alive, metrics, so_far)._replace(done=metrics.done)
@@ -86,7 +87,7 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
 
 def structure_of(experiment: Experiment) -> Experiment:
-    """Returns the experiment without what compiled functions do not depend on, which is at a fixed value."""
+    """Returns the experiment with every field that does not affect compilation set to a fixed value."""
     return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
 
 

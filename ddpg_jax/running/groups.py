@@ -108,8 +108,8 @@ def fit_to_memory(
 def check_groups(groups: Sequence[Group], make: MakeProgram, *, local_processes: int = 1, state_copies: int = 0) -> None:
     """Checks that all groups can be trained, before any of them is.
 
-    It makes one member of every group that needs another environment than the groups before, other things of the environment,
-    or another amount of memory. Nothing is compiled.
+    It builds one member for each group whose environment, environment requirements or memory needs differ from those of all
+    earlier groups. Nothing is compiled.
 
     Args:
         groups: all groups of a sweep.

@@ -59,7 +59,7 @@ def check_settings() -> None:
             raise ConfigError(f"{name.upper()}={found} is not allowed, since {why}; unset it")
     if _forked[0]:
         raise ConfigError(
-            "this process was forked after JAX had started, whose threads do not exist in it, so that it would wait forever; "
+            "this process was forked after JAX started, and JAX's threads do not survive a fork, so it would wait forever; "
             'start it with multiprocessing.get_context("spawn")'
         )
 

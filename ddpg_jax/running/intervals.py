@@ -60,7 +60,7 @@ def interval(values: Any, resamples: int = RESAMPLES) -> tuple[Any, Any]:
 def interval_over_points(points: Sequence[Any]) -> tuple[Any, Any]:
     """Computes a 95 % stratified bootstrap interval of the IQM over several points and their seeds.
 
-    Seeds are resampled within each point, since the differences between points are no uncertainty. The interval is NaN if a
+    Seeds are resampled within each point, since the differences between points are not uncertainty. The interval is NaN if a
     point has fewer than two seeds.
 
     Args:
