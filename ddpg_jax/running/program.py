@@ -198,7 +198,8 @@ class Program:
 
         Args:
             state: consumed.
-            begin: the next vector step: one number, or one for each member, `[M]`. Members advanced by the same loop must share it.
+            begin: the next vector step: one number, or one for each member, `[M]`. Members advanced by the same loop must
+                share it.
             end: the step after the last one.
             alive: `[M]` bool, False for members that have diverged or been stopped.
             so_far: metrics of the steps before, if they belong to the same block.
