@@ -683,19 +683,19 @@ def test_a_stop_is_obeyed_within_a_step(what: str) -> None:
 
 
 def test_ctrl_c_ends_training_from_python_within_a_step() -> None:
-    """Also in a long evaluation, which is what the tenth of the steps is in."""
+    """Here in a long evaluation, which is what the 40th of the steps is in."""
     since: list[float] = []
 
     class Hand(Slow):
         def step(self, action: np.ndarray) -> Any:
             since.append(time.monotonic())
-            if len(since) == 10:
+            if len(since) == 40:
                 signal.raise_signal(signal.SIGINT)
             return super().step(action)
 
     with pytest.raises(KeyboardInterrupt):
         dj.train(Hand, **{**SHORT, "num_envs": 1, "steps": 9})
-    assert time.monotonic() - since[9] < 5.0
+    assert time.monotonic() - since[39] < 5.0
     assert not stopping.is_set()
 
 
@@ -837,12 +837,13 @@ def test_a_step_that_does_not_come_back_is_reported_once(monkeypatch: pytest.Mon
 
     class Sluggish(Counter):
         def step(self, action: np.ndarray) -> Any:
-            time.sleep(next(naps, 0.0))
+            in_program = threading.current_thread() is not threading.main_thread()  # and not in the trial before it
+            time.sleep(next(naps, 0.0) if in_program else 0.0)
             return super().step(action)
 
     with pytest.warns(UserWarning, match="has been in one step for 0 s; if it computes with JAX") as told:
         dj.train(Sluggish, **{**SHORT, "steps": 20})
-    assert len(told) == 1
+    assert sum("in one step" in str(one.message) for one in told) == 1
 
 
 def test_an_environment_whose_module_imports_jax_is_given_threads(tmp_path: Path) -> None:

@@ -155,10 +155,10 @@ class Experiment:
         SIZES, Field("Sizes of the hidden layers of actor and critic.", read=values.sizes, also=("net_arch", "hidden_sizes"))
     ] = (256, 256)
     actor_hidden: Annotated[
-        SIZES, Field("Sizes of the actor's hidden layers, if they differ from `hidden`.", read=values.sizes)
+        SIZES, Field("Sizes of the actor's hidden layers, if they differ from `hidden`.", read=values.sizes_if_any)
     ] = ()
     critic_hidden: Annotated[
-        SIZES, Field("Sizes of the critic's hidden layers, if they differ from `hidden`.", read=values.sizes)
+        SIZES, Field("Sizes of the critic's hidden layers, if they differ from `hidden`.", read=values.sizes_if_any)
     ] = ()
     activation: Annotated[
         str,

@@ -91,6 +91,11 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     return read
 
 
+def sizes_if_any(name: str, value: Any) -> tuple[int, ...]:
+    """Reads sizes as `sizes` does, or none at all."""
+    return () if isinstance(value, list | tuple | str) and not len(value) else sizes(name, value)
+
+
 def to_python(value: Any) -> Any:
     """Converts arrays and scalars of NumPy and JAX to lists and numbers of Python."""
     return value.tolist() if hasattr(value, "tolist") else value
