@@ -301,18 +301,10 @@ def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:
 
 
 ROBOTICS = """
-import json, sys
-from pathlib import Path
 from ddpg_jax.app.cli import main
 assert main(["envs", "PointMaze_UMaze-v3"]) == 0
 assert main(["envs"]) == 0
-folder = Path("run")
-folder.mkdir()
-name = "PointMaze_UMase-v3"
-about = {"experiment": {"env": name, "steps": 1}, "members": [{"member": 0, "seed": 0}], "start": ""}
-about["identity"] = {"preset": "default", "env": name, "members": []}
-(folder / "manifest.json").write_text(json.dumps(about))
-assert main(["eval", "run", "--video", "film.gif"]) == 2
+assert main(["train", "PointMaze_UMase-v3", "--out", "run"]) == 2
 """
 
 
