@@ -102,7 +102,9 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
     fresh("eval", "run", "--episodes", "2")  # the manifest names the module
     fresh("plot", "run", "--out", "curve.png")
     fresh("cite", "run")
-    with pytest.raises(dj.ConfigError, match="network=mine is not known; it must be one of mlp"):
+    with pytest.raises(
+        dj.ConfigError, match="activation=softplus is not known; it must be one of relu.*, or a module that registers it"
+    ):
         dj.load_policy("run")
     __import__(module)
     assert dj.load_policy("run")(np.zeros((5, 2))).shape == (5, 1)

@@ -67,7 +67,10 @@ def read_about(path: Path) -> dict[str, Any]:
     _require(isinstance(digests, list) and all(isinstance(x, str) for x in digests), "sha256", digests, "a list of digests")
     for name, table in WORDS.items():
         if name in about and (not isinstance(about[name], str) or about[name] not in table):
-            raise ValueError(f"{name}={about[name]} is not known; it must be one of {', '.join(table)}")
+            raise ValueError(
+                f"{name}={about[name]} is not known; it must be one of {', '.join(table)}, or a module that registers it must be "
+                "imported first"
+            )
     hidden = about.get("hidden", [])
     _require(_are_sizes(hidden) and len(hidden) <= MOST_LAYERS, "hidden", hidden, f"up to {MOST_LAYERS} whole numbers")
     for name in ("layer_norm", "batch_norm"):
