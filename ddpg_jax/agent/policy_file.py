@@ -68,7 +68,7 @@ def read_about(path: Path) -> dict[str, Any]:
     for name, table in WORDS.items():
         if name in about and (not isinstance(about[name], str) or about[name] not in table):
             raise ValueError(
-                f"{name}={about[name]} is not known; it must be one of {', '.join(table)}, or a module that registers it must be "
+                f"{name}={about[name]} is not known; it must be one of {', '.join(table)}, or a module that adds it must be "
                 "imported first"
             )
     hidden = about.get("hidden", [])
