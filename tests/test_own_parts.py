@@ -103,7 +103,7 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
     fresh("plot", "run", "--out", "curve.png")
     fresh("cite", "run")
     with pytest.raises(
-        dj.ConfigError, match="activation=softplus is not known; it must be one of relu.*, or a module that adds it"
+        dj.ConfigError, match=r"activation=softplus is not known; it must be one of relu.*, or a module that adds it"
     ):
         dj.load_policy("run")
     __import__(module)
