@@ -546,7 +546,7 @@ def test_a_forked_process_says_that_it_would_hang() -> None:
     code = "import os, jax, ddpg_jax; jax.devices(); ddpg_jax.train\npid = os.fork()\nif pid == 0:\n  try: ddpg_jax.train()\n"
     code += "  except ddpg_jax.ConfigError as error: print(error, flush=True)\n  os._exit(0)\nos.waitpid(pid, 0)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.startswith("this process was forked after JAX had started"), done.stderr
+    assert done.stdout.startswith("this process was forked after JAX started"), done.stderr
 
 
 @pytest.mark.parametrize("ending", [".gif", ".png", ".webp"])
