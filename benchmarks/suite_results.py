@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter
 
 from benchmarks.suite_tasks import Task
 from ddpg_jax.app.machine import machine
+from ddpg_jax.app.metrics_table import parse_cell
 from ddpg_jax.app.report import by_point
 from ddpg_jax.running.intervals import interval, iqm
 
@@ -53,16 +54,7 @@ def read_table(path: Path) -> str:
 
 def parse(text: str) -> list[Row]:
     """The rows of a CSV."""
-    return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return [{name: parse_cell(cell) for name, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
 
 def merged(tables: Sequence[str], first: int) -> str:

@@ -29,7 +29,7 @@ from ddpg_jax.agent.networks import (
     trainable,
     updated_statistics,
 )
-from ddpg_jax.agent.optimizers import adam, descend
+from ddpg_jax.agent.optimizers import Optimizer, adam, descend
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
 
@@ -131,9 +131,45 @@ def make_agent(
         )
     critics = Critics(critic, num_critics)
     act, outputs_of = functools.partial(apply, actor), functools.partial(apply, critics)
-    outputs_by_batch = functools.partial(apply_by_batch, critics)
     actor_tx, critic_tx = optimizers
+    init = make_init(actor, critics, head, optimizers, obs_dim=obs_dim, action_dim=action_dim)
+    update_critic = make_critic_update(critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose)
     objective = make_actor_objective(actor, critic, actor_penalties, head=head)
+    update_actor = make_actor_update(actor, objective, actor_tx, diagnose=diagnose)
+
+    def update(
+        key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t_update: Array
+    ) -> tuple[TrainState, Array, dict[str, Array]]:
+        """Performs one update of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`. Consumes the key."""
+        check_batch(batch, weight, obs_dim, action_dim)
+        next_action = target_action(key, act(state.target.actor, batch.next_obs), hyper)
+        next_outputs = outputs_of(state.target.critic, batch.next_obs, next_action)  # [E, B] or [E, B, K]
+        support = state.params.critic.get(SUPPORT, {})
+        target = head.target(support, batch.reward, batch.discount, next_outputs, hyper)
+        critic_params, critic_opt, td, critic_info = update_critic(
+            state.params.critic, state.opt.critic, batch, target, weight, hyper, t_update
+        )
+
+        def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
+            return update_actor(actor_params, actor_opt, critic_params, batch.obs, hyper, t_update)
+
+        actor_info, actor_params, actor_opt = update_every(policy_delay, t_update, improve, state.params.actor, state.opt.actor)
+
+        params = Nets(actor_params, critic_params)
+        target_params = soft_update(params, state.target, sync(hyper, t_update))
+        return TrainState(params, target_params, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
+
+    def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
+        return head.mean(critic_params.get(SUPPORT, {}), outputs_of(critic_params, obs, action))
+
+    return Agent(init, act, q_values, update, observe=no_observe)
+
+
+def make_init(
+    actor: nn.Module, critics: Critics, head: Head, optimizers: Nets, *, obs_dim: int, action_dim: int
+) -> Callable[[Key, Hyperparams], TrainState]:
+    """Returns `Agent.init`."""
+    actor_tx, critic_tx = optimizers
 
     def init(key: Key, hyper: Hyperparams) -> TrainState:
         """Initializes parameters, targets that are copies of them, and optimizers. Consumes the key."""
@@ -146,46 +182,54 @@ def make_agent(
         opt = Nets(actor_tx(hyper, zero).init(trainable(params.actor)), critic_tx(hyper, zero).init(trainable(params.critic)))
         return TrainState(params, target, opt)
 
+    return init
+
+
+def make_critic_update(
+    critics: Critics,
+    head: Head,
+    tx: Optimizer,
+    *,
+    td_loss: TdLoss,
+    penalties: tuple[CriticPenalty, ...],
+    diagnose: Nets,
+) -> Callable[..., tuple[Params, Params, Array, dict[str, Array]]]:
+    """Returns `(params, opt, batch, target, weight, hyper, t_update) -> (params, opt, td, info)`: one step of the critics."""
+    outputs_by_batch = functools.partial(apply_by_batch, critics)
+
     def update(
-        key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t_update: Array
-    ) -> tuple[TrainState, Array, dict[str, Array]]:
-        """Performs one update of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`. Consumes the key."""
-        check_batch(batch, weight, obs_dim, action_dim)
-        next_action = target_action(key, act(state.target.actor, batch.next_obs), hyper)
-        support = state.params.critic.get(SUPPORT, {})
-        next_outputs = outputs_of(state.target.critic, batch.next_obs, next_action)  # [E, B] or [E, B, K]
-        target = head.target(support, batch.reward, batch.discount, next_outputs, hyper)
-
-        td_term, *penalties = (functools.partial(term, hyper=hyper) for term in (td_loss, *critic_penalties))
-        loss_of = functools.partial(head.loss, support=support, hyper=hyper, td_loss=td_term, penalties=penalties)
+        params: Params, opt: Params, batch: Transition, target: Array, weight: Array, hyper: Hyperparams, t_update: Array
+    ) -> tuple[Params, Params, Array, dict[str, Array]]:
+        td_term, *terms = (functools.partial(term, hyper=hyper) for term in (td_loss, *penalties))
+        support = params.get(SUPPORT, {})
+        loss_of = functools.partial(head.loss, support=support, hyper=hyper, td_loss=td_term, penalties=terms)
         critic_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (td, q_mean)), grads = critic_grad(
-            state.params.critic, outputs_by_batch, batch.obs, batch.action, target, weight
-        )
-        critic_info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
-        statistics = updated_statistics(critics, state.params.critic, batch.obs, batch.action)
-        critic_params, critic_opt = apply_gradients(
-            critic_tx(hyper, t_update), grads, state.opt.critic, state.params.critic, statistics
-        )
+        (loss, (td, q_mean)), grads = critic_grad(params, outputs_by_batch, batch.obs, batch.action, target, weight)
+        info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
+        statistics = updated_statistics(critics, params, batch.obs, batch.action)
+        return *apply_gradients(tx(hyper, t_update), grads, opt, params, statistics), td, info
 
-        def update_actor(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
-            value, grads = jax.value_and_grad(objective)(actor_params, critic_params, batch.obs, hyper)
-            info = {"actor_loss": value, **diagnose.actor(grads, act(actor_params, batch.obs))}
-            statistics = updated_statistics(actor, actor_params, batch.obs)
-            return info, *apply_gradients(actor_tx(hyper, t_update), grads, actor_opt, actor_params, statistics)
+    return update
 
-        actor_info, actor_params, actor_opt = update_every(
-            policy_delay, t_update, update_actor, state.params.actor, state.opt.actor
-        )
 
-        params = Nets(actor_params, critic_params)
-        target_params = soft_update(params, state.target, sync(hyper, t_update))
-        return TrainState(params, target_params, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
+def make_actor_update(
+    actor: nn.Module,
+    objective: Callable[[Params, Params, Array, Hyperparams], Array],
+    tx: Optimizer,
+    *,
+    diagnose: Nets,
+) -> Callable[..., tuple[dict[str, Array], Params, Params]]:
+    """Returns `(params, opt, critic_params, obs, hyper, t_update) -> (info, params, opt)`: one step of the actor."""
 
-    def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
-        return head.mean(critic_params.get(SUPPORT, {}), outputs_of(critic_params, obs, action))
+    def update(
+        params: Params, opt: Params, critic_params: Params, obs: Array, hyper: Hyperparams, t_update: Array
+    ) -> tuple[dict[str, Array], Params, Params]:
+        value, grads = jax.value_and_grad(objective)(params, critic_params, obs, hyper)
+        info = {"actor_loss": value, **diagnose.actor(grads, apply(actor, params, obs))}
+        statistics = updated_statistics(actor, params, obs)
+        return info, *apply_gradients(tx(hyper, t_update), grads, opt, params, statistics)
 
-    return Agent(init, act, q_values, update, observe=no_observe)
+    return update
 
 
 def make_actor_objective(

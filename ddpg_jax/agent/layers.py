@@ -79,12 +79,14 @@ def dense(
     name: str,
     *,
     bound: float | None = None,
+    init: Callable[..., Array] | None = None,
     use_bias: bool = True,
     product: Product = full_product,
 ) -> Array:
     """Applies a fully connected layer, `[..., I] -> [..., features]`, inside a flax module.
 
     Weights and biases are drawn from U(-bound, bound); without a bound, from +-1/sqrt(I), where I is the fan-in of the layer.
+    With `init`, an initializer of JAX, the weights are drawn by it, and the biases are 0.
     """
     limit = x.shape[-1] ** -0.5 if bound is None else bound
 
@@ -94,7 +96,8 @@ def dense(
     def dot_general(x: Array, w: Array, *_: Any, **__: Any) -> Array:
         return product(x, w)  # flax always contracts the last axis of x with the first axis of w
 
-    return nn.Dense(features, use_bias, dot_general=dot_general, kernel_init=uniform, bias_init=uniform, name=name)(x)
+    kernel_init, bias_init = (init, jax.nn.initializers.zeros) if init else (uniform, uniform)
+    return nn.Dense(features, use_bias, dot_general=dot_general, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
 
 def batch_normalized(x: Array, name: str, by_batch: bool, *, affine: bool = True) -> Array:

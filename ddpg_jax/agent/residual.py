@@ -25,18 +25,12 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        def linear(x: Array, features: int, name: str, init: Callable[..., Array]) -> Array:
-            def dot_general(x: Array, w: Array, *_: object, **__: object) -> Array:
-                return self.product(x, w)
-
-            return nn.Dense(features, dot_general=dot_general, kernel_init=init, name=name)(x)
-
-        width = self.hidden[0]
-        x = linear(x, width, "embedding", jax.nn.initializers.orthogonal(1.0))
+        width, he = self.hidden[0], jax.nn.initializers.he_normal()
+        x = dense(x, width, "embedding", init=jax.nn.initializers.orthogonal(1.0), product=self.product)
         for i in range(len(self.hidden)):
             y = nn.LayerNorm(name=f"norm_{i}")(x)
-            y = nn.relu(linear(y, 4 * width, f"wide_{i}", jax.nn.initializers.he_normal()))
-            x = x + linear(y, width, f"narrow_{i}", jax.nn.initializers.he_normal())
+            y = nn.relu(dense(y, 4 * width, f"wide_{i}", init=he, product=self.product))
+            x = x + dense(y, width, f"narrow_{i}", init=he, product=self.product)
         return nn.LayerNorm(name="norm_last")(x)
 
 
@@ -84,16 +78,15 @@ def residual(
     Raises:
         ConfigError: sizes that differ.
     """
-    sizes = {"actor_hidden": actor_hidden or hidden, "critic_hidden": critic_hidden or hidden}
-    for name, each in sizes.items():
-        if len(set(each)) != 1:
-            given = name if {"actor_hidden": actor_hidden, "critic_hidden": critic_hidden}[name] else "hidden"
+    for name, own in (("actor_hidden", actor_hidden), ("critic_hidden", critic_hidden)):
+        sizes = own or hidden
+        if len(set(sizes)) != 1:
             raise ConfigError(
-                f"{given}={'-'.join(map(str, each))} is not allowed with network=residual, whose blocks are added to their "
-                "inputs; all sizes must be the same"
+                f"{name if own else 'hidden'}={'-'.join(map(str, sizes))} is not allowed with network=residual, whose blocks "
+                "are added to their inputs; all sizes must be the same"
             )
     bound, product = INITS[init], PRECISIONS[precision]
     return Nets(
-        ResidualActor(action_dim, sizes["actor_hidden"], bound, product),
-        ResidualCritic(sizes["critic_hidden"], bound, product, outputs),
+        ResidualActor(action_dim, actor_hidden or hidden, bound, product),
+        ResidualCritic(critic_hidden or hidden, bound, product, outputs),
     )

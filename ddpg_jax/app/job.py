@@ -268,11 +268,12 @@ class ProgramJob:
         """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end."""
         self._announce()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
-        if not has_finished(kept, self.queue, self.processes):
+        finished = has_finished(kept, self.queue, self.processes)
+        if not finished:
             self._check_environments(kept)
         with self._explaining_failure():
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
-        if has_finished(kept, self.queue, self.processes):
+        if finished:
             self._save_policies(state)
             return
         self.job.start_clock()

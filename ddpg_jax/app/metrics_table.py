@@ -48,7 +48,7 @@ def _read_row(path: Path, line: int, texts: dict[str, Any]) -> dict[str, Any]:
     """Reads a row; see `read_rows`."""
     if None in texts or None in texts.values():
         raise ConfigError(f"{path} cannot be read: line {line} does not have as many columns as the first")
-    row = {name: _parse(text) for name, text in texts.items()}
+    row = {name: parse_cell(text) for name, text in texts.items()}
     for name in (*NUMERIC_COLUMNS, *(name for name in report.KNOWN if name in row)):
         if not _is_number(row.get(name)) and not (name == "diverged_step" and row.get(name) == ""):
             raise ConfigError(f"{path} cannot be read: line {line} has {name}={row.get(name)}, which is not a number")
@@ -93,7 +93,7 @@ class RowDigest:
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Takes more rows in."""
         for row in rows:
-            self._hash.update(repr([(name, _parse(str(value))) for name, value in row.items()]).encode())
+            self._hash.update(repr([(name, parse_cell(str(value))) for name, value in row.items()]).encode())
         self.count += len(rows)
 
     def text(self) -> str:
@@ -126,7 +126,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _parse(text: str) -> Any:
+def parse_cell(text: str) -> Any:
     """Converts a cell to a bool, an int or a float if it is one."""
     if text in ("True", "False"):
         return text == "True"

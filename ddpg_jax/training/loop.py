@@ -126,19 +126,28 @@ def make_training(
     ) -> tuple[RunState, Metrics]:
         return block(lambda state, i: learn_step(key, state, hyper, i), state, begin, end=end, so_far=so_far)
 
+    evaluate = make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared)
+    return Training(init, restart, fill, learn, evaluate)
+
+
+def make_evaluate(
+    env: Env, agent: Agent, *, episodes: int, shared: bool
+) -> Callable[[Key, RunState, Array], tuple[Array, Array]]:
+    """Returns `Training.evaluate`; the arguments are those of `make_training`."""
+
+    # As on the host, NaN in an action is replaced by the middle of the range. The returns are then NaN.
+    def act(params: Params, obs: Array) -> Array:
+        return jnp.nan_to_num(agent.act(params, obs))
+
     def evaluate(key: Key, state: RunState, i: Array) -> tuple[Array, Array]:
         actor = state.train.params.actor
-
-        # As on the host, NaN in an action is replaced by the middle of the range. The returns are then NaN.
-        def act(params: Params, obs: Array) -> Array:
-            return jnp.nan_to_num(agent.act(params, obs))
-
-        where = {"owner": jnp.int32(0) if env.outside is None else state.env[0, 1], "shared": eval_shared}
-        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=eval_episodes, **where)
+        owner = jnp.int32(0) if env.outside is None else state.env[0, 1]
+        where = {"owner": owner, "shared": shared}
+        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=episodes, **where)
         sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(actor)]).all()
         return jnp.where(sound, returns, jnp.nan), lengths
 
-    return Training(init, restart, fill, learn, evaluate)
+    return evaluate
 
 
 def block(
