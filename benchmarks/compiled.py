@@ -88,10 +88,10 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     lead = () if placement.single else (members,)
     names = ("train_return_mean", *reported(experiment))
     numbers = (jax.random.key(0), hyper, True, jnp.int32(0), no_metrics(names))
-    key, hypers, alive, first, metrics = shapes(numbers, *lead)
+    key, hypers, active, first, metrics = shapes(numbers, *lead)
     begin, end = shapes((jnp.int32(0), jnp.int32(1)))
     state = placement.abstract(jax.eval_shape(functions.init, key, hypers))
-    return functions.phase("learn", state, (key, hypers, alive, first, metrics), (begin, end)), state
+    return functions.phase("learn", state, (key, hypers, active, first, metrics), (begin, end)), state
 
 
 def instructions(text: str) -> Iterator[tuple[int, str, str]]:

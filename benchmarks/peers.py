@@ -62,9 +62,9 @@ def ours(env: str, batch_size: int, backend: str = "host", members: int = 1, **f
     else:
         use_one_core(batch_size, experiment.hidden)
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
-    alive = np.ones(members, bool)
-    state, _, _ = program.advance(program.start(), 0, WARMUP, alive=alive)
-    state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, alive=alive)
+    active = np.ones(members, bool)
+    state, _, _ = program.advance(program.start(), 0, WARMUP, active=active)
+    state, _, _ = program.advance(state, WARMUP, WARMUP + LEAD, active=active)
     go_on = advancing(program, state, WARMUP + LEAD)
     return lambda updates: go_on(-(-updates // members))
 

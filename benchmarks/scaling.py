@@ -51,14 +51,14 @@ def measure(point: dict[str, int], work: float, repetitions: int) -> dict[str, A
     since = time.perf_counter()
     memory = program.memory()
     compiled = time.perf_counter() - since
-    alive = np.ones(members, bool)
-    state, _, _ = program.advance(program.start(), 0, warmup, alive=alive)
-    state, _, _ = program.advance(state, warmup, warmup + updates, alive=alive)
+    active = np.ones(members, bool)
+    state, _, _ = program.advance(program.start(), 0, warmup, active=active)
+    state, _, _ = program.advance(state, warmup, warmup + updates, active=active)
     devices = list(program.placement.devices)
     limit = make_limit(3, 1, fields["hidden"], batch_size=point["batch_size"], updates=updates, devices=devices)
     rates, limits = [], []
     for i in range(1, repetitions + 1):
-        state, _, seconds = program.advance(state, warmup + i * updates, warmup + (i + 1) * updates, alive=alive)
+        state, _, seconds = program.advance(state, warmup + i * updates, warmup + (i + 1) * updates, active=active)
         rates.append(members * updates / seconds)
         limits.append(limit())
     return {

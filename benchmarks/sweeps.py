@@ -47,12 +47,12 @@ def be(batch_size: int, devices: int, members: Sequence[int]) -> None:
         """How long a sweep took to begin and what it holds, and its turns, which give updates per second."""
         begin = time.perf_counter()
         program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(count)])
-        memory, alive = program.memory(), np.ones(count, bool)
+        memory, active = program.memory(), np.ones(count, bool)
         compiled = time.perf_counter() - begin
-        state, _, _ = program.advance(program.start(), 0, WARMUP, alive=alive)
+        state, _, _ = program.advance(program.start(), 0, WARMUP, active=active)
         warm = time.perf_counter() - begin
-        state, _, _ = program.advance(state, WARMUP, WARMUP + TRIAL, alive=alive)
-        state, _, seconds = program.advance(state, WARMUP + TRIAL, WARMUP + 2 * TRIAL, alive=alive)
+        state, _, _ = program.advance(state, WARMUP, WARMUP + TRIAL, active=active)
+        state, _, seconds = program.advance(state, WARMUP + TRIAL, WARMUP + 2 * TRIAL, active=active)
         steps = max(1, round(TRIAL * max(piece_seconds(program), 1.0) / seconds))
         go_on = advancing(program, state, WARMUP + 2 * TRIAL)
         return {"compile_seconds": compiled, "seconds_until_warm": warm, "bytes_a_device": memory}, lambda: go_on(steps)

@@ -50,11 +50,11 @@ def take_turns(ready: Any, turns: Mapping[str, Callable[[], Any]]) -> None:
 def advancing(program: Any, state: Any, begin: int) -> Callable[[int], float]:
     """`(steps) -> updates per second`, summed over members: takes a program on from `state`, that of vector step `begin`."""
     members = len(program.members)
-    alive, held = np.ones(members, bool), [state, begin]
+    active, held = np.ones(members, bool), [state, begin]
 
     def turn(steps: int) -> float:
         since, begin = time.perf_counter(), held[1]
-        held[:] = program.advance(held[0], begin, begin + steps, alive=alive)[0], begin + steps
+        held[:] = program.advance(held[0], begin, begin + steps, active=active)[0], begin + steps
         return members * steps / (time.perf_counter() - since)
 
     return turn

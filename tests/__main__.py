@@ -55,7 +55,7 @@ def main() -> int:
         status = subprocess.run([sys.executable, "-m", *check], cwd=ROOT).returncode
         if status:
             return status
-    files = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: (path.stem not in LONG, -path.stat().st_size))
+    files = sorted(ROOT.glob("tests/**/test_*.py"), key=lambda path: (path.stem not in LONG, -path.stat().st_size))
     paths = [str(path.relative_to(ROOT)) for path in files]
     paths.append("ddpg_jax")  # the examples in its docstrings
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(WORKERS) as pool:

@@ -170,16 +170,16 @@ def test_a_run_with_it_resumes_bit_for_bit(backend: str) -> None:
     for stop in (None, 70):
         program = dj.make_program(experiment, members(1))
         assert program.keeps_environments()
-        state = program.advance(program.start(), 0, 20, alive=everyone)[0]
+        state = program.advance(program.start(), 0, 20, active=everyone)[0]
         if stop is not None:
-            state = program.advance(state, 20, stop, alive=everyone)[0]
+            state = program.advance(state, 20, stop, active=everyone)[0]
             arrays, text = program.save(state)
             arrays = jax.tree.map(np.array, arrays)
             program.close()
             program = dj.make_program(experiment, members(1))
             assert program.keeps_environments()
             state = program.load(jax.tree.map(jnp.asarray, arrays), text, stop)
-        state = program.advance(state, stop or 20, 130, alive=everyone)[0]
+        state = program.advance(state, stop or 20, 130, active=everyone)[0]
         runs.append(jax.tree.map(np.array, program.save(state)[0]))
         program.close()
     assert_same_arrays(*runs)
@@ -192,15 +192,15 @@ def test_where_environments_could_not_be_kept_new_directions_are_drawn() -> None
     experiment, _ = dj.configure({**FIELDS, "backend": "host"})
     program = dj.make_program(experiment, members(count))
     everyone = np.ones(count, bool)
-    state = program.advance(program.start(), 0, 20, alive=everyone)[0]
-    state = program.advance(state, 20, 60, alive=everyone)[0]
+    state = program.advance(program.start(), 0, 20, active=everyone)[0]
+    state = program.advance(state, 20, 60, active=everyone)[0]
     first = np.array(program.save(program.start())[0].obs)
     before = program.save(state)[0].noise.direction
     state = program.load(jax.tree.map(jnp.array, program.save(state)[0]), None, 60)
     noise = program.save(state)[0].noise
     assert not np.any(np.asarray(program.save(state)[0].obs) == first), "the starts of the run do not come once more"
     assert np.all(np.asarray(noise.direction["action"]["kernel"]) != np.asarray(before["action"]["kernel"]))
-    noise = program.save(program.advance(state, 60, 62, alive=everyone)[0])[0].noise
+    noise = program.save(program.advance(state, 60, 62, active=everyone)[0])[0].noise
     program.close()
     assert np.all(np.asarray(noise.direction["action"]["kernel"]) != 0.0)
 
@@ -212,8 +212,8 @@ def test_members_explore_as_they_do_alone(backend: str, placement: str) -> None:
     found = []
     for some in (members(2), members(2)[1:]):
         program = dj.make_program(experiment, some)
-        state = program.advance(program.start(), 0, 20, alive=np.ones(len(some), bool))[0]
-        state = program.advance(state, 20, 30, alive=np.ones(len(some), bool))[0]
+        state = program.advance(program.start(), 0, 20, active=np.ones(len(some), bool))[0]
+        state = program.advance(state, 20, 30, active=np.ones(len(some), bool))[0]
         found.append(jax.tree.map(np.array, program.save(state)[0].noise))
         program.close()
     together, alone = found

@@ -41,7 +41,7 @@ CriticPenalty: TypeAlias = Callable[[Params, Array, Hyperparams], Array]
 """`(critic_params, q [E, B], hyper) -> []`: a term of the critic's loss."""
 ActorPenalty: TypeAlias = Callable[[Array, Hyperparams], Array]
 """`(pre_tanh [B, A], hyper) -> []`: a term of the actor's loss."""
-Sync: TypeAlias = Callable[[Hyperparams, Array], Scalar]
+TargetRate: TypeAlias = Callable[[Hyperparams, Array], Scalar]
 """`(hyper, t_update) -> tau`: the rate at which the targets follow in this update."""
 
 ADAM = Nets(adam(lambda hyper: hyper.actor_lr), adam(lambda hyper: hyper.critic_lr))
@@ -93,7 +93,7 @@ def make_agent(
     critic_penalties: tuple[CriticPenalty, ...] = (),
     actor_penalties: tuple[ActorPenalty, ...] = (),
     optimizers: Nets = ADAM,
-    sync: Sync = every_update,
+    target_rate: TargetRate = every_update,
     diagnose: Nets = diagnostics.OFF,
 ) -> Agent:
     """Makes DDPG for these networks.
@@ -112,7 +112,7 @@ def make_agent(
         critic_penalties: terms that are added to the critic's loss.
         actor_penalties: terms that are added to the actor's loss.
         optimizers: the optimizer of the actor and that of the critic.
-        sync: returns the rate at which the targets follow.
+        target_rate: returns the rate at which the targets follow.
         diagnose: functions that measure more of actor and critic, such as `diagnostics.ON`.
 
     Raises:
@@ -153,10 +153,10 @@ def make_agent(
         def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
             return update_actor(actor_params, actor_opt, critic_params, batch.obs, hyper, t_update)
 
-        actor_info, actor_params, actor_opt = update_every(policy_delay, t_update, improve, state.params.actor, state.opt.actor)
+        actor_info, actor_params, actor_opt = delayed(policy_delay, t_update, improve, state.params.actor, state.opt.actor)
 
         params = Nets(actor_params, critic_params)
-        target_params = soft_update(params, state.target, sync(hyper, t_update))
+        target_params = soft_update(params, state.target, target_rate(hyper, t_update))
         return TrainState(params, target_params, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
 
     def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
@@ -260,16 +260,16 @@ def apply_gradients(
     return weights | not_trainable(params) | statistics, opt
 
 
-def update_every(period: int, t_update: Array, update: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):
-    """Returns `update(params, opt)` if `t_update` is a multiple of `period`, else NaN measurements and both unchanged."""
-    if period == 1:
+def delayed(delay: int, t_update: Array, update: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):
+    """Returns `update(params, opt)` if `t_update` is a multiple of `delay`, else NaN measurements and both unchanged."""
+    if delay == 1:
         return update(params, opt)
 
     def keep(params: Params, opt: Params) -> tuple[Any, Params, Params]:
         measured, _, _ = jax.eval_shape(update, params, opt)
         return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), measured), params, opt
 
-    return jax.lax.cond(t_update % period == 0, update, keep, params, opt)
+    return jax.lax.cond(t_update % delay == 0, update, keep, params, opt)
 
 
 def check_batch(batch: Transition, weight: Array, obs_dim: int, action_dim: int) -> None:

@@ -127,14 +127,14 @@ def make_training_rate(experiment: Experiment, members: list[Member], updates: i
     """Makes a function that does about so many updates and returns updates per second, summed over members."""
     program = make_program(experiment, members)
     state = program.start()
-    done, alive = warmup_iterations(experiment), np.ones(len(members), bool)
+    done, active = warmup_iterations(experiment), np.ones(len(members), bool)
     each = updates_of(experiment)[0] * len(members)
-    state, _, _ = program.advance(state, 0, done, alive=alive)
+    state, _, _ = program.advance(state, 0, done, active=active)
     steps = max(1, updates // each)
     held = [state, done]
 
     def measure() -> float:
-        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, alive=alive)
+        held[0], _, seconds = program.advance(held[0], held[1], held[1] + steps, active=active)
         held[1] += steps
         return steps * each / seconds
 
@@ -146,10 +146,10 @@ def first_update_seconds(fields: dict[str, Any]) -> float:
     """Measures the seconds from the start of compilation to the end of the first update, in this process."""
     experiment, hyper = configure(fields)
     program = make_program(experiment, [Member(0, hyper)])
-    warmup, alive = warmup_iterations(experiment), np.ones(1, bool)
+    warmup, active = warmup_iterations(experiment), np.ones(1, bool)
     since = time.perf_counter()
-    state, _, _ = program.advance(program.start(), 0, warmup, alive=alive)
-    program.advance(state, warmup, warmup + 1, alive=alive)
+    state, _, _ = program.advance(program.start(), 0, warmup, active=active)
+    program.advance(state, warmup, warmup + 1, active=active)
     seconds = time.perf_counter() - since
     program.close()
     return seconds

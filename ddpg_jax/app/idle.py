@@ -25,9 +25,9 @@ class IdleProgram:
         """Returns an empty state."""
         return ()
 
-    def advance(self, state: Any, begin: Any, end: int, *, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
+    def advance(self, state: Any, begin: Any, end: int, *, active: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
         """Returns metrics of no members, after no time."""
-        del begin, end, alive, so_far
+        del begin, end, active, so_far
         empty: Any = np.zeros(0, int)
         return state, Metrics({}, {}, empty, empty, empty), 0.0
 

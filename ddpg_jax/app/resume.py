@@ -15,7 +15,7 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.blocks import Journal, period, schedule
+from ddpg_jax.running.blocks import Journal, evaluation_interval, schedule
 
 
 def restore_rows(
@@ -67,7 +67,7 @@ def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dic
     """Returns the last step of each member whose rows are kept; infinity if its program has finished."""
     experiment, members = queue.groups[kept.program]
     step = kept.iteration * experiment.num_envs
-    if not finished and kept.iteration % period(experiment):  # the run was to end here, and now does not
+    if not finished and kept.iteration % evaluation_interval(experiment):  # the run was to end here, and now does not
         step -= 1
     earlier = [member.number for group in queue.groups[: kept.program] for member in group.members]
     return {**dict.fromkeys(earlier, math.inf), **{member.number: step for member in members}}

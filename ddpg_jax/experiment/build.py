@@ -34,7 +34,7 @@ class Parts(NamedTuple):
     """The explorer of the warm-up."""
     updates: int
     """The number of gradient steps at a time."""
-    period: int
+    update_interval: int
     """The number of vector steps from one time to the next."""
 
 
@@ -89,7 +89,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
         critic_penalties=tuple(penalty for name, penalty in losses.CRITIC_PENALTIES.items() if name in x.parts),
         actor_penalties=tuple(penalty for name, penalty in losses.ACTOR_PENALTIES.items() if name in x.parts),
         optimizers=Nets(make_optimizer("actor", x), make_optimizer("critic", x)),
-        sync=every_period if "sync_period" in x.parts else every_update,
+        target_rate=every_period if "sync_period" in x.parts else every_update,
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )
     agent = normalize_observations(agent, spec.obs_dim) if x.normalize_obs else agent

@@ -87,7 +87,7 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
     """
     x = experiment
     total = total_iterations(x)
-    every = period(x)
+    every = evaluation_interval(x)
     updates, apart = updates_of(x)
     limit = max(1, BLOCK_UPDATES // updates) * apart
     warmup = warmup_iterations(x)
@@ -179,11 +179,11 @@ class _Run:
     def advance(self, end: int) -> None:
         """Advances the block by one piece, or by less if a signal stops it."""
         until = min(self.iteration + self.piece, end)
-        alive = self.alive
-        begin = np.where(alive, self.reached, until)
-        self.state, self.metrics, seconds = self.program.advance(self.state, begin, until, alive=alive, so_far=self.metrics)
-        chex.assert_shape([self.metrics.bad_step, self.metrics.diverged_step, self.metrics.done], alive.shape)
-        self.reached = np.maximum(np.where(alive, self.metrics.done, until), self.reached)
+        active = self.active
+        begin = np.where(active, self.reached, until)
+        self.state, self.metrics, seconds = self.program.advance(self.state, begin, until, active=active, so_far=self.metrics)
+        chex.assert_shape([self.metrics.bad_step, self.metrics.diverged_step, self.metrics.done], active.shape)
+        self.reached = np.maximum(np.where(active, self.metrics.done, until), self.reached)
         reached = int(self.reached.min(initial=until))
         pieces = max(self.gather(seconds / piece_seconds(self.program)))
         self.piece = _next_piece(self.piece, reached - self.iteration, pieces)
@@ -201,7 +201,7 @@ class _Run:
         )
 
     @property
-    def alive(self) -> np.ndarray:
+    def active(self) -> np.ndarray:
         """The mask of the members that go on, `[M]`: those that have neither diverged nor been stopped."""
         return (self.diverged < 0) & ~self.stopped
 
@@ -242,7 +242,7 @@ class _Run:
         rows = self._take_rows(end) if evaluating else []
         for member in self.judge(rows, self.state) if rows else []:
             self.stopped[member] = True
-        finished = end == total_iterations(experiment) or all(self.gather(not self.alive.any()))
+        finished = end == total_iterations(experiment) or all(self.gather(not self.active.any()))
         rows = self._take_rows(end) if finished and not evaluating else rows
         journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
         self.journal = journal._replace(stopped=self.stopped.tolist())
@@ -273,11 +273,11 @@ class _Run:
             returns=returns,
             lengths=lengths,
         )
-        self.pending = [] if end % period(self.experiment) == 0 else self.pending
+        self.pending = [] if end % evaluation_interval(self.experiment) == 0 else self.pending
         return [row for row, stopped in zip(rows, self.stopped, strict=True) if not stopped]
 
 
-def period(experiment: Experiment) -> int:
+def evaluation_interval(experiment: Experiment) -> int:
     """Returns the vector steps between two evaluations."""
     return -(-experiment.eval_every // experiment.num_envs)
 

@@ -45,7 +45,7 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
         warmup=parts.warmup,
         num_envs=structure.num_envs,
         updates=parts.updates,
-        period=parts.period,
+        update_interval=parts.update_interval,
         eval_episodes=structure.eval_episodes,
         eval_shared=structure.eval_env == "shared",
         agree=max_over_members(placement),
@@ -72,16 +72,16 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
     """Makes `(state, inputs, clocks) -> (state, metrics)`: a phase of training that members sit out once they have diverged."""
 
     def mapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
-        key, hyper, alive, begin, so_far = inputs
-        return phase(key, state, hyper, begin, jnp.where(alive, clocks[1], begin), so_far)
+        key, hyper, active, begin, so_far = inputs
+        return phase(key, state, hyper, begin, jnp.where(active, clocks[1], begin), so_far)
 
     def vmapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
         # A diverged member still computes, but its new networks and metrics are discarded. The rest of its state (replay,
         # environment, noise) moves on, because selecting it would copy every replay.
-        key, hyper, alive, _, so_far = inputs
+        key, hyper, active, _, so_far = inputs
         after, metrics = phase(key, state, hyper, *clocks, so_far)
-        kept = if_alive(alive, metrics, so_far)._replace(done=metrics.done)
-        return replace(after, train=if_alive(alive, after.train, state.train)), kept
+        kept = if_active(active, metrics, so_far)._replace(done=metrics.done)
+        return replace(after, train=if_active(active, after.train, state.train)), kept
 
     return vmapped if placement.vmapped else mapped
 
@@ -91,6 +91,6 @@ def structure_of(experiment: Experiment) -> Experiment:
     return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
 
 
-def if_alive(alive: Array, new: Any, old: Any) -> Any:
-    """Selects `new` for a member that has not diverged, else `old`; `alive` is `[]`."""
-    return jax.tree.map(lambda x, y: jnp.where(alive, x, y), new, old)
+def if_active(active: Array, new: Any, old: Any) -> Any:
+    """Selects `new` for a member that has not diverged, else `old`; `active` is `[]`."""
+    return jax.tree.map(lambda x, y: jnp.where(active, x, y), new, old)

@@ -75,7 +75,7 @@ class Program:
         self._env_states: list[Any] = []
         self._shared = env.outside is not None and experiment.eval_env == "shared"
         self.placement = placement or make_placement(len(members), experiment.placement)
-        self._call = call = self.placement.per_call
+        self._per_call = call = self.placement.per_call
         count = len(members)
         if env.outside is not None:
             self._prepare(env.outside)
@@ -87,7 +87,7 @@ class Program:
     def _prepare(self, outside: Outside) -> None:
         """Makes and tries the environments that training and evaluation will use."""
         x = self.experiment
-        evaluations = 0 if self._shared else self._call.slots
+        evaluations = 0 if self._shared else self._per_call.slots
         outside.prepare(self.placement.slots * x.num_envs, evaluations=evaluations, episodes=x.eval_episodes)
         outside.try_out()
         if x.hindsight != "none" and outside.goal_fault:
@@ -161,14 +161,14 @@ class Program:
                 raise error
 
     def _clocks(self, *times: int) -> Any:
-        return self._call.replicate(tuple(np.int32(time) for time in times))
+        return self._per_call.replicate(tuple(np.int32(time) for time in times))
 
     def _select(self, tree: Any, own: slice) -> Any:
         """Selects the members of one call from columns `[M]` of all members, with padding."""
 
         def padded(column: np.ndarray) -> np.ndarray:
-            column = np.pad(column[own], (0, self._call.slots - (own.stop - own.start)), mode="edge")
-            return column[0] if self._call.single else column
+            column = np.pad(column[own], (0, self._per_call.slots - (own.stop - own.start)), mode="edge")
+            return column[0] if self._per_call.single else column
 
         return jax.tree.map(padded, tree)
 
@@ -176,27 +176,27 @@ class Program:
         """Concatenates the results of each call to results of all members, `[M, ...]`: the inverse of `_select`."""
 
         def join(*columns: Any) -> np.ndarray:
-            joined = np.concatenate([np.asarray(column)[None] if self._call.single else column for column in columns])
+            joined = np.concatenate([np.asarray(column)[None] if self._per_call.single else column for column in columns])
             return joined[: len(self.members)]
 
         return jax.tree.map(join, *results)
 
-    def _phase_inputs(self, name: str, begin: np.ndarray, alive: np.ndarray, *, so_far: Metrics | None) -> list[Any]:
+    def _phase_inputs(self, name: str, begin: np.ndarray, active: np.ndarray, *, so_far: Metrics | None) -> list[Any]:
         """Returns what the calls of a phase take besides states and clocks. Metrics of a journal are lists of numbers."""
         none = no_metrics(("train_return_mean", *(reported(self.experiment) if name == "learn" else ())))
         if so_far is None:
             columns = jax.tree.map(lambda zero: np.full(len(self.members), zero), none)
         else:
             columns = jax.tree.map(lambda zero, column: np.asarray(column, zero.dtype), none, so_far)
-        columns = (alive, begin.astype(np.int32), columns)
+        columns = (active, begin.astype(np.int32), columns)
         return [(*given, *self._select(columns, own)) for given, own in zip(self._inputs, self._slices, strict=True)]
 
     def advance(
-        self, state: Any, begin: Any, end: int, *, alive: np.ndarray, so_far: Metrics | None = None
+        self, state: Any, begin: Any, end: int, *, active: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[Any, Metrics, float]:
         """Advances from vector step `begin` `[M]` to `end`, either all before the end of the warm-up or all after it.
 
-        Members that are not alive learn nothing; under vmap they compute along, and the result is dropped. If an environment
+        Members that are not active learn nothing; under vmap they compute along, and the result is dropped. If an environment
         outside asks for it, the end is earlier: see `Metrics.done`.
 
         Args:
@@ -204,7 +204,7 @@ class Program:
             begin: the next vector step: one number, or one for each member, `[M]`. Members advanced by the same loop must
                 share it.
             end: the step after the last one.
-            alive: `[M]` bool, False for members that have diverged or been stopped.
+            active: `[M]` bool, False for members that have diverged or been stopped.
             so_far: metrics of the steps before, if they belong to the same block.
 
         Returns:
@@ -214,7 +214,7 @@ class Program:
         begin = np.broadcast_to(begin, len(self.members))
         name = "fill" if begin.min() < self._warmup else "learn"
         clocks = self._clocks(int(begin.min()), end)
-        given = list(zip(state, self._phase_inputs(name, begin, alive, so_far=so_far), strict=True))
+        given = list(zip(state, self._phase_inputs(name, begin, active, so_far=so_far), strict=True))
         run = self._functions.phase(name, *given[0], clocks)
         since = time.perf_counter()
         results = self._in_turn(lambda each: run(*each, clocks), given)
@@ -269,7 +269,7 @@ class Program:
 
     def actor(self, state: Any, m: int) -> Params:
         """Returns the actor's parameters of one member."""
-        call = self._call
+        call = self._per_call
         return pick(state[m // call.slots].train.params.actor, m % call.slots, call)
 
     def save(self, state: Any) -> tuple[Any, str | None]:
@@ -284,7 +284,7 @@ class Program:
             state = [replace(one, env=np.zeros_like(one.env)) for one in state]
         if self.placement.single:
             return jax.tree.map(np.array, state[0]), text
-        axes = 0 if self._call.single else 1
+        axes = 0 if self._per_call.single else 1
         return jax.tree.map(lambda *parts: np.stack(parts).reshape(-1, *parts[0].shape[axes:]), *state), text
 
     def load(self, arrays: Any, text: str | None, i: int) -> Any:
@@ -295,7 +295,7 @@ class Program:
         Raises:
             EnvironmentFailure: environments cannot be restored.
         """
-        call, outside = self._call, self.env.outside
+        call, outside = self._per_call, self.env.outside
         self._seed(i)
         text = text if self.keeps_environments() else None
         if outside is not None and text is not None:
@@ -312,12 +312,12 @@ class Program:
     def shapes(self) -> Any:
         """Returns the arrays of `save` as a pytree of `jax.ShapeDtypeStruct`."""
         one = jax.eval_shape(self._functions.init, *self._inputs[0])
-        lead, axes = () if self.placement.single else (self.placement.slots,), 0 if self._call.single else 1
+        lead, axes = () if self.placement.single else (self.placement.slots,), 0 if self._per_call.single else 1
         return self.placement.abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[axes:]), x.dtype), one))
 
     def memory(self) -> int:
         """Returns the bytes that a device needs to learn and to evaluate, according to the compiler."""
-        phase, count, call = self._functions.phase, len(self.members), self._call
+        phase, count, call = self._functions.phase, len(self.members), self._per_call
         one = call.abstract(jax.eval_shape(self._functions.init, *self._inputs[0]))
         states = bytes_of(one) // len(self.placement.devices)
         inputs = self._phase_inputs("learn", np.zeros(count, int), np.ones(count, bool), so_far=None)[0]

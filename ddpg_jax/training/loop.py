@@ -67,7 +67,7 @@ def make_training(
     warmup: Explorer,
     num_envs: int = 1,
     updates: int = 1,
-    period: int = 1,
+    update_interval: int = 1,
     eval_episodes: int = 10,
     eval_shared: bool = False,
     agree: Callable[[Array], Array] = lambda status: status,
@@ -83,7 +83,7 @@ def make_training(
             return it unchanged.
         num_envs: `N`, the number of environments, which are stepped side by side.
         updates: the number of gradient steps at a time.
-        period: the number of vector steps from one time to the next.
+        update_interval: the number of vector steps from one time to the next.
         eval_episodes: the number of episodes per evaluation.
         eval_shared: play these in a training environment outside the program; `restart` must follow.
         agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
@@ -108,10 +108,11 @@ def make_training(
         )
 
     def update(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, dict[str, Array]]:
-        return gradient_steps(agent, replay, key, state, hyper, updates=updates, i=i // period if period > 1 else i)
+        count = i if update_interval == 1 else i // update_interval
+        return gradient_steps(agent, replay, key, state, hyper, updates=updates, i=count)
 
     collect = Collector(env, agent, replay, num_envs, explorer, agree)
-    schedule = Schedule(update, period)
+    schedule = Schedule(update, update_interval)
     overlapped = env.outside is not None and env.outside.order == "overlapped"
     learn_step = overlapped_step(collect, schedule) if overlapped else textbook_step(collect, schedule)
     fill_step = warmup_step(collect, warmup)

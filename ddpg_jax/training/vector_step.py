@@ -37,12 +37,12 @@ class Schedule(NamedTuple):
 
     update: Callable[[Key, RunState, Hyperparams, Array], tuple[RunState, dict[str, Array]]]
     """`(key, state, hyper, i) -> (state, info)`: performs the updates of vector step `i`."""
-    period: int
+    interval: int
     """The number of vector steps from one time of updates to the next."""
 
     def due(self, i: Array) -> Array | bool:
         """Returns True if updates follow vector step `i`."""
-        return True if self.period == 1 else i % self.period == self.period - 1
+        return True if self.interval == 1 else i % self.interval == self.interval - 1
 
 
 class Collector(NamedTuple):

@@ -239,7 +239,7 @@ def test_gradients_go_through_the_statistics_of_the_batch() -> None:
 
 
 def test_targets_copy_statistics_where_they_copy_the_rest_and_a_resting_actor_keeps_its_own() -> None:
-    agent, hyper = agent_with("plain", sync=every_period, policy_delay=2)
+    agent, hyper = agent_with("plain", target_rate=every_period, policy_delay=2)
     state, batch = shaken_state(agent), transitions()
     update = jax.jit(agent.update)
     states = [state]
@@ -292,11 +292,11 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
     assert program.keeps_environments()
     state = program.start()
     fresh = statistics(program, state)
-    state = program.advance(state, 0, 20, alive=everyone)[0]
+    state = program.advance(state, 0, 20, active=everyone)[0]
     returns = program.evaluate(state, 20)[0]
     assert_same_arrays(statistics(program, state), fresh)
 
-    state = program.advance(state, 20, 40, alive=everyone)[0]
+    state = program.advance(state, 20, 40, active=everyone)[0]
     learned = statistics(program, state)
     assert all(np.any(x != y) for x, y in zip(jax.tree.leaves(learned), jax.tree.leaves(fresh), strict=True))
     assert np.any(program.evaluate(state, 20)[0] != returns)
@@ -304,12 +304,12 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
 
     arrays, text = program.save(state)
     arrays = jax.tree.map(np.array, arrays)
-    ends = [jax.tree.map(np.array, program.save(program.advance(state, 40, 60, alive=everyone)[0])[0])]
+    ends = [jax.tree.map(np.array, program.save(program.advance(state, 40, 60, active=everyone)[0])[0])]
     program.close()
     program = dj.make_program(experiment, members)
     assert program.keeps_environments()
     state = program.load(jax.tree.map(jnp.asarray, arrays), text, 40)
-    ends.append(jax.tree.map(np.array, program.save(program.advance(state, 40, 60, alive=everyone)[0])[0]))
+    ends.append(jax.tree.map(np.array, program.save(program.advance(state, 40, 60, active=everyone)[0])[0]))
     program.close()
     assert_same_arrays(*ends)
 

@@ -210,11 +210,11 @@ def test_what_a_diverged_member_learns_is_dropped(backend: str, placement: str) 
     experiment, hyper = dj.configure({**SMALL, "env": "Pendulum-v1", "backend": backend, "placement": placement})
     program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(3)])
 
-    def after(alive: list[bool]) -> list[Any]:
+    def after(active: list[bool]) -> list[Any]:
         """What is learned at step 110, and at 130 where some sit out the steps between."""
         state, found = program.start(), []
-        for begin, end, who in ((0, 100, [True] * 3), (100, 110, [True] * 3), (110, 130, alive)):
-            state, _, _ = program.advance(state, begin, end, alive=np.array(who))
+        for begin, end, who in ((0, 100, [True] * 3), (100, 110, [True] * 3), (110, 130, active)):
+            state, _, _ = program.advance(state, begin, end, active=np.array(who))
             found.append(jax.tree.map(np.array, program.save(state)[0].train))
         return found[1:]
 
@@ -245,9 +245,9 @@ def test_vmapped_members_agree_with_mapped_ones() -> None:
     params = []
     for kind in ("map", "vmap"):
         program = Program(experiment, dj.envs.make_device("Pendulum-v1"), members, placement=make_placement(3, kind))
-        alive = np.ones(3, bool)
-        state, _, _ = program.advance(program.start(), 0, 100, alive=alive)
-        state, _, _ = program.advance(state, 100, 120, alive=alive)
+        active = np.ones(3, bool)
+        state, _, _ = program.advance(program.start(), 0, 100, active=active)
+        state, _, _ = program.advance(state, 100, 120, active=active)
         params.append(jax.tree.leaves(program.save(state)[0].train.params))
     for mapped, vmapped in zip(*params, strict=True):
         np.testing.assert_allclose(mapped, vmapped, atol=1e-5)
@@ -287,7 +287,7 @@ import sys, json
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import ddpg_jax as dj
-from tests.test_sweep import IN_TWELVE, TWELVE
+from tests.running.test_sweep import IN_TWELVE, TWELVE
 sweep = dj.sweep(**{"env": sys.argv[1], **TWELVE, **IN_TWELVE[sys.argv[1]]})
 print(json.dumps({"devices": jax.local_device_count(), "rows": len(sweep.rows), "returns": sweep.returns.tolist()}))
 """
@@ -315,9 +315,9 @@ def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 open("/proc/self/clear_refs", "w").write("5")  # the peak of the compiler is not asked for
-before, alive = peak(), np.ones(4, bool)
-state, _, _ = program.advance(program.start(), 0, 100, alive=alive)
-state, _, _ = program.advance(state, 100, 110, alive=alive)
+before, active = peak(), np.ones(4, bool)
+state, _, _ = program.advance(program.start(), 0, 100, active=active)
+state, _, _ = program.advance(state, 100, 110, active=active)
 print(need, peak() - before)
 """
 

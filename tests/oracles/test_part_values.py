@@ -140,7 +140,8 @@ def test_learning_rates_follow_their_schedule_whatever_else_is_on(name: str, sha
 
 def test_hard_targets_are_copied_every_period_and_stay_in_between() -> None:
     """With tau=1; the clock is that of the updates."""
-    agent, hyper = mlp_agent(2, 1, hidden=(4,), sync=every_period), dj.Hyperparams(tau=1.0, sync_period=3.0, actor_lr=0.1)
+    agent = mlp_agent(2, 1, hidden=(4,), target_rate=every_period)
+    hyper = dj.Hyperparams(tau=1.0, sync_period=3.0, actor_lr=0.1)
     obs, next_obs, action, reward = (jnp.asarray(x) for x in arrays((8, 2), (8, 2), (8, 1), (8,)))
     batch = dj.Transition(obs, action, reward, jnp.ones(8), jnp.zeros(8, bool), next_obs)
     update = jax.jit(agent.update)

@@ -346,7 +346,7 @@ MAKERS: dict[str, tuple[Any, str]] = {
     "nothing": (lambda: None, r"^env=<lambda> makes a NoneType; it must make a gymnasium.Env$"),
     "several": (lambda: gymnasium.make_vec("Pendulum-v1", 2), r"makes a SyncVectorEnv; it must make a gymnasium.Env$"),
     "no spaces": (gymnasium.Env, r"^env=Env has no observation_space"),
-    "fails": (lambda: 1 / 0, r"^env=<lambda> cannot be made: ZeroDivisionError.*\(test_envs_host.py, line \d+\)$"),
+    "fails": (lambda: 1 / 0, r"^env=<lambda> cannot be made: ZeroDivisionError.*\(test_host.py, line \d+\)$"),
     "an argument": (lambda x: x, r"^env=<lambda> cannot be made: TypeError: .* missing 1 required"),
     "made": (gymnasium.make("Pendulum-v1"), r"^env=Pendulum-v1 is one environment; .* lambda: gymnasium.make"),
     "a number": (3, r"^env=3 is not allowed; it must be a name"),
@@ -364,9 +364,9 @@ def test_what_is_no_function_that_makes_an_environment_is_refused(what: str) -> 
 def test_members_that_have_diverged_step_no_environment() -> None:
     experiment, hyper = dj.configure({**SHORT, "backend": "host"})
     program = dj.make_program(experiment, [dj.Member(0, hyper)])
-    state, _, _ = program.advance(program.start(), 0, 4, alive=np.ones(1, bool))
+    state, _, _ = program.advance(program.start(), 0, 4, active=np.ones(1, bool))
     before = jax.tree.map(np.array, program.save(state))
-    state, metrics, _ = program.advance(state, 4, 9, alive=np.zeros(1, bool))
+    state, metrics, _ = program.advance(state, 4, 9, active=np.zeros(1, bool))
     for one, other in zip(jax.tree.leaves(program.save(state)[0]), jax.tree.leaves(before[0]), strict=True):
         np.testing.assert_array_equal(one, other)
     assert program.save(state)[1] == before[1]
@@ -582,17 +582,17 @@ def failing(order: str) -> tuple[Program, Any]:
 
     experiment, hyper = dj.configure(fields)
     program = dj.make_program(experiment, [dj.Member(0, hyper)], Late)
-    state, _, _ = program.advance(program.start(), 0, 10, alive=np.ones(1, bool))
+    state, _, _ = program.advance(program.start(), 0, 10, active=np.ones(1, bool))
     return program, state
 
 
 def test_a_failure_ends_the_loop_and_leaves_the_state_before_the_step() -> None:
-    alive = np.ones(1, bool)
+    active = np.ones(1, bool)
     program, state = failing("textbook")
-    state, metrics, _ = program.advance(state, 10, 30, alive=alive)
+    state, metrics, _ = program.advance(state, 10, 30, active=active)
     assert (metrics.done.tolist(), metrics.bad_step.tolist()) == ([19], [19])
     other, expected = failing("textbook")
-    expected, before, _ = other.advance(expected, 10, 19, alive=alive)
+    expected, before, _ = other.advance(expected, 10, 19, active=active)
     for name in ("train", "replay", "returns"):  # the rest starts anew with the environment
         found, true = (getattr(p.save(s)[0], name) for p, s in ((program, state), (other, expected)))
         jax.tree.map(np.testing.assert_array_equal, found, true)
@@ -665,15 +665,15 @@ class Slow(Counter):
 def test_a_stop_is_obeyed_within_a_step(what: str) -> None:
     experiment, hyper = dj.configure({**SHORT, "env": "Slow", "num_envs": 1, "steps": 4_000})
     program = dj.make_program(experiment, [dj.Member(0, hyper)], Slow)
-    state, alive = program.start(), np.ones(1, bool)
+    state, active = program.start(), np.ones(1, bool)
     program.memory()  # compiles
     if what == "learn":
-        state, _, _ = program.advance(state, 0, 8, alive=alive)
+        state, _, _ = program.advance(state, 0, 8, active=active)
     timer = threading.Timer(1.0, stopping.set)
     timer.start()
     since = time.monotonic()
     if what == "learn":
-        _, metrics, _ = program.advance(state, 8, 4_000, alive=alive)
+        _, metrics, _ = program.advance(state, 8, 4_000, active=active)
         assert metrics.done < 500
     else:
         with pytest.raises(Interrupted):

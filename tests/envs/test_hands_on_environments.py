@@ -273,7 +273,7 @@ def test_wrappers_that_learn_are_refused_through_every_door(make: Any, field: st
 
 
 def test_wrappers_that_learn_are_refused_by_module_and_name() -> None:
-    for wrappers in ("gymnasium.wrappers:NormalizeObservation", "tests.test_hands_on_environments:Normalized"):
+    for wrappers in ("gymnasium.wrappers:NormalizeObservation", "tests.envs.test_hands_on_environments:Normalized"):
         with pytest.raises(dj.ConfigError, match="it must be replaced by normalize_obs=true"):
             dj.train("Pendulum-v1", wrappers=wrappers, **SHORT)
 

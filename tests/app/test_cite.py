@@ -14,7 +14,7 @@ from ddpg_jax.app.citations import ALWAYS, CHOSEN, FAMILIES, PARTS, SOURCES, bib
 from ddpg_jax.experiment.experiment import SWITCHES
 from tests.runs import TINY, run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENTRY = re.compile(r"@(\w+)\{([\w]+),\n((?:  \w+ = \{.*\},\n)+)\}\n")
 NEEDED = {
     "article": {"title", "author", "journal", "year"},

@@ -37,7 +37,10 @@ VARIANTS = [
     )
     for name, changed in {"base": {}, "slow": {"lr_schedule": "linear", "lr_decay_updates": suite_tasks.OVER_THE_RUN}}.items()
 ]
-CODE = "import sys; from benchmarks.suite import main; from tests.test_suite import {0}; sys.exit(main(sys.argv[1:], [{0}]))"
+CODE = """import sys
+from benchmarks.suite import main
+from tests.benchmarks.test_suite import {0}
+sys.exit(main(sys.argv[1:], [{0}]))"""
 TIMING = ("seconds", "updates_per_second")
 
 

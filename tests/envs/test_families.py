@@ -294,8 +294,8 @@ import ddpg_jax as dj
 from ddpg_jax.envs import make_device
 from ddpg_jax.envs.extras import EXTRAS, installed
 from ddpg_jax.running.placement import over_members, make_placement
-from tests.test_envs_device import compiled_roll
-from tests.test_envs_families import GYMNAX, PHYSICS, walk
+from tests.envs.test_native import compiled_roll
+from tests.envs.test_families import GYMNAX, PHYSICS, walk
 
 others = [name for name in (GYMNAX[0], *PHYSICS) if installed(EXTRAS[name.partition("/")[0]])]
 envs = [walk(dj.envs.renew_at_ends), *map(make_device, ["Pendulum-v1", "point-reach", *others])]

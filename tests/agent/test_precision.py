@@ -17,7 +17,7 @@ from jax.interpreters import partial_eval
 import ddpg_jax as dj
 from ddpg_jax.agent.layers import PRECISIONS, rounded_product
 from tests.agents import mlp_agent
-from tests.test_parts import distance
+from tests.contracts.test_parts import distance
 
 OBS, ACTION, BATCH, HIDDEN = 3, 2, 8, (16, 12)
 KEY, HYPER = jax.random.key(0), dj.Hyperparams()

@@ -79,7 +79,7 @@ def compiled(experiment: dj.Experiment) -> Functions:
         warmup=parts.warmup,
         num_envs=experiment.num_envs,
         updates=parts.updates,
-        period=parts.period,
+        update_interval=parts.update_interval,
     )
     return Functions(
         jax.jit(training.init), jax.jit(training.fill, donate_argnums=1), jax.jit(training.learn, donate_argnums=1)
@@ -137,8 +137,8 @@ def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
     """Neither at once nor when a uniform draw, or the next episode, gives it actions again; nor when it is evaluated."""
     experiment = dataclasses.replace(BASE, parts=("epsilon_uniform",), num_envs=1, updates_per_step=1.0)
     program = Program(experiment, WALK, [dj.Member(0, HYPER._replace(epsilon_uniform=0.5))])
-    alive = np.ones(1, bool)
-    (state,), _, _ = program.advance(program.start(), 0, 32, alive=alive)
+    active = np.ones(1, bool)
+    (state,), _, _ = program.advance(program.start(), 0, 32, active=active)
 
     def scaled(factor: float) -> list[RunState]:
         actor = jax.tree.map(lambda x: x * factor, state.train.params.actor)
@@ -147,8 +147,8 @@ def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
 
     assert np.isnan(program.evaluate(scaled(np.nan), 32)[0]).all()
     assert np.isfinite(program.evaluate(scaled(1e30), 32)[0]).all()  # each weight is a number, and the actions are none
-    program.advance(scaled(np.nan), 32, 82, alive=alive)
-    program.advance(scaled(1e30), 32, 82, alive=alive)
+    program.advance(scaled(np.nan), 32, 82, active=active)
+    program.advance(scaled(1e30), 32, 82, active=active)
 
 
 def test_streams_do_not_meet() -> None:
@@ -190,13 +190,13 @@ def test_a_member_alone_gives_the_bits_that_it_gives_among_others() -> None:
     alone, among = Program(BASE, pendulum, members[1:2]), Program(BASE, pendulum, members)
     one, all_three, everyone = alone.start(), among.start(), np.ones(3, bool)
     for begin, end in ((0, WARMUP), (WARMUP, WARMUP + 30)):
-        one, _, _ = alone.advance(one, begin, end, alive=everyone[:1])
-        all_three, metrics, _ = among.advance(all_three, begin, end, alive=everyone)
+        one, _, _ = alone.advance(one, begin, end, active=everyone[:1])
+        all_three, metrics, _ = among.advance(all_three, begin, end, active=everyone)
         assert metrics.bad_step.shape == (3,)
         assert_same_bits(member(among, all_three, 1), member(alone, one, 0))
     before = [member(among, all_three, m) for m in range(3)]
-    after, _, _ = among.advance(all_three, WARMUP + 30, WARMUP + 60, alive=np.array([False, True, False]))
-    one, _, _ = alone.advance(one, WARMUP + 30, WARMUP + 60, alive=everyone[:1])
+    after, _, _ = among.advance(all_three, WARMUP + 30, WARMUP + 60, active=np.array([False, True, False]))
+    one, _, _ = alone.advance(one, WARMUP + 30, WARMUP + 60, active=everyone[:1])
     for m, expected in enumerate((before[0], member(alone, one, 0), before[2])):
         assert_same_bits(member(among, after, m), expected)
 
@@ -211,14 +211,14 @@ def member(program: Program, state: Any, m: int) -> Any:
 def test_the_metrics_of_a_block_in_pieces_are_those_of_the_block(kind: str) -> None:
     members = [dj.Member(seed, HYPER) for seed in range(2)]
     program = Program(BASE, dj.envs.make_device("Pendulum-v1"), members, placement=make_placement(2, kind))
-    alive = np.array([True, False])
-    state = program.advance(program.start(), 0, WARMUP, alive=np.ones(2, bool))[0]
+    active = np.array([True, False])
+    state = program.advance(program.start(), 0, WARMUP, active=np.ones(2, bool))[0]
     start, _ = program.save(state)
-    state, whole, _ = program.advance(state, WARMUP, WARMUP + 30, alive=alive)
+    state, whole, _ = program.advance(state, WARMUP, WARMUP + 30, active=active)
     np.testing.assert_array_equal(whole.counts["critic_loss"], [30, 0], "one learned, one was stopped")
     again, pieces = program.load(start, None, WARMUP), None
     for begin, end in ((0, 1), (1, 18), (18, 30)):
-        again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, alive=alive, so_far=pieces)
+        again, pieces, _ = program.advance(again, WARMUP + begin, WARMUP + end, active=active, so_far=pieces)
     assert pieces.done[0] == whole.done[0] == WARMUP + 30
     assert_same_bits(pieces._replace(done=0), whole._replace(done=0))
     assert_same_bits(program.save(again)[0].train, program.save(state)[0].train)
@@ -230,7 +230,7 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
     Each takes a second, and `pieces_of` makes all as long as the first.
     """
 
-    def advance(state: Any, begin: Any, end: int, alive: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
+    def advance(state: Any, begin: Any, end: int, active: Any, so_far: Any = None) -> tuple[Any, Metrics, float]:
         total, count = reports[int(begin[0]), end]
         before = (so_far.sums["train_return_mean"][0], so_far.counts["train_return_mean"][0]) if so_far else (0.0, 0)
         sums: Any = {"train_return_mean": np.array([before[0] + total])}

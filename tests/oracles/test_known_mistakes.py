@@ -20,7 +20,7 @@ from ddpg_jax.running.program import Program
 from ddpg_jax.training.step import RunState, gradient_steps
 from tests.agents import mlp_agent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_vmapped_members_do_not_copy_their_replays_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
