@@ -130,12 +130,16 @@ def make_agent(
             f"{type(actor).__name__} has no argument squash, which action_penalty needs; add it or set action_penalty=0"
         )
     critics = Critics(critic, num_critics)
-    act, outputs_of = functools.partial(apply, actor), functools.partial(apply, critics)
+    outputs_of = functools.partial(apply, critics)
     actor_tx, critic_tx = optimizers
     init = make_init(actor, critics, head, optimizers, obs_dim=obs_dim, action_dim=action_dim)
     update_critic = make_critic_update(critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose)
     objective = make_actor_objective(actor, critic, actor_penalties, head=head)
     update_actor = make_actor_update(actor, objective, actor_tx, diagnose=diagnose)
+
+    def act(actor_params: Params, obs: Array) -> Array:
+        chex.assert_shape(obs, (..., obs_dim), custom_message="agent.act: obs must be [..., O]")
+        return apply(actor, actor_params, obs)
 
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t_update: Array
@@ -160,6 +164,8 @@ def make_agent(
         return TrainState(params, target_params, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
 
     def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
+        chex.assert_shape(obs, (..., obs_dim), custom_message="agent.q_values: obs must be [..., O]")
+        chex.assert_shape(action, (*obs.shape[:-1], action_dim), custom_message="agent.q_values: action must be [..., A]")
         return head.mean(critic_params.get(SUPPORT, {}), outputs_of(critic_params, obs, action))
 
     return Agent(init, act, q_values, update, observe=no_observe)

@@ -142,6 +142,10 @@ def soft_update(params: Params, target: Params, tau: Scalar) -> Params:
     >>> dj.soft_update({"w": 1.0}, {"w": 0.0}, tau=0.25)
     {'w': 0.25}
     """
+    chex.assert_rank(tau, 0, custom_message="soft_update: tau must be []")
+    chex.assert_trees_all_equal_shapes(
+        *jax.tree.map(jnp.asarray, (params, target)), custom_message="soft_update: params and target must agree in every leaf"
+    )
     return optax.incremental_update(params, target, tau)  # pyright: ignore[reportArgumentType]
 
 

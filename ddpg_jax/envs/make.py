@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -126,6 +127,8 @@ def make_env(
     renewed = renew(reset)
 
     def step(key: Key, env_state: Any, obs: Array, action: Array) -> tuple[Any, Array, Transition]:
+        chex.assert_shape(obs, (spec.obs_dim,), custom_message="Env.step: obs must be [O]; use jax.vmap for several")
+        chex.assert_shape(action, (spec.action_dim,), custom_message="Env.step: action must be [A]; use jax.vmap for several")
         reset_key, step_key = jax.random.split(key)
         state, elapsed = env_state
         # Without the barrier XLA folds the bounds in, differently in programs for one device and for several.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
 
@@ -211,6 +212,11 @@ class Program:
             The state, metrics `[M]`, and seconds without compilation. `Metrics.bad_step` reports an environment that failed;
             `raise_failure` explains it.
         """
+        self._check(state)
+        chex.assert_shape(active, (len(self.members),), custom_message="Program.advance: active must be [M]")
+        begin = np.asarray(begin)
+        shape = (len(self.members),) if begin.ndim else ()
+        chex.assert_shape(begin, shape, custom_message="Program.advance: begin must be [] or [M]")
         begin = np.broadcast_to(begin, len(self.members))
         name = "fill" if begin.min() < self._warmup else "learn"
         clocks = self._clocks(int(begin.min()), end)
@@ -220,6 +226,11 @@ class Program:
         results = self._in_turn(lambda each: run(*each, clocks), given)
         metrics = self._join([result[1] for result in results])
         return [result[0] for result in results], metrics, time.perf_counter() - since
+
+    def _check(self, state: Any) -> None:
+        """Raises an error if this is not the state of this program."""
+        if not isinstance(state, list) or len(state) != self.calls:
+            raise TypeError("state must be the list that start, load or advance of this program returned")
 
     def _in_turn(self, run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
         return self._run(lambda: in_turn(run, given))
@@ -247,6 +258,7 @@ class Program:
         """
         if not self.experiment.eval_episodes:
             return np.zeros((len(self.members), 0)), np.zeros((len(self.members), 0))
+        self._check(state)
         given = [(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)]
         run = self._functions.phase("evaluate", *given[0])
         returns, lengths = self._join(self._in_turn(lambda each: run(*each), given))
@@ -278,6 +290,7 @@ class Program:
         Nothing writes to the arrays later. The text is None if the environments cannot be saved, or if `keeps_environments` was
         not asked before they were in use.
         """
+        self._check(state)
         text = None
         if self.env.outside is not None:  # the states of its environments mean nothing to another process
             text = self.env.outside.save(np.stack(self._env_states)) if self.keeps_environments() else None

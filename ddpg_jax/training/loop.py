@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,7 @@ def make_evaluate(
         return jnp.nan_to_num(agent.act(params, obs))
 
     def evaluate(key: Key, state: RunState, i: Array) -> tuple[Array, Array]:
+        chex.assert_rank(i, 0, custom_message="Training.evaluate: i must be []")
         actor = state.train.params.actor
         owner = jnp.int32(0) if env.outside is None else state.env[0, 1]
         where = {"owner": owner, "shared": shared}
@@ -170,6 +172,7 @@ def block(
         end: the step after the last one.
         so_far: the metrics of the steps of this block before `begin`.
     """
+    chex.assert_rank([begin, end], 0, custom_message="Training: begin and end must be []")
 
     def values(report: Step) -> dict[str, Array]:
         return {**report.info, "train_return_mean": report.ended}

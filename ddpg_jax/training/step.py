@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,7 @@ def train_step(
     >>> replay = dj.replay.uniform(obs_dim=3, action_dim=1, capacity=1_000, batch_size=64)
     >>> step = jax.jit(functools.partial(dj.train_step, agent, replay), donate_argnums=(1, 2))
     """
+    chex.assert_rank(t_update, 0, custom_message="train_step: t_update must be []")
     batch, weight, index = replay.sample(stream(key, "sample", t_update), replay_state, hyper, t_update)
     train, td, info = agent.update(stream(key, "update", t_update), train, batch, weight, hyper, t_update)
     info = {**info, **replay.measure(replay_state, index)}

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -382,6 +383,8 @@ def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None 
         return jnp.stack([number, row[0].astype(jnp.int32), row[1].astype(jnp.int32)]), row[2:]
 
     def step(key: Key, env_state: Array, obs: Array, action: Array) -> tuple[Array, Array, Transition]:
+        shape = (envs.spec.action_dim,)
+        chex.assert_shape(action, shape, custom_message="Env.step: action must be [A]; use jax.vmap for several")
         del key  # an environment has its own random numbers, seeded at its first reset
         row = _stepped(jax.ShapeDtypeStruct((2 * envs.spec.obs_dim + 4,), jnp.float32), env_state, jnp.nan_to_num(action))
         return envs.unpack(env_state, obs, action, row)
