@@ -16,7 +16,7 @@ from ddpg_jax.agent.normalization import normalize_observations, normalize_rewar
 from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, with_clipping
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, updates_of
-from ddpg_jax.experiment.own_parts import check_explorer, check_function, check_replay, is_own, make_part
+from ddpg_jax.experiment.own_parts import check_explorer, check_function, check_head, check_replay, is_own, make_part
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.replay import hindsight, samplers
 from ddpg_jax.replay.ring import make_ring
@@ -63,6 +63,8 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
     x = experiment
     head = SCALAR if x.critic == "scalar" else make_part("critic", x.critic, heads.HEADS, heads.Head, num_atoms=x.num_atoms)
     td_loss = losses.huber if "huber_delta" in x.parts and x.td_loss == "squared" else losses.TD_LOSSES[x.td_loss]
+    if x.critic in heads.HEADS and is_own(heads.HEADS[x.critic]):
+        check_head(f"critic={x.critic}", head, num_critics=x.num_critics, batch_size=x.batch_size)
     if is_own(td_loss):
         check_function(f"td_loss={x.td_loss}", td_loss, jnp.zeros(x.batch_size), Hyperparams())
     if is_own(layers.ACTIVATIONS[x.activation]):

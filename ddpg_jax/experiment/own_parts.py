@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from ddpg_jax.agent.heads import Head
 from ddpg_jax.errors import ConfigError, one_line
-from ddpg_jax.types import Agent, Explorer, Hyperparams, Replay, Transition
+from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Replay, Transition
 
 T = TypeVar("T")
 
@@ -44,6 +45,49 @@ def check_function(label: str, function: Callable[..., Any], *arguments: Any) ->
     """
     found = _trace(label, function, *arguments)
     _check_same(label, "", found, arguments[0])
+
+
+def check_head(label: str, head: Head, *, num_critics: int, batch_size: int) -> None:
+    """Checks the shapes and dtypes that the functions of a head return.
+
+    Raises:
+        ConfigError: one of them is wrong, or a function fails.
+    """
+    if head.outputs is not None and (not isinstance(head.outputs, int) or head.outputs < 1):
+        raise ConfigError(f"{label}: outputs is {head.outputs!r}; it must be None or a whole number of at least 1")
+    hyper, scalar, number = _traced_hyper(), jnp.zeros(()), jnp.zeros(batch_size)
+    outputs = jnp.zeros((num_critics, batch_size) if head.outputs is None else (num_critics, batch_size, head.outputs))
+    support = _trace(f"{label}: init", head.init, hyper)
+    if not isinstance(support, dict):
+        raise ConfigError(f"{label}: init returns {type(support).__name__}; it must return a dict of arrays")
+    _check_same(
+        f"{label}: mean",
+        "q",
+        _trace(f"{label}: mean", head.mean, support, outputs),
+        outputs[..., 0] if head.outputs else outputs,
+    )
+    target = _trace(f"{label}: target", head.target, support, number, number, outputs, hyper)
+    shape = getattr(target, "shape", ())
+    if shape[:1] != (batch_size,):
+        raise ConfigError(f"{label}: target returns {shape}; it must return [B, ...], here ({batch_size}, ...)")
+
+    def loss(support: Any, target: Array) -> Any:
+        inputs = jnp.zeros((batch_size, 1)), jnp.zeros((batch_size, 1))
+        return head.loss(
+            outputs,
+            lambda outputs, obs, action: outputs,
+            *inputs,
+            target,
+            number,
+            support=support,
+            hyper=hyper,
+            td_loss=jnp.square,
+            penalties=[],
+        )
+
+    _check_same(
+        f"{label}: loss", "(loss, (td, q_mean))", _trace(f"{label}: loss", loss, support, target), (scalar, (number, scalar))
+    )
 
 
 def check_explorer(label: str, explorer: Explorer, agent: Agent, *, num_envs: int, obs_dim: int, action_dim: int) -> None:

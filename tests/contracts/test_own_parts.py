@@ -52,7 +52,7 @@ dj.REPLAYS["newest"] = newest
 dj.ACTIVATIONS["softplus"] = nn.softplus
 dj.TD_LOSSES["absolute"] = lambda td, hyper: jnp.abs(td)
 """
-TABLES = (dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.ACTIVATIONS, dj.TD_LOSSES, dj.PRESETS)
+TABLES = (dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.ACTIVATIONS, dj.TD_LOSSES, dj.PRESETS, dj.HEADS)
 PARTS = {"network": "mine", "exploration": "push", "replay": "newest", "activation": "softplus", "td_loss": "absolute"}
 SHORT: dict[str, Any] = {
     **{"steps": 200, "warmup_steps": 60, "batch_size": 8, "hidden": (8, 12)},
@@ -150,6 +150,11 @@ def noisy(explore: Any) -> Any:
     return lambda action_dim, schedule: dj.exploration.none(action_dim, schedule)._replace(explore=explore)
 
 
+def head(**functions: Any) -> Any:
+    """The categorical head with other functions."""
+    return lambda num_atoms: dj.heads.categorical(num_atoms)._replace(**functions)
+
+
 WRONG = {
     "network: wide actor": (
         "NETWORKS",
@@ -180,6 +185,30 @@ WRONG = {
     ),
     "replay: raises": ("REPLAYS", lambda **sizes: [][0], "replay=own cannot be made: IndexError"),
     "activation: sums": ("ACTIVATIONS", jnp.sum, r"activation=own returns a value as float32\[\]"),
+    "critic: other arguments": ("HEADS", lambda atoms: None, "critic=own cannot be made.*num_atoms"),
+    "critic: nothing": ("HEADS", lambda num_atoms: None, "critic=own returns a NoneType; it must return a dj.Head"),
+    "critic: no outputs": ("HEADS", head(outputs=0), "critic=own: outputs is 0; it must be None or a whole number"),
+    "critic: no support": (
+        "HEADS",
+        head(init=lambda hyper: hyper.value_min),
+        "critic=own: init returns .*; it must return a dict",
+    ),
+    "critic: mean of all": (
+        "HEADS",
+        head(mean=lambda support, logits: logits.mean()),
+        r"critic=own: mean returns q as float32\[\]; it must be float32\[1, 8\]",
+    ),
+    "critic: target of each critic": (
+        "HEADS",
+        head(target=lambda support, reward, discount, outputs, hyper: outputs),
+        r"critic=own: target returns \(1, 8, 51\); it must return \[B, ...\], here \(8, ...\)",
+    ),
+    "critic: loss of each transition": (
+        "HEADS",
+        head(loss=lambda outputs, of, obs, action, target, weight, **_: (weight, (weight, 0.0))),
+        r"critic=own: loss returns \(loss, \(td, q_mean\)\).* as float32\[8\]; it must be float32\[\]",
+    ),
+    "critic: loss fails": ("HEADS", head(loss=lambda *_, **__: 1 // 0), "critic=own: loss fails: ZeroDivisionError"),
     "td_loss: sums": ("TD_LOSSES", lambda td, hyper: td.sum(), r"td_loss=own returns a value as float32\[\]"),
     "td_loss: other arguments": ("TD_LOSSES", lambda td: td, "td_loss=own fails: TypeError"),
 }
@@ -192,6 +221,16 @@ def test_what_is_wrong_with_an_own_part_is_one_sentence(what: str) -> None:
     with pytest.raises(dj.ConfigError, match=message) as told:
         dj.train("probe/lqr", **{**SHORT, "hidden": (256, 256), what.split(":")[0]: "own"})
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("num_critics", [1, 2])
+def test_an_own_head_trains(num_critics: int) -> None:
+    """The quantiles of the package under another name learn what they learn under their own."""
+    dj.HEADS["mine"] = lambda num_atoms: dj.heads.quantile(num_atoms)
+    one, other = (
+        dj.train("probe/lqr", **SHORT, critic=name, num_atoms=5, num_critics=num_critics) for name in ("mine", "quantile")
+    )
+    np.testing.assert_array_equal(one.returns, other.returns)
 
 
 def test_a_field_that_a_network_does_not_read_is_refused() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from scipy.linalg import solve_discrete_are
 
 import ddpg_jax as dj
@@ -33,9 +34,19 @@ FIELDS = {
 }
 
 
-def test_three_seeds_find_the_optimal_regulator() -> None:
-    experiment, hyper = dj.configure(FIELDS)
-    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in SEEDS])
+CRITICS: dict[str, dict[str, Any]] = {
+    "scalar": {},
+    "categorical": {"value_min": -20.0, "value_max": 0.0, "num_atoms": 31, "steps": 9_000, "eval_every": 9_000},
+    "quantile": {"num_atoms": 9, "steps": 9_000, "eval_every": 9_000},
+}
+
+
+@pytest.mark.parametrize("head", CRITICS)
+def test_seeds_find_the_optimal_regulator(head: str) -> None:
+    """Three of them with the scalar critic, and two, in fewer steps and so to a wider bound, with the others."""
+    experiment, hyper = dj.configure({**FIELDS, **CRITICS[head], "critic": head})
+    seeds, bound = (SEEDS, 0.05) if head == "scalar" else (SEEDS[:2], 0.07)
+    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in seeds])
     state = program.start()
     for tick in dj.run_blocks(program, experiment, state):
         state = tick.state
@@ -48,7 +59,7 @@ def test_three_seeds_find_the_optimal_regulator() -> None:
     best = np.einsum("ni,ij,nj->n", starts, cost_to_go, starts)
 
     critics = program.save(state)[0].train.params.critic
-    for m, seed in enumerate(SEEDS):
+    for m, seed in enumerate(seeds):
         actor = program.actor(state, m)
         critic = jax.tree.map(lambda leaf, m=m: leaf[m], critics)
 
@@ -61,7 +72,7 @@ def test_three_seeds_find_the_optimal_regulator() -> None:
         obs = starts.astype(np.float32)
         value = np.asarray(q_values(critic, obs, act(actor, obs)))[0]
         error = np.abs(value + best).mean() / best.mean()  # relative to the mean value: values near the origin are near 0
-        assert error < 0.05, f"seed {seed}: the critic is off by {error:.2%}"
+        assert error < bound, f"seed {seed}: the critic is off by {error:.2%}"
 
 
 def test_the_optimum_is_the_optimum() -> None:
