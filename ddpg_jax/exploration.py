@@ -21,7 +21,10 @@ from ddpg_jax.types import Array, Explorer, Hyperparams, Key, Params, Scalar
 
 
 def sigma(schedule: Schedule, t: Array, hyper: Hyperparams) -> Scalar:
-    """Returns the scale of the noise at environment step `t`, which reaches `noise_sigma_final` after `noise_decay_steps`."""
+    """Returns the scale of the noise at environment step `t`, which reaches `noise_sigma_final` after `noise_decay_steps`.
+
+    It is `[]`, or `[N, 1]` if the scales of the environments differ (see `with_spread`).
+    """
     return schedule(hyper.noise_sigma, hyper.noise_sigma_final, progress(t, hyper.noise_decay_steps))
 
 
@@ -88,6 +91,49 @@ def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explor
     return Explorer(init, explore, reset)
 
 
+PINK_FREQUENCIES = tuple(4.0**j / 1_500 for j in range(5))
+"""Corner frequencies of the processes that add up to pink noise, per step."""
+
+
+@flax.struct.dataclass
+class Colored:
+    """Holds the noise state of `pink`."""
+
+    levels: Array
+    """`[N, A, J]`, one process for each of the J frequencies."""
+    fresh: Array
+    """`[N]` float32, 1 where an episode starts."""
+
+
+def pink(action_dim: int, schedule: Schedule = constant) -> Explorer:
+    """Adds pink noise, whose power is proportional to 1 / frequency (Eberhard et al. 2023), with standard deviation sigma.
+
+    It explores between the independent draws of `gaussian` and the slow walk of `ou`. They draw a whole episode by the inverse
+    Fourier transform of a scaled white spectrum, which needs the length of the episode in advance. Here the noise is the sum of
+    five autoregressive processes of equal variance, with corner frequencies that differ by factors of 4, which goes on for as
+    long as an episode does: its power is within 20 % of 1 / frequency from one period in 1,000 steps to one in 2, and flat
+    below. Every episode starts in the stationary distribution, independently for each environment and dimension.
+    """
+    decay = jnp.exp(-2.0 * jnp.pi * jnp.asarray(PINK_FREQUENCIES))[None, None]
+
+    def init(num_envs: int, params: Params) -> Colored:
+        del params
+        return Colored(jnp.zeros((num_envs, action_dim, len(PINK_FREQUENCIES))), jnp.ones(num_envs))
+
+    def explore(key: Key, noise: Colored, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+        _check_noise(noise.levels, (_check(obs, t), action_dim, len(PINK_FREQUENCIES)), "[N, A, J]")
+        kept = jnp.where(noise.fresh[:, None, None] > 0, 0.0, decay)
+        levels = kept * noise.levels + jnp.sqrt(1.0 - kept**2) * jax.random.normal(key, noise.levels.shape)
+        eps = jnp.sum(levels, axis=-1) * len(PINK_FREQUENCIES) ** -0.5  # [N, A], with variance 1
+        action = _actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t, hyper) * eps
+        return jnp.clip(action, -1.0, 1.0), Colored(levels, jnp.zeros_like(noise.fresh))
+
+    def reset(noise: Colored, last: Array) -> Colored:
+        return replace(noise, fresh=jnp.maximum(noise.fresh, last))
+
+    return Explorer(init, explore, reset)
+
+
 def none(action_dim: int, schedule: Schedule = constant) -> Explorer:
     """Adds no noise: a = mu(s)."""
     del schedule
@@ -142,7 +188,8 @@ def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
 
     def explore(key: Key, noise: Perturbation, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
         _check_noise(noise.fresh, (_check(obs, t),), "for N environments")
-        target, fresh = sigma(schedule, t, hyper), noise.fresh > 0
+        target = jnp.broadcast_to(jnp.ravel(sigma(schedule, t, hyper)), noise.fresh.shape)  # [N]
+        fresh = noise.fresh > 0
 
         def redraw() -> Params:
             drawn = draw_directions(key, noise.direction)
@@ -209,6 +256,24 @@ def uniform(action_dim: int) -> Explorer:
     return base._replace(explore=explore)
 
 
+def with_spread(explorer: Explorer) -> Explorer:
+    """Gives each environment of a run a noise scale of its own, as FastTD3 does (Seo et al. 2025).
+
+    The factors of `noise_sigma` and `noise_sigma_final` are evenly spaced over the environments, from 1 - `noise_spread` to
+    1 + `noise_spread`; a single environment has the factor 1. (FastTD3 draws them for each episode, uniformly.) The explorer
+    gets the two numbers as `[N, 1]`.
+    """
+
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+        count = _check(obs, t)
+        place = jnp.linspace(-1.0, 1.0, count)[:, None] if count > 1 else jnp.zeros((1, 1))
+        factor = 1.0 + hyper.noise_spread * place
+        scaled = hyper._replace(noise_sigma=hyper.noise_sigma * factor, noise_sigma_final=hyper.noise_sigma_final * factor)
+        return explorer.explore(key, noise, act, params, obs, scaled, t)
+
+    return explorer._replace(explore=explore)
+
+
 def with_uniform(explorer: Explorer) -> Explorer:
     """Replaces each environment's action by a uniform random one with probability `epsilon_uniform` (epsilon-greedy)."""
 
@@ -244,7 +309,8 @@ def with_smoothing(explorer: Explorer, action_dim: int) -> Explorer:
 
 
 EXPLORERS: Registry[Callable[..., Explorer]] = Registry(
-    "dj.EXPLORERS", {"ou": ornstein_uhlenbeck, "gaussian": gaussian, "parameter": parameter, "none": none}
+    "dj.EXPLORERS",
+    {"ou": ornstein_uhlenbeck, "gaussian": gaussian, "pink": pink, "parameter": parameter, "none": none},
 )
 """Maps names to functions `(*, action_dim, schedule) -> explorer`, with these names. The field `exploration` can name an entry
-of your own."""
+of your own, which must accept a `noise_sigma` of `[N, 1]` if it is used with `noise_spread`."""

@@ -69,6 +69,15 @@ class Hyperparams(NamedTuple):
             read_by=_noise_changes,
         ),
     ] = 20_000.0
+    noise_spread: Annotated[
+        Scalar,
+        Field(
+            "Spread of the noise scales over the environments of a run, from 1 - spread to 1 + spread times `noise_sigma`.",
+            high=0.999,
+            off=0.0,
+            read_by=lambda x: _noisy(x) and x.num_envs > 1,
+        ),
+    ] = 0.0
     ou_theta: Annotated[Scalar, Field("Ornstein-Uhlenbeck: rate of return to the mean.", read_by=_ou)] = 0.15
     ou_dt: Annotated[Scalar, Field("Ornstein-Uhlenbeck: length of one step.", low=1e-6, read_by=_ou)] = 1.0
     epsilon_uniform: Annotated[

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpg_jax as dj
-from ddpg_jax.exploration import EXPLORERS, gaussian, ornstein_uhlenbeck, sigma, uniform
+from ddpg_jax.exploration import EXPLORERS, gaussian, ornstein_uhlenbeck, sigma, uniform, with_spread
 from ddpg_jax.schedules import SCHEDULES, progress
 
 N, ACTION = 2_048, 2
@@ -62,7 +62,72 @@ def test_gaussian_noise_has_no_memory() -> None:
         assert correlation(x, y) == pytest.approx(0.0, abs=0.08)
 
 
-@pytest.mark.parametrize("name", ["ou", "gaussian"])
+def colored_sequences(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
+    """Pink noise as Timmer and Koenig 1995 make it, and Eberhard et al. 2023 use it: white coefficients over root frequency."""
+    frequency = np.maximum(np.fft.rfftfreq(length), 1 / length)
+    coefficients = rng.normal(size=(2, count, len(frequency))) / np.sqrt(frequency)
+    return np.fft.irfft(coefficients[0] + 1j * coefficients[1], n=length)
+
+
+def octaves(series: np.ndarray) -> np.ndarray:
+    """The shares of the power of series `[K, T]` in the octaves from 1/2 downwards."""
+    length = series.shape[1]
+    power = np.mean(np.abs(np.fft.rfft(series)) ** 2, axis=0)
+    bands = [power[length >> (j + 2) : length >> (j + 1)].sum() for j in range(8)]
+    return np.array(bands) / np.sum(bands)
+
+
+def test_pink_noise_has_the_spectrum_of_pink_noise() -> None:
+    """Beside sequences made from their spectrum in NumPy; and the same power in every octave, which no other colour has."""
+    steps, lanes = 1_024, 256
+    hyper, explorer = dj.Hyperparams(noise_sigma=0.1), EXPLORERS["pink"](action_dim=ACTION, schedule=SCHEDULES["constant"])
+
+    def body(noise: Any, i: jax.Array) -> Any:
+        action, noise = explorer.explore(jax.random.fold_in(KEY, i), noise, still, 0.0, OBS[:lanes], hyper, i)
+        return noise, action
+
+    _, actions = jax.jit(lambda: jax.lax.scan(body, explorer.init(lanes, 0.0), jnp.arange(steps)))()
+    series = np.asarray(actions, np.float64).transpose(1, 2, 0)  # [N, A, T]
+    found = octaves(series.reshape(-1, steps))
+    np.testing.assert_allclose(found, octaves(colored_sequences(np.random.default_rng(0), 512, steps)), rtol=0.25)
+    np.testing.assert_allclose(found, 1 / 8, rtol=0.25)
+    for t in (0, 1, 30, steps - 1):
+        assert series[..., t].std() == pytest.approx(0.1, rel=0.1), "it is not stationary from the first step on"
+    assert scipy.stats.kstest(series[:, :, 0].ravel() / 0.1, "norm").pvalue > 1e-3
+    first, second = series[:, 0].ravel(), series[:, 1].ravel()
+    assert correlation(first, second) == pytest.approx(0.0, abs=0.05)
+    assert correlation(series[1:], series[:-1]) == pytest.approx(0.0, abs=0.05)
+
+
+def test_pink_noise_starts_anew_where_an_episode_ended() -> None:
+    explorer = EXPLORERS["pink"](action_dim=ACTION, schedule=SCHEDULES["constant"])
+    hyper, levels = dj.Hyperparams(noise_sigma=0.01), jnp.full((2, ACTION, 5), 40.0)
+    noise = explorer.reset(explorer.init(2, 0.0).replace(levels=levels, fresh=jnp.zeros(2)), jnp.array([False, True]))
+    action, after = explorer.explore(KEY, noise, still, 0.0, OBS[:2], hyper, jnp.int32(0))
+    assert np.abs(action[0]).min() > 0.5, "the first environment has lost its noise"
+    assert np.abs(action[1]).max() < 0.05, "the second one has kept it"
+    assert not np.any(after.fresh)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"), [*((name, "exponential") for name in EXPLORERS), *(("gaussian", name) for name in SCHEDULES)]
+)
+def test_a_spread_gives_environments_evenly_spaced_scales(name: str, schedule: str) -> None:
+    """With every explorer and schedule: each environment acts as it would among others of its own scale."""
+    plain = EXPLORERS[name](action_dim=ACTION, schedule=SCHEDULES[schedule])
+    hyper = dj.Hyperparams(noise_sigma=0.1, noise_sigma_final=0.05, noise_decay_steps=20.0, noise_spread=0.9)
+    arguments = (still, 0.1, OBS[:4])
+    drawn, after = with_spread(plain).explore(KEY, plain.init(4, 0.1), *arguments, hyper, jnp.int32(5))
+    for n, factor in enumerate([0.1, 0.7, 1.3, 1.9]):
+        own = hyper._replace(noise_sigma=0.1 * factor, noise_sigma_final=0.05 * factor)
+        expected, noise = plain.explore(KEY, plain.init(4, 0.1), *arguments, own, jnp.int32(5))
+        np.testing.assert_allclose(drawn[n], expected[n], rtol=1e-4, atol=1e-6)
+        jax.tree.map(lambda x, y, n=n: np.testing.assert_allclose(x[n], y[n], rtol=1e-4, atol=1e-6), after, noise)
+    alone = with_spread(plain).explore(KEY, plain.init(1, 0.1), still, 0.1, OBS[:1], hyper, jnp.int32(5))[0]
+    np.testing.assert_array_equal(alone, plain.explore(KEY, plain.init(1, 0.1), still, 0.1, OBS[:1], hyper, jnp.int32(5))[0])
+
+
+@pytest.mark.parametrize("name", ["ou", "gaussian", "pink"])
 def test_every_environment_and_dimension_has_noise_of_its_own(name: str) -> None:
     """A single draw shared by environments or dimensions would explore far less than it seems to."""
     explorer = EXPLORERS[name](ACTION, SCHEDULES["constant"])

@@ -366,6 +366,25 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "year": "2024",
         },
     ),
+    "eberhard2023": (
+        "inproceedings",
+        {
+            "title": "Pink noise is all you need: Colored noise exploration in deep reinforcement learning",
+            "author": "Eberhard, Onno and Hollenstein, Jakob and Pinneri, Cristina and Martius, Georg",
+            "booktitle": "International Conference on Learning Representations",
+            "year": "2023",
+        },
+    ),
+    "seo2025": (
+        "article",
+        {
+            "title": "{FastTD3}: Simple, fast, and capable reinforcement learning for humanoid control",
+            "author": "Seo, Younggyo and Sferrazza, Carmelo and Geng, Haoran and Nauman, Michal and Yin, Zhao-Heng and "
+            "Abbeel, Pieter",
+            "journal": "arXiv preprint arXiv:2505.22642",
+            "year": "2025",
+        },
+    ),
     "jax2018": (
         "software",
         {

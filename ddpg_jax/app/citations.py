@@ -30,6 +30,7 @@ PARTS: dict[str, str] = {
     "critic_clip": "pascanu2013",
     "actor_decay": "loshchilov2019",
     "critic_decay": "loshchilov2019",
+    "noise_spread": "seo2025",
 }
 """Name in `Experiment.parts` -> key, for components that have a paper of their own."""
 
@@ -48,6 +49,7 @@ SOURCES = {
 
 CHOSEN: dict[tuple[str, str], str] = {
     ("exploration", "ou"): "uhlenbeck1930",
+    ("exploration", "pink"): "eberhard2023",
     ("exploration", "parameter"): "plappert2018",
     ("replay", "prioritized"): "schaul2016",
     ("network", "residual"): "lee2024",

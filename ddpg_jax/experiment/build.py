@@ -136,6 +136,7 @@ def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer
     table = exploration.EXPLORERS
     schedule = SCHEDULES[x.noise_schedule]
     explorer = make_part("exploration", x.exploration, table, Explorer, action_dim=action_dim, schedule=schedule)
+    explorer = exploration.with_spread(explorer) if "noise_spread" in x.parts else explorer
     if is_own(table[x.exploration]):
         sizes = {"num_envs": x.num_envs, "obs_dim": spec.obs_dim, "action_dim": action_dim}
         check_explorer(f"exploration={x.exploration}", explorer, agent, **sizes)

@@ -130,8 +130,8 @@ class Experiment:
     exploration: Annotated[
         str,
         Field(
-            "Noise while collecting: ou or gaussian on the actions, parameter on the actor's parameters, none, or a name "
-            "that a module adds.",
+            "Noise while collecting: ou, gaussian or pink on the actions, parameter on the actor's parameters, none, or a "
+            "name that a module adds.",
             table="exploration:EXPLORERS",
             also=("action_noise",),
         ),

@@ -67,6 +67,7 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
         ({"env": "HalfCheetah-v5", "exploration": "gaussian"}, {"towers2024", "todorov2012"}),
         ({"env": "my_robots:Arm-v0", "exploration": "gaussian"}, {"towers2024"}),
         ({"env": "probe/lqr", "exploration": "parameter"}, {"plappert2018"}),
+        ({"env": "probe/lqr", "exploration": "pink", "noise_spread": 0.5}, {"eberhard2023", "seo2025"}),
         ({"env": "probe/lqr", "exploration": "gaussian", "noise_schedule": "cosine"}, {"loshchilov2017"}),
         ({"env": "probe/lqr", "exploration": "none", "noise_schedule": "cosine"}, set()),
         ({"env": "probe/lqr", "exploration": "none", "normalize_reward": True}, {"chan1979"}),

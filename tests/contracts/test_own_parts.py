@@ -238,6 +238,16 @@ def test_a_field_that_a_network_does_not_read_is_refused() -> None:
         dj.train("probe/lqr", **SHORT, network="two_branch", layer_norm=True)
 
 
+def test_an_own_explorer_that_takes_no_spread_is_refused() -> None:
+    """Its scale must broadcast to [N, A] as [N, 1]."""
+    lane = noisy(lambda key, noise, act, params, obs, hyper, t: (act(params, obs).at[:, 0].add(hyper.noise_sigma), noise))
+    dj.EXPLORERS["own"] = lane
+    dj.train("probe/lqr", **SHORT, exploration="own", num_envs=2, updates_per_step=0.5)
+    with pytest.raises(dj.ConfigError, match="exploration=own: explore fails: ") as told:
+        dj.train("probe/lqr", **SHORT, exploration="own", num_envs=2, updates_per_step=0.5, noise_spread=0.5)
+    assert "\n" not in str(told.value)
+
+
 def test_updates_every_few_vector_steps() -> None:
     """With a fraction per vector step, as many updates are made as it says, and the clock of the updates counts them."""
     seen: list[int] = []
