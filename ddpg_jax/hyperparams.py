@@ -39,6 +39,10 @@ def _atoms(x: Any) -> bool:
     return x.critic not in ("scalar", "quantile")
 
 
+def _target_networks(x: Any) -> bool:
+    return x.targets != "joint"
+
+
 class Hyperparams(NamedTuple):
     """Holds the numbers of a run. They are always traced and always an explicit argument, so a new value never recompiles."""
 
@@ -48,7 +52,13 @@ class Hyperparams(NamedTuple):
     critic_lr: Annotated[Scalar, Field("Step size of the critic's Adam.", also=("lr", "learning_rate", "q_lr"))] = 1e-3
     gamma: Annotated[Scalar, Field("Discount of one environment step.", high=1.0, also=("discount",))] = 0.99
     tau: Annotated[
-        Scalar, Field("Rate of the soft update, target <- tau * online + (1 - tau) * target.", high=1.0, also=("polyak",))
+        Scalar,
+        Field(
+            "Rate of the soft update, target <- tau * online + (1 - tau) * target.",
+            high=1.0,
+            read_by=_target_networks,
+            also=("polyak",),
+        ),
     ] = 0.005
     noise_sigma: Annotated[
         Scalar,
@@ -100,6 +110,7 @@ class Hyperparams(NamedTuple):
             high=2**24,
             whole=True,
             off=1.0,
+            read_by=_target_networks,
         ),
     ] = 1.0
     huber_delta: Annotated[

@@ -11,12 +11,11 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from ddpg_jax.agent import diagnostics
 from ddpg_jax.agent.heads import Head, scalar
 from ddpg_jax.agent.layers import identity
-from ddpg_jax.agent.losses import actor_loss, soft_update, squared
+from ddpg_jax.agent.losses import actor_loss, squared
 from ddpg_jax.agent.networks import (
     SUPPORT,
     Critics,
@@ -25,11 +24,11 @@ from ddpg_jax.agent.networks import (
     apply_by_batch,
     init_actor,
     init_critic,
-    not_trainable,
     trainable,
     updated_statistics,
 )
-from ddpg_jax.agent.optimizers import Optimizer, adam, descend
+from ddpg_jax.agent.optimizers import Optimizer, adam
+from ddpg_jax.agent.targets import SLOW, Targets, apply_gradients
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, Scalar, TrainState, Transition
 
@@ -93,6 +92,7 @@ def make_agent(
     critic_penalties: tuple[CriticPenalty, ...] = (),
     actor_penalties: tuple[ActorPenalty, ...] = (),
     optimizers: Nets = ADAM,
+    targets: Targets = SLOW,
     target_rate: TargetRate = every_update,
     diagnose: Nets = diagnostics.OFF,
 ) -> Agent:
@@ -112,7 +112,8 @@ def make_agent(
         critic_penalties: terms that are added to the critic's loss.
         actor_penalties: terms that are added to the actor's loss.
         optimizers: the optimizer of the actor and that of the critic.
-        target_rate: returns the rate at which the targets follow.
+        targets: where the values of next states come from, target networks or the networks themselves (`JOINT`).
+        target_rate: returns the rate at which target networks follow.
         diagnose: functions that measure more of actor and critic, such as `diagnostics.ON`.
 
     Raises:
@@ -132,9 +133,11 @@ def make_agent(
     critics = Critics(critic, num_critics)
     outputs_of = functools.partial(apply, critics)
     actor_tx, critic_tx = optimizers
-    init = make_init(actor, critics, head, optimizers, obs_dim=obs_dim, action_dim=action_dim)
-    update_critic = make_critic_update(critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose)
-    objective = make_actor_objective(actor, critic, actor_penalties, head=head)
+    init = make_init(actor, critics, head, optimizers, targets, obs_dim=obs_dim, action_dim=action_dim)
+    update_critic = targets.make_critic_update(
+        critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose
+    )
+    objective = make_actor_objective(actor, critic, actor_penalties, head=head, judge=targets.judge)
     update_actor = make_actor_update(actor, objective, actor_tx, diagnose=diagnose)
 
     def act(actor_params: Params, obs: Array) -> Array:
@@ -146,13 +149,8 @@ def make_agent(
     ) -> tuple[TrainState, Array, dict[str, Array]]:
         """Performs one update of Lillicrap et al. 2015, Algorithm 1, on a batch `[B]`. Consumes the key."""
         check_batch(batch, weight, obs_dim, action_dim)
-        next_action = target_action(key, act(state.target.actor, batch.next_obs), hyper)
-        next_outputs = outputs_of(state.target.critic, batch.next_obs, next_action)  # [E, B] or [E, B, K]
-        support = state.params.critic.get(SUPPORT, {})
-        target = head.target(support, batch.reward, batch.discount, next_outputs, hyper)
-        critic_params, critic_opt, td, critic_info = update_critic(
-            state.params.critic, state.opt.critic, batch, target, weight, hyper, t_update
-        )
+        next_action = target_action(key, act(targets.nets(state).actor, batch.next_obs), hyper)
+        critic_params, critic_opt, td, critic_info = update_critic(state, batch, next_action, weight, hyper, t_update)
 
         def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
             return update_actor(actor_params, actor_opt, critic_params, batch.obs, hyper, t_update)
@@ -160,7 +158,7 @@ def make_agent(
         actor_info, actor_params, actor_opt = delayed(policy_delay, t_update, improve, state.params.actor, state.opt.actor)
 
         params = Nets(actor_params, critic_params)
-        target_params = soft_update(params, state.target, target_rate(hyper, t_update))
+        target_params = targets.follow(params, state.target, target_rate(hyper, t_update))
         return TrainState(params, target_params, Nets(actor_opt, critic_opt)), td, {**critic_info, **actor_info}
 
     def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
@@ -172,7 +170,7 @@ def make_agent(
 
 
 def make_init(
-    actor: nn.Module, critics: Critics, head: Head, optimizers: Nets, *, obs_dim: int, action_dim: int
+    actor: nn.Module, critics: Critics, head: Head, optimizers: Nets, targets: Targets, *, obs_dim: int, action_dim: int
 ) -> Callable[[Key, Hyperparams], TrainState]:
     """Returns `Agent.init`."""
     actor_tx, critic_tx = optimizers
@@ -183,39 +181,12 @@ def make_init(
         critic_params = init_critic(critic_key, critics, obs_dim, action_dim)
         critic_params |= {SUPPORT: head.init(hyper)} if head.init(hyper) else {}
         params = Nets(init_actor(actor_key, actor, obs_dim), critic_params)
-        target = jax.tree.map(jnp.copy, params)  # copies, because both are donated
+        target = targets.init(params)
         zero = jnp.int32(0)
         opt = Nets(actor_tx(hyper, zero).init(trainable(params.actor)), critic_tx(hyper, zero).init(trainable(params.critic)))
         return TrainState(params, target, opt)
 
     return init
-
-
-def make_critic_update(
-    critics: Critics,
-    head: Head,
-    tx: Optimizer,
-    *,
-    td_loss: TdLoss,
-    penalties: tuple[CriticPenalty, ...],
-    diagnose: Nets,
-) -> Callable[..., tuple[Params, Params, Array, dict[str, Array]]]:
-    """Returns `(params, opt, batch, target, weight, hyper, t_update) -> (params, opt, td, info)`: one step of the critics."""
-    outputs_by_batch = functools.partial(apply_by_batch, critics)
-
-    def update(
-        params: Params, opt: Params, batch: Transition, target: Array, weight: Array, hyper: Hyperparams, t_update: Array
-    ) -> tuple[Params, Params, Array, dict[str, Array]]:
-        td_term, *terms = (functools.partial(term, hyper=hyper) for term in (td_loss, *penalties))
-        support = params.get(SUPPORT, {})
-        loss_of = functools.partial(head.loss, support=support, hyper=hyper, td_loss=td_term, penalties=terms)
-        critic_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (td, q_mean)), grads = critic_grad(params, outputs_by_batch, batch.obs, batch.action, target, weight)
-        info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
-        statistics = updated_statistics(critics, params, batch.obs, batch.action)
-        return *apply_gradients(tx(hyper, t_update), grads, opt, params, statistics), td, info
-
-    return update
 
 
 def make_actor_update(
@@ -239,12 +210,12 @@ def make_actor_update(
 
 
 def make_actor_objective(
-    actor: nn.Module, critic: nn.Module, penalties: tuple[ActorPenalty, ...], *, head: Head
+    actor: nn.Module, critic: nn.Module, penalties: tuple[ActorPenalty, ...], *, head: Head, judge: Callable[..., Array]
 ) -> Callable[[Params, Params, Array, Hyperparams], Array]:
     """Returns the function that the actor minimizes, `(actor_params, critic_params, obs, hyper) -> []`: loss plus penalties."""
     act = functools.partial(apply_by_batch, actor)
     # The actor's loss uses critic 0 only. A module with one critic avoids computing the others, which XLA does not remove.
-    first = functools.partial(apply_by_batch, Critics(critic, num_critics=1))
+    first = functools.partial(judge, Critics(critic, num_critics=1))
 
     def first_critic(critic_params: Params, obs: Array, action: Array) -> Array:
         return head.mean(critic_params.get(SUPPORT, {}), first(critic_params, obs, action))
@@ -256,14 +227,6 @@ def make_actor_objective(
         return loss
 
     return objective
-
-
-def apply_gradients(
-    tx: optax.GradientTransformation, grads: Params, opt: Params, params: Params, statistics: Params
-) -> tuple[Params, Params]:
-    """Takes one optimizer step, and sets BatchNorm's running statistics; returns `(params, opt)`."""
-    weights, opt = descend(tx, trainable(grads), opt, trainable(params))
-    return weights | not_trainable(params) | statistics, opt
 
 
 def delayed(delay: int, t_update: Array, update: Callable[..., tuple[Any, Params, Params]], params: Params, opt: Params):

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddpg_jax.agent.crossq import crossq
 from ddpg_jax.agent.layers import (
     ACTIVATIONS,
     FINAL_BOUND,
@@ -203,7 +204,9 @@ class MakeNets(Protocol):
         ...
 
 
-NETWORKS: Registry[Callable[..., Nets]] = Registry("dj.NETWORKS", {"mlp": mlp, "two_branch": two_branch, "residual": residual})
+NETWORKS: Registry[Callable[..., Nets]] = Registry(
+    "dj.NETWORKS", {"mlp": mlp, "two_branch": two_branch, "residual": residual, "crossq": crossq}
+)
 """Maps names to functions that make an actor and a critic (see `MakeNets`). An entry of your own can be named by the field
 `network`."""
 

@@ -14,6 +14,7 @@ from ddpg_jax.agent.ddpg import SCALAR, every_period, every_update, make_agent, 
 from ddpg_jax.agent.networks import NETWORK_FIELDS, NETWORKS, action_dim_of, make_nets, takes_field
 from ddpg_jax.agent.normalization import normalize_observations, normalize_rewards
 from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, with_clipping
+from ddpg_jax.agent.targets import TARGETS
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, updates_of
 from ddpg_jax.experiment.own_parts import check_explorer, check_function, check_head, check_replay, is_own, make_part
@@ -91,6 +92,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
         critic_penalties=tuple(penalty for name, penalty in losses.CRITIC_PENALTIES.items() if name in x.parts),
         actor_penalties=tuple(penalty for name, penalty in losses.ACTOR_PENALTIES.items() if name in x.parts),
         optimizers=Nets(make_optimizer("actor", x), make_optimizer("critic", x)),
+        targets=TARGETS[x.targets],
         target_rate=every_period if "sync_period" in x.parts else every_update,
         diagnose=diagnostics.ON if x.diagnostics else diagnostics.OFF,
     )

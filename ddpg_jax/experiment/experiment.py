@@ -146,8 +146,8 @@ class Experiment:
     network: Annotated[
         str,
         Field(
-            "Actor and critic: mlp, residual (blocks with LayerNorm), two_branch (a critic with layers for each input), or "
-            "a name that a module adds.",
+            "Actor and critic: mlp, residual (blocks with LayerNorm), crossq (batch renormalization), two_branch (a critic "
+            "with layers for each input), or a name that a module adds.",
             table="agent.networks:NETWORKS",
         ),
     ] = "mlp"
@@ -215,6 +215,14 @@ class Experiment:
             table="agent.losses:TD_LOSSES",
         ),
     ] = "squared"
+    targets: Annotated[
+        str,
+        Field(
+            "Where the values of next states come from: slow (target networks), or joint (the same forward pass as those of "
+            "states, without target networks, as in CrossQ).",
+            table="agent.targets:TARGETS",
+        ),
+    ] = "slow"
     num_critics: Annotated[
         int, Field("Number of critics; the target uses the smallest of their values.", low=1, high=100, also=("n_critics",))
     ] = 1

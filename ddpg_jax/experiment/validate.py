@@ -70,6 +70,13 @@ def _check_networks(x: Experiment, hyper: Hyperparams) -> None:
                 raise ConfigError(
                     f"{name}={value} is not allowed with critic={x.critic}, whose loss is its own; it must be {default}"
                 )
+    defaults = Hyperparams()
+    for name in ("tau", "sync_period"):
+        if x.targets == "joint" and getattr(hyper, name) != getattr(defaults, name):
+            raise ConfigError(
+                f"{name}={getattr(hyper, name):g} is not allowed with targets=joint, which has no target networks; it must "
+                f"be {getattr(defaults, name):g}"
+            )
     if not hyper.value_min < hyper.value_max:
         raise ConfigError(f"value_min={hyper.value_min:g} is not allowed; it must be below value_max={hyper.value_max:g}")
     if x.batch_norm and x.layer_norm:
