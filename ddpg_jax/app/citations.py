@@ -44,6 +44,8 @@ SOURCES = {
     "td3": "fujimoto2018",
     "d4pg": "barthmaron2018",
     "simba": "lee2024",
+    "crossq-ddpg": "bhatt2024",
+    "parallel": "seo2025",
 }
 """Preset -> key of the source of its values, except Lillicrap et al. 2015 and sources that cannot be cited."""
 
@@ -53,6 +55,8 @@ CHOSEN: dict[tuple[str, str], str] = {
     ("exploration", "parameter"): "plappert2018",
     ("replay", "prioritized"): "schaul2016",
     ("network", "residual"): "lee2024",
+    ("network", "crossq"): "ioffe2017",
+    ("targets", "joint"): "bhatt2024",
     ("critic", "categorical"): "bellemare2017",
     ("critic", "quantile"): "dabney2018",
     ("lr_schedule", "cosine"): "loshchilov2017",

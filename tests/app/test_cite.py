@@ -73,6 +73,7 @@ def test_the_whole_bibliography_is_valid_and_every_key_in_use_is_in_it() -> None
         ({"env": "probe/lqr", "exploration": "none", "normalize_reward": True}, {"chan1979"}),
         ({"env": "probe/lqr", "exploration": "none", "preset": "sb3"}, {"raffin2021"}),
         ({"env": "probe/lqr", "exploration": "none", "network": "residual"}, {"lee2024", "ba2016"}),
+        ({"env": "probe/lqr", "exploration": "none", "network": "crossq", "targets": "joint"}, {"ioffe2017", "bhatt2024"}),
         ({"env": "probe/lqr", "exploration": "none", "critic": "categorical"}, {"bellemare2017"}),
         ({"env": "probe/lqr", "exploration": "none", "critic": "quantile"}, {"dabney2018"}),
         ({"env": "probe/lqr", "exploration": "none", "preset": "cleanrl"}, {"huang2022", "fujimoto2018"}),

@@ -69,6 +69,11 @@ STRUCTURES: list[dict[str, Any]] = [
     {"critic": "categorical", "value_min": -2.0, "value_max": 1.0, "atom_sigma": 0.75},
     {"critic": "quantile", "num_atoms": 7},
     {"network": "residual"},
+    {
+        "network": "crossq",
+        "activation": "tanh",
+    },  # of a relu that is active in a whole batch, the normalization cancels the bias
+    {"targets": "joint", "tau": 0.005},  # without target networks, their rate must not be set
     {"critic_hidden": (6,), "actor_hidden": (5,)},
 ]
 LQR = DEVICE["probe/lqr"]()
@@ -218,13 +223,14 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
 
 
 OPTIONS: dict[str, list[Any]] = {
-    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items() if name != "huber_delta"},
+    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items() if name not in ("huber_delta", "sync_period")},
     "loss": ["squared", "huber", "categorical", "quantile"],  # of which the last two have losses of their own
     "exploration": list(EXPLORERS),
     "schedule": list(SCHEDULES),  # of noise and of learning rates: they do not meet
     "replay": list(REPLAYS),
     "init": list(INITS),
-    "norm": ["none", "layer_norm", "batch_norm"],  # two fields, of which one can be on
+    "targets": ["slow", "periodic", "joint"],  # of which the second is sync_period
+    "norm": ["none", "layer_norm", "batch_norm", "crossq"],  # two fields, of which one can be on, or a network of its own
     "precision": list(PRECISIONS),
     "normalize_obs": [False, True],
     "normalize_reward": [False, True],
@@ -281,6 +287,10 @@ def test_every_pair_of_parts_trains(row: int) -> None:
     loss = ROWS[row]["loss"]
     fields |= {"critic": loss, "value_min": -5.0, "value_max": 1.0} if loss in dj.HEADS else {"td_loss": loss}
     fields |= {name: True for name in ("layer_norm", "batch_norm") if name == ROWS[row]["norm"]}
+    if ROWS[row]["norm"] == "crossq":
+        fields = {**{name: value for name, value in fields.items() if name != "action_layer"}, "network": "crossq"}
+    fields |= {"slow": {}, "periodic": {"sync_period": 3.0}, "joint": {"tau": 0.005}}[ROWS[row]["targets"]]
+    fields["targets"] = "joint" if ROWS[row]["targets"] == "joint" else "slow"
     schedule, num_envs = ROWS[row]["schedule"], fields["num_envs"]
     fields |= {"huber_delta": 0.1} if loss == "huber" else {}
     fields = {**FIELDS, **fields, "noise_schedule": schedule, "lr_schedule": schedule, "updates_per_step": 1.0 / num_envs}

@@ -20,6 +20,7 @@ DEFAULT = {
     **{"exploration": "ou", "noise_sigma": 0.2, "ou_theta": 0.15, "ou_dt": 1.0, "noise_schedule": "constant"},
     **{"warmup_steps": 1_000, "hidden": (256, 256), "activation": "relu", "action_layer": 0, "init": "paper"},
     **{"num_envs": 1, "updates_per_step": 1.0, "num_critics": 1, "policy_delay": 1, "n_step": 1, "parts": ()},
+    **{"targets": "slow", "noise_spread": 0.0},
     **{"replay": "uniform", "hindsight": "none", "layer_norm": False, "batch_norm": False, "precision": "float32"},
     **{"normalize_obs": False, "normalize_reward": False, "lr_schedule": "constant", "target_noise_clip": 0.5},
 }
@@ -60,6 +61,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **{"critic_lr": 1e-4, "actor_decay": 1e-2, "critic_decay": 1e-2, "batch_size": 256, "exploration": "gaussian"},
         **{"noise_sigma": 0.1, "warmup_steps": 5_000, "replay_capacity": 1_000_000, "init": "fan_in", "steps": 1_000_000},
         **{"eval_every": 10_000, "parts": ("actor_decay", "critic_decay")},
+    },
+    "crossq-ddpg": {
+        **{"network": "crossq", "targets": "joint", "actor_hidden": (256, 256), "critic_hidden": (2_048, 2_048)},
+        **{"actor_lr": 1e-3, "policy_delay": 3, "batch_size": 256, "exploration": "gaussian", "noise_sigma": 0.1},
+        **{"warmup_steps": 5_000, "replay_capacity": 1_000_000, "init": "fan_in", "steps": 1_000_000, "eval_every": 10_000},
+    },
+    "parallel": {
+        **{"num_envs": 1_024, "updates_per_step": 2 / 1_024, "batch_size": 8_192, "warmup_steps": 10_240, "tau": 0.1},
+        **{"replay_capacity": 2**20, "actor_hidden": (512, 256, 128), "critic_hidden": (1_024, 512, 256)},
+        **{"precision": "bfloat16", "critic": "categorical", "num_atoms": 101, "num_critics": 2, "policy_delay": 2},
+        **{"normalize_obs": True, "normalize_reward": True, "actor_lr": 3e-4, "critic_lr": 3e-4, "actor_decay": 0.1},
+        **{"critic_decay": 0.1, "exploration": "gaussian", "noise_spread": 0.99, "steps": 10_240_000},
+        **{"eval_every": 204_800, "parts": ("noise_spread", "actor_decay", "critic_decay")},
     },
 }
 """Name -> the fields in which it differs from the default, said a second time."""
