@@ -1,7 +1,7 @@
-"""What the parts do: every preset, each part on and off, overestimation of DDPG against TD3, hindsight against none.
+"""What the parts do and cost: every preset, each part on and off, overestimation of DDPG against TD3, hindsight against none.
 
     python -m benchmarks.parts                    # everything, hours on two cores
-    python -m benchmarks.parts --only presets     # or: parts, bias, hindsight
+    python -m benchmarks.parts --only presets     # or: parts, speed, bias, hindsight
     python -m benchmarks.parts --only parts --row "huber 1"     # and others; beside the rows that were measured before
 
 Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
@@ -11,6 +11,8 @@ are the same for all variants, so that comparisons are paired. A row measured by
 - presets: Pendulum-v1, 10,000 steps of which 1,000 are warm-up whatever the preset says, since some would not be through with
   theirs.
 - parts: Pendulum-v1, 10,000 steps, the defaults with one thing changed.
+- speed: updates/s of each part over those of the defaults, with networks of the same sizes, measured in turns of so many steps,
+  as many as there are seeds elsewhere.
 - bias: Pendulum-v1, 20,000 steps at gamma 0.95: what the critic says of visited states minus the discounted return that
   follows, over states from which 100 steps are left (0.95 ** 100 is 0.006).
 - hindsight: point-reach, the share of 100 episodes of the noise-free policy, the same for all, that end at the goal; the curves
@@ -20,6 +22,7 @@ are the same for all variants, so that comparisons are paired. A row measured by
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -30,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
+from benchmarks.turns import advancing
 from ddpg_jax.running.hardware import use_all_cores
 from ddpg_jax.running.intervals import interval, iqm
 
@@ -38,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "gaussian noise": {"exploration": "gaussian"},
+    "pink noise": {"exploration": "pink", "noise_sigma": 0.3},
     "parameter noise": {"exploration": "parameter", "layer_norm": True},
     "no noise": {"exploration": "none"},
     "epsilon-uniform .1": {"epsilon_uniform": 0.1},
@@ -45,6 +50,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "linear noise schedule": {"noise_schedule": "linear", "noise_decay_steps": 10_000},
     "layer norm": {"layer_norm": True},
     "batch norm": {"batch_norm": True},
+    "CrossQ": {"network": "crossq", "targets": "joint"},
+    "CrossQ with target networks": {"network": "crossq"},
+    "residual": {"network": "residual"},
+    "categorical": {"critic": "categorical", "value_min": -500.0, "value_max": 0.0},
+    "HL-Gauss": {"critic": "categorical", "value_min": -500.0, "value_max": 0.0, "atom_sigma": 0.75},
+    "quantile": {"critic": "quantile"},
     "normalized observations": {"normalize_obs": True},
     "normalized rewards": {"normalize_reward": True},
     "bfloat16": {"precision": "bfloat16"},
@@ -87,6 +98,23 @@ def preset(name: str, seeds: int, steps: int) -> dict[str, Any]:
 def part(name: str, seeds: int, steps: int) -> dict[str, Any]:
     """One thing changed."""
     return final_returns("Pendulum-v1", seeds, {**PARTS[name], "steps": steps, "eval_every": steps // 5})
+
+
+@functools.cache
+def turns(name: str) -> Callable[[int], float]:
+    """`(steps) -> updates per second` of a program that is warm, and has compiled."""
+    experiment, hyper = dj.configure({"env": "Pendulum-v1", "steps": 2**30, "eval_episodes": 0, **PARTS[name]})
+    program = dj.make_program(experiment, [dj.Member(0, hyper)])
+    turn = advancing(program, program.start(), 0)
+    turn(experiment.warmup_steps)
+    turn(100)
+    return turn
+
+
+def speed(name: str, rounds: int, steps: int) -> dict[str, Any]:
+    """The rate of a part over that of the defaults, which take turns."""
+    rates = np.array([[turns(one)(steps) for one in (name, "defaults")] for _ in range(rounds)])
+    return {**score(rates[:, 0] / rates[:, 1]), "updates_per_second": rates[:, 0].tolist()}
 
 
 def bias(name: str, seeds: int, steps: int) -> dict[str, Any]:
@@ -134,6 +162,7 @@ def success_rate(env: dj.Env, policy: dj.Policy, episodes: int = 100) -> float:
 KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str], int]] = {
     "presets": (preset, dj.PRESETS, 10_000),
     "parts": (part, PARTS, 10_000),
+    "speed": (speed, PARTS, 1_000),
     "bias": (bias, ("defaults", "two critics", "TD3"), 20_000),
     "hindsight": (hindsight, ("none", "future", "final", "episode"), 20_000),
 }

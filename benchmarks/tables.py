@@ -280,6 +280,7 @@ def page() -> str:
         learning(),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
+        parts("speed", "Cost of each part on Pendulum-v1: its updates/s over those of the defaults", "ratio", 2),
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
         speed(),
