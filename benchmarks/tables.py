@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import suite_tables
+from benchmarks import accelerator_tables, suite_tables
 from benchmarks import sweeps as of_sweeps
 from benchmarks.peers import ratios
 
@@ -287,6 +287,7 @@ def page() -> str:
         peers(),
         budget(),
         scaling(),
+        accelerator_tables.measured(RESULTS),
         compiled(),
         environments(),
     ]

@@ -4,6 +4,8 @@ from benchmarks.tables import BEGIN, END, HERE, README, page, with_speed
 
 NO_SCRIPTS = (
     "__init__",
+    "accelerator_measures",
+    "accelerator_tables",
     "single_file",
     "turns",
     "suite_child",

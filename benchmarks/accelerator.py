@@ -1,0 +1,188 @@
+"""What an accelerator does with this package, as much of it as fits in so many minutes, the most important first.
+
+    python -m benchmarks.accelerator --minutes 8
+    python -m benchmarks.accelerator --minutes 4 --stages def       # the rest, another time
+    python -m benchmarks.accelerator --rehearse                     # everything on little, on any machine
+    python -m benchmarks.accelerator_pack WHEELS                    # the wheels that a machine without a network lacks
+
+| stage | what it measures |
+|---|---|
+| a | correctness: resuming to the bit, the replay in place, learning beside a CPU's, the profiler's account, tests of numbers |
+| b | the defaults with 1 .. 4,096 members, beside what the bandwidth and the launches of this device allow |
+| c | others' protocols: rejax's DDPG on Brax's Hopper, LeanRL's TD3 on HalfCheetah, where these are installed |
+| d | switches: the loop as a CUDA graph, graphs of one kernel, precision of products; and those together that help |
+| e | the preset for thousands of environments: its rate, and the time until it has solved |
+| f | batches and networks of all sizes, beside two cores of a CPU: where an accelerator begins to pay |
+
+Every job is a process of its own, so that none can take the others with it. Each result is printed, and written to
+`benchmarks/results/accelerator_STAGE.json` as soon as it is known: what is cut off loses only the rest. A job begins only if it
+can be expected to get something done in the time that is left, and is ended when there is none. A stage that is measured again
+replaces its file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.turns import ANSWER
+
+RESULTS = Path(__file__).parent / "results"
+HELPS = 1.02
+"""How much faster something must be to count as help."""
+
+
+class Job(NamedTuple):
+    """One process."""
+
+    stage: str
+    name: str
+    """A job of `benchmarks.accelerator_stages`."""
+    least: float
+    """Seconds without which it would get nothing done."""
+    most: float
+    """Seconds after which it is ended."""
+    flags: str = ""
+    """For XLA."""
+
+
+GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL"
+SMALL_GRAPHS = "--xla_gpu_graph_min_graph_size=1"
+SWITCHES = (GRAPHS, SMALL_GRAPHS, f"{GRAPHS} {SMALL_GRAPHS}")
+JOBS = (
+    Job("a", "correctness", 40, 130),
+    Job("b", "members", 30, 150),
+    Job("c", "protocols", 40, 120),
+    Job("a", "tests", 30, 60),
+    Job("d", "variants", 30, 110),
+    *(Job("d", "switches", 25, 60, flags) for flags in SWITCHES),
+    Job("e", "parallel", 40, 150),
+    Job("f", "crossover", 30, 150),
+)
+STAGES = {"a": "correctness", "b": "members", "c": "protocols", "d": "switches", "e": "parallel", "f": "crossover"}
+QUICKLY = "--xla_backend_optimization_level=1"
+"""For rehearsals, which compile for most of their time."""
+
+
+class Records:
+    """The files of the stages; none is ever half there."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]):
+        self._folder, self._about, self._stages = folder, about, {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def note(self, job: Job, **what: Any) -> None:
+        """Adds to what is known of a job: its status, the machine, or a row."""
+        record = self._stages.setdefault(job.stage, {**self._about, "jobs": []})
+        own = next((one for one in record["jobs"] if (one["job"], one["flags"]) == (job.name, job.flags)), None)
+        if own is None:
+            own = {"job": job.name, "flags": job.flags, "status": "", "rows": []}
+            record["jobs"].append(own)
+        record.update(what.pop("about", {}))
+        own["rows"] += [what.pop("row")] if "row" in what else []
+        own.update(what)
+        path = self._folder / f"accelerator_{STAGES[job.stage]}.json"
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.replace(path)
+
+
+def answers(job: Job, rehearse: bool, seconds: float, cache: str) -> Iterator[dict[str, Any]]:
+    """Runs a job for at most so many seconds; gives what it says when it says it, and at last its status."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {job.flags} {QUICKLY if rehearse else ''}".strip()
+    own = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": flags}
+    own |= {"JAX_PLATFORMS": "cpu"} if rehearse else {}
+    command = [sys.executable, "-m", "benchmarks.accelerator_stages", job.name, *(["--rehearse"] if rehearse else [])]
+    environment = {"JAX_PLATFORMS": "", **os.environ, **own}  # empty means any, also to the settings of the tests
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        late = threading.Event()
+        timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith(ANSWER):
+                    yield json.loads(line.removeprefix(ANSWER))
+            process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+        errors.seek(0)
+        said = (errors.read().strip().splitlines() or [""])[-1]
+    ended = "cut off" if late.is_set() else "done" if not process.returncode else f"failed: {process.returncode} {said}"
+    yield {"status": ended}
+
+
+def show(job: Job, row: dict[str, Any]) -> None:
+    """Prints one result: its name, and what of it fits in a line."""
+
+    def short(value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], float):
+            value = statistics.median(value)
+        return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+    line = ", ".join(f"{name} {short(value)}" for name, value in row.items() if name != "name" and not isinstance(value, dict))
+    print(f"{job.stage} {row['name']}: {line[:400]}", flush=True)
+
+
+def carry_out(
+    jobs: list[Job], records: Records, *, rehearse: bool, seconds: float, clock: Callable[[], float] = time.monotonic
+) -> list[Job]:
+    """Does one job after the other in so many seconds; returns those that were skipped because too little was left."""
+    end, skipped = clock() + seconds, []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
+        for job in jobs:
+            left = end - clock()
+            if left < (1.0 if rehearse else job.least):
+                skipped.append(job)
+                records.note(job, status="skipped")
+                print(f"{job.stage} {job.name} {job.flags} is skipped: {left:.0f} s are left", flush=True)
+                continue
+            began = clock()
+            records.note(job, status="running")
+            for answer in answers(job, rehearse, left if rehearse else min(left, job.most), cache):
+                records.note(job, **answer)
+                if "row" in answer:
+                    show(job, answer["row"])
+                if answer.get("status", "done") != "done":
+                    print(f"{job.stage} {job.name} {job.flags} {answer['status']}", flush=True)
+            records.note(job, seconds=clock() - began)
+    return skipped
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="how long all of it may take")
+    parser.add_argument("--stages", default="abcdef", help="letters of those that are wanted")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on the CPU; give it another folder")
+    options = parser.parse_args(words)
+    if unknown := set(options.stages) - set(STAGES):
+        parser.error(f"--stages {options.stages}: {', '.join(sorted(unknown))} is no stage; they are {', '.join(STAGES)}")
+    if options.rehearse and options.out.resolve() == RESULTS:
+        parser.error("a rehearsal measures nothing that belongs among the results; name another folder with --out")
+    command = f"python -m benchmarks.accelerator --minutes {options.minutes:g} --stages {options.stages}"
+    records = Records(options.out, {"command": command, "rehearsal": options.rehearse})
+    wanted = [job for job in JOBS if job.stage in options.stages]
+    skipped = carry_out(wanted, records, rehearse=options.rehearse, seconds=60 * options.minutes)
+    print(f"results in {options.out}; {len(wanted) - len(skipped)} of {len(wanted)} jobs were begun", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
