@@ -10,7 +10,7 @@
 | a | correctness: resuming to the bit, the replay in place, learning beside a CPU's, the profiler's account, tests of numbers |
 | b | the defaults with 1 .. 4,096 members, beside what the bandwidth and the launches of this device allow |
 | c | others' protocols: rejax's DDPG on Brax's Hopper, LeanRL's TD3 on HalfCheetah, where these are installed |
-| d | switches: the loop as a CUDA graph, graphs of one kernel, precision of products; and those together that help |
+| d | switches: the loop as a CUDA graph, graphs of one kernel, whole products, several together; precision, steps a turn |
 | e | the preset for thousands of environments: its rate, and the time until it has solved |
 | f | batches and networks of all sizes, beside two cores of a CPU: where an accelerator begins to pay |
 
@@ -38,8 +38,6 @@ from typing import Any, NamedTuple
 from benchmarks.turns import ANSWER
 
 RESULTS = Path(__file__).parent / "results"
-HELPS = 1.02
-"""How much faster something must be to count as help."""
 
 
 class Job(NamedTuple):
@@ -58,7 +56,10 @@ class Job(NamedTuple):
 
 GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL"
 SMALL_GRAPHS = "--xla_gpu_graph_min_graph_size=1"
-SWITCHES = (GRAPHS, SMALL_GRAPHS, f"{GRAPHS} {SMALL_GRAPHS}")
+WHOLE_PRODUCTS = "--xla_gpu_experimental_force_split_k=1"
+"""No product is split along what it sums over, which takes a kernel to add up the parts."""
+CONCURRENT = "--xla_gpu_command_buffer_scheduling_mode=CONCURRENT"
+SWITCHES = (GRAPHS, WHOLE_PRODUCTS, SMALL_GRAPHS, f"{GRAPHS} {SMALL_GRAPHS} {WHOLE_PRODUCTS}", f"{GRAPHS} {CONCURRENT}")
 JOBS = (
     Job("a", "correctness", 40, 130),
     Job("b", "members", 30, 150),

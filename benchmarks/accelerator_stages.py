@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +44,10 @@ from benchmarks.accelerator_measures import (
 from benchmarks.turns import ANSWER
 from ddpg_jax.agent import layers
 from ddpg_jax.errors import one_line
+from ddpg_jax.running import placement
 from ddpg_jax.running.compiled import functions_of
 from ddpg_jax.running.intervals import iqm
+from ddpg_jax.training.loop import Layout
 
 RESULTS = Path(__file__).parent / "results"
 Tasks = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
@@ -72,6 +75,8 @@ LEANRL = {"env": "HalfCheetah-v5", "backend": "host", "preset": "td3", "warmup_s
 """LeanRL's TD3: batch 256, one environment, simulated on the host."""
 
 
+LAYOUTS = (Layout(32, 2), Layout(0, 1), Layout(32, 4), Layout(512, 1), Layout(32, 8))
+"""Layouts of the loop over steps that are tried: several steps a turn, no array packed, and biases packed, too."""
 PATIENCE = 60.0
 """Seconds after which what has not been solved is given up."""
 
@@ -208,11 +213,15 @@ def switches(size: Size) -> Tasks:
 
 
 def variants(size: Size) -> Tasks:
-    """One member and 64 with other precisions of products, and with several steps a turn of the loop."""
+    """One member and 64 with other precisions of products, and with other layouts of the loop over steps."""
     yield from rates_of_two("as it is", {}, size)
     layers.PRECISIONS["tf32"] = lambda x, w: jnp.dot(x, w, precision=jax.lax.Precision.DEFAULT)
     for precision in ("tf32",) if size.rehearsal else ("tf32", "bfloat16"):
         yield from rates_of_two(precision, {"precision": precision}, size)
+    for layout in LAYOUTS[:1] if size.rehearsal else LAYOUTS:
+        platform = jax.default_backend()
+        with mock.patch.dict(placement.LAYOUTS, {platform: layout}):
+            yield from rates_of_two(f"{layout.unroll} steps a turn, packed up to {layout.packed}", {}, size)
 
 
 def parallel(size: Size) -> Tasks:

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 
 from ddpg_jax.types import Array
 
+PACKABLE = ("float32", "int32", "uint32", "bool")
+"""Dtypes of the arrays that `make_pack` packs."""
+
 Vectors: TypeAlias = dict[str, Array]
 """Maps a dtype to `[..., F]`, all arrays of that dtype concatenated. A dtype without any elements has no entry."""
 
@@ -57,3 +60,35 @@ def make_flatten(shapes: Any) -> tuple[Callable[[Any], Vectors], Callable[[Vecto
         return structure.unflatten(found)
 
     return flatten, unflatten
+
+
+def make_pack(shapes: Any, largest: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Makes functions `pack` and `unpack`: a tree becomes `(vectors, arrays)`, its small arrays packed, the others unchanged.
+
+    On an accelerator each array that a loop carries is written by a kernel of its own, however small it is.
+
+    Args:
+        shapes: a tree of arrays, or of their shapes and dtypes.
+        largest: the largest size of an array that is packed.
+
+    >>> import jax.numpy as jnp
+    >>> tree = {"a": jnp.arange(2.0), "b": jnp.ones((2, 3)), "c": jnp.float32(5)}
+    >>> pack, unpack = make_pack(tree, largest=2)
+    >>> {kind: vector.tolist() for kind, vector in pack(tree)[0].items()}, [array.shape for array in pack(tree)[1]]
+    ({'float32': [0.0, 1.0, 5.0]}, [(2, 3)])
+    >>> unpack(pack(tree))["c"].item()
+    5.0
+    """
+    leaves, structure = jax.tree.flatten(shapes)
+    small = [math.prod(leaf.shape) <= largest and str(leaf.dtype) in PACKABLE for leaf in leaves]
+    flatten, unflatten = make_flatten([leaf for leaf, is_small in zip(leaves, small, strict=True) if is_small])
+
+    def pack(tree: Any) -> tuple[Vectors, list[Array]]:
+        pairs = list(zip(structure.flatten_up_to(tree), small, strict=True))
+        return flatten([leaf for leaf, is_small in pairs if is_small]), [leaf for leaf, is_small in pairs if not is_small]
+
+    def unpack(packed: tuple[Vectors, list[Array]]) -> Any:
+        ones, others = iter(unflatten(packed[0])), iter(packed[1])
+        return structure.unflatten([next(ones if is_small else others) for is_small in small])
+
+    return pack, unpack

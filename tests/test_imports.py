@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "envs": {"types", "errors", "flatten"},
     "agent": {"types", "errors", "registry", "schedules", "envs"},
     "replay": {"types", "errors", "registry", "schedules"},
-    "training": {"types", "replay"},
+    "training": {"types", "flatten", "replay"},
     "experiment": {"types", "errors", "fields", "hyperparams", "registry", "schedules", "exploration", "agent", "replay"},
     "running": {"types", "errors", "experiment", "training"},
     "api": {"types", "errors", "agent", "envs", "experiment", "running"},

@@ -49,6 +49,7 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
         eval_episodes=structure.eval_episodes,
         eval_shared=structure.eval_env == "shared",
         agree=max_over_members(placement),
+        layout=placement.layout,
     )
 
     def advancing(phase: Any) -> Any:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpg_jax.flatten import make_pack
 from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, stream
@@ -25,6 +26,19 @@ from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperpara
 
 Q_LIMIT = 1e8
 """Bound of the absolute mean value, above which a member counts as diverged."""
+
+
+class Layout(NamedTuple):
+    """Determines how the loop over vector steps is compiled. What it computes does not depend on it, except for rounding."""
+
+    packed: int = 0
+    """Arrays of up to so many numbers are carried from step to step in one vector of their dtype; 0 for none."""
+    unroll: int = 1
+    """The number of vector steps in one turn of the loop. The program contains the step once more than that."""
+
+
+PLAIN = Layout()
+"""Carries every array by itself, as is best on a CPU, where a vector would only be copied."""
 
 
 class Metrics(NamedTuple):
@@ -72,6 +86,7 @@ def make_training(
     eval_episodes: int = 10,
     eval_shared: bool = False,
     agree: Callable[[Array], Array] = lambda status: status,
+    layout: Layout = PLAIN,
 ) -> Training:
     """Makes the training in which acting, environment, replay and updates are one compiled program.
 
@@ -89,7 +104,9 @@ def make_training(
         eval_shared: play these in a training environment outside the program; `restart` must follow.
         agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
             not be batched, because the end of the loop depends on it.
+        layout: how the loop over vector steps is compiled.
     """
+    layout = layout if env.outside is None else layout._replace(unroll=1)
 
     def init(key: Key, hyper: Hyperparams) -> RunState:
         env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
@@ -121,12 +138,12 @@ def make_training(
     def fill(
         key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
     ) -> tuple[RunState, Metrics]:
-        return block(lambda state, i: fill_step(key, state, hyper, i), state, begin, end=end, so_far=so_far)
+        return block(lambda state, i: fill_step(key, state, hyper, i), state, begin, end=end, so_far=so_far, layout=layout)
 
     def learn(
         key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
     ) -> tuple[RunState, Metrics]:
-        return block(lambda state, i: learn_step(key, state, hyper, i), state, begin, end=end, so_far=so_far)
+        return block(lambda state, i: learn_step(key, state, hyper, i), state, begin, end=end, so_far=so_far, layout=layout)
 
     evaluate = make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared)
     return Training(init, restart, fill, learn, evaluate)
@@ -160,6 +177,7 @@ def block(
     *,
     end: Array,
     so_far: Metrics | None = None,
+    layout: Layout = PLAIN,
 ) -> tuple[RunState, Metrics]:
     """Takes the vector steps from `begin` to `end`. Both may be traced, so that blocks of all lengths share one program.
 
@@ -171,6 +189,7 @@ def block(
         begin: the first step.
         end: the step after the last one.
         so_far: the metrics of the steps of this block before `begin`.
+        layout: how the loop is compiled.
     """
     chex.assert_rank([begin, end], 0, custom_message="Training: begin and end must be []")
 
@@ -205,8 +224,27 @@ def block(
     # The loop keeps all sums in one array. If a member is alone on a GPU, separate sums would each take a kernel at every step.
     start = so_far._replace(sums=stack(so_far.sums), counts=stack(so_far.counts), done=())
     loop = (jnp.asarray(begin, jnp.int32), jnp.int32(GO_ON), state, start)
-    i, _, state, metrics = jax.lax.while_loop(lambda carry: (carry[0] < end) & (carry[1] == GO_ON), body, loop)
+    i, _, state, metrics = repeat(body, loop, end=end, layout=layout)
     return state, metrics._replace(sums=unstack(metrics.sums), counts=unstack(metrics.counts), done=i)
+
+
+def repeat(step: Callable[[Any], Any], carry: Any, *, end: Array, layout: Layout) -> Any:
+    """Applies `step` to a carry `(i, status, ...)` until `i` is `end` or the status is not `GO_ON`; `step` advances both."""
+    pack, unpack = make_pack(carry[2:], layout.packed) if layout.packed else (tuple, tuple)
+
+    def turn(steps: int) -> Callable[[Any], Any]:
+        def take(packed: Any) -> Any:
+            for _ in range(steps):
+                i, status, *rest = step((*packed[:2], *unpack(packed[2])))
+                packed = i, status, pack(tuple(rest))
+            return packed
+
+        return take
+
+    packed = (*carry[:2], pack(carry[2:]))
+    for steps, last in {layout.unroll: end - layout.unroll + 1, 1: end}.items():
+        packed = jax.lax.while_loop(lambda packed, last=last: (packed[0] < last) & (packed[1] == GO_ON), turn(steps), packed)
+    return (*packed[:2], *unpack(packed[2]))
 
 
 def no_metrics(names: Iterable[str]) -> Metrics:

@@ -19,7 +19,7 @@ from ddpg_jax.running import blocks
 from ddpg_jax.running.blocks import Journal
 from ddpg_jax.running.placement import make_placement
 from ddpg_jax.running.program import Program
-from ddpg_jax.training.loop import Metrics
+from ddpg_jax.training.loop import PLAIN, Layout, Metrics
 from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
 from tests.agents import mlp_agent
 
@@ -69,7 +69,7 @@ class Functions(NamedTuple):
 
 
 @functools.cache
-def compiled(experiment: dj.Experiment) -> Functions:
+def compiled(experiment: dj.Experiment, layout: Layout = PLAIN) -> Functions:
     parts = dj.build(experiment, WALK.spec)
     training = dj.make_training(
         WALK,
@@ -80,6 +80,7 @@ def compiled(experiment: dj.Experiment) -> Functions:
         num_envs=experiment.num_envs,
         updates=parts.updates,
         update_interval=parts.update_interval,
+        layout=layout,
     )
     return Functions(
         jax.jit(training.init), jax.jit(training.fill, donate_argnums=1), jax.jit(training.learn, donate_argnums=1)
@@ -161,6 +162,21 @@ def test_other_block_boundaries_same_bits() -> None:
     """Where a run is interrupted, for a look, an evaluation or a checkpoint, leaves no trace in it."""
     whole = run(seed=3, blocks=(30, 30))
     assert_same_bits(whole, run(seed=3, blocks=(30, *[1] * 30)))
+
+
+def test_the_layout_of_the_loop_changes_nothing_but_rounding() -> None:
+    """As accelerators have it: arrays packed, and 31 steps as ten turns of three and one of one."""
+    key, numbers = given(seed=5)
+    results = []
+    for layout in (PLAIN, Layout(packed=32, unroll=3)):
+        functions = compiled(BASE, layout)
+        results.append(functions.learn(key, warm(seed=5), numbers, WARMUP, WARMUP + 31))
+    (state, metrics), (other, others) = results
+    assert metrics.done == others.done == WARMUP + 31
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    for (path, x), y in zip(jax.tree.leaves_with_path((state, metrics)), jax.tree.leaves((other, others)), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 def test_new_seed_and_new_numbers_compile_nothing() -> None:
