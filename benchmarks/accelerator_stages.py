@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -44,10 +45,11 @@ from benchmarks.accelerator_measures import (
 from benchmarks.turns import ANSWER
 from ddpg_jax.agent import layers
 from ddpg_jax.errors import one_line
+from ddpg_jax.flatten import make_pack
 from ddpg_jax.running import placement
 from ddpg_jax.running.compiled import functions_of
 from ddpg_jax.running.intervals import iqm
-from ddpg_jax.training.loop import Layout
+from ddpg_jax.training.loop import PLAIN, Layout
 
 RESULTS = Path(__file__).parent / "results"
 Tasks = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
@@ -75,8 +77,16 @@ LEANRL = {"env": "HalfCheetah-v5", "backend": "host", "preset": "td3", "warmup_s
 """LeanRL's TD3: batch 256, one environment, simulated on the host."""
 
 
-LAYOUTS = (Layout(32, 2), Layout(0, 1), Layout(32, 4), Layout(512, 1), Layout(32, 8))
-"""Layouts of the loop over steps that are tried: several steps a turn, no array packed, and biases packed, too."""
+ALONE, TOGETHER = placement.ACCELERATED
+LAYOUTS = {
+    "every array apart": (PLAIN, PLAIN),
+    "2 steps a turn": (ALONE._replace(unroll=2), TOGETHER._replace(unroll=2)),
+    "the other pack": (TOGETHER, ALONE),
+    "4 steps a turn": (ALONE._replace(unroll=4), TOGETHER._replace(unroll=4)),
+    "biases packed, too": (Layout(functools.partial(make_pack, largest=512)),) * 2,
+    "8 steps a turn": (ALONE._replace(unroll=8), TOGETHER._replace(unroll=8)),
+}
+"""Layouts of the loop over steps, of one member and of vmapped ones."""
 PATIENCE = 60.0
 """Seconds after which what has not been solved is given up."""
 
@@ -218,10 +228,9 @@ def variants(size: Size) -> Tasks:
     layers.PRECISIONS["tf32"] = lambda x, w: jnp.dot(x, w, precision=jax.lax.Precision.DEFAULT)
     for precision in ("tf32",) if size.rehearsal else ("tf32", "bfloat16"):
         yield from rates_of_two(precision, {"precision": precision}, size)
-    for layout in LAYOUTS[:1] if size.rehearsal else LAYOUTS:
-        platform = jax.default_backend()
-        with mock.patch.dict(placement.LAYOUTS, {platform: layout}):
-            yield from rates_of_two(f"{layout.unroll} steps a turn, packed up to {layout.packed}", {}, size)
+    for name in ("2 steps a turn",) if size.rehearsal else LAYOUTS:
+        with mock.patch.dict(placement.LAYOUTS, {jax.default_backend(): LAYOUTS[name]}):
+            yield from rates_of_two(name, {}, size)
 
 
 def parallel(size: Size) -> Tasks:

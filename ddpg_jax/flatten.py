@@ -62,7 +62,21 @@ def make_flatten(shapes: Any) -> tuple[Callable[[Any], Vectors], Callable[[Vecto
     return flatten, unflatten
 
 
-def make_pack(shapes: Any, largest: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def as_it_is(x: Array, dtype: Any = None) -> Array:
+    """Returns x unchanged."""
+    del dtype
+    return x
+
+
+def as_bits(x: Array, dtype: Any = jnp.int32) -> Array:
+    """Returns the bits of x as another dtype of 32 bits; booleans become numbers, and numbers booleans."""
+    x = jnp.asarray(x)
+    return x.astype(dtype) if bool in (x.dtype, dtype) else jax.lax.bitcast_convert_type(x, dtype)
+
+
+def make_pack(
+    shapes: Any, largest: int, code: Callable[..., Array] = as_it_is
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Makes functions `pack` and `unpack`: a tree becomes `(vectors, arrays)`, its small arrays packed, the others unchanged.
 
     On an accelerator each array that a loop carries is written by a kernel of its own, however small it is.
@@ -70,25 +84,29 @@ def make_pack(shapes: Any, largest: int) -> tuple[Callable[[Any], Any], Callable
     Args:
         shapes: a tree of arrays, or of their shapes and dtypes.
         largest: the largest size of an array that is packed.
+        code: `(x) -> coded` and `(coded, dtype) -> x`; with `as_bits`, there is one vector of int32 for all dtypes.
 
     >>> import jax.numpy as jnp
-    >>> tree = {"a": jnp.arange(2.0), "b": jnp.ones((2, 3)), "c": jnp.float32(5)}
+    >>> tree = {"a": jnp.arange(2), "b": jnp.ones((2, 3)), "c": jnp.float32(5)}
     >>> pack, unpack = make_pack(tree, largest=2)
     >>> {kind: vector.tolist() for kind, vector in pack(tree)[0].items()}, [array.shape for array in pack(tree)[1]]
-    ({'float32': [0.0, 1.0, 5.0]}, [(2, 3)])
-    >>> unpack(pack(tree))["c"].item()
-    5.0
+    ({'int32': [0, 1], 'float32': [5.0]}, [(2, 3)])
+    >>> pack, unpack = make_pack(tree, largest=2, code=as_bits)
+    >>> {kind: vector.tolist() for kind, vector in pack(tree)[0].items()}, unpack(pack(tree))["c"].item()
+    ({'int32': [0, 1, 1084227584]}, 5.0)
     """
     leaves, structure = jax.tree.flatten(shapes)
-    small = [math.prod(leaf.shape) <= largest and str(leaf.dtype) in PACKABLE for leaf in leaves]
-    flatten, unflatten = make_flatten([leaf for leaf, is_small in zip(leaves, small, strict=True) if is_small])
+    is_small = [math.prod(leaf.shape) <= largest and str(leaf.dtype) in PACKABLE for leaf in leaves]
+    small = [leaf for leaf, packed in zip(leaves, is_small, strict=True) if packed]
+    flatten, unflatten = make_flatten(jax.eval_shape(lambda: [code(jnp.zeros(leaf.shape, leaf.dtype)) for leaf in small]))
 
     def pack(tree: Any) -> tuple[Vectors, list[Array]]:
-        pairs = list(zip(structure.flatten_up_to(tree), small, strict=True))
-        return flatten([leaf for leaf, is_small in pairs if is_small]), [leaf for leaf, is_small in pairs if not is_small]
+        pairs = list(zip(structure.flatten_up_to(tree), is_small, strict=True))
+        return flatten([code(leaf) for leaf, packed in pairs if packed]), [leaf for leaf, packed in pairs if not packed]
 
     def unpack(packed: tuple[Vectors, list[Array]]) -> Any:
         ones, others = iter(unflatten(packed[0])), iter(packed[1])
-        return structure.unflatten([next(ones if is_small else others) for is_small in small])
+        pairs = zip(leaves, is_small, strict=True)
+        return structure.unflatten([code(next(ones), leaf.dtype) if packed else next(others) for leaf, packed in pairs])
 
     return pack, unpack

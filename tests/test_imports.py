@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "replay": {"types", "errors", "registry", "schedules"},
     "training": {"types", "flatten", "replay"},
     "experiment": {"types", "errors", "fields", "hyperparams", "registry", "schedules", "exploration", "agent", "replay"},
-    "running": {"types", "errors", "experiment", "training"},
+    "running": {"types", "errors", "flatten", "experiment", "training"},
     "api": {"types", "errors", "agent", "envs", "experiment", "running"},
 }
 """Room -> rooms that it may import besides itself; `app` may import anything."""

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpg_jax.flatten import make_pack
 from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, stream
@@ -31,14 +30,14 @@ Q_LIMIT = 1e8
 class Layout(NamedTuple):
     """Determines how the loop over vector steps is compiled. What it computes does not depend on it, except for rounding."""
 
-    packed: int = 0
-    """Arrays of up to so many numbers are carried from step to step in one vector of their dtype; 0 for none."""
+    pack: Callable[[Any], tuple[Callable[[Any], Any], Callable[[Any], Any]]] = lambda shapes: (tuple, tuple)
+    """`(shapes) -> (pack, unpack)`: how what a step hands to the next is carried, by default array by array."""
     unroll: int = 1
     """The number of vector steps in one turn of the loop. The program contains the step once more than that."""
 
 
 PLAIN = Layout()
-"""Carries every array by itself, as is best on a CPU, where a vector would only be copied."""
+"""One step a turn, and every array by itself, as is best on a CPU, where a vector would only be copied."""
 
 
 class Metrics(NamedTuple):
@@ -230,7 +229,7 @@ def block(
 
 def repeat(step: Callable[[Any], Any], carry: Any, *, end: Array, layout: Layout) -> Any:
     """Applies `step` to a carry `(i, status, ...)` until `i` is `end` or the status is not `GO_ON`; `step` advances both."""
-    pack, unpack = make_pack(carry[2:], layout.packed) if layout.packed else (tuple, tuple)
+    pack, unpack = layout.pack(carry[2:])
 
     def turn(steps: int) -> Callable[[Any], Any]:
         def take(packed: Any) -> Any:

@@ -17,7 +17,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.running import blocks
 from ddpg_jax.running.blocks import Journal
-from ddpg_jax.running.placement import make_placement
+from ddpg_jax.running.placement import ACCELERATED, make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import PLAIN, Layout, Metrics
 from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
@@ -165,18 +165,17 @@ def test_other_block_boundaries_same_bits() -> None:
 
 
 def test_the_layout_of_the_loop_changes_nothing_but_rounding() -> None:
-    """As accelerators have it: arrays packed, and 31 steps as ten turns of three and one of one."""
+    """As accelerators have it: small arrays packed, and 31 steps as ten turns of three and one of one."""
     key, numbers = given(seed=5)
-    results = []
-    for layout in (PLAIN, Layout(packed=32, unroll=3)):
-        functions = compiled(BASE, layout)
-        results.append(functions.learn(key, warm(seed=5), numbers, WARMUP, WARMUP + 31))
-    (state, metrics), (other, others) = results
-    assert metrics.done == others.done == WARMUP + 31
-    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
-    for (path, x), y in zip(jax.tree.leaves_with_path((state, metrics)), jax.tree.leaves((other, others)), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+    layouts = (PLAIN, ACCELERATED[0]._replace(unroll=3), ACCELERATED[1])
+    results = [compiled(BASE, layout).learn(key, warm(seed=5), numbers, WARMUP, WARMUP + 31) for layout in layouts]
+    expected = results[0]
+    assert expected[1].done == WARMUP + 31
+    for found in results[1:]:
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for (path, x), y in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 def test_new_seed_and_new_numbers_compile_nothing() -> None:
