@@ -78,7 +78,7 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     if "seeds" in fields:
         raise ConfigError(f"seeds={fields['seeds']} is not allowed in train, which trains one seed; use dj.sweep(..., seeds=N)")
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
-    program = make_program(experiment, [Member(experiment.seed, hyper)], _given(env))
+    program = _prepare(experiment, [Member(experiment.seed, hyper)], _given(env))
     rows, policies = _train_all(experiment, program, on_evaluation)
     return Run(experiment, hyper, rows, policies[0])
 
@@ -132,7 +132,7 @@ def sweep(
     use_all_cores()
 
     def make(experiment: Experiment, members: list[Member]) -> Program:
-        return make_program(experiment, members, _given(env))
+        return _prepare(experiment, members, _given(env))
 
     check_groups(groups, make)
     rows: list[dict[str, Any]] = []
@@ -175,7 +175,7 @@ def _train_all(
 
 
 def make_program(experiment: Experiment, members: list[Member], env: Any = None) -> Program:
-    """Makes the program that trains these members.
+    """Makes the program that trains these members. `Program.save` keeps its environments if they can be shown to come back.
 
     Args:
         experiment: the structure of the run.
@@ -186,6 +186,13 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
         ConfigError: the environment is not known or not supported, or a setting of JAX would change the results.
         EnvironmentFailure: the environment failed in the trial of its first reset and step.
     """
+    program = _prepare(experiment, members, env)
+    program.keeps_environments()  # which can be shown only before they are in use
+    return program
+
+
+def _prepare(experiment: Experiment, members: list[Member], env: Any = None) -> Program:
+    """Makes a program, as `make_program` does; whether it keeps its environments remains to be asked."""
     check_settings()
     env = as_env(env)
     if env is not None:

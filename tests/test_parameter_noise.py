@@ -169,7 +169,6 @@ def test_a_run_with_it_resumes_bit_for_bit(backend: str) -> None:
     everyone, runs = np.ones(1, bool), []
     for stop in (None, 70):
         program = dj.make_program(experiment, members(1))
-        assert program.keeps_environments()
         state = program.advance(program.start(), 0, 20, active=everyone)[0]
         if stop is not None:
             state = program.advance(state, 20, stop, active=everyone)[0]
@@ -177,7 +176,6 @@ def test_a_run_with_it_resumes_bit_for_bit(backend: str) -> None:
             arrays = jax.tree.map(np.array, arrays)
             program.close()
             program = dj.make_program(experiment, members(1))
-            assert program.keeps_environments()
             state = program.load(jax.tree.map(jnp.asarray, arrays), text, stop)
         state = program.advance(state, stop or 20, 130, active=everyone)[0]
         runs.append(jax.tree.map(np.array, program.save(state)[0]))

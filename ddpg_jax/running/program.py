@@ -136,7 +136,7 @@ class Program:
     def keeps_environments(self) -> bool:
         """Returns True if `save` keeps the environments, so that a run that is resumed continues exactly.
 
-        Ask before `start` or `load`: it is shown with idle copies, and not while others are in use.
+        `make_program` has asked: it is shown with idle copies, and not while others are in use.
         """
         return self.env.outside is None or (not self._shared and self.env.outside.goes_on_after_restore())
 
@@ -287,8 +287,7 @@ class Program:
     def save(self, state: Any) -> tuple[Any, str | None]:
         """Returns what a checkpoint needs: a pytree of NumPy arrays `[M, ...]` with padding, and environments outside as text.
 
-        Nothing writes to the arrays later. The text is None if the environments cannot be saved, or if `keeps_environments` was
-        not asked before they were in use.
+        Nothing writes to the arrays later. The text is None if the environments cannot be kept.
         """
         self._check(state)
         text = None

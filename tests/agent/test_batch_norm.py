@@ -289,7 +289,6 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
     experiment, hyper = dj.configure({**FIELDS, "backend": backend})
     everyone, members = np.ones(1, bool), [dj.Member(0, hyper)]
     program = dj.make_program(experiment, members)
-    assert program.keeps_environments()
     state = program.start()
     fresh = statistics(program, state)
     state = program.advance(state, 0, 20, active=everyone)[0]
@@ -307,7 +306,6 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
     ends = [jax.tree.map(np.array, program.save(program.advance(state, 40, 60, active=everyone)[0])[0])]
     program.close()
     program = dj.make_program(experiment, members)
-    assert program.keeps_environments()
     state = program.load(jax.tree.map(jnp.asarray, arrays), text, 40)
     ends.append(jax.tree.map(np.array, program.save(program.advance(state, 40, 60, active=everyone)[0])[0]))
     program.close()

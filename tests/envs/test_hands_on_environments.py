@@ -124,6 +124,85 @@ class Threaded(Point):
         self.finalizer = weakref.finalize(self, print)
 
 
+class Finalized(Point):
+    """Owns an object whose collection is waited for, which its copy is not."""
+
+    def __init__(self) -> None:
+        import weakref
+
+        self.client = Plain()
+        weakref.finalize(self.client, print)
+
+
+class Plain:
+    """Has no methods of its own."""
+
+
+class Slotted(Point):
+    """Keeps a part of its state in a slot."""
+
+    __slots__ = ("late",)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.late = 0.0
+        return super().reset(seed=seed)
+
+
+class Drawn(Point):
+    """Draws from NumPy's global generator at resets alone."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        told = super().reset(seed=seed)
+        self.x = np.random.uniform(-1, 1, 2)  # noqa: NPY002
+        return told
+
+
+class Counting(Point):
+    """Counts its steps in its class, as many as any other copy that has done the same."""
+
+    count = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        Counting.count = 0
+        return super().reset(seed=seed)
+
+    def reward(self) -> float:
+        Counting.count += 1
+        return float(Counting.count)
+
+
+MAPS: list[float] = []
+
+
+class Mapped(Point):
+    """Holds a number of a table to which every reset adds, and which only this process has."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        told = super().reset(seed=seed)
+        MAPS.append(self.np_random.uniform())
+        self.map = len(MAPS) - 1
+        return told
+
+    def reward(self) -> float:
+        return MAPS[self.map]
+
+
+def enclosed() -> Any:
+    """Makes an environment whose state is in a closure, and shows late."""
+    steps = [0]
+
+    class Enclosed(Point):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            steps[0] = 0
+            return super().reset(seed=seed)
+
+        def reward(self) -> float:
+            steps[0] += 1
+            return float(steps[0] > 40)
+
+    return Enclosed()
+
+
 def test_a_checkpoint_does_not_end_a_live_simulator() -> None:
     """A copy that is unpickled beside it would end the world of both when it is collected."""
     env = Vector(Simulated)
@@ -132,7 +211,9 @@ def test_a_checkpoint_does_not_end_a_live_simulator() -> None:
     env.play(3, seed=0)
 
 
-@pytest.mark.parametrize("make", [Simulated, Numbered, OfTheProcess, Threaded])
+@pytest.mark.parametrize(
+    "make", [Simulated, Numbered, OfTheProcess, Threaded, Finalized, Slotted, Drawn, Counting, Mapped, enclosed]
+)
 def test_what_does_not_come_back_is_found_out_before_the_run(make: Any) -> None:
     env = Vector(make, 2)
     assert not env.outside.goes_on_after_restore()
@@ -154,8 +235,17 @@ def test_what_comes_back_is_shown_without_touching_what_runs() -> None:
     other = Vector(Point)
     other.reset()
     assert not other.outside.goes_on_after_restore(), "nothing is restored while an environment is in use"
-    single = Vector(Point)
-    assert not single.outside.goes_on_after_restore(), "one copy shows nothing"
+    assert Vector(Point).outside.goes_on_after_restore(), "one copy, which is restored in place"
+    assert not Vector(Numbered).outside.goes_on_after_restore()
+
+
+def test_programs_made_in_python_keep_their_environments() -> None:
+    """Whether they can is shown only before they are in use, which a caller need not know."""
+    experiment, hyper = dj.configure({"env": "Point", **SHORT, "eval_episodes": 0})
+    program = dj.make_program(experiment, [dj.Member(0, hyper)], limited(Point))
+    _, text = program.save(program.start())
+    program.close()
+    assert text
 
 
 def test_a_run_says_that_its_episodes_will_start_again(

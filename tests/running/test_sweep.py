@@ -261,10 +261,10 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
         parts.append(len(members))
         return original(experiment, members, env)
 
-    original = api.make_program
+    original = api._prepare
     program = original(*make_groups([{}], 3, {"env": "Pendulum-v1", **SMALL})[0])
     need = program.memory()
-    monkeypatch.setattr(api, "make_program", make)
+    monkeypatch.setattr(api, "_prepare", make)
     monkeypatch.setattr(groups, "memory_limit", lambda _: need * 0.8 / groups.HEADROOM)
     divided = dj.sweep("Pendulum-v1", seeds=3, **SMALL)
     assert parts[0] == 3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.envs.host.lanes import Lane, checked, spec_of_env
-from ddpg_jax.envs.host.proof import goes_on_after_restore
+from ddpg_jax.envs.host.proof import STEPS, goes_on_after_restore
 from ddpg_jax.envs.host.trial import Spaces, try_out
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import EnvSpec
@@ -116,11 +116,11 @@ class Pool:
     def goes_on_after_restore(self, *, now: bool) -> bool:
         """Returns True if a copy that is restored from a snapshot was shown to go on as the saved one does.
 
-        It is shown once, with two idle copies, and if `now`: nothing may be restored while copies are in use, which could share
-        something with it. Where only one copy exists, nothing is shown.
+        It is shown once, with idle copies, and if `now`: nothing may be restored while copies are in use, which could share
+        something with it.
         """
-        if self._goes_on is None and now and len(self.idle) >= 2:
-            self._goes_on = goes_on_after_restore(*self.idle[:2], actions=self.fixed_actions(4))
+        if self._goes_on is None and now and self.idle:
+            self._goes_on = goes_on_after_restore(self.idle[0], self.idle[:2][-1], actions=self.fixed_actions(STEPS))
         return bool(self._goes_on)
 
     def give_back(self, lanes: Iterable[Lane]) -> None:

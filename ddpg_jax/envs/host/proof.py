@@ -12,22 +12,27 @@ import numpy as np
 
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.envs.host.snapshots import attributes_kept, restore, snapshot
+from ddpg_jax.envs.host.surroundings import surroundings
 
 SEEDS = (0, 1)
-"""Seeds of the two copies, which must differ so that they are in different states before one is restored."""
+"""Seeds of the saved copy and of the other one, which must be in another state before it is restored."""
+STEPS = 20
+"""Steps that are compared; then an episode begins, in which a few more are."""
 
 
 def goes_on_after_restore(saved: Lane, other: Lane, *, actions: np.ndarray) -> bool:
     """Returns True if the second copy, restored from a snapshot of the first, takes the same steps, bit by bit.
 
-    Whatever goes wrong counts as False. The copies keep what they hold, but not the state that it is in: reset them.
+    Nothing that their methods can reach beside them may change meanwhile. Whatever goes wrong counts as False. The copies keep
+    what they hold, but not the state that it is in: reset them.
 
     Args:
         saved: an idle copy.
-        other: another one.
-        actions: `[steps, *action_shape]`; all but the first are compared.
+        other: another one, or the same where there is only one.
+        actions: `[STEPS, *action_shape]`; all but the first are compared.
     """
     try:
+        around = surroundings([saved.env])
         saved.reset(SEEDS[0])
         saved.step(actions[0])
         text = snapshot([saved.env])
@@ -35,20 +40,21 @@ def goes_on_after_restore(saved: Lane, other: Lane, *, actions: np.ndarray) -> b
             return False
         expected = _play(saved, actions[1:])
         other.reset(SEEDS[1])
-        other.step(actions[-1])
+        for action in actions[-3:]:  # not as many steps as before, since what counts them outside must differ, too
+            other.step(action)
         with attributes_kept(other.env):
             restore([other.env], text)
-            return _play(other, actions[1:]) == expected
+            return _play(other, actions[1:]) == expected and surroundings([saved.env]) == around
     except Exception:
         return False
 
 
 def _play(lane: Lane, actions: np.ndarray) -> list[Any]:
-    """Takes steps as training does, and returns all that they gave."""
+    """Takes steps as training does, begins an episode, takes a few more steps, and returns all that they gave."""
     told: list[Any] = []
-    for action in actions:
+    for n, action in enumerate([*actions, *actions[:3]]):
         step = lane.step(action)
         told += [step, lane.obs.tobytes()]
-        if step[2]:
+        if step[2] or n == len(actions) - 1:
             told.append(lane.reset().tobytes())
     return told

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.envs.host.lanes import layers_of
-from ddpg_jax.envs.host.whole import holds_whole_state
+from ddpg_jax.envs.host.whole import holds_whole_state, is_watched, slots_of
 from ddpg_jax.errors import EnvironmentFailure
 
 
@@ -75,6 +75,8 @@ def _state(layer: Any) -> dict[str, Any]:
     """
     from gymnasium import Wrapper
 
+    if slots_of(type(layer)):
+        raise pickle.PicklingError(f"a {type(layer).__name__} has attributes in slots")
     made_with = ("spec", "_cached_spec", *(["env"] if isinstance(layer, Wrapper) else []))
     return {name: value for name, value in vars(layer).items() if name not in made_with and not _of_gymnasium(value)}
 
@@ -100,7 +102,7 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         from gymnasium.utils import EzPickle
 
-        if not holds_whole_state(obj):
+        if not holds_whole_state(obj) or is_watched(obj):
             raise pickle.PicklingError(f"a {type(obj).__name__} may stand for something outside of Python")
         if getattr(type(obj), "__getstate__", None) is EzPickle.__getstate__:  # which records only how the object was made
             return copyreg.__newobj__, (type(obj),), vars(obj), None, None, _fill  # pyright: ignore[reportAttributeAccessIssue]

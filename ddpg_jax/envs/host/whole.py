@@ -20,6 +20,7 @@ import re
 import sys
 import types
 import uuid
+import weakref
 from typing import Any
 
 import jax
@@ -67,6 +68,18 @@ def holds_whole_state(obj: Any) -> bool:
     if cls.__module__.startswith("numpy.random.") or cls.__name__ == "cython_function_or_method":
         return True
     return cls is np.ndarray or is_plain(cls)
+
+
+def is_watched(obj: Any) -> bool:
+    """Returns True if something waits for an object to be collected, or finds it by a weak reference: its copy is not watched."""
+    return not isinstance(obj, type | types.FunctionType) and weakref.getweakrefcount(obj) > 0
+
+
+def slots_of(cls: type) -> list[str]:
+    """Returns the attributes of a class that are in slots, and hence not among the `vars` of its objects."""
+    each = (vars(base).get("__slots__", ()) for base in cls.__mro__)
+    names = (name for slots in each for name in ([slots] if isinstance(slots, str) else slots))
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def is_plain(cls: type) -> bool:
