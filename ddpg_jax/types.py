@@ -193,6 +193,8 @@ class Outside(Protocol):
 
     goal_fault: str
     """Why hindsight is not allowed, or empty; known after `try_out`."""
+    copy_bytes: int
+    """Memory that one environment takes, as far as it was measured."""
     order: str
     """`textbook`, or `overlapped` if updates run between `send` and `receive`."""
 
@@ -200,8 +202,12 @@ class Outside(Protocol):
         """Returns `call()`, a compiled program that may use these environments; this thread still handles signals."""
         ...
 
-    def prepare(self, count: int, evaluations: int = 0, episodes: int = 0) -> None:
-        """Makes environments until `count` of them are idle, and those for so many evaluations at a time.
+    def copies(self, training: int, *, evaluations: int, episodes: int) -> int:
+        """Returns how many environments are needed: those that train, and those of so many evaluations at a time."""
+        ...
+
+    def prepare(self, count: int) -> None:
+        """Makes environments until `count` of them are idle.
 
         Raises:
             ConfigError: an environment cannot be made.

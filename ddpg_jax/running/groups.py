@@ -16,12 +16,9 @@ from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce, configure, layer_sizes, reads
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
 from ddpg_jax.experiment.values import integer, plain
-from ddpg_jax.running.hardware import bytes_of, memory_limit
-from ddpg_jax.running.program import Member, Program
+from ddpg_jax.running.hardware import HEADROOM, bytes_of, memory_limit
+from ddpg_jax.running.program import Member, Program, TooManyCopies
 from ddpg_jax.running.results import plural
-
-HEADROOM = 0.9
-"""Fraction of the memory limit that programs may fill."""
 
 MakeProgram = Callable[[Experiment, list[Member]], Program]
 
@@ -89,17 +86,25 @@ def fit_to_memory(
     Raises:
         ConfigError: not even one member per device fits.
     """
-    program = make(group.experiment, group.members)
     try:
-        limit = memory_limit(len(program.placement.devices)) * HEADROOM / local_processes
-        fit = agree(_count_fitting(group, program, limit, state_copies=state_copies))
-    except BaseException:
-        program.close()
-        raise
-    if fit >= len(group.members):
+        program = make(group.experiment, group.members)
+    except TooManyCopies as error:
+        fit = agree(error.members)
+        if fit == 0:
+            raise
+        program = None
+    else:
+        try:
+            limit = memory_limit(len(program.placement.devices)) * HEADROOM / local_processes
+            fit = agree(_count_fitting(group, program, limit, state_copies=state_copies))
+        except BaseException:
+            program.close()
+            raise
+    if program and fit >= len(group.members):
         yield group, program
         return
-    program.close()
+    if program:
+        program.close()
     for first in range(0, len(group.members), fit):
         smaller = Group(group.experiment, group.members[first : first + fit])
         yield smaller, make(smaller.experiment, smaller.members)
@@ -190,4 +195,5 @@ def describe(group: Group, program: Program) -> str:
         f"{plural(len(group.members), 'member')} ({plural(points, 'point')} x {plural(seeds, 'seed')}) in one program, "
         f"{placement.kind} over {plural(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
         f"{need / 2**20:,.0f} MiB a device"
+        + (f"; {program.outside_bytes / 2**20:,.0f} MiB of environments" if program.outside_bytes else "")
     )

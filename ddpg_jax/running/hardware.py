@@ -31,6 +31,8 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     ),
 }
 """Settings of JAX that results depend on, or that stop runs -> the value or values that runs require, and why."""
+HEADROOM = 0.9
+"""Fraction of the memory limit that programs may fill."""
 LEAST_ADDRESSES = 3 << 30
 """Bytes of addresses without which XLA's compiler aborts the process without an error that could be caught."""
 SMALL_PRODUCT = 64 * 256 * 256
@@ -85,12 +87,24 @@ def memory_limit(devices: int) -> int:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    return free_memory() // devices
+
+
+def free_memory() -> int:
+    """Returns the bytes of this machine's memory that this process may still take."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(0, min([available, *cgroup_rooms(Path("/")), *_address_room()])) // devices
+    return max(0, min([available, *cgroup_rooms(Path("/")), *_address_room()]))
+
+
+def resident_memory() -> int:
+    """Returns the bytes of memory that this process occupies, or 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def cgroup_rooms(root: Path) -> list[int]:

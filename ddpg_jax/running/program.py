@@ -17,6 +17,7 @@ import numpy as np
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running import hardware
 from ddpg_jax.running.compiled import functions_of, structure_of
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.placement import Placement, make_placement
@@ -57,6 +58,14 @@ def total_iterations(experiment: Experiment) -> int:
     return -(-experiment.steps // experiment.num_envs)
 
 
+class TooManyCopies(ConfigError):
+    """The copies of an environment outside do not fit in memory; those of `members` members would."""
+
+    def __init__(self, line: str, members: int):
+        super().__init__(line)
+        self.members = members
+
+
 class Interrupted(Exception):
     """Raised when a signal has stopped an evaluation."""
 
@@ -74,6 +83,8 @@ class Program:
         self.experiment, self.env, self.members = experiment, env, members
         self.spec: EnvSpec = env.spec
         self._env_states: list[Any] = []
+        self.outside_bytes = 0
+        """Memory that the environments outside take, estimated from one of them."""
         self._shared = env.outside is not None and experiment.eval_env == "shared"
         self.placement = placement or make_placement(len(members), experiment.placement)
         self._per_call = call = self.placement.per_call
@@ -88,11 +99,37 @@ class Program:
     def _prepare(self, outside: Outside) -> None:
         """Makes and tries the environments that training and evaluation will use."""
         x = self.experiment
-        evaluations = 0 if self._shared else self._per_call.slots
-        outside.prepare(self.placement.slots * x.num_envs, evaluations=evaluations, episodes=x.eval_episodes)
+        most = 0 if self._shared else self._per_call.slots
+
+        def needed(slots: int) -> int:
+            return outside.copies(slots * x.num_envs, evaluations=min(most, slots), episodes=x.eval_episodes)
+
+        count = needed(self.placement.slots)
+        self._measure(outside, count)
+        each, free = outside.copy_bytes, int(hardware.free_memory() * hardware.HEADROOM)
+        if each * (count - 2) > free:
+            outside.close(np.zeros(0))
+            fitting = 2 + free // each
+            raise TooManyCopies(
+                f"env={self.spec.name} takes {each / 2**20:,.0f} MiB a copy, and of the {count:,} that num_envs={x.num_envs}, "
+                f"eval_episodes={x.eval_episodes} and {len(self.members)} members need, {fitting:,} fit in memory; lower one",
+                next((slots for slots in reversed(range(1, len(self.members))) if needed(slots) <= fitting), 0),
+            )
+        self.outside_bytes = each * count
+        outside.prepare(count)
         outside.try_out()
         if x.hindsight != "none" and outside.goal_fault:
             raise ConfigError(f"hindsight={x.hindsight} is not allowed with env={self.spec.name}: {outside.goal_fault}")
+
+    def _measure(self, outside: Outside, count: int) -> None:
+        """Makes and tries two copies, or one if only one is needed, and notes the bytes of memory that the second took."""
+        before = 0
+        for made in range(1, min(count, 2) + 1):
+            before = hardware.resident_memory()
+            outside.prepare(made)
+            outside.try_out()
+        if count > 1:  # later ones may take what earlier ones have left
+            outside.copy_bytes = max(outside.copy_bytes, hardware.resident_memory() - before)
 
     @property
     def state_survives_failure(self) -> bool:

@@ -14,6 +14,8 @@ import pytest
 from gymnasium.spaces import Box
 
 import ddpg_jax as dj
+from ddpg_jax.running import hardware
+from ddpg_jax.running.groups import Group, fit_to_memory
 from tests.hosts import Vector
 
 SHORT: dict[str, Any] = {
@@ -304,7 +306,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "old step": (OldStep, r"gave 4 values from step; it must give .* \(test_hands_on_environments.py, line \d+\)"),
     "old step in a wrapper": (limited(OldStep), r"gave 4 values from step; .* \(test_hands_on_environments.py, line \d+\)"),
     "no seed": (NoSeed, r"does not take the seed of reset; .* \(test_hands_on_environments.py, line \d+\)"),
-    "other bounds": (Wide, r"has the action_space Box\(-1.0, 1.0.* and Box\(-2.0, 2.0.* after a reset; it must keep"),
+    "other bounds": (Wide, r"changed the bounds of its actions to Box\(-2.0, 2.0.* in a trial of its first reset"),
 }
 
 
@@ -329,6 +331,25 @@ def test_copies_have_the_same_spaces(which: str) -> None:
         dj.train(make, **SHORT)
 
 
+class Widening(Point):
+    """Changes the bounds of its actions at its third reset, in place."""
+
+    def __init__(self) -> None:
+        self.action_space, self.resets = Box(-1.0, 1.0, (1,), np.float32), 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.resets += 1
+        if self.resets == 3:
+            self.action_space.high[:] = 2.0
+        return super().reset(seed=seed)
+
+
+def test_bounds_that_change_later_end_the_run() -> None:
+    """Actions would be scaled with the old ones."""
+    with pytest.raises(dj.EnvironmentFailure, match=r"changed the bounds of its actions to Box\(-1.0, 2.0.* at step"):
+        dj.train(limited(Widening), **SHORT)
+
+
 def test_a_missing_time_limit_is_told_at_the_start() -> None:
     class Ends(Point):
         def step(self, action: Any) -> Any:
@@ -350,11 +371,20 @@ class Normalized(gymnasium.wrappers.NormalizeObservation):
     """Learns, by another name."""
 
 
+class Holding(gymnasium.Env[Any, Any]):
+    """Holds another environment without being a wrapper."""
+
+    def __init__(self) -> None:
+        self.inner = Normalized(Point())
+        self.observation_space, self.action_space = self.inner.observation_space, self.inner.action_space
+
+
 @pytest.mark.parametrize(
     ("make", "field"),
     [
         (lambda: Normalized(Point()), "normalize_obs"),
         (lambda: gymnasium.wrappers.TimeLimit(gymnasium.wrappers.NormalizeReward(Point()), 5), "normalize_reward"),
+        (lambda: gymnasium.wrappers.TimeLimit(Holding(), 5), "normalize_obs"),
     ],
 )
 def test_wrappers_that_learn_are_refused_through_every_door(make: Any, field: str) -> None:
@@ -408,7 +438,9 @@ def test_an_environment_that_may_exist_once_is_trained(fields: dict[str, Any]) -
 
 
 def test_one_copy_is_not_enough_by_default() -> None:
-    with pytest.raises(dj.ConfigError, match=r"cannot be made: RuntimeError: the robot is in use"):
+    with pytest.raises(
+        dj.ConfigError, match=r"cannot be made: RuntimeError: the robot is in use.* if only one may exist, set eval_env=shared"
+    ):
         dj.train(limited(Robot), **SHORT)
     Robot.is_open = False
     with pytest.raises(dj.ConfigError, match="eval_env=shared is not allowed with env=Pendulum-v1 on the device"):
@@ -445,3 +477,31 @@ def test_wrappers_take_keyword_arguments() -> None:
     for wrong in ("ClipAction(3)", "FrameStackObservation(stack_size=x)", "ClipAction("):
         with pytest.raises(dj.ConfigError, match=r"^wrappers=.* is not allowed; arguments must be name=value with literals"):
             make_host("Pendulum-v1", env_options(experiment)._replace(wrappers=(wrong,)))
+
+
+class Heavy(Point):
+    """Takes 20 MB, from its first reset on."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.ballast = np.ones(20_000_000, np.uint8)
+        return super().reset(seed=seed)
+
+
+def test_environments_count_in_the_memory_that_a_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before all of them are made, and a sweep is divided so that they fit."""
+    made: list[Heavy] = []
+
+    def make() -> Any:
+        made.append(Heavy())
+        return gymnasium.wrappers.TimeLimit(made[-1], 5)
+
+    monkeypatch.setattr(hardware, "free_memory", lambda: 75_000_000)
+    experiment, hyper = dj.configure({"env": "Heavy", **SHORT, "eval_episodes": 1, "placement": "vmap"})
+    members = [dj.Member(seed, hyper) for seed in range(4)]
+    with pytest.raises(dj.ConfigError, match=r"env=Heavy takes (19|2\d) MiB a copy, and of the 8 that .* 5 fit in memory"):
+        dj.make_program(experiment, members, make)
+    assert len(made) == 2
+    parts = fit_to_memory(Group(experiment, members), lambda *group: dj.make_program(*group, make))
+    for n, (part, program) in enumerate(parts):
+        assert (len(part.members), program.outside_bytes > 40_000_000) == (2, True), n
+        program.close()

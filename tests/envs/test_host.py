@@ -574,14 +574,18 @@ def failing(order: str) -> tuple[Program, Any]:
     """A program whose environment fails at the 20th step, the tenth after the warm-up of 10."""
     fields = {**SHORT, "steps": 40, "warmup_steps": 10, "num_envs": 1, "env": "Counter", "host_order": order}
 
+    steps: list[Any] = []
+
     class Late(Counter):
         def step(self, action: np.ndarray) -> Any:
-            if len(self.diary) == 20:  # with the step of the trial
+            steps.append(action)
+            if len(steps) == 20:
                 raise ValueError("the motor is on fire")
             return super().step(action)
 
     experiment, hyper = dj.configure(fields)
     program = dj.make_program(experiment, [dj.Member(0, hyper)], Late)
+    steps.clear()  # those of the trial
     state, _, _ = program.advance(program.start(), 0, 10, active=np.ones(1, bool))
     return program, state
 
@@ -613,9 +617,9 @@ def test_training_ends_with_the_failure_in_every_order(order: str) -> None:
 
 
 class Asked(Counter):
-    """Asks for a stop at one step of its life."""
+    """Asks for a stop at one step of its life, after those of any trial."""
 
-    at = 13
+    at = 40
 
     def step(self, action: np.ndarray) -> Any:
         if len(self.diary) == self.at:

@@ -66,6 +66,7 @@ class HostEnvs:
         self.generators = GlobalGenerators()
         self.goal_fault = ""
         """Why hindsight is not allowed, or empty."""
+        self.copy_bytes = 0
         self._numbers = itertools.count(1)
         self.pool = Pool(make, name, reward_threshold)
         self.spec = self.pool.spec
@@ -80,9 +81,13 @@ class HostEnvs:
         """Returns one of the environments, to query what is the same for all."""
         return next(iter(self.lanes.values())).env if self.lanes else self.pool.any()
 
-    def prepare(self, count: int, evaluations: int = 0, episodes: int = 0) -> None:
+    def copies(self, training: int, *, evaluations: int, episodes: int) -> int:
+        """See `Outside.copies`."""
+        return training + evaluations * min(episodes, EVALUATED_AT_ONCE)
+
+    def prepare(self, count: int) -> None:
         """See `Outside.prepare`."""
-        self.pool.prepare(count + evaluations * min(episodes, EVALUATED_AT_ONCE))
+        self.pool.prepare(count)
 
     def try_out(self) -> None:
         """See `Outside.try_out`."""

@@ -38,6 +38,7 @@ class Lane:
         """`[O]`, the observation to act on next."""
         self.tried = False
         """True after a trial."""
+        self._bounds = _bounds_of(env)
         self._shape = obs_shape
         self._has_goals = has_goals(env.observation_space)
 
@@ -45,11 +46,13 @@ class Lane:
         """Starts an episode and returns its first observation, `[O]`.
 
         Raises:
-            EnvironmentFailure: the environment raised, returned a non-finite number, or changed its shapes.
+            EnvironmentFailure: the environment raised, returned a non-finite number, or changed its shapes or bounds.
         """
         try:
             obs, _ = unpacked(self.env.reset(seed=seed), RESET)
             self._store(obs)
+            if _bounds_of(self.env) != self._bounds:
+                raise EnvironmentFailure(f"changed the bounds of its actions to {self.env.action_space}; it must keep them")
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
         except BaseException as error:  # any error, including SystemExit
@@ -92,6 +95,12 @@ class Lane:
             self.env.close()
 
 
+def _bounds_of(env: Any) -> bytes:
+    """Returns the bounds of the actions, in a form that is quickly compared."""
+    space = env.action_space
+    return b"".join(np.asarray(getattr(space, name, ())).tobytes() for name in ("low", "high"))
+
+
 def layers_of(env: Any) -> list[Any]:
     """Lists the wrappers of an environment, from the outside in, and the environment itself."""
     from gymnasium import Wrapper
@@ -100,6 +109,16 @@ def layers_of(env: Any) -> list[Any]:
     while isinstance(layers[-1], Wrapper):
         layers.append(layers[-1].env)
     return layers
+
+
+def _nested(env: Any) -> list[Any]:
+    """Lists all environments that an environment consists of: its layers, and those that any of these holds."""
+    import gymnasium
+
+    found = [env]
+    for one in found:  # which grows meanwhile
+        found += [inner for inner in vars(one).values() if isinstance(inner, gymnasium.Env) and inner not in found]
+    return found
 
 
 def checked(env: Any, name: str) -> Any:
@@ -115,7 +134,7 @@ def checked(env: Any, name: str) -> Any:
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(env, space, None), gymnasium.Space):
             raise ConfigError(f"env={name} has no {space}; it must be one of gymnasium.spaces")
-    for layer in layers_of(env):
+    for layer in _nested(env):
         for learning, field in LEARNING.items():
             # With statistics that are fixed, it learns nothing.
             if isinstance(layer, getattr(gymnasium.wrappers, learning)) and layer.update_running_mean:

@@ -63,7 +63,10 @@ class Pool:
             ConfigError: it cannot be made, or has other spaces.
             EnvironmentFailure: see `try_out`.
         """
-        lane = Lane(self._made(), self.spec.obs_shape)
+        try:
+            lane = Lane(self._made(), self.spec.obs_shape)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; that was another copy: if only one may exist, set eval_env=shared") from error
         self._spaces.check(lane.env, self.name, "in another copy; all copies must have the same")
         if self._trying:
             self._try(lane)

@@ -71,7 +71,7 @@ def holds_whole_state(obj: Any) -> bool:
 
 
 def is_watched(obj: Any) -> bool:
-    """Returns True if something waits for an object to be collected, or finds it by a weak reference, as a copy would not be."""
+    """Returns True if something refers weakly to an object, as to wait for its end; to a copy, nothing would."""
     return not isinstance(obj, type | types.FunctionType) and weakref.getweakrefcount(obj) > 0
 
 
