@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -173,7 +174,17 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     _import(options)
     if given.get("preset", "").endswith(".json"):
         given = {**read_preset(given["preset"]), **{name: value for name, value in given.items() if name != "preset"}}
-    return {name: coerce(name, value) for name, value in given.items()}
+    read = {name: coerce(name, value) for name, value in given.items()}
+    _tell_files(str(given.get("env_kwargs", "")), read.get("env_kwargs", ""))
+    return read
+
+
+def _tell_files(given: str, read: str) -> None:
+    """Reports the files of the current folder for which keyword arguments of an environment were taken."""
+    folder = os.getcwd()
+    names = {os.path.basename(path) for path in re.findall(r'"([^"]+)"', read) if os.path.dirname(path) == folder}
+    for name in sorted(name for name in names if re.search(rf"(?<![\w/\\]){re.escape(name)}", given)):
+        tell(f"env_kwargs: {name} is the file of this name in {folder}")
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -133,8 +133,8 @@ def _split(text: str) -> list[str]:
 def keywords(name: str, value: Any) -> str:
     """Reads `name=value` texts, JSON or a mapping, and returns JSON, which is the same for the same values.
 
-    Values may also be literals of Python; tuples become lists. Relative paths of files that exist become absolute, so that the
-    environment can be made from another folder.
+    Values may also be literals of Python; tuples become lists. Relative paths of what exists become absolute, so that the
+    environment can be made from another folder; so do names of files in the current folder, if they have a suffix.
 
     >>> keywords("env_kwargs", "g=9.0,wind=true"), keywords("env_kwargs", {"wind": True, "g": 9.0})
     ('{"g": 9.0, "wind": true}', '{"g": 9.0, "wind": true}')
@@ -173,13 +173,23 @@ def _read_value(text: str) -> Any:
 
 
 def _absolute(value: Any) -> Any:
-    """Makes relative paths of existing files absolute, also in lists and mappings."""
+    """Makes relative paths of what exists absolute, also in lists and mappings.
+
+    A text is a path if it has a separator, and a name of a file if it has a suffix.
+
+    Raises:
+        ValueError: a mapping has keys that are not texts, which JSON would convert.
+    """
     if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("keys must be texts")
         return {key: _absolute(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_absolute(item) for item in value]
-    if isinstance(value, str) and os.path.splitext(value)[1] and os.path.isfile(value):
-        return os.path.abspath(value)
+    if isinstance(value, str) and (is_path := os.sep in value or os.path.splitext(value)[1]):
+        path = os.path.expanduser(value)
+        exists = os.path.exists if is_path is True else os.path.isfile
+        return os.path.abspath(path) if "\0" not in path and exists(path) else value
     return value
 
 

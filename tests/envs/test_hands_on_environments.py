@@ -461,9 +461,14 @@ def test_values_may_be_literals_of_python_and_files_are_found_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "map.csv").write_text("1")
+    (tmp_path / "word").write_text("1")
     monkeypatch.chdir(tmp_path)
     given = dj.configure({"env_kwargs": "range=(0.2, 1.0),path=map.csv,word='a',free=map.txt"})[0].env_kwargs
     assert json.loads(given) == {"range": [0.2, 1.0], "path": str(tmp_path / "map.csv"), "word": "a", "free": "map.txt"}
+    given = dj.configure({"env_kwargs": "a=./word,b=word,c=./"})[0].env_kwargs
+    assert json.loads(given) == {"a": str(tmp_path / "word"), "b": "word", "c": str(tmp_path)}, "a word is no path"
+    with pytest.raises(dj.ConfigError, match="its values must be allowed in JSON"):
+        dj.configure({"env_kwargs": "a={1: 2}"})
 
 
 def test_wrappers_take_keyword_arguments() -> None:
