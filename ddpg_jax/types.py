@@ -128,8 +128,8 @@ class Goal(NamedTuple):
     """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved one goal while another
     was desired; the discount is 0 where such a step terminates the episode."""
     success: float | None = None
-    """The reward of a step that reaches its goal, where the environment does not say whether that terminates: the discount of
-    `outcome` is then always 1. None where it says so."""
+    """The least reward of a step that reaches its goal, or infinity if there is not one such reward, where the environment does
+    not say whether that terminates: the discount of `outcome` is then always 1. None where it says so."""
 
 
 class EnvOptions(NamedTuple):
@@ -193,6 +193,8 @@ class Outside(Protocol):
 
     goal_fault: str
     """Why hindsight is not allowed, or empty; known after `try_out`."""
+    broken: Exception | None
+    """An error of the functions for hindsight; the program ends at its next step, and its state has learned from NaN."""
     copy_bytes: int
     """Memory that one environment takes, as far as it was measured."""
     order: str

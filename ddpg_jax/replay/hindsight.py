@@ -66,7 +66,8 @@ class HindsightState:
     steps: Array
     """`[C]` int32, the number of steps recorded so far for episode e of lane n, at index `e * N + n`."""
     seen: Any = ()
-    """`[2]` bool, whether a step that reached its goal has ended an episode, and whether one has not; if `Goal.success`."""
+    """`[3]` rewards of steps: the best and the second best with which an episode terminated, and the best with which one went
+    on; if `Goal.success`."""
 
 
 def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
@@ -76,7 +77,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
     the steps of the episode that are stored at that time: the last step of a running episode is its newest, and the first step
     of a partly overwritten episode is its oldest that remains. All steps of an n-step window get the same goal, and the window
     ends where the episode would have terminated with it. A step that terminated for a reason other than its goal, such as a
-    fall, still terminates. Where the environment does not say whether reaching a goal terminates, the steps that did tell.
+    fall, still terminates. Where the environment does not say whether reaching a goal terminates, the steps that did tell, also
+    if rewards grow up to the goal and episodes end near it.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> goal = dj.envs.make_device("point-reach").spec.goal
@@ -96,7 +98,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
             ring = inner.init()
             count = ring.rows.shape[0]
             episode, step, steps = (jnp.full(count, start, jnp.int32) for start in (0, -1, 0))
-            return HindsightState(ring, episode, step, steps, () if goal.success is None else jnp.zeros(2, bool))
+            return HindsightState(ring, episode, step, steps, () if goal.success is None else jnp.full(3, -jnp.inf))
 
         def add(state: HindsightState, transition: Transition, valid: Array) -> HindsightState:
             ring = inner.add(state.ring, transition, valid)
@@ -115,7 +117,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
                 write(state.episode, row, number),
                 write(state.step, row, step),
                 write(state.steps, slot, step + 1),
-                () if goal.success is None else state.seen | successes(transition, valid, goal.success),
+                () if goal.success is None else best_rewards(state.seen, transition, valid),
             )
 
         def read(key: Key, state: HindsightState, index: Array, hyper: Hyperparams) -> Transition:
@@ -124,8 +126,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
             desired = achieved_goal(unpack(gather(state.ring.rows, source), obs_dim, action_dim).next_obs, goal)
             chosen = jax.random.uniform(chance_key, index.shape) < hyper.hindsight_k / (hyper.hindsight_k + 1.0)
             steps, stored = read_window(state.ring, index, obs_dim=obs_dim, action_dim=action_dim, n_step=n_step)
-            ends = True if goal.success is None else state.seen[0] & ~state.seen[1]
-            return join_window(relabel(steps, chosen, desired, goal=goal, ends=ends), stored, hyper)
+            above = None if goal.success is None else ends_above(state.seen)
+            return join_window(relabel(steps, chosen, desired, goal=goal, above=above), stored, hyper)
 
         return Ring(init, add, read)
 
@@ -146,18 +148,36 @@ def achieved_goal(obs: Array, goal: Goal) -> Array:
     return obs[..., -2 * goal.dim : -goal.dim]
 
 
-def successes(transition: Transition, valid: Array, success: float) -> Array:
-    """Returns whether any of N steps that reached its goal has ended an episode, and whether any has not: `[2]` bool."""
-    reached, ended = valid & (transition.reward == success), transition.discount == 0
-    return jnp.stack([(reached & ended).any(), (reached & ~ended).any()])
+def best_rewards(seen: Array, transition: Transition, valid: Array) -> Array:
+    """Updates `HindsightState.seen`, `[3]`, with N steps."""
+    ended, going_on = (
+        jnp.where(valid & which, transition.reward, -jnp.inf) for which in (transition.discount == 0, transition.discount > 0)
+    )
+    first, second = jax.lax.top_k(jnp.concatenate([seen[:2], ended]), 2)[0]
+    return jnp.stack([first, second, jnp.maximum(seen[2], going_on.max())])
+
+
+def ends_above(seen: Array) -> Array:
+    """Returns the reward above which a step terminates: the best with which an episode went on, once two better ones ended it.
+
+    A fall may once be the best step so far; two of them in succession hardly. Before two, and where reaching a goal was seen
+    not to terminate, it is infinite.
+    """
+    return jnp.where(seen[1] > seen[2], seen[2], jnp.inf)
 
 
 def relabel(
-    steps: list[Transition], chosen: Array, desired: Array, *, goal: Goal, ends: Array | bool = True
+    steps: list[Transition], chosen: Array, desired: Array, *, goal: Goal, above: Array | None = None
 ) -> list[Transition]:
     """Gives n transitions `[B]` the desired goal `desired [B, G]` where `chosen [B]`, and the rewards and ends that follow.
 
-    `ends` says whether an episode ends where its goal is reached, if the environment does not say so: see `Goal.success`.
+    Args:
+        steps: consecutive transitions.
+        chosen: which to relabel.
+        desired: the new goals.
+        goal: of the environment.
+        above: the reward above which a step terminates, if the environment does not say so: see `Goal.success`, from which on
+            steps terminate if it is None.
     """
 
     def replace_goal(obs: Array) -> Array:
@@ -166,10 +186,11 @@ def relabel(
     reached = jnp.stack([achieved_goal(step.next_obs, goal) for step in steps])
     own = jnp.stack([step.obs[:, -goal.dim :] for step in steps])  # at an end, next_obs may already hold another goal
     pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(desired, own.shape), own])
-    (rewards, own_rewards), (discounts, own_discounts) = goal.outcome(*pairs)
+    (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
     if goal.success is not None:
-        reaching = ((given == goal.success) & ends for given in (rewards, own_rewards))
-        discounts, own_discounts = (jnp.where(reached, 0.0, 1.0) for reached in reaching)
+        own_rewards = jnp.stack([step.reward for step in steps])  # those computed again differ by rounding
+        above = jnp.float32(goal.success - 1e-6 * max(1.0, abs(goal.success))) if above is None else above
+        discounts, own_discounts = (jnp.where(given > above, 0.0, 1.0) for given in (rewards, own_rewards))
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
     discounts = jnp.where(fallen, 0.0, discounts)
     return [

@@ -134,7 +134,7 @@ class Program:
     @property
     def state_survives_failure(self) -> bool:
         """True if a failure leaves the state before the failed step; otherwise the state has learned from that step."""
-        return self.env.outside is not None
+        return self.env.outside is not None and self.env.outside.broken is None
 
     @property
     def calls(self) -> int:

@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Dict
 import ddpg_jax as dj
 from ddpg_jax.envs.host import host_env, make_host
 from ddpg_jax.envs.host.make import maker
-from ddpg_jax.replay.hindsight import hindsight, relabel
+from ddpg_jax.replay.hindsight import ends_above, hindsight, relabel
 from tests.hosts import Vector
 
 FIELDS: dict[str, Any] = {
@@ -178,6 +178,51 @@ class Informed(Reach):
         return super().compute_reward(achieved, desired, info) - info.get("effort", 0.0)
 
 
+class Counted(Reach):
+    """Rewards by whether it tells anything besides."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return super().compute_reward(achieved, desired, info) * (2 if info else 1)
+
+
+class Judged(Reach):
+    """Says only in `info` whether it ends."""
+
+    def compute_terminated(self, achieved: Any, desired: Any, info: Any) -> bool:
+        return bool(info["is_success"])
+
+
+class Broken(Reach):
+    """Has a function that cannot be asked."""
+
+    def compute_terminated(self, achieved: Any, desired: Any, info: Any) -> bool:
+        raise NotImplementedError
+
+
+class Placed(Reach):
+    """Rewards by where it is, too."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return super().compute_reward(achieved, desired, info) - float(np.abs(getattr(self, "x", 0.0)).sum())
+
+
+class Failing(Reach):
+    """Can be asked before a run, and not in it."""
+
+    asked = 0
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        self.asked += len(np.atleast_2d(achieved))
+        if self.asked > 200:
+            raise ValueError("the motor is on fire")
+        return super().compute_reward(achieved, desired, info)
+
+
+def test_a_function_that_fails_in_a_run_ends_it_in_a_sentence() -> None:
+    with pytest.raises(dj.EnvironmentFailure, match=r"^env=Failing raised ValueError: the motor is on fire"):
+        dj.train(Failing, **FIELDS)
+
+
 def test_the_outermost_function_of_rewards_is_asked() -> None:
     goal = host_env(lambda: gymnasium.wrappers.TimeLimit(Hundred(Reach()), 20), "Reach").spec.goal
     assert goal is not None
@@ -191,6 +236,10 @@ def test_the_outermost_function_of_rewards_is_asked() -> None:
     [
         (lambda: gymnasium.wrappers.TransformReward(Reach(), lambda r: 5 * float(r) + 1), "its step gives the reward"),
         (Informed, "its compute_reward reads info, which is not kept"),
+        (Counted, "its compute_reward reads info, which is not kept"),
+        (Judged, "its compute_terminated reads info, which is not kept"),
+        (Broken, "its compute_terminated raises NotImplementedError"),
+        (Placed, "its compute_reward gives the same goals other rewards later"),
     ],
 )
 def test_rewards_that_do_not_depend_on_goals_alone_are_refused(make: Any, sentence: str) -> None:
@@ -209,30 +258,64 @@ def test_reaching_a_goal_ends_where_it_has_ended(own: bool, new: bool) -> None:
     desired = here if new else here + 0.9
     obs = jnp.concatenate([here, here, here if own else here + 0.5], axis=1)
 
-    def discount(ended: bool, ends: bool) -> float:
+    def discount(ended: bool, above: float | None) -> float:
         reward, end = jnp.array([float(own) - 1.0]), jnp.array([1.0 - ended])
         step = dj.Transition(obs, here, reward, end, jnp.array([ended]), obs)
-        return relabel([step], jnp.array([True]), desired, goal=goal, ends=ends)[0].discount.item()
+        threshold = None if above is None else jnp.float32(above)
+        return relabel([step], jnp.array([True]), desired, goal=goal, above=threshold)[0].discount.item()
 
-    assert discount(ended=own, ends=True) == 1.0 - new
-    assert discount(ended=False, ends=False) == 1.0
-    assert discount(ended=True, ends=False) == 0.0
-    assert discount(ended=not own, ends=True) == (0.0 if new or not own else 1.0)
+    for above in (None, -1.0):
+        assert discount(ended=own, above=above) == 1.0 - new
+        assert discount(ended=not own, above=above) == (0.0 if new or not own else 1.0)
+    assert discount(ended=False, above=np.inf) == 1.0
+    assert discount(ended=True, above=np.inf) == 0.0
 
 
-def test_the_ring_notes_whether_reaching_a_goal_ends() -> None:
+class Near(Reach):
+    """Rewards by the distance, and ends near the goal; or falls, far from it."""
+
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return -np.linalg.norm(achieved - desired, axis=-1).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, _, *rest = super().step(action)
+        return obs, reward, reward > -0.3 or reward < -1.7, *rest
+
+
+def test_the_ring_learns_which_rewards_end_an_episode() -> None:
+    """From two steps on, of which none went on with more; a single one could be a fall."""
     goal = host_env(Reach, "Reach").spec.goal
     assert goal is not None
-    ring = hindsight(goal)(6, 2, 8)
-    obs, action = jnp.zeros((1, 6)), jnp.zeros((1, 2))
-    state = ring.add(
-        ring.init(), dj.Transition(obs, action, -jnp.ones(1), jnp.zeros(1), jnp.ones(1, bool), obs), jnp.ones(1, bool)
-    )
-    assert state.seen.tolist() == [False, False], "a fall"
-    state = ring.add(state, dj.Transition(obs, action, jnp.zeros(1), jnp.zeros(1), jnp.ones(1, bool), obs), jnp.ones(1, bool))
-    assert state.seen.tolist() == [True, False]
-    state = ring.add(state, dj.Transition(obs, action, jnp.zeros(1), jnp.ones(1), jnp.zeros(1, bool), obs), jnp.ones(1, bool))
-    assert state.seen.tolist() == [True, True]
+    ring, (obs, action) = hindsight(goal)(6, 2, 8), (jnp.zeros((1, 6)), jnp.zeros((1, 2)))
+    state, found = ring.init(), []
+    for reward, ended in ((-1.0, True), (-1.0, False), (0.0, True), (0.0, True), (-0.5, False), (0.0, False)):
+        end = jnp.array([ended])
+        step = dj.Transition(obs, action, jnp.array([reward]), 1.0 - end, end, obs)
+        state = ring.add(ring.add(state, step, jnp.array([True])), step, jnp.array([False]))
+        found.append(ends_above(state.seen).item())
+    assert found == [np.inf, np.inf, np.inf, -1.0, -0.5, np.inf]
+
+
+def test_discounts_are_those_of_the_environment_where_rewards_grow_up_to_the_goal() -> None:
+    """Relabelled steps of an environment that ends within a distance of its goal end where it would have ended."""
+    env = Vector(lambda: gymnasium.wrappers.TimeLimit(Near(), 30), 8)
+    goal = env.spec.goal
+    assert goal is not None
+    ring = hindsight(goal)(6, 2, 8 * 300, num_envs=8)
+    add, state = jax.jit(ring.add), ring.init()
+    before = env.reset()
+    for step in env.play(300, seed=0):
+        told = (step.reward, 1.0 - step.terminated, step.last, step.next_obs)
+        transition = dj.Transition(jnp.asarray(before), jnp.zeros((8, 2)), *map(jnp.asarray, told))
+        state, before = add(state, transition, jnp.ones(8, bool)), step.obs
+    batch = ring.read(jax.random.key(0), state, jnp.arange(8 * 300), dj.Hyperparams(hindsight_k=1e9))
+    reached, desired = np.asarray(batch.next_obs)[:, 2:4], np.asarray(batch.obs)[:, 4:]
+    reward = Near().compute_reward(reached, desired, {})
+    fell = np.asarray(ring.read(jax.random.key(0), state, jnp.arange(8 * 300), dj.Hyperparams(hindsight_k=0.0)).reward) < -1.7
+    expected = np.where((reward > -0.3) | fell, 0.0, 1.0)
+    assert (expected == 0).mean() > 0.1
+    clear = np.abs(reward + 0.3) > 0.02  # what lies closer to the threshold was not seen
+    np.testing.assert_array_equal(np.asarray(batch.discount)[clear] > 0, expected[clear] > 0)
 
 
 def test_what_training_returns_can_be_pickled_and_copied() -> None:

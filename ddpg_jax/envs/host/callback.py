@@ -30,6 +30,7 @@ from ddpg_jax.envs.host.pool import Pool
 from ddpg_jax.envs.host.seeding import GlobalGenerators
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
+from ddpg_jax.errors import EnvironmentFailure, one_line
 from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
 
 EVALUATED_AT_ONCE = 10
@@ -66,6 +67,8 @@ class HostEnvs:
         self.generators = GlobalGenerators()
         self.goal_fault = ""
         """Why hindsight is not allowed, or empty."""
+        self.broken: EnvironmentFailure | None = None
+        """An error of a function for hindsight."""
         self.copy_bytes = 0
         self._numbers = itertools.count(1)
         self.pool = Pool(make, name, reward_threshold)
@@ -73,13 +76,17 @@ class HostEnvs:
         self._low, self._high = np.asarray(self.spec.action_low), np.asarray(self.spec.action_high)
         self._width, self._action_dtype = self._high - self._low, np.dtype(self.spec.action_dtype)
         if has_goals(self._any().observation_space):
-            goal, self.goal_fault = goal_on_host(self._any)
+            goal, self.goal_fault = goal_on_host(self._any, self._note_failure)
             self.spec = self.spec._replace(goal=goal)
         _known[self.number] = self
 
     def _any(self) -> Any:
         """Returns one of the environments, to query what is the same for all."""
         return next(iter(self.lanes.values())).env if self.lanes else self.pool.any()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Notes an error of a function for hindsight, which ends the program at its next step."""
+        self.broken = self.broken or EnvironmentFailure(f"raised {one_line(error)}")
 
     def copies(self, training: int, *, evaluations: int, episodes: int) -> int:
         """See `Outside.copies`."""
@@ -213,6 +220,7 @@ class HostEnvs:
             del self.lanes[number]
             lane.close()
         if not self.lanes:
+            self.broken = None
             self.pool.close()
             self.generators.restore()
 
@@ -260,6 +268,8 @@ def _step(envs: HostEnvs, states: np.ndarray, actions: np.ndarray, rows: np.ndar
             continue
         row[-1] = GO_ON if not stopping.is_set() else STOP
         try:
+            if envs.broken:
+                raise envs.broken
             row[-4], row[-3], row[-2] = result = lane.step(action)
             row[:size] = lane.obs
             row[size:-4] = lane.reset() if result[2] else lane.obs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.envs.host.lanes import Lane, layers_of
+from ddpg_jax.errors import one_line
 from ddpg_jax.types import Array, Goal
 
 Rewards: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -34,8 +36,20 @@ class _Info(dict[str, Any]):
     def __iter__(self) -> Any:
         return self._note().__iter__()
 
+    def __len__(self) -> int:
+        return self._note().__len__()
+
     def get(self, key: str, default: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._note().get(key, default)
+
+    def keys(self) -> Any:
+        return self._note().keys()
+
+    def values(self) -> Any:
+        return self._note().values()
+
+    def items(self) -> Any:
+        return self._note().items()
 
 
 def find_method(env: Any, name: str) -> Callable[..., Any] | None:
@@ -43,8 +57,10 @@ def find_method(env: Any, name: str) -> Callable[..., Any] | None:
     return next((method for layer in layers_of(env) if callable(method := getattr(layer, name, None))), None)
 
 
-def goal_on_host(any_env: Callable[[], Any]) -> tuple[Goal | None, str]:
+def goal_on_host(any_env: Callable[[], Any], failed: Callable[[Exception], None]) -> tuple[Goal | None, str]:
     """Makes the `Goal` of Gymnasium environments; the compiled program calls one of them for the rewards of a batch.
+
+    Its errors go to `failed`, and the program gets NaN.
 
     It is None if there is no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`, with the reason if it is unusual.
     `compute_terminated`, if it exists, is called for one goal at a time, because it need not support batches. If it does not,
@@ -61,6 +77,8 @@ def goal_on_host(any_env: Callable[[], Any]) -> tuple[Goal | None, str]:
         shape = None
     if info.read:
         return None, "its compute_reward reads info, which is not kept; rewards must depend on the goals alone"
+    if fault := _fault_of_ends(find_method(env, "compute_terminated"), dim):
+        return None, fault
     if shape != (3,):
         return None, ""
 
@@ -71,9 +89,13 @@ def goal_on_host(any_env: Callable[[], Any]) -> tuple[Goal | None, str]:
     def ask(achieved: Any, desired: Any) -> tuple[np.ndarray, np.ndarray]:
         shape = achieved.shape[:-1]
         a, b = (np.asarray(x, np.float64).reshape(-1, dim) for x in (achieved, desired))
-        terminated = find_method(any_env(), "compute_terminated")
-        ends = [terminated is not None and bool(terminated(*pair, {})) for pair in zip(a, b, strict=True)]
-        return rewards_of(a, b).reshape(shape), 1.0 - np.asarray(ends, np.float32).reshape(shape)
+        try:
+            terminated = find_method(any_env(), "compute_terminated")
+            ends = [terminated is not None and bool(terminated(*pair, {})) for pair in zip(a, b, strict=True)]
+            return rewards_of(a, b).reshape(shape), 1.0 - np.asarray(ends, np.float32).reshape(shape)
+        except Exception as error:  # JAX would print it with a traceback
+            failed(error)
+            return np.full(shape, np.nan, np.float32), np.ones(shape, np.float32)
 
     def outcome(achieved: Array, desired: Array) -> tuple[Array, Array]:
         result = jax.ShapeDtypeStruct(achieved.shape[:-1], jnp.float32)
@@ -82,26 +104,40 @@ def goal_on_host(any_env: Callable[[], Any]) -> tuple[Goal | None, str]:
     return Goal(dim, outcome, None if find_method(env, "compute_terminated") else _success(rewards_of, dim)), ""
 
 
-def _success(rewards_of: Rewards, dim: int) -> float | None:
-    """Returns the reward of a step that reaches its goal, or None if there is not one such reward."""
+def _fault_of_ends(compute_terminated: Callable[..., Any] | None, dim: int) -> str:
+    """Returns why a `compute_terminated` cannot be asked, or an empty text."""
+    info = _Info()
+    try:
+        if compute_terminated is not None:
+            bool(compute_terminated(np.zeros(dim), np.zeros(dim), info))
+    except Exception as error:  # any error of the user's function
+        if not info.read:
+            return f"its compute_terminated raises {one_line(error)}"
+    return "its compute_terminated reads info, which is not kept; ends must depend on the goals alone" if info.read else ""
+
+
+def _success(rewards_of: Rewards, dim: int) -> float:
+    """Returns the reward of a step that reaches its goal, or infinity if there is not one such reward."""
     goals = np.random.default_rng(0).uniform(-1.0, 1.0, (8, dim))
     try:
         reached, missed = rewards_of(goals, goals), rewards_of(goals, goals + 1e3)
     except Exception:  # goals that the environment does not have
-        return None
-    same = (reached == reached[0]).all() and np.isfinite(reached[0]) and (missed != reached[0]).all()
-    return float(reached[0]) if same else None
+        return math.inf
+    same = (reached == reached[0]).all() and np.isfinite(reached[0]) and (missed < reached[0]).all()
+    return float(reached[0]) if same else math.inf
 
 
 def check_rewards(lane: Lane, dim: int, actions: np.ndarray) -> str:
     """Takes steps, and returns what is wrong if one of their rewards is not that of its goals, else an empty text."""
     compute_reward: Any = find_method(lane.env, "compute_reward")
     lane.reset(0)
+    first: tuple[Any, float] | None = None
     for action in actions:
         desired = lane.obs[-dim:]
         reward, _, last = lane.step(action)
-        pair = (np.asarray(goal, np.float64)[None] for goal in (lane.obs[-2 * dim : -dim], desired))
+        pair = [np.asarray(goal, np.float64)[None] for goal in (lane.obs[-2 * dim : -dim], desired)]
         computed = float(compute_reward(*pair, {})[0])
+        first = first or (pair, computed)
         if not np.isclose(reward, computed, rtol=1e-3, atol=1e-5):
             return (
                 f"its step gives the reward {reward:g} where its compute_reward gives {computed:g}; what changes rewards, such "
@@ -109,4 +145,6 @@ def check_rewards(lane: Lane, dim: int, actions: np.ndarray) -> str:
             )
         if last:
             break
+    if first and float(compute_reward(*first[0], {})[0]) != first[1]:
+        return "its compute_reward gives the same goals other rewards later; rewards must depend on the goals alone"
     return ""
