@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -34,8 +35,8 @@ STRIDE = 10**10
 """Orbax numbers checkpoints with one integer: the index of the program times `STRIDE`, plus the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
-PATTERNS = frozenset("*?[\\")
-"""Characters of file names that orbax and tensorstore take for patterns or separators."""
+PATTERNS = re.compile(r"[*?\[\\]|:(/|$)|orbax-checkpoint-tmp")
+"""What orbax and tensorstore take for patterns, separators, addresses (`gs:/`) or unfinished checkpoints in file names."""
 
 
 class Checkpoint(NamedTuple):
@@ -221,13 +222,15 @@ def _without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | 
     Raises:
         ConfigError: the folder for temporary files has such a name, too.
     """
-    if not PATTERNS & set(str(folder)):
+    if not PATTERNS.search(str(folder)):
         return None, folder
     alias = tempfile.TemporaryDirectory(prefix="ddpg-jax-")
     link = Path(alias.name).resolve() / "checkpoints"
-    if PATTERNS & set(str(link)):
+    if PATTERNS.search(str(link)):
         alias.cleanup()
-        raise ConfigError(f"out={folder.parent} is not allowed; its name, or that of TMPDIR, must be without * ? [ and \\")
+        raise ConfigError(
+            f"out={folder.parent} is not allowed; its name, or that of TMPDIR, must be without * ? [ \\ and : at its end"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     link.symlink_to(folder, target_is_directory=True)
     return alias, link

@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows has no flock
     fcntl = None
 
-HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
 """Error numbers of a lock that another process holds. All others mean that the file system has no locks."""
 LOCK = ".lock"
 

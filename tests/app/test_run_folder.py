@@ -547,7 +547,7 @@ def test_a_folder_whose_lock_is_not_that_of_the_run_is_not_written_to(tmp_path: 
         place.write_manifest(status="finished")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES])
 def test_a_file_system_without_locks_is_not_in_use(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -561,7 +561,9 @@ def test_a_file_system_without_locks_is_not_in_use(
     assert place.mark()
 
 
-@pytest.mark.parametrize("name", ["[a]", "a[!b]", "a\\b", "**", "a?b", "%20", "{a,b}", "a b\nc", "雪"])
+@pytest.mark.parametrize(
+    "name", ["[a]", "a[!b]", "a\\b", "**", "a?b", "%20", "gs:", "a.orbax-checkpoint-tmp", "{a,b}", "a b\nc", "雪"]
+)
 def test_a_run_in_a_folder_of_any_name_can_be_resumed(name: str, tmp_path: Path) -> None:
     """Orbax and tensorstore take some characters for patterns; a checkpoint that can never be read is worth nothing."""
     with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
