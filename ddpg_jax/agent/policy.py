@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets
 from ddpg_jax.agent.normalization import NET, OBS, init_moments, network_inputs
 from ddpg_jax.agent.policy_file import (
     FORMAT,
+    check_digest,
     digest_of,
     named_leaves,
     read_about,
     read_arrays,
     read_spec,
+    self_digest,
     write_arrays,
 )
 from ddpg_jax.envs.spaces import join_goals, to_native
@@ -96,6 +99,7 @@ class Policy:
         data, digest = write_arrays(named_leaves(self.params))
         about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
         about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
+        about["own_sha256"] = self_digest(about)
         # If the process is killed midway, the two files still match.
         _replace(folder / "policy.json", _json({**about, "sha256": [digest, *digest_of(folder / "actor.npz")]}))
         _replace(folder / "actor.npz", data)
@@ -127,9 +131,19 @@ _compiled = jax.jit(_unit, static_argnums=0)
 def load_policy(folder: str | Path) -> Policy:
     """Loads a policy that `Policy.save` wrote, or that of a run folder. It unpickles nothing and imports no module.
 
+    It warns of parameters that are not finite, as of a run that has diverged.
+
     Raises:
         ConfigError: the folder does not contain a complete policy, or its network is not registered.
     """
+    policy = read_policy(folder)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
+        warnings.warn(f"policy={folder} has parameters that are not finite: its training has diverged", stacklevel=2)
+    return policy
+
+
+def read_policy(folder: str | Path) -> Policy:
+    """Loads a policy without warnings; see `load_policy`."""
     folder = Path(folder)
     folder = folder / "policy" if (folder / "policy" / "policy.json").exists() else folder
     try:
@@ -139,6 +153,7 @@ def load_policy(folder: str | Path) -> Policy:
         policy = Policy(spec, {}, about.get("network", "mlp"), fields)
         plain, normalized = _expected(policy)
         arrays = read_arrays(folder / "actor.npz", plain, normalized, about.get("sha256", []))
+        check_digest(about)
         params = _nested({name: jnp.asarray(leaf) for name, leaf in arrays.items()})
         return dataclasses.replace(policy, params=params)
     except FileNotFoundError as error:

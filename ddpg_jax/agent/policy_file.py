@@ -40,13 +40,13 @@ def open_regular(path: Path, limit: int) -> BinaryIO:
         ValueError: the path is not a regular file, or the file exceeds `limit` bytes.
         OSError: it cannot be opened.
     """
-    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")  # noqa: SIM115 - for the caller to close
-    found = os.fstat(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-        file.close()
+        os.close(descriptor)
         what = f"is of {found.st_size:,} bytes" if stat.S_ISREG(found.st_mode) else "is no regular file"
         raise ValueError(f"{path.name} {what}; it must be a file of at most {limit:,} bytes")
-    return file
+    return open(descriptor, "rb")
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -80,6 +80,22 @@ def read_about(path: Path) -> dict[str, Any]:
     return about
 
 
+def self_digest(about: dict[str, Any]) -> str:
+    """Returns the digest of policy.json, without the digests in it."""
+    rest = {name: value for name, value in about.items() if name not in ("sha256", "own_sha256")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_digest(about: dict[str, Any]) -> None:
+    """Checks that policy.json is what was saved; files of older versions have no digest of themselves.
+
+    Raises:
+        ValueError: it was changed.
+    """
+    if about.get("own_sha256", self_digest(about)) != self_digest(about):
+        raise ValueError("policy.json was changed after it was saved, since it has another digest")
+
+
 def read_spec(env: dict[str, Any]) -> EnvSpec:
     """Returns the spec in policy.json.
 
@@ -106,6 +122,9 @@ def read_spec(env: dict[str, Any]) -> EnvSpec:
     _require(threshold is None or _is_finite(threshold), "env.reward_threshold", threshold, "null or a finite number")
     dtype = env.get("action_dtype", "float32")
     _require(dtype in ("float16", "float32", "float64"), "env.action_dtype", dtype, "float16, float32 or float64")
+    largest = float(min(np.finfo(dtype).max, np.finfo(np.float32).max / 2))  # so that their distance is finite, too
+    within = all(abs(x) <= largest for values in bounds.values() for x in values)
+    _require(within, "env.action_low", f"{env['action_low']} with env.action_high={env['action_high']}", f"within {dtype}")
     _require(env.get("goal") is None, "env.goal", env.get("goal"), "null")
     low, high = (tuple(map(float, values)) for values in bounds.values())
     shapes: dict[str, Any] = {name: tuple(env[name]) for name in ("obs_shape", "action_shape")}

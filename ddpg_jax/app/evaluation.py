@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpg_jax.agent.policy import Policy, load_policy
+from ddpg_jax.agent.policy import Policy, read_policy
 from ddpg_jax.app.films import check_ending, new_film
 from ddpg_jax.app.report import named, swept
 from ddpg_jax.app.run_folder import RunFolder
@@ -83,7 +83,7 @@ def _trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
     """Returns the experiment that a policy was trained in, and the policy, whose network may come from the user's modules."""
     experiment = recorded(folder, policy_at)
     import_modules(experiment.imports)
-    return experiment, load_policy(policy_at)
+    return experiment, read_policy(policy_at)
 
 
 def recorded(folder: Path, policy_at: Path) -> Experiment:
@@ -107,7 +107,11 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
         ConfigError: there is no policy, or none of this member.
     """
     if not (folder / "policy" / "policy.json").exists() and (folder / "policy").exists():
-        last = {str(row["member"]): result_of(row) for row in RunFolder(folder).read_rows()}
+        run = RunFolder(folder)
+        rows = run.read_rows()
+        if member is None:  # the rows choose
+            run.check_rows(rows)
+        last = {str(row["member"]): result_of(row) for row in rows}
         known = {m: value for m, value in last.items() if (folder / "policy" / f"member_{m}").exists()}
         if member is None and known:
             member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])
@@ -116,7 +120,7 @@ def policy_folder(folder: Path, member: str | None = None) -> Path:
         if member not in known:
             raise ConfigError(f"member={member} is not in {folder}; it must be one of {', '.join(known)}")
         return folder / "policy" / f"member_{member}"
-    if member is not None:
+    if member is not None and (folder / "policy").exists():
         raise ConfigError(f"member={member} is not allowed; {folder} holds a single run, not a sweep")
     return folder / "policy"
 

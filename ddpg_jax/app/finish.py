@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ddpg_jax.agent.policy import load_policy
+from ddpg_jax.agent.policy import read_policy
 from ddpg_jax.app import report
 from ddpg_jax.app.figures import figures
 from ddpg_jax.app.files import write_text
@@ -44,7 +44,7 @@ def finish(
     for member in members:
         policy = folder.policy_of(member, len(members))
         try:
-            thresholds[member.number] = load_policy(policy).spec.reward_threshold
+            thresholds[member.number] = read_policy(policy).spec.reward_threshold
         except ConfigError as error:
             if not (policy / "policy.json").exists():
                 say(f"{policy} is missing, and the program that trained it has finished")

@@ -217,7 +217,7 @@ class Job:
         self._digest.add(self._rows)
         self._earlier_seconds = self.folder.manifest().get("seconds", 0.0) if kept else 0.0
         experiment = dataclasses.asdict(self.queue.first_experiment)
-        self.folder.write_manifest(experiment=experiment, status="running", end=None)
+        self.folder.write_manifest(experiment=experiment, status="running", end=None, **self.written())
         return kept
 
     def _shapes(self, k: int) -> Any | None:
@@ -245,6 +245,10 @@ class Job:
     def checkpoint(self, k: int, tick: Tick, arrays: Any, text: str | None) -> Checkpoint:
         """Returns the checkpoint of the k-th program at a tick."""
         return Checkpoint(k, tick.iteration, arrays, text, tick.journal, self._digest.count, self._digest.text())
+
+    def written(self) -> dict[str, Any]:
+        """Returns what the manifest says of the rows so far."""
+        return {"rows": self._digest.count, "rows_digest": self._digest.text()}
 
     def received_anywhere(self) -> list[int]:
         """Returns the signals that any process has received."""
@@ -340,7 +344,7 @@ class ProgramJob:
         self.checkpoints.save(self.job.checkpoint(self.k, tick, *self.program.save(tick.state)))
         self._saved_at = tick.iteration
         self._saved_time = time.monotonic()  # after saving, since otherwise a slow save would be due again at once
-        self.folder.write_manifest(seconds=self.job.seconds)
+        self.folder.write_manifest(seconds=self.job.seconds, **self.job.written())
         stop = self.job.received_anywhere()
         if tick.finished or stop:
             self._save_policies(tick.state)

@@ -95,6 +95,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"format={manifest['format']} is of a newer version of ddpg_jax; this one reads up to {FORMAT}")
     if manifest["format"] == FORMAT and manifest.get("hash", "") not in ("", _hash(manifest["identity"])):
         raise ValueError("its identity does not have its hash, so that one of them was changed; restore the file")
+    before, after = manifest["identity"], manifest["experiment"]
+    wrong = next((name for name in before if name in after and after[name] != before[name]), None)
+    if wrong:
+        raise ValueError(f"experiment and identity differ in {wrong}; restore the file")
     for own, known in zip(manifest["members"], manifest["identity"]["members"], strict=True):
         wrong = next((name for name in known if own.get(name, known[name]) != known[name]), None)
         if wrong:
@@ -132,6 +136,8 @@ def _is_manifest(manifest: Any) -> bool:
         and isinstance(manifest.get("backends", []), list)
         and all(isinstance(name, str) for name in manifest.get("backends", []))
         and isinstance(manifest.get("hash", ""), str)
+        and isinstance(manifest.get("rows", 0), int)
+        and isinstance(manifest.get("rows_digest", ""), str)
         and len(members) == len(identity["members"])
         and isinstance(manifest.get("start"), str)
     )

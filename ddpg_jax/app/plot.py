@@ -32,6 +32,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         manifest, rows = run.manifest(), run.read_rows()
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
+        run.check_rows(rows)
         same = known.setdefault(json.dumps(manifest["identity"], sort_keys=True), folder)
         if same is not folder:
             raise ConfigError(f"{folder} and {same} hold the same run, possibly of different lengths; name one of them")

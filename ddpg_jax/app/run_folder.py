@@ -168,6 +168,21 @@ class RunFolder:
             metrics_table.check_rows(self.metrics, rows, self.manifest())
         return rows
 
+    def check_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Checks that rows of metrics.csv are those that the run wrote, as far as the manifest knows.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        manifest = self.manifest()
+        count, digest = manifest.get("rows", 0), manifest.get("rows_digest", "")
+        if digest and metrics_table.RowDigest(rows[:count]).text() != digest:
+            fewer = f"has {len(rows)} of the {count} rows that this run wrote"
+            raise ConfigError(
+                f"{self.metrics} {fewer if len(rows) < count else 'was changed after this run wrote it'}; restore it, or go on "
+                "with --resume"
+            )
+
     def rewrite_rows(self, rows: list[dict[str, Any]]) -> None:
         """Replaces metrics.csv with these rows."""
         if self.processes.first:

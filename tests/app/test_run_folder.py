@@ -175,7 +175,8 @@ def test_both_backends_evaluate_a_policy_alike(copy_of: Any, capsys: pytest.Capt
     for backend in BACKENDS:
         folder = copy_of()
         about = manifest(folder)
-        about["experiment"]["backend"] = backend
+        about["experiment"]["backend"] = about["identity"]["backend"] = backend
+        about["hash"] = ""
         (folder / "manifest.json").write_text(json.dumps(about))
         capsys.readouterr()
         assert run("eval", str(folder), "--episodes", "50") == 0
@@ -587,6 +588,48 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], *, compressed: bool =
     (np.savez_compressed if compressed else np.savez)(path, **arrays)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("change", [{"activation": "tanh"}, {"own_sha256": "0"}, {"layer_norm": False, "more": 1}])
+def test_a_policy_that_was_changed_is_named(change: dict[str, Any], copy_of: Any) -> None:
+    """Also where it would still act."""
+    place, about, _ = policy_of(copy_of())
+    (place / "policy.json").write_text(json.dumps({**about, **change}))
+    with pytest.raises(dj.ConfigError, match=r"policy\.json was changed after it was saved"):
+        dj.load_policy(place)
+    del about["own_sha256"]  # as of an older version
+    (place / "policy.json").write_text(json.dumps(about))
+    dj.load_policy(place)
+
+
+def test_parameters_that_are_not_finite_do_not_act_in_silence(copy_of: Any) -> None:
+    place, _, _ = policy_of(copy_of())
+    policy = dj.load_policy(place)
+    dataclasses.replace(policy, params=jax.tree.map(lambda x: x * np.nan, policy.params)).save(place)
+    with pytest.warns(UserWarning, match="has parameters that are not finite: its training has diverged"):
+        dj.load_policy(place)
+
+
+@pytest.mark.parametrize("how", ["digit", "fewer"])
+def test_a_figure_does_not_believe_rows_that_were_changed(how: str, copy_of: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = copy_of()
+    table = copy / "metrics.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    cells = lines[1].split(",")
+    cells[3] = str(float(cells[3]) + 1)
+    table.write_text("".join([lines[0], ",".join(cells), *lines[2:]] if how == "digit" else lines[:-1]))
+    assert run("plot", str(copy), "--out", str(copy / "x.png")) == 2
+    sentence = "was changed after" if how == "digit" else f"has {len(lines) - 2} of the {len(lines) - 1} rows"
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_experiment_that_was_changed_in_a_manifest_is_named(copy_of: Any) -> None:
+    copy = copy_of()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["experiment"]["batch_size"] += 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(dj.ConfigError, match="experiment and identity differ in batch_size"):
+        RunFolder(copy).manifest()
+
+
 @pytest.mark.parametrize("trick", ["more", "larger", "compressed", "integers", "complex", "twice", "pipe", "other arrays"])
 def test_a_strangers_arrays_are_known_before_they_are_unpacked(trick: str, copy_of: Any) -> None:
     """3 MB of zeros can be 3 GB once they are unpacked; a pipe keeps its reader waiting."""
@@ -618,6 +661,8 @@ def test_a_strangers_arrays_are_known_before_they_are_unpacked(trick: str, copy_
     [
         ({"action_low": [2.0], "action_high": [-2.0]}, r"env.action_low=\[2.0\] is not allowed; it must be below"),
         ({"action_low": [float("nan")]}, r"env.action_low=\[nan\] is not allowed"),
+        ({"action_low": [-1e308]}, r"env.action_low=.* must be within float32"),
+        ({"action_low": [-1e6], "action_dtype": "float16"}, r"env.action_low=.* must be within float16"),
         ({"action_high": [1.0, 2.0]}, "env.action_high=.* a list of 1 finite numbers"),
         ({"obs_shape": [3.0]}, "env.obs_shape"),
         ({"obs_shape": [True]}, "env.obs_shape"),
@@ -677,7 +722,8 @@ def test_a_policy_that_is_saved_again_is_whole_wherever_the_process_is_killed(
 def test_an_environment_that_is_not_the_policys_is_named(copy_of: Any, capfd: pytest.CaptureFixture[str]) -> None:
     folder = copy_of()
     about = manifest(folder)
-    about["experiment"]["env"] = "MountainCarContinuous-v0"
+    about["experiment"]["env"] = about["identity"]["env"] = "MountainCarContinuous-v0"
+    about["hash"] = ""
     (folder / "manifest.json").write_text(json.dumps(about))
     capfd.readouterr()
     assert run("eval", str(folder), "--episodes", "1") == 2
