@@ -4,9 +4,18 @@ The public names are those of `ddpg_jax.public`. They are loaded when they are f
 which `ddpg-jax --help` need not wait for.
 """
 
-import importlib
-import importlib.util
-from typing import TYPE_CHECKING, Any
+import _signal  # the built-in part of `signal`, whose own imports take a while
+import os
+import sys
+
+_program = os.path.basename([*getattr(sys, "argv", ()), ""][0])
+if _program == "ddpg-jax" or (_program == "-m" and "ddpg_jax" in sys.orig_argv):  # this is the command line
+    # Ctrl-C ends it without a word from here on, also in the imports below; `app.interrupts` goes on from there.
+    _signal.signal(_signal.SIGINT, lambda number, frame: os._exit(128 + number))
+
+import importlib  # noqa: E402
+import importlib.util  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
     from ddpg_jax.public import *  # noqa: F403

@@ -193,12 +193,15 @@ class Outside(Protocol):
 
     goal_fault: str
     """Why hindsight is not allowed, or empty; known after `try_out`."""
-    broken: Exception | None
-    """An error of the functions for hindsight; the program ends at its next step, and its state has learned from NaN."""
     copy_bytes: int
     """Memory that one environment takes, as far as it was measured."""
     order: str
     """`textbook`, or `overlapped` if updates run between `send` and `receive`."""
+
+    @property
+    def broken(self) -> Exception | None:
+        """An error of the functions for hindsight; the program ends at its next step, and its state has learned from NaN."""
+        ...
 
     def run(self, call: Callable[[], Any]) -> Any:
         """Returns `call()`, a compiled program that may use these environments; this thread still handles signals."""

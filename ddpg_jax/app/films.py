@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,7 +168,9 @@ def _mp4(path: Path, milliseconds: int) -> Iterator[Add]:
         width, height = (side - side % 2 for side in picture.size)
         if writer is None:
             writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=1000 / milliseconds, macro_block_size=2)
-            writer.send(None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of a fork beside JAX's threads; it starts another program
+                writer.send(None)
         writer.send(picture.convert("RGB").crop((0, 0, width, height)).tobytes())
 
     try:

@@ -189,8 +189,8 @@ def relabel(
     (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
     if goal.success is not None:
         own_rewards = jnp.stack([step.reward for step in steps])  # those computed again differ by rounding
-        above = jnp.float32(goal.success - 1e-6 * max(1.0, abs(goal.success))) if above is None else above
-        discounts, own_discounts = (jnp.where(given > above, 0.0, 1.0) for given in (rewards, own_rewards))
+        limit = jnp.float32(goal.success - 1e-6 * max(1.0, abs(goal.success))) if above is None else above
+        discounts, own_discounts = (jnp.where(given > limit, 0.0, 1.0) for given in (rewards, own_rewards))
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
     discounts = jnp.where(fallen, 0.0, discounts)
     return [

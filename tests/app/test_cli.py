@@ -514,6 +514,15 @@ def test_a_configuration_lists_what_members_differ_in() -> None:
     assert config == {"env": "x", "seed": [0, 1], "tau": [0.0, 0.1], "gamma": 0.9}
 
 
+@pytest.mark.parametrize(("program", "is_ours"), [("/opt/bin/ddpg-jax", True), ("ddpg-jax/train.py", False), ("", False)])
+def test_ctrl_c_is_quiet_from_the_first_instruction_of_the_command_on(program: str, is_ours: bool) -> None:
+    """And is left alone in other programs that import the package."""
+    ask = "print(signal.getsignal(2) is signal.default_int_handler)"
+    code = f"import sys; sys.argv = [{program!r}]; import ddpg_jax, signal; {ask}"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(not is_ours)
+
+
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 0.8])
 def test_ctrl_c_during_the_imports_is_quiet(seconds: float, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "ddpg_jax", "train", "Pendulum-v1", "--steps", "1000000", "--out", str(tmp_path / "run")]

@@ -23,7 +23,7 @@ import numpy as np
 
 from ddpg_jax.envs.host import snapshots
 from ddpg_jax.envs.host.calls import python_call
-from ddpg_jax.envs.host.evaluation import Evaluation
+from ddpg_jax.envs.host.evaluation import EVALUATED_AT_ONCE, Evaluation
 from ddpg_jax.envs.host.goals import check_rewards, goal_on_host
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.envs.host.pool import Pool
@@ -32,9 +32,6 @@ from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
 from ddpg_jax.errors import EnvironmentFailure, one_line
 from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
-
-EVALUATED_AT_ONCE = 10
-"""Number of environments in which the episodes of one evaluation run."""
 
 LONG_STEP = 30.0
 """Seconds after which a step that has not returned is reported."""
@@ -122,8 +119,6 @@ class HostEnvs:
         np.maximum(scaled, self._low, out=scaled)
         np.minimum(scaled, self._high, out=scaled)
         return scaled.astype(self._action_dtype, copy=False).reshape(-1, *self.spec.action_shape)
-
-    # The methods below implement `Outside`.
 
     def run(self, call: Callable[[], Any]) -> Any:
         """See `Outside.run`."""

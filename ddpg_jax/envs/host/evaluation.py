@@ -9,6 +9,8 @@ import numpy as np
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.errors import EnvironmentFailure
 
+EVALUATED_AT_ONCE = 10
+"""Number of environments in which the episodes of one evaluation run."""
 LONGEST = 100_000
 """Length of an evaluation episode after which an environment without a time limit is assumed never to end one."""
 
