@@ -19,11 +19,12 @@ from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import run_blocks
-from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
+from ddpg_jax.running.groups import Group, check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
 from ddpg_jax.running.results import Sweep
 from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.stops import Referee, make_pruning, parse_until
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 
@@ -58,12 +59,13 @@ OnEvaluation: TypeAlias = Callable[[int, int, dict[str, Any], Policy], Any]
 has the columns of metrics.csv."""
 
 
-def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None, **fields: Any) -> Run:
+def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None, until: Any = None, **fields: Any) -> Run:
     """Trains one policy, and returns it with its learning curve. No files are written.
 
     Args:
         env: a name (see `ddpg-jax envs`), an `Env` written in JAX, or a function that makes a Gymnasium environment.
         on_evaluation: `(member, step, row, policy)`, called after each evaluation; training stops if it returns False.
+        until: a return, such as `-200`, at which training stops; `(-200, 3)` if three evaluations in a row must reach it.
         **fields: fields of `Experiment` and `Hyperparams`, on top of their preset.
 
     Raises:
@@ -78,8 +80,9 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     if "seeds" in fields:
         raise ConfigError(f"seeds={fields['seeds']} is not allowed in train, which trains one seed; use dj.sweep(..., seeds=N)")
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
-    program = _prepare(experiment, [Member(experiment.seed, hyper)], _given(env))
-    rows, policies = _train_all(experiment, program, on_evaluation)
+    group = Group(experiment, [Member(experiment.seed, hyper)])
+    referee = Referee([group], until=None if until is None else parse_until(until))
+    rows, policies = _train_all(experiment, _prepare(*group, _given(env)), on_evaluation, referee=referee)
     return Run(experiment, hyper, rows, policies[0])
 
 
@@ -90,6 +93,9 @@ def sweep(
     points: Iterable[Point] | None = None,
     *,
     on_evaluation: OnEvaluation | None = None,
+    until: Any = None,
+    prune: Any = None,
+    prune_fraction: float | None = None,
     **fields: Any,
 ) -> Sweep:
     """Trains seeds x points at once. No files are written.
@@ -104,6 +110,10 @@ def sweep(
         points: the points themselves, instead of a grid; all must have the same fields.
         on_evaluation: `(member, step, row, policy)`, called for each member after each evaluation; a member stops if it returns
             False, and the others continue.
+        until: as in `train`, for each member.
+        prune: successive halving: a number of rungs, or their steps, at which the worst points stop; see
+            `running.stops.make_pruning`.
+        prune_fraction: the fraction of points that stops at each rung, by default a half.
         **fields: fields that all points share, except where a point overrides them.
 
     Raises:
@@ -129,6 +139,10 @@ def sweep(
         raise ConfigError("env cannot be swept while the environment is given as an object; give all environments by name")
     given = {**fields, "env": env if isinstance(env, str) else _name(env)}
     groups = make_groups(chosen, seeds, given)
+    pruning = None if prune is None else make_pruning(prune, prune_fraction, groups)
+    if prune is None and prune_fraction is not None:
+        raise ConfigError(f"prune_fraction={prune_fraction} needs prune, the number of rungs or their steps")
+    referee = Referee(groups, until=None if until is None else parse_until(until), pruning=pruning)
     use_all_cores()
 
     def make(experiment: Experiment, members: list[Member]) -> Program:
@@ -138,21 +152,24 @@ def sweep(
     rows: list[dict[str, Any]] = []
     policies: dict[int, Policy] = {}
     for group in groups:
-        for part, program in fit_to_memory(group, make):
-            own_rows, own_policies = _train_all(part.experiment, program, on_evaluation)
+        for part, program in fit_to_memory(group, make, unit=seeds if pruning else 1):
+            own_rows, own_policies = _train_all(part.experiment, program, on_evaluation, referee=referee)
             rows += own_rows
             policies |= {member.number: policy for member, policy in zip(part.members, own_policies, strict=True)}
     first = groups[0].experiment.seed
     each = len(policies) // len(chosen)
-    return Sweep(chosen, list(range(first, first + each)), rows, [policies[m] for m in range(len(policies))])
+    every = [policies[m] for m in range(len(policies))]
+    return Sweep(chosen, list(range(first, first + each)), rows, every, referee.stops)
 
 
 def _train_all(
-    experiment: Experiment, program: Program, on_evaluation: OnEvaluation | None
+    experiment: Experiment, program: Program, on_evaluation: OnEvaluation | None, *, referee: Referee
 ) -> tuple[list[dict[str, Any]], list[Policy]]:
     """Trains all members of a program, closes it, and returns their rows and policies."""
+    decide = referee.judge(program.members)
 
     def judge(rows: list[dict[str, Any]], state: Any) -> Iterable[int]:
+        yield from decide(rows, state)
         for m, member in enumerate(program.members):
             row = next((row for row in rows if row["member"] == member.number), None)
             if on_evaluation and row:

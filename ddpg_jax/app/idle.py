@@ -49,6 +49,11 @@ class IdleProgram:
         del i
         return state
 
+    def regroup(self, state: Any, stopped: np.ndarray) -> Any:
+        """Returns the state."""
+        del stopped
+        return state
+
     def save(self, state: Any) -> tuple[Any, None]:
         """Returns a placeholder, since orbax refuses empty trees."""
         del state

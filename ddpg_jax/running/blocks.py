@@ -51,8 +51,8 @@ class Journal(NamedTuple):
     """Seconds of all finished blocks."""
     reached: list[int] | None = None
     """The next vector step of each member, where a signal stopped some members before others."""
-    stopped: list[bool] | None = None
-    """For each member whether it was stopped after an evaluation; None if nobody decides that."""
+    stopped: list[int] | None = None
+    """For each member the vector steps after which it was stopped, else -1."""
 
 
 class Tick(NamedTuple):
@@ -118,7 +118,7 @@ def run_blocks(
         begin: vector steps that the state has done.
         journal: from the same checkpoint.
         gather: `(message) -> messages`, one from each process that takes part in the run; all processes call it together.
-        judge: decides after each evaluation which members stop.
+        judge: decides after each evaluation which members stop. Of several processes, each asks its own at the same steps.
 
     Raises:
         EnvironmentFailure: see `Program.advance`.
@@ -162,7 +162,10 @@ class _Run:
         self.state, self.iteration, self.journal = state, begin, journal
         self.pending, self.elapsed = [*journal.pending], journal.elapsed
         self.diverged = np.array(journal.diverged)
-        self.stopped = np.array(journal.stopped or [False] * members, bool)
+        # Checkpoints of earlier versions say False of members that go on.
+        self.stopped = np.array([-1 if stop is False else stop for stop in journal.stopped or [-1] * members], int)
+        if (self.stopped >= 0).any():
+            self.state = program.regroup(state, self.stopped >= 0)
         self.reached = np.array(journal.reached or [begin] * members, int)
         chex.assert_shape([self.diverged, self.reached], (members,))
         self.block_begin, self.block_seconds = journal.begin, journal.seconds
@@ -203,7 +206,7 @@ class _Run:
     @property
     def active(self) -> np.ndarray:
         """The mask of the members that go on, `[M]`: those that have neither diverged nor been stopped."""
-        return (self.diverged < 0) & ~self.stopped
+        return (self.diverged < 0) & (self.stopped < 0)
 
     @property
     def failed(self) -> bool:
@@ -240,9 +243,11 @@ class _Run:
             wrong = ~np.isfinite(self.evaluation[0]).all(axis=1)
             self.diverged = np.where((self.diverged < 0) & wrong, end - 1, self.diverged)
         rows = self._take_rows(end) if evaluating else []
-        for member in self.judge(rows, self.state) if rows else []:
-            self.stopped[member] = True
+        stops = [member for member in (self.judge(rows, self.state) if evaluating else []) if self.stopped[member] < 0]
+        self.stopped[stops] = end
         finished = end == total_iterations(experiment) or all(self.gather(not self.active.any()))
+        if stops and not finished:
+            self.state = self.program.regroup(self.state, self.stopped >= 0)
         rows = self._take_rows(end) if finished and not evaluating else rows
         journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
         self.journal = journal._replace(stopped=self.stopped.tolist())
@@ -274,7 +279,7 @@ class _Run:
             lengths=lengths,
         )
         self.pending = [] if end % evaluation_interval(self.experiment) == 0 else self.pending
-        return [row for row, stopped in zip(rows, self.stopped, strict=True) if not stopped]
+        return [row for row, stopped in zip(rows, self.stopped, strict=True) if stopped < 0]
 
 
 def evaluation_interval(experiment: Experiment) -> int:

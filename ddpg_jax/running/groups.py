@@ -73,6 +73,7 @@ def fit_to_memory(
     agree: Callable[[int], int] = int,
     local_processes: int = 1,
     state_copies: int = 0,
+    unit: int = 1,
 ) -> Iterator[tuple[Group, Program]]:
     """Yields the group and its program; if its members do not fit in memory together, smaller groups, one after another.
 
@@ -82,6 +83,7 @@ def fit_to_memory(
         agree: `(count) -> count`, from how many members fit in this process to how many fit in all processes together.
         local_processes: how many processes share the memory.
         state_copies: how many copies of all states must fit beside the program, as for a checkpoint.
+        unit: members that belong together, such as the seeds of a point, and are not divided if so many fit.
 
     Raises:
         ConfigError: not even one member per device fits.
@@ -105,6 +107,7 @@ def fit_to_memory(
         return
     if program:
         program.close()
+    fit -= fit % unit if fit > unit else 0
     for first in range(0, len(group.members), fit):
         smaller = Group(group.experiment, group.members[first : first + fit])
         yield smaller, make(smaller.experiment, smaller.members)

@@ -21,11 +21,9 @@ from ddpg_jax.running import hardware
 from ddpg_jax.running.compiled import functions_of, structure_of
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.placement import Placement, make_placement
+from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Outside, Params
-
-CALLS_IN_FLIGHT = 2
-"""Upper bound on calls of a program that run at the same time."""
 
 
 class Member(NamedTuple):
@@ -76,7 +74,8 @@ class Program:
     Environments outside are tried before anything is compiled: each is reset and stepped once.
 
     Members are advanced by one call or by several: mapped members take turns, one per device in each call, so that none is
-    copied; vmapped members share a call. The state is a list with one entry for each call, and `advance` consumes it.
+    copied; vmapped members share a call. The state is a list with one entry for each call, and `advance` consumes it. After
+    some members have stopped for good, `regroup` seats the others in fewer or smaller calls.
     """
 
     def __init__(self, experiment: Experiment, env: Env, members: list[Member], *, placement: Placement | None = None):
@@ -88,13 +87,46 @@ class Program:
         self._shared = env.outside is not None and experiment.eval_env == "shared"
         self.placement = placement or make_placement(len(members), experiment.placement)
         self._per_call = call = self.placement.per_call
-        count = len(members)
         if env.outside is not None:
             self._prepare(env.outside)
-        self._slices = [slice(first, min(first + call.slots, count)) for first in range(0, count, call.slots)]
-        self._inputs = [stack_members(members[own], call) for own in self._slices]
         self._functions = functions_of(structure_of(experiment), env, call, *named_parts(experiment))
         self._warmup = warmup_iterations(experiment)
+        self._seats, self._inputs = Seats((), 0), []
+        self._take(seat(self.placement))
+
+    def _take(self, seats: Seats) -> None:
+        """Prepares the calls of these seats."""
+        live = seats.calls[0].placement
+        if live != self._per_call:
+            self._per_call = live
+            self._functions = functions_of(structure_of(self.experiment), self.env, live, *named_parts(self.experiment))
+        known = dict(zip(self._seats.calls, self._inputs, strict=True))
+        self._inputs = [known[call] if call in known else self._inputs_of(call) for call in seats.calls]
+        self._seats = seats
+
+    def _inputs_of(self, call: Call) -> tuple[jax.Array, Hyperparams]:
+        last = len(self.members) - 1
+        return stack_members([self.members[min(slot, last)] for slot in call.slots], call.placement)
+
+    def regroup(self, state: list[Any], stopped: np.ndarray) -> list[Any]:
+        """Returns the state with the members that go on in as few calls, or as few lanes, as they need; it is consumed.
+
+        Calls of mapped members keep their shape, so that nothing is compiled anew. Lanes of vmapped members are halved, once or
+        more often, and each new number is compiled once. With environments outside, vmapped members stay where they are.
+
+        Args:
+            state: of this program.
+            stopped: `[M]` bool, True for members that are never active again.
+        """
+        self._check(state)
+        if self.placement.single or (self.placement.vmapped and self.env.outside is not None):
+            return state
+        old = self._seats
+        self._take(seat(self.placement, stopped))
+        state = move(state, old, self._seats)
+        if self.env.outside is not None:
+            self._env_states = [np.asarray(one.env) for one in state]
+        return state
 
     def _prepare(self, outside: Outside) -> None:
         """Makes and tries the environments that training and evaluation will use."""
@@ -139,7 +171,7 @@ class Program:
     @property
     def calls(self) -> int:
         """Compiled calls needed to advance all members once."""
-        return len(self._slices)
+        return self._seats.live
 
     def start(self) -> Any:
         """Returns the state at vector step 0.
@@ -147,6 +179,7 @@ class Program:
         Raises:
             EnvironmentFailure: an environment outside raised, or returned something invalid.
         """
+        self._take(seat(self.placement))
         self._seed(0)
         return self._register([self._run(lambda each=each: self._functions.init(*each)) for each in self._inputs], 0)
 
@@ -201,33 +234,49 @@ class Program:
     def _clocks(self, *times: int) -> Any:
         return self._per_call.replicate(tuple(np.int32(time) for time in times))
 
-    def _select(self, tree: Any, own: slice) -> Any:
-        """Selects the members of one call from columns `[M]` of all members, with padding."""
+    def _live(self, each: list[Any]) -> list[Any]:
+        """Returns the entries of those calls that are made."""
+        return each[: self._seats.live]
 
-        def padded(column: np.ndarray) -> np.ndarray:
-            column = np.pad(column[own], (0, self._per_call.slots - (own.stop - own.start)), mode="edge")
-            return column[0] if self._per_call.single else column
+    def _select(self, tree: Any, call: Call) -> Any:
+        """Selects the members of one call from columns `[M]` of all members; padding copies the last one."""
+        last = len(self.members) - 1
+        own: Any = [min(slot, last) for slot in call.slots]
+        own = own[0] if call.placement.single else own
+        return jax.tree.map(lambda column: column[own], tree)
 
-        return jax.tree.map(padded, tree)
+    def _join(self, results: list[Any], rest: Any = None) -> Any:
+        """Joins the results of all calls that are made to results of all members, `[M, ...]`: the inverse of `_select`.
 
-    def _join(self, results: list[Any]) -> Any:
-        """Concatenates the results of each call to results of all members, `[M, ...]`: the inverse of `_select`."""
+        The members of the other calls have those of `rest`, by default zeros.
+        """
+        calls = self._seats.calls
+        idle = calls[self._seats.live :]
 
-        def join(*columns: Any) -> np.ndarray:
-            joined = np.concatenate([np.asarray(column)[None] if self._per_call.single else column for column in columns])
-            return joined[: len(self.members)]
+        def join(rest: Any, *columns: Any) -> np.ndarray:
+            arrays = [np.asarray(column) for column in columns]
+            shape = arrays[0].shape if calls[0].placement.single else arrays[0].shape[1:]
+            for call in idle:
+                filled = np.zeros((len(call.slots), *shape), arrays[0].dtype) if rest is None else self._select(rest, call)
+                arrays.append(filled[0] if call.placement.single and rest is None else filled)
+            return in_order(arrays, self._seats)[: len(self.members)]
 
-        return jax.tree.map(join, *results)
+        if rest is None:
+            return jax.tree.map(lambda *columns: join(None, *columns), *results)
+        return jax.tree.map(join, rest, *results)
 
-    def _phase_inputs(self, name: str, begin: np.ndarray, active: np.ndarray, *, so_far: Metrics | None) -> list[Any]:
-        """Returns what the calls of a phase take besides states and clocks. Metrics of a journal are lists of numbers."""
+    def _columns(self, name: str, so_far: Metrics | None) -> Metrics:
+        """Returns the metrics before a phase as columns `[M]`. Those of a journal are lists of numbers."""
         none = no_metrics(("train_return_mean", *(reported(self.experiment) if name == "learn" else ())))
         if so_far is None:
-            columns = jax.tree.map(lambda zero: np.full(len(self.members), zero), none)
-        else:
-            columns = jax.tree.map(lambda zero, column: np.asarray(column, zero.dtype), none, so_far)
-        columns = (active, begin.astype(np.int32), columns)
-        return [(*given, *self._select(columns, own)) for given, own in zip(self._inputs, self._slices, strict=True)]
+            return jax.tree.map(lambda zero: np.full(len(self.members), zero), none)
+        return jax.tree.map(lambda zero, column: np.asarray(column, zero.dtype), none, so_far)
+
+    def _phase_inputs(self, begin: np.ndarray, active: np.ndarray, columns: Metrics) -> list[Any]:
+        """Returns what the calls of a phase take besides states and clocks."""
+        every = (active, begin.astype(np.int32), columns)
+        calls = zip(self._live(self._inputs), self._seats.calls, strict=False)
+        return [(*given, *self._select(every, call)) for given, call in calls]
 
     def advance(
         self, state: Any, begin: Any, end: int, *, active: np.ndarray, so_far: Metrics | None = None
@@ -257,16 +306,17 @@ class Program:
         begin = np.broadcast_to(begin, len(self.members))
         name = "fill" if begin.min() < self._warmup else "learn"
         clocks = self._clocks(int(begin.min()), end)
-        given = list(zip(state, self._phase_inputs(name, begin, active, so_far=so_far), strict=True))
+        columns = self._columns(name, so_far)
+        given = list(zip(self._live(state), self._phase_inputs(begin, active, columns), strict=True))
         run = self._functions.phase(name, *given[0], clocks)
         since = time.perf_counter()
         results = self._in_turn(lambda each: run(*each, clocks), given)
-        metrics = self._join([result[1] for result in results])
-        return [result[0] for result in results], metrics, time.perf_counter() - since
+        metrics = self._join([result[1] for result in results], columns)
+        return [result[0] for result in results] + state[self._seats.live :], metrics, time.perf_counter() - since
 
     def _check(self, state: Any) -> None:
         """Raises an error if this is not the state of this program."""
-        if not isinstance(state, list) or len(state) != self.calls:
+        if not isinstance(state, list) or len(state) != len(self._seats.calls):
             raise TypeError("state must be the list that start, load or advance of this program returned")
 
     def _in_turn(self, run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
@@ -296,7 +346,7 @@ class Program:
         if not self.experiment.eval_episodes:
             return np.zeros((len(self.members), 0)), np.zeros((len(self.members), 0))
         self._check(state)
-        given = [(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)]
+        given = self._live([(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)])
         run = self._functions.phase("evaluate", *given[0])
         returns, lengths = self._join(self._in_turn(lambda each: run(*each), given))
         when = f" in the evaluation at step {i * self.experiment.num_envs}"
@@ -318,8 +368,8 @@ class Program:
 
     def actor(self, state: Any, m: int) -> Params:
         """Returns the actor's parameters of one member."""
-        call = self._per_call
-        return pick(state[m // call.slots].train.params.actor, m % call.slots, call)
+        c, k = self._seats.find(m)
+        return pick(state[c].train.params.actor, k, self._seats.calls[c].placement)
 
     def save(self, state: Any) -> tuple[Any, str | None]:
         """Returns what a checkpoint needs: a pytree of NumPy arrays `[M, ...]` with padding, and environments outside as text.
@@ -329,12 +379,11 @@ class Program:
         self._check(state)
         text = None
         if self.env.outside is not None:  # the states of its environments mean nothing to another process
-            text = self.env.outside.save(np.stack(self._env_states)) if self.keeps_environments() else None
+            text = self.env.outside.save(in_order(self._env_states, self._seats)) if self.keeps_environments() else None
             state = [replace(one, env=np.zeros_like(one.env)) for one in state]
         if self.placement.single:
             return jax.tree.map(np.array, state[0]), text
-        axes = 0 if self._per_call.single else 1
-        return jax.tree.map(lambda *parts: np.stack(parts).reshape(-1, *parts[0].shape[axes:]), *state), text
+        return jax.tree.map(lambda *parts: in_order([np.asarray(part) for part in parts], self._seats), *state), text
 
     def load(self, arrays: Any, text: str | None, i: int) -> Any:
         """Restores the state at vector step `i` from what `save` returned.
@@ -344,6 +393,7 @@ class Program:
         Raises:
             EnvironmentFailure: environments cannot be restored.
         """
+        self._take(seat(self.placement))
         call, outside = self._per_call, self.env.outside
         self._seed(i)
         text = text if self.keeps_environments() else None
@@ -352,7 +402,7 @@ class Program:
         if call == self.placement:
             state = [call.put(arrays)]
         else:
-            own = [r if call.single else slice(r * call.slots, (r + 1) * call.slots) for r in range(self.calls)]
+            own = [one.slots[0] if call.single else slice(one.slots[0], one.slots[-1] + 1) for one in self._seats.calls]
             state = [call.put(jax.tree.map(lambda x, some=some: np.asarray(x)[some], arrays)) for some in own]
         if outside is not None and text is None:
             state = self._restart(state, i)
@@ -369,7 +419,7 @@ class Program:
         phase, count, call = self._functions.phase, len(self.members), self._per_call
         one = call.abstract(jax.eval_shape(self._functions.init, *self._inputs[0]))
         states = bytes_of(one) // len(self.placement.devices)
-        inputs = self._phase_inputs("learn", np.zeros(count, int), np.ones(count, bool), so_far=None)[0]
+        inputs = self._phase_inputs(np.zeros(count, int), np.ones(count, bool), self._columns("learn", None))[0]
         learning = compiled_bytes(phase("learn", one, inputs, self._clocks(0, 1)))
         evaluating = 0
         if self.experiment.eval_episodes:  # it does not read the replay
@@ -382,18 +432,3 @@ class Program:
         if self.env.outside is not None:
             self.env.outside.close(np.array(self._env_states))
             self._env_states = []
-
-
-def in_turn(run: Callable[[Any], Any], given: list[Any]) -> list[Any]:
-    """Calls `run` with each. Devices work on one call while they are given the next; more calls would need more workspace."""
-    results = []
-    for each in given:
-        if len(results) >= CALLS_IN_FLIGHT:
-            jax.block_until_ready(results[-CALLS_IN_FLIGHT])
-        results.append(run(each))
-    return results
-
-
-def pick(tree: Any, m: int, placement: Placement) -> Any:
-    """Selects member m from the result of a function made by `over_members`, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x if placement.single else x[m]), tree)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,14 @@ from ddpg_jax.running.rows import result_of
 def plural(count: int, noun: str) -> str:
     """Formats a count with its noun, as in `1 seed` or `2 seeds`."""
     return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+class Stop(NamedTuple):
+    """Where a member was stopped, and why."""
+
+    step: int
+    reason: str
+    """`until` or `prune`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +41,15 @@ class Sweep:
     """One row for each member and evaluation, with the columns of metrics.csv."""
     policies: list[Any]
     """The policy of point h and seed s at index `h * S + s`, callable with observations."""
+    stops: dict[int, Stop] = dataclasses.field(default_factory=dict)
+    """Where and why members were stopped, for those that `until` or `prune` has stopped. They have no rows after that."""
 
     def __repr__(self) -> str:
         return f"<Sweep of {plural(len(self.points), 'point')} x {plural(len(self.seeds), 'seed')}>"
 
     @property
     def returns(self) -> np.ndarray:
-        """Mean returns without noise, `[H, S, evaluations]`; NaN after the end of points that have fewer evaluations."""
+        """Mean returns without noise, `[H, S, evaluations]`; NaN after the last evaluation of a member."""
         return self._table(result_of)
 
     @property
@@ -56,10 +66,13 @@ class Sweep:
     def best(self) -> dict[str, Any]:
         """Finds the point with the highest IQM of the final returns: its fields, the IQM, its interval, and its index.
 
-        If every point has members that have diverged, the IQM is NaN. The best of many points is partly the luckiest: train it
+        Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN. The best of many points is partly the luckiest: train it
         again with other seeds to see how good it is.
         """
-        h = int(np.argmax(ranking_score(self.final)))
+        each = len(self.seeds)
+        pruned = {m // each for m, stop in self.stops.items() if stop.reason == "prune"}
+        scores = ranking_score(self.final)
+        h = max((h for h in range(len(self.points)) if h not in pruned), key=lambda h: scores[h])
         low, high = interval(self.final[h])
         return {**self.points[h], "iqm": float(iqm(self.final[h])), "interval": (float(low), float(high)), "point": h}
 
