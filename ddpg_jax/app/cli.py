@@ -205,7 +205,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite cannot be combined; give one of them")
-    job = Options(options.out, options.resume, options.overwrite, seconds, options.track)
+    job = Options(options.out, options.resume, options.overwrite, seconds, options.track, _stopping(groups, options))
     try:
         with connected(meeting, server) as processes:
             line = train(groups, job, processes)
@@ -219,6 +219,20 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     return 0
 
 
+def _stopping(groups: Any, options: argparse.Namespace) -> Any:
+    """Returns when the run, or members of it, stop before the end."""
+    from ddpg_jax.app.stopping import Stopping
+    from ddpg_jax.running.stops import make_pruning, parse_until
+
+    hours = None if options.hours is None else _at_least("hours", options.hours, 0.0)
+    until = None if options.until is None else parse_until(options.until)
+    prune, fraction = getattr(options, "prune", None), getattr(options, "prune_fraction", None)
+    if prune is None and fraction is not None:
+        raise ConfigError(f"--prune-fraction {fraction} needs --prune RUNGS")
+    pruning = None if prune is None else make_pruning(prune, fraction, groups)
+    return Stopping(hours, until, pruning, prune or "")
+
+
 def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
     from ddpg_jax.app.job import use_compilation_cache
@@ -226,7 +240,7 @@ def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.report import readable
 
     episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
-    policy = policy_folder(options.dir, options.member)
+    policy = policy_folder(options.dir, options.member, "policy_best" if options.best else "policy")
     check_jax()
     raise_as_usual()
     if options.video:

@@ -100,29 +100,38 @@ def recorded(folder: Path, policy_at: Path) -> Experiment:
     return Experiment(**{name: coerce(name, values[name]) for name in fields if name in values})
 
 
-def policy_folder(folder: Path, member: str | None = None) -> Path:
+def policy_folder(folder: Path, member: str | None = None, kind: str = "policy") -> Path:
     """Returns the folder of a run's policy; in a sweep, that of a member, by default the one with the best last return.
+
+    With `kind="policy_best"`, it is the policy with the best evaluation, and by default the member with the best of all.
 
     Raises:
         ConfigError: there is no policy, or none of this member.
     """
-    if not (folder / "policy" / "policy.json").exists() and (folder / "policy").exists():
+    at = folder / kind
+    if not at.exists() and kind != "policy":
+        raise ConfigError(f"{folder} holds no {kind}; the best policy is kept in runs with evaluations (eval_episodes above 0)")
+    if not (at / "policy.json").exists() and at.exists():
         run = RunFolder(folder)
         rows = run.read_rows()
         if member is None:  # the rows choose
             run.check_rows(rows)
-        last = {str(row["member"]): result_of(row) for row in rows}
-        known = {m: value for m, value in last.items() if (folder / "policy" / f"member_{m}").exists()}
+        value: dict[str, float] = {}
+        for row in rows:  # those of a member are in order
+            number, result = str(row["member"]), result_of(row)
+            best = kind != "policy" and not result > value.get(number, -math.inf)
+            value[number] = value.get(number, math.nan) if best else result
+        known = {m: result for m, result in value.items() if (at / f"member_{m}").exists()}
         if member is None and known:
             member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])
         if not known:
             raise ConfigError(f"{folder} holds no policy; finish the run with --resume")
         if member not in known:
             raise ConfigError(f"member={member} is not in {folder}; it must be one of {', '.join(known)}")
-        return folder / "policy" / f"member_{member}"
-    if member is not None and (folder / "policy").exists():
+        return at / f"member_{member}"
+    if member is not None and at.exists():
         raise ConfigError(f"member={member} is not allowed; {folder} holds a single run, not a sweep")
-    return folder / "policy"
+    return at
 
 
 def describe_member(folder: Path, policy_at: Path) -> str:

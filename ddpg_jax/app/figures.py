@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -12,21 +13,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ddpg_jax.app.report import by_env, by_point, labels, short, swept
+from ddpg_jax.app.report import by_env, by_point, labels, pruned_points, short, swept
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
-from ddpg_jax.running.results import plural
+from ddpg_jax.running.results import Stop, plural
 
-MAX_LINES = 12
-"""Learning curves in a panel; more could not be told apart."""
+MAX_LINES, BEST = 8, 3
+"""Learning curves in a panel that can be told apart. Of more, the `BEST` and the median have colours and the rest is grey."""
 MAX_VALUES, BINS = 12, 6
 """A field with more than `MAX_VALUES` values has them grouped into `BINS` bins."""
+GREY = "0.75"
 WIDTH = 80
 """Characters in a line below or above the axes."""
+MAX_TICKS = 6
+"""Values of a field that have ticks of their own."""
 MAX_CELLS = 10
 """Cells in a row of a heat map; more leave no room for numbers, nor for the names of all values."""
 
 
-def figures(rows: Sequence[dict[str, Any]], name: str, env: str, *, folder: Path) -> None:
+def figures(
+    rows: Sequence[dict[str, Any]], name: str, env: str, *, folder: Path, stops: Mapping[int, Stop] = MappingProxyType({})
+) -> None:
     """Draws the figures of a run into its folder.
 
     `learning_curve.png` is always drawn; with one environment also `sensitivity.png` if a field is swept, and `heat_map.png`
@@ -37,79 +43,124 @@ def figures(rows: Sequence[dict[str, Any]], name: str, env: str, *, folder: Path
         name: the label of the run if nothing is swept.
         env: the environment if it is not swept.
         folder: the folder of the figures.
+        stops: member -> where it was stopped, and why.
     """
     envs = by_env(rows, env)
-    learning_curves({env: labels(own, name) for env, own in envs.items()}, folder / "learning_curve.png")
+    panels = {env: labels(own, name, stops) for env, own in envs.items()}
+    ended = {env: pruned_points(own, stops) for env, own in envs.items()}
+    marked = {
+        (env, label)
+        for env, own in envs.items()
+        for point, label in zip(by_point(own), panels[env], strict=True)
+        if point in ended[env]
+    }
+    learning_curves(panels, folder / "learning_curve.png", pruned=marked)
     fields = swept(rows)
-    final = {point: curves[:, -1, 1] for point, curves in by_point(rows).items()}
+    final = {point: curves[:, -1, 1] for point, curves in by_point(rows, stops).items()}
     if not fields or len(envs) > 1:
         return
-    sensitivity(fields, final, _title(envs), path=folder / "sensitivity.png")
+    pruned = pruned_points(rows, stops)
+    sensitivity(fields, final, _title(envs), path=folder / "sensitivity.png", pruned=pruned)
     if len(fields) == 2 and len(final) == len({point[0] for point in final}) * len({point[1] for point in final}):
-        heat_map(fields, final, _title(envs), path=folder / "heat_map.png")
+        heat_map(fields, final, _title(envs), path=folder / "heat_map.png", pruned=pruned)
 
 
 def _title(envs: Iterable[str]) -> str:
     return f"DDPG on {', '.join(envs)}"
 
 
-def learning_curves(panels: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
-    """Draws learning curves: the line is the IQM over seeds, the band its interval.
+def learning_curves(
+    panels: Mapping[str, Mapping[str, np.ndarray]], path: Path, *, pruned: Collection[tuple[str, str]] = ()
+) -> None:
+    """Draws learning curves: the line is the IQM over seeds, the band its interval, and a cross the end of what was pruned.
 
-    Each environment has a panel, since their returns are on different scales. Of many curves only the best are drawn.
+    Each environment has a panel, since their returns are on different scales. Of more than `MAX_LINES` curves, the best and the
+    median, by their last returns, have colours and labels; the others are grey.
 
     Args:
         panels: environment -> label -> curves `[S, evaluations, 2]` of steps and returns.
         path: the file to write.
+        pruned: environments and labels of the curves that ended early because the others were better.
     """
-    shown = {env: _best(curves) for env, curves in panels.items()}
-    most = max(map(len, panels.values()))
-    title = _title(panels) + (f"\n(the best {MAX_LINES} points of {most})" if most > MAX_LINES else "")
-    figure, all_axes = _canvas(title if len(panels) == 1 else "", len(panels))
-    known = list(dict.fromkeys(label for curves in shown.values() for label in curves))
+    shown = {env: _told_apart(curves, {label for at, label in pruned if at == env}) for env, curves in panels.items()}
+    figure, all_axes = _canvas(_title(panels) if len(panels) == 1 else "", len(panels))
+    known = list(dict.fromkeys(label for labels in shown.values() for label in labels))
     colors = (
         [f"C{i}" for i in range(len(known))]
         if len(known) <= 10  # the length of the usual colour cycle
         else [matplotlib.colormaps["viridis"](i / (len(known) - 1)) for i in range(len(known))]
     )
-    for axes, (env, curves) in zip(all_axes, shown.items(), strict=True):
-        for label, curve in curves.items():
-            steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
-            seeds = returns.shape[1]
-            diverged = int(np.isnan(returns[-1]).sum())
-            named = f"{label} ({plural(seeds, 'seed')}{f', {diverged} diverged' if diverged else ''})"
-            middle, color = iqm(returns), colors[known.index(label)]
-            marker = "o" if np.isfinite(middle).sum() == 1 else None  # a single point is not visible as a line
-            axes.plot(steps, middle, lw=2, label=textwrap.fill(named, WIDTH), marker=marker, color=color)
-            if seeds > 1:
-                axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=color)
+    for axes, (env, curves) in zip(all_axes, panels.items(), strict=True):
+        grey = [label for label in curves if label not in shown[env]]
+        for label in (*grey, *shown[env]):
+            named = f"{plural(len(grey), 'other point')}" if label in grey else _named(label, curves[label], shown[env][label])
+            color = GREY if label in grey else colors[known.index(label)]
+            _curve(axes, curves[label], named, color=color, band=label not in grey, ended=(env, label) in pruned)
+        if any((env, label) in pruned for label in curves):
+            axes.plot([], [], "x", color="black", label="pruned here")
         if len(panels) > 1:
             axes.set_title(env)
         axes.set_xlabel("environment steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    several = any(curve.shape[0] > 1 for curves in shown.values() for curve in curves.values())
+    several = any(curve.shape[0] > 1 for curves in panels.values() for curve in curves.values())
     all_axes[0].set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
-    lines = {line.get_label(): line for axes in all_axes for line in axes.get_lines()}
-    longest = max(map(len, lines))
-    if len(lines) <= 4 and longest <= WIDTH // 2 and len(panels) == 1:
-        all_axes[0].legend(edgecolor="none")
-    else:  # inside the axes it would cover the curves
-        columns = max(1, (WIDTH + 10) // (longest + 8))
-        figure.legend(handles=list(lines.values()), frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
-        rows = -(-sum(label.count("\n") + 1 for label in lines) // columns)
-        figure.set_size_inches(figure.get_figwidth(), 4.2 + 0.18 * rows)
+    _legend(figure, all_axes)
     _save(figure, path)
 
 
-def _best(curves: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Selects the curves that end highest if there are too many of them."""
+def _named(label: str, curve: np.ndarray, place: str) -> str:
+    """Returns the text of a curve in the legend."""
+    diverged = int(np.isnan(curve[:, -1, 1]).sum())
+    about = [place, plural(len(curve), "seed"), f"{diverged} diverged" if diverged else ""]
+    return textwrap.fill(f"{label} ({', '.join(filter(None, about))})", WIDTH)
+
+
+def _curve(axes: Any, curve: np.ndarray, named: str, *, color: Any, band: bool, ended: bool) -> None:
+    """Draws a curve `[S, evaluations, 2]`."""
+    steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
+    middle = iqm(returns)
+    marker = "o" if np.isfinite(middle).sum() == 1 else None  # a single point is not visible as a line
+    axes.plot(steps, middle, lw=2 if band else 1, label=named, marker=marker, color=color)
+    if band and returns.shape[1] > 1:
+        axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=color)
+    if ended:
+        axes.plot(steps[-1:], middle[-1:], "x", color=color, ms=8 if band else 5)
+
+
+def _legend(figure: Figure, all_axes: Sequence[Any]) -> None:
+    lines = {line.get_label(): line for axes in all_axes for line in axes.get_lines() if line.get_label()[0] != "_"}
+    longest = max(map(len, lines))
+    if len(lines) <= 4 and longest <= WIDTH // 2 and len(all_axes) == 1:
+        all_axes[0].legend(edgecolor="none")
+        return
+    # Inside the axes it would cover the curves.
+    columns = max(1, (WIDTH + 10) // (longest + 8))
+    figure.legend(handles=list(lines.values()), frameon=False, loc="outside lower left", fontsize="small", ncols=columns)
+    rows = -(-sum(label.count("\n") + 1 for label in lines) // columns)
+    figure.set_size_inches(figure.get_figwidth(), 4.2 + 0.18 * rows)
+
+
+def _told_apart(curves: Mapping[str, np.ndarray], pruned: Collection[str]) -> dict[str, str]:
+    """Returns the labels of the curves that have colours, with their places if not all have: the best, and the median.
+
+    Curves that were pruned come after the others.
+    """
     if len(curves) <= MAX_LINES:
-        return curves
-    last = {label: ranking_score(curve[:, -1, 1]) for label, curve in curves.items()}
-    return {label: curves[label] for label in sorted(curves, key=lambda label: -last[label])[:MAX_LINES]}
+        return dict.fromkeys(curves, "")
+    last = {label: (label not in pruned, float(ranking_score(curve[:, -1, 1]))) for label, curve in curves.items()}
+    ranked = sorted(curves, key=lambda label: last[label], reverse=True)
+    places = {ranked[k]: ("best", "second", "third")[k] for k in range(BEST)}
+    return places | {ranked[len(ranked) // 2]: "median"}
 
 
-def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, *, path: Path) -> None:
+def sensitivity(
+    fields: list[str],
+    final: dict[tuple[Any, ...], np.ndarray],
+    title: str,
+    *,
+    path: Path,
+    pruned: Collection[tuple[Any, ...]] = (),
+) -> None:
     """Draws the IQM of the final return at each value of a swept field, over seeds and all other fields, one panel for each.
 
     Numbers that a random search has drawn occur once each, so neighbouring values are grouped. The band is the interval over
@@ -120,6 +171,7 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
         final: point -> final returns `[S]`.
         title: the title of the figure.
         path: the file to write.
+        pruned: points that ended early, whose final returns are crosses.
     """
     figure = Figure(figsize=(max(7.0, 3.2 * len(fields)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
@@ -128,9 +180,9 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
         numeric = _are_numbers(values)
         positions = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
         groups = [[returns for point, returns in final.items() if point[i] == value] for value in values]
-        for x, group in zip(positions, groups, strict=True):
-            reached = np.concatenate(group)
-            axes.plot(np.full(len(reached), x), reached, ".", color="C0", alpha=0.3, ms=4)
+        for point, returns in final.items():
+            x, marker = positions[values.index(point[i])], "x" if point in pruned else "."
+            axes.plot(np.full(len(returns), x), returns, marker, color="C0", alpha=0.3, ms=4)
         if numeric and len(values) > MAX_VALUES:
             bins = np.array_split(np.arange(len(values)), BINS)
             groups = [[returns for v in own for returns in groups[v]] for own in bins]
@@ -164,7 +216,7 @@ def sensitivity(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], tit
 
 
 def _scale(axes: Any, values: np.ndarray) -> None:
-    """Scales the axis of a field: logarithmic for numbers of different magnitudes, with room for 0, and few enough ticks."""
+    """Scales the axis of a field: logarithmic for numbers of different magnitudes, with room for 0; ticks at the values if few."""
     above = values[values > 0]
     if values.min() >= 0 and len(above) > 1 and above.max() / above.min() > 20:
         if len(above) == len(values):
@@ -173,14 +225,22 @@ def _scale(axes: Any, values: np.ndarray) -> None:
             axes.set_xscale("symlog", linthresh=above.min())
             low, high = np.floor(np.log10(above.min())), np.ceil(np.log10(above.max()))
             axes.set_xticks([0.0, *10.0 ** np.arange(low, high + 1, np.ceil((high - low) / 5))])
-    elif len(values) == 2:
-        axes.set_xticks(values, [short(value) for value in values.tolist()])
-    else:
+    elif len(values) > MAX_TICKS:
         axes.xaxis.set_major_locator(MaxNLocator(4))
+    if len(values) <= MAX_TICKS:
+        axes.set_xticks(values, [short(value) for value in values.tolist()], rotation=20 if len(values) > 3 else 0)
+        axes.set_xticks([], minor=True)
 
 
-def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title: str, *, path: Path) -> None:
-    """Draws the IQM of the final return over two swept fields; "diverged" where a member has diverged.
+def heat_map(
+    fields: list[str],
+    final: dict[tuple[Any, ...], np.ndarray],
+    title: str,
+    *,
+    path: Path,
+    pruned: Mapping[tuple[Any, ...], int] = MappingProxyType({}),
+) -> None:
+    """Draws the IQM of the final return over two swept fields; "diverged" where a member has diverged, and where one was pruned.
 
     The arguments are those of `sensitivity`.
     """
@@ -195,6 +255,8 @@ def heat_map(fields: list[str], final: dict[tuple[Any, ...], np.ndarray], title:
     if len(columns) <= MAX_CELLS and len(rows) <= MAX_CELLS:
         for (y, x), value in np.ndenumerate(table):
             text = "diverged" if np.isnan(value) else f"{value:.4g}"
+            if (step := pruned.get((columns[x], rows[y]))) is not None:
+                text += f"\n(pruned at {EngFormatter(sep='')(step)})"
             color = "black" if value > bright or np.isnan(value) else "white"
             axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small" if len(columns) > 5 else None)
     for values, set_ticks in ((columns, axes.set_xticks), (rows, axes.set_yticks)):

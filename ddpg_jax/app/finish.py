@@ -11,6 +11,7 @@ from ddpg_jax.app.figures import figures
 from ddpg_jax.app.files import write_text
 from ddpg_jax.app.manifest import now
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.program import total_iterations, warmup_iterations
@@ -50,13 +51,14 @@ def finish(
                 say(f"{policy} is missing, and the program that trained it has finished")
             else:
                 say(f"{error}; the program that trained it has finished")
-    summary = report.summarize(rows, thresholds, seconds)
+    stops = stops_of(folder.manifest())
+    summary = report.summarize(rows, thresholds, seconds, stops=stops)
     folder.check_held()
     write_text(folder.path / "summary.json", report.as_json(summary))
     settings = report.settings(folder.manifest())
-    figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path)
+    figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path, stops=stops)
     folder.write_manifest(status="finished", end=now(), seconds=seconds)
-    line = report.headline(experiment.env, rows, experiment.eval_episodes)
+    line = report.headline(experiment.env, rows, experiment.eval_episodes, stops=stops)
     if all(total_iterations(group.experiment) <= warmup_iterations(group.experiment) for group in groups):
         line += f", all of them warm-up (warmup_steps={experiment.warmup_steps}), in which nothing is learned,"
     return f"{line} in {seconds:.0f} s; {folder.given}"

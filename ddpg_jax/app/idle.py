@@ -54,6 +54,11 @@ class IdleProgram:
         del stopped
         return state
 
+    def actors(self, state: Any, members: Any) -> list[Any]:
+        """Returns the actors of no members."""
+        del state, members
+        return []
+
     def save(self, state: Any) -> tuple[Any, None]:
         """Returns a placeholder, since orbax refuses empty trees."""
         del state

@@ -7,52 +7,39 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from ddpg_jax.api import make_policy
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.finish import finish
-from ddpg_jax.app.manifest import digest, new_manifest, now
+from ddpg_jax.app.manifest import new_manifest, now
 from ddpg_jax.app.metrics_table import RowDigest
+from ddpg_jax.app.policies import Policies
 from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.resume import backend_of, has_finished, restore_rows
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.app.signals import signals
+from ddpg_jax.app.start import Options, check_same_command, claim, stop_before_start
 from ddpg_jax.app.stderr import message_of
+from ddpg_jax.app.stopping import TIME_IS_UP, make_referee
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, Tick, run_blocks
 from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.program import Member, Program
 
-POLICY_SHARE = 0.05
-"""Share of the time of a run that keeping its policies may take, before the end: a sweep can have thousands."""
-
-
-class Options(NamedTuple):
-    """Options of the job that do not affect its results."""
-
-    out: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    checkpoint_seconds: float = 30.0
-    """Minimum time between two checkpoints; there is also one at every stop."""
-    track: str | None = None
-
 
 class Stopped(Exception):
-    """A signal stopped the run, after a checkpoint."""
+    """A signal or the time limit stopped the run, after a checkpoint."""
 
     def __init__(self, number: int, line: str):
         super().__init__(line)
-        self.status = 128 + number
+        self.status = 128 + number if number != TIME_IS_UP else 0
 
 
 def use_compilation_cache() -> None:
@@ -76,65 +63,30 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
         Stopped: a signal arrived.
         Ended: another process died or failed, or a signal arrived before anything was written.
     """
+    begin = options.stopping.clock()
     with signals() as received:  # from here on, since a signal that arrives while JAX is at work would be lost there
         experiment = groups[0].experiment
         members = sorted((member for group in groups for member in group.members), key=lambda member: member.number)
         folder = RunFolder(options.out or default_folder(experiment, members), processes)
         check_tracker(options.track)
-        _check_same_command(experiment, members, folder, options=options)
+        check_same_command(experiment, members, folder, options=options)
         if options.resume:
-            _claim(folder, experiment, members, options=options)
+            claim(folder, experiment, members, options=options)
+            options = options._replace(stopping=options.stopping.resumed(folder.manifest().get("stopping", {})))
         else:
             folder.check(experiment, members, resume=False, overwrite=options.overwrite)
-        queue = ProgramQueue(groups, folder.programs() if options.resume else [], processes)
+        unit = len({member.seed for member in members}) if options.stopping.pruning else 1
+        queue = ProgramQueue(groups, folder.programs() if options.resume else [], processes, unit=unit)
         with contextlib.closing(queue):
             queue.check()  # reports an environment that cannot be used, before anything is written
             if not options.resume:
-                _stop_before_start(processes, received)
-                _claim(folder, experiment, members, options=options)
+                stop_before_start(processes, received)
+                claim(folder, experiment, members, options=options)
                 folder.clear()
-                folder.write_manifest(**new_manifest(experiment, members, processes.total))
+                folder.write_manifest(**new_manifest(experiment, members, processes.total), stopping=options.stopping.record())
                 processes.gather(None)  # so that all find it there
             with tracker(options.track if processes.first else None, folder.path, folder.manifest()) as track:
-                return Job(queue, folder, options, members=members, track=track, received=received).run()
-
-
-def _check_same_command(experiment: Experiment, members: list[Member], folder: RunFolder, *, options: Options) -> None:
-    """Checks that all processes were given the same command.
-
-    Raises:
-        ConfigError: this one's differs from that of process 0.
-    """
-    own = {
-        "experiment": digest(experiment, members),
-        "steps": experiment.steps,
-        "out": str(folder.given),
-        "resume": options.resume,
-        "overwrite": options.overwrite,
-    }
-    first = folder.processes.gather(own)[0]
-    different = [f"{name}={own[name]} (there {first[name]})" for name in own if own[name] != first[name]]
-    if different:
-        raise ConfigError(f"process 0 was given another command; this one differs in {', '.join(different)}")
-
-
-def _claim(folder: RunFolder, experiment: Experiment, members: list[Member], *, options: Options) -> None:
-    """Claims the folder, and checks that all processes see the folder that process 0 has claimed.
-
-    Raises:
-        ConfigError: as `RunFolder.claim`, or this process sees another folder.
-    """
-    folder.claim(experiment, members, resume=options.resume, overwrite=options.overwrite)
-    if folder.processes.gather(folder.mark() if folder.processes.first else None)[0] != folder.mark():
-        raise ConfigError(f"out={folder.given} is not the folder of process 0; it must be on a file system that all share")
-    folder.hold()
-
-
-def _stop_before_start(processes: Processes, received: list[int]) -> None:
-    """Ends all processes if one of them has received a signal before anything was written."""
-    stop = [number for each in processes.gather(list(received)) for number in each]
-    if stop:
-        raise Ended("stopped before anything was written", 128 + stop[0])
+                return Job(queue, folder, options, begin=begin, members=members, track=track, received=received).run()
 
 
 class Job:
@@ -146,6 +98,7 @@ class Job:
         folder: RunFolder,
         options: Options,
         *,
+        begin: float,
         members: list[Member],
         track: Track,
         received: list[int],
@@ -156,6 +109,7 @@ class Job:
         self.say = Display(1, 0, silent=not self.processes.first).say
         self._track = track
         self._rows: list[dict[str, Any]] = []
+        self._deadline = begin + 3600.0 * (math.inf if options.stopping.hours is None else options.stopping.hours)
         self._digest = RowDigest()
         self._earlier_seconds = 0.0
         self._begun: float | None = None
@@ -203,6 +157,11 @@ class Job:
         kept = self._resume(checkpoints) if self.options.resume else None
         self.folder.rewrite_rows(self._rows)
         self._track(self._rows)
+        recorded = self.folder.manifest().get("stopped", {})
+        self.referee = make_referee(
+            self.options.stopping, self.queue.planned, processes=self.processes, rows=self._rows, recorded=recorded
+        )
+        self._note_stops()
         k = kept.program if kept else 0
         arrays = [kept.arrays] if kept else []  # a list, from which they are taken so that they are not held while training
         kept = kept and kept._replace(arrays=None)
@@ -240,7 +199,19 @@ class Job:
             self._digest.add(rows)
             self.folder.append_rows(rows)
             self._track(rows)
+            self._note_stops()
         return rows
+
+    def _note_stops(self) -> None:
+        """Notes in the manifest which members have stopped."""
+        stops = {str(number): list(stop) for number, stop in self.referee.stops.items()} if self.referee else {}
+        if stops != self.folder.manifest().get("stopped", {}):
+            self.folder.write_manifest(stopped=stops)
+
+    @property
+    def rows(self) -> Sequence[dict[str, Any]]:
+        """The rows of metrics.csv so far."""
+        return self._rows
 
     def checkpoint(self, k: int, tick: Tick, arrays: Any, text: str | None) -> Checkpoint:
         """Returns the checkpoint of the k-th program at a tick."""
@@ -251,8 +222,14 @@ class Job:
         return {"rows": self._digest.count, "rows_digest": self._digest.text()}
 
     def received_anywhere(self) -> list[int]:
-        """Returns the signals that any process has received."""
-        return [number for each in self.processes.gather(list(self.received)) for number in each]
+        """Returns the signals that any process has received, and `TIME_IS_UP`, last, if it is."""
+        own = [*self.received, *([TIME_IS_UP] if self.time_is_up else [])]
+        return sorted((number for each in self.processes.gather(own) for number in each), reverse=True)
+
+    @property
+    def time_is_up(self) -> bool:
+        """True if the run has to stop, by the clock of the first process."""
+        return self.processes.first and self.options.stopping.clock() >= self._deadline
 
 
 class ProgramJob:
@@ -266,7 +243,7 @@ class ProgramJob:
         self._steps_before = self.queue.steps_before(k)
         self._saved_at, self._saved_time = 0, 0.0  # vector step and time of the newest checkpoint
         self._shown = (0.0, 0)  # time and step from which the speed is measured
-        self._kept_policies = (-math.inf, 0.0)  # time at which the policies were saved, and how long it took
+        self._policies = Policies(self.folder, program, self.experiment, total=len(job.members), rows=job.rows)
 
     def run(self, kept: Checkpoint | None, arrays: list[Any]) -> None:
         """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end."""
@@ -278,14 +255,16 @@ class ProgramJob:
         with self._explaining_failure():
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
         if finished:
-            self._save_policies(state)
+            self._policies.save(state)
             return
         self.job.start_clock()
         self._saved_at, self._saved_time = begin, time.monotonic()
         self._shown = (self._saved_time, begin * self.experiment.num_envs)
         with self._display(self._shown[1]) as display, self._explaining_failure():
-            ticks = run_blocks(self.program, self.experiment, state, begin=begin, journal=journal, gather=self.processes.gather)
-            for tick in ticks:
+            begun = {"begin": begin, "journal": journal, "gather": self.processes.gather}
+            referee = self.job.referee
+            judge = referee.judge(self.program.members) if referee else lambda rows, state: []
+            for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge):
                 self._attend(tick, display)
         self.checkpoints.wait()
 
@@ -326,9 +305,11 @@ class ProgramJob:
         display.update(self._steps_before + tick.step * self.many, speed, rows)
         if rows:
             self._shown = (time_now, tick.step)
-            self._keep_policies(tick.state)
+            self._policies.note(tick.state, rows)
+            self._policies.keep(tick.state)
         # Only the clock of the first process counts.
         due = self.processes.first and time_now - self._saved_time >= self.job.options.checkpoint_seconds
+        due = due or self.job.time_is_up
         if tick.failed:
             self._save_before_failure(tick)
         elif any(self.processes.gather(bool(self.job.received or due or tick.finished))):
@@ -340,16 +321,16 @@ class ProgramJob:
         Raises:
             Stopped: there was a signal, and the run is not finished.
         """
-        self.folder.check_held()
+        self._policies.save_best()
         self.checkpoints.save(self.job.checkpoint(self.k, tick, *self.program.save(tick.state)))
         self._saved_at = tick.iteration
         self._saved_time = time.monotonic()  # after saving, since otherwise a slow save would be due again at once
         self.folder.write_manifest(seconds=self.job.seconds, **self.job.written())
         stop = self.job.received_anywhere()
         if tick.finished or stop:
-            self._save_policies(tick.state)
+            self._policies.save(tick.state)
         else:
-            self._keep_policies(tick.state)
+            self._policies.keep(tick.state)
         if stop and (not tick.finished or self.queue.steps_before(self.k + 1) < self.queue.steps):
             self.checkpoints.wait()
             self.folder.write_manifest(status="interrupted", end=now())
@@ -367,21 +348,7 @@ class ProgramJob:
             arrays, _ = self.program.save(tick.state)
             self.checkpoints.save(self.job.checkpoint(self.k, tick, arrays, None))
         if self.processes.total == 1 and (self.checkpoints.any() or self.job.evaluated):
-            self._save_policies(tick.state)
-
-    def _keep_policies(self, state: Any) -> None:
-        """Saves the policies, so that there are some however the run ends; not if that would take too large a share of it."""
-        last, took = self._kept_policies
-        if time.monotonic() - last >= took / POLICY_SHARE:
-            self._save_policies(state)
-
-    def _save_policies(self, state: Any) -> None:
-        self.folder.check_held()
-        begin = time.monotonic()
-        for m, member in enumerate(self.program.members):
-            policy = make_policy(self.experiment, self.program.spec, self.program.actor(state, m))
-            policy.save(self.folder.policy_of(member, len(self.job.members)))
-        self._kept_policies = (time.monotonic(), time.monotonic() - begin)
+            self._policies.save(tick.state)
 
     @contextlib.contextmanager
     def _explaining_failure(self) -> Iterator[None]:

@@ -81,6 +81,12 @@ def _training(commands: Any) -> None:
         help="draw values of a field at random; also uniform:LOW:HIGH",
     )
     points.add_argument("--points", metavar="N", help="number of points that --sample draws")
+    points.add_argument(
+        "--prune",
+        metavar="RUNGS",
+        help="stop the worst points early (successive halving): a number of rungs, or their steps, such as 2000,4000",
+    )
+    points.add_argument("--prune-fraction", metavar="F", help="fraction of the points that stops at each rung (0.5)")
     for parser in (train, sweep):
         _fields(parser)
         _job(parser)
@@ -103,6 +109,7 @@ def _reading(commands: Any) -> None:
     evaluate.add_argument("dir", type=Path, metavar="DIR")
     evaluate.add_argument("--episodes", default="20", metavar="N", help="number of episodes, without noise (20)")
     evaluate.add_argument("--seed", default="0", metavar="K", help="seed of the initial states (0)")
+    evaluate.add_argument("--best", action="store_true", help="evaluate the policy of the best evaluation, not the last one")
     evaluate.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
     evaluate.add_argument(
         "--video",
@@ -157,6 +164,12 @@ def _job(parser: Parser) -> None:
     job.add_argument("--resume", action="store_true", help="continue the run in the folder")
     job.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     job.add_argument("--checkpoint-seconds", default="30", metavar="S", help="minimum seconds between checkpoints (30)")
+    job.add_argument("--hours", metavar="H", help="stop after this wall time, with a checkpoint and exit status 0")
+    job.add_argument(
+        "--until",
+        metavar="RETURN[:K]",
+        help="stop a member once an evaluation, or K of them in a row, have a mean return of at least RETURN",
+    )
     job.add_argument("--track", choices=("tensorboard", "wandb"), help="also log to this tracker (needs the extra track)")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ddpg_jax.app import figures, report
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
 
 
@@ -25,7 +26,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
-    settings, tables, envs = [], [], []
+    settings, tables, envs, stopped = [], [], [], []
     known: dict[str, Path] = {}
     for folder in folders:
         run = RunFolder(folder)
@@ -39,11 +40,15 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         fields = report.settings(manifest)
         settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
         tables.append(rows)
+        stopped.append(stops_of(manifest))
         envs.append(fields["env"])
     curves: dict[tuple[str, str], list[Any]] = {}
-    for name, table, usual in zip(legend(settings), tables, envs, strict=True):
+    pruned: set[tuple[str, str]] = set()
+    for name, table, usual, stops in zip(legend(settings), tables, envs, stopped, strict=True):
         for env, rows in report.by_env(table, usual).items():
-            for label, curve in report.labels(rows, "").items():
+            points = report.pruned_points(rows, stops)
+            for point, (label, curve) in zip(report.by_point(rows), report.labels(rows, "", stops).items(), strict=True):
+                pruned |= {(env, ", ".join(filter(None, (name, label))))} if point in points else set()
                 curves.setdefault((env, ", ".join(filter(None, (name, label)))), []).extend(curve)
     panels: dict[str, dict[str, np.ndarray]] = {}
     for (env, label), seeds in curves.items():
@@ -56,7 +61,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         reached = [dict(seed) for seed in seeds]
         curve = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
         panels.setdefault(env, {})[label] = curve
-    figures.learning_curves(panels, out)
+    figures.learning_curves(panels, out, pruned=pruned)
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

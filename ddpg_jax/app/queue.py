@@ -24,9 +24,13 @@ STATE_COPIES = 3
 class ProgramQueue:
     """The programs of a run, one after the other; each is made when it is needed, as large as memory allows."""
 
-    def __init__(self, groups: list[Group], recorded: list[list[int]], processes: Processes):
-        """Takes up the programs that a manifest has recorded, by the numbers of their members; the others follow."""
-        self._all = groups
+    def __init__(self, groups: list[Group], recorded: list[list[int]], processes: Processes, *, unit: int = 1):
+        """Takes up the programs that a manifest has recorded, by the numbers of their members; the others follow.
+
+        So many members as `unit` says stay in one program, if they fit.
+        """
+        self._unit = unit
+        self.planned = groups
         known = {member.number: (group.experiment, member) for group in groups for member in group.members}
         self.groups = [Group(known[own[0]][0], [known[m][1] for m in own]) for own in recorded]
         done = {m for own in recorded for m in own}
@@ -45,7 +49,7 @@ class ProgramQueue:
         """Checks that the programs can be made, and makes the first, unless the run is resumed."""
         if not self.groups:
             local_processes, state_copies = self._room()
-            check_groups(self._all, make_program, local_processes=local_processes, state_copies=state_copies)
+            check_groups(self.planned, make_program, local_processes=local_processes, state_copies=state_copies)
             self.get(0)
 
     def get(self, k: int) -> Program | None:
@@ -73,9 +77,8 @@ class ProgramQueue:
                 return None
             if group.members:
                 local_processes, state_copies = self._room()
-                self._fitting = fit_to_memory(
-                    group, self._make, agree=self._agree, local_processes=local_processes, state_copies=state_copies
-                )
+                room = {"local_processes": local_processes, "state_copies": state_copies}
+                self._fitting = fit_to_memory(group, self._make, agree=self._agree, unit=self._unit, **room)
 
     def _room(self) -> tuple[int, int]:
         """Returns how many processes share the memory, and how many copies of all states it must hold for a checkpoint."""
@@ -84,7 +87,7 @@ class ProgramQueue:
 
     def total(self) -> int:
         """Returns the number of programs, as far as it is known: a structure that is yet to come may need several."""
-        return sum(self._programs_of(group) for group in self._all)
+        return sum(self._programs_of(group) for group in self.planned)
 
     def _programs_of(self, group: Group) -> int:
         started = [own for own in self.groups if own.experiment == group.experiment]

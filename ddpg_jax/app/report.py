@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
+from ddpg_jax.running.results import Stop
 from ddpg_jax.running.rows import result_of
 
 FIXED = (
@@ -40,11 +42,11 @@ def by_env(rows: Sequence[dict[str, Any]], env: str) -> dict[str, list[dict[str,
     return each
 
 
-def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray]:
+def by_point(rows: Sequence[dict[str, Any]], stopped: Collection[int] = ()) -> dict[tuple[Any, ...], np.ndarray]:
     """Groups rows by point: swept values -> array `[S, evaluations, 2]` of steps and returns, in the order of the points.
 
     The curves of a point are as long as the shortest of its members. Members that have diverged do not count: their returns are
-    NaN from there on.
+    NaN from there on. Nor do those that were stopped, unless all were: they keep their last returns.
     """
     names = swept(rows)
     members: dict[Any, list[dict[str, Any]]] = {}
@@ -53,21 +55,36 @@ def by_point(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], np.ndarray
     points: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
     for _, own in sorted(members.items()):
         points.setdefault(tuple(own[0][name] for name in names), []).append(own)
-    return {point: _curves(owns) for point, owns in points.items()}
+    return {point: _curves(owns, stopped) for point, owns in points.items()}
 
 
-def _curves(owns: list[list[dict[str, Any]]]) -> np.ndarray:
+def _curves(owns: list[list[dict[str, Any]]], stopped: Collection[int]) -> np.ndarray:
     """Stacks the rows of each member of a point: `[S, evaluations, 2]`."""
-    alive = [own for own in owns if own[-1]["diverged_step"] == ""]
-    steps = [row["step"] for row in (min(alive, key=len) if alive else max(owns, key=len))]
+    running = [own for own in owns if own[-1]["diverged_step"] == "" and own[-1]["member"] not in stopped]
+    steps = [row["step"] for row in (min(running, key=len) if running else max(owns, key=len))]
     returns = np.full((len(owns), len(steps)), np.nan)
     for row, own in zip(returns, owns, strict=True):
         reached = [result_of(one) for one in own[: len(steps)]]
         row[: len(reached)] = reached
+        if own[-1]["member"] in stopped:
+            row[len(reached) :] = reached[-1]
     return np.stack([np.broadcast_to(np.array(steps, np.float64), returns.shape), returns], axis=-1)
 
 
-def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | None], seconds: float) -> dict[str, Any]:
+def pruned_points(rows: Sequence[dict[str, Any]], stops: Mapping[int, Stop]) -> dict[tuple[Any, ...], int]:
+    """Returns the points that were pruned, by their swept values, and the step at which each was."""
+    names = swept(rows)
+    found = ((tuple(row[name] for name in names), stops.get(row["member"])) for row in rows)
+    return {point: stop.step for point, stop in found if stop is not None and stop.reason == "prune"}
+
+
+def summarize(
+    rows: Sequence[dict[str, Any]],
+    thresholds: Mapping[int, float | None],
+    seconds: float,
+    *,
+    stops: Mapping[int, Stop] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Returns the contents of summary.json.
 
     Steps and seconds to the threshold are medians over all seeds, and infinite unless more than half of them have solved the
@@ -77,10 +94,12 @@ def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | N
         rows: rows of metrics.csv.
         thresholds: member -> mean return at which its environment counts as solved.
         seconds: wall time of the run so far.
+        stops: member -> where it was stopped, and why. The final return of a point that was pruned is that of its last step.
     """
     points, names = [], swept(rows)
+    pruned = pruned_points(rows, stops)
     member_of = {tuple(row[name] for name in names): row["member"] for row in rows}
-    for values, curves in by_point(rows).items():
+    for values, curves in by_point(rows, stops).items():
         threshold = thresholds.get(member_of[values])
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         low, high = interval(returns[:, -1])
@@ -100,6 +119,8 @@ def summarize(rows: Sequence[dict[str, Any]], thresholds: Mapping[int, float | N
                 "solved_members": sum(math.isfinite(step) for step, _ in solved),
                 "steps_to_threshold": float(np.median([step for step, _ in solved])),
                 "seconds_to_threshold": float(np.median([took for _, took in solved])),
+                "pruned_step": pruned.get(values),
+                "stopped_members": {str(m): stops[m].step for m in dict.fromkeys(row["member"] for row in own) if m in stops},
                 "diverged_members": {str(row["member"]): row["diverged_step"] for row in own if row["diverged_step"] != ""},
             }
         )
@@ -130,9 +151,9 @@ def as_json(value: Any) -> str:
     return json.dumps(clean(value), indent=2) + "\n"
 
 
-def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[str, np.ndarray]:
-    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept."""
-    names, points = swept(rows), by_point(rows)
+def labels(rows: Sequence[dict[str, Any]], name: str, stopped: Collection[int] = ()) -> dict[str, np.ndarray]:
+    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept; see `by_point`."""
+    names, points = swept(rows), by_point(rows, stopped)
     texts = [named(names, point) for point in points]
     if len(set(texts)) < len(texts):  # different values that look the same when they are shortened
         texts = [named(names, point, str) for point in points]
@@ -184,18 +205,24 @@ def standard_error(deviation: float, episodes: int) -> str:
     )
 
 
-def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
-    """Formats the result as one line: the last evaluation of a run, or the best point of a sweep in each environment."""
+def headline(
+    env: str, rows: Sequence[dict[str, Any]], episodes: int, *, stops: Mapping[int, Stop] = MappingProxyType({})
+) -> str:
+    """Formats the result as one line: the last evaluation of a run, or the best point of a sweep in each environment.
+
+    Points that were pruned are not the best.
+    """
     if "env" in rows[0]:
-        return "; ".join(headline(name, own, episodes) for name, own in by_env(rows, env).items())
-    points = by_point(rows)
+        return "; ".join(headline(name, own, episodes, stops=stops) for name, own in by_env(rows, env).items())
+    points, pruned = by_point(rows, stops), pruned_points(rows, stops)
     last = rows[-1]
     if len({row["member"] for row in rows}) == 1:
         if last["diverged_step"] != "":
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
         result = f"{readable(result_of(last))}{standard_error(last['eval_return_std'], episodes)}"
         return f"{env}: {'' if episodes else 'training '}return {result} after {last['step']:,} steps"
-    scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in points.items()}
+    candidates = {point: curves for point, curves in points.items() if point not in pruned} or points
+    scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in candidates.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
     name, seeds = named(swept(rows), best), len(points[best])
@@ -205,5 +232,6 @@ def headline(env: str, rows: Sequence[dict[str, Any]], episodes: int) -> str:
         return f"{env}: NO POINT without diverged members; diverged members: {diverged}"
     return (
         f"{env}: {'best point ' + name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, diverged members: {diverged}"
+        f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, "
+        f"{f'{len(pruned)} of them pruned, ' if pruned else ''}diverged members: {diverged}"
     )

@@ -52,7 +52,7 @@ def restore_rows(
     missing = [str(number) for number, step in reached.items() if step == math.inf and number not in present]
     if missing:
         say(f"{folder.metrics} is missing the rows of the members {', '.join(missing)}, whose program has finished")
-    steps = _missing_steps(kept, queue, rows, reached=reached) if kept else []
+    steps = _missing_steps(kept, queue, rows, reached=_until_stopped(kept, queue, reached, folder.processes)) if kept else []
     if steps:
         say(f"{folder.metrics} is missing the rows of step {', '.join(f'{step:,}' for step in steps)}")
     if not (intact or missing or steps):
@@ -73,6 +73,15 @@ def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dic
     return {**dict.fromkeys(earlier, math.inf), **{member.number: step for member in members}}
 
 
+def _until_stopped(kept: Checkpoint, queue: ProgramQueue, reached: dict[int, float], processes: Processes) -> dict[int, float]:
+    """Returns the last step of each member that has a row, given the last steps of the program's members."""
+    experiment, members = queue.groups[kept.program]
+    stopped = Journal(*kept.journal).stopped or []
+    own = zip(processes.share(members), stopped, strict=False)
+    stops = [[member.number, stop * experiment.num_envs] for member, stop in own if stop is not False and stop >= 0]
+    return reached | {number: min(step, reached[number]) for each in processes.gather(stops) for number, step in each}
+
+
 def _missing_steps(
     kept: Checkpoint, queue: ProgramQueue, rows: list[dict[str, Any]], *, reached: dict[int, float]
 ) -> list[int]:
@@ -84,12 +93,14 @@ def _missing_steps(
 
 
 def has_finished(kept: Checkpoint | None, queue: ProgramQueue, processes: Processes) -> bool:
-    """Returns True if the program of a checkpoint has nothing left to do: it is at its end, or all its members diverged."""
+    """Returns True if the program of a checkpoint has nothing left to do: all its members have diverged, stopped or ended."""
     if kept is None:
         return False
     experiment = queue.groups[kept.program].experiment
-    diverged = all(processes.gather(all(step >= 0 for step in Journal(*kept.journal).diverged)))
-    return diverged or kept.iteration * experiment.num_envs >= experiment.steps
+    journal = Journal(*kept.journal)
+    stopped = [stop is not False and stop >= 0 for stop in journal.stopped or [False] * len(journal.diverged)]
+    over = all(step >= 0 or stop for step, stop in zip(journal.diverged, stopped, strict=True))
+    return all(processes.gather(over)) or kept.iteration * experiment.num_envs >= experiment.steps
 
 
 def backend_of(experiment: Experiment) -> str:

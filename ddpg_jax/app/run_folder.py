@@ -22,6 +22,7 @@ CONTENTS = (
     "summary.json",
     "checkpoints",
     "policy",
+    "policy_best",
     "learning_curve.png",
     "heat_map.png",
     "sensitivity.png",
@@ -157,9 +158,9 @@ class RunFolder:
         write_text(path, json.dumps(new, indent=2) + "\n")
         self._written = json.loads(json.dumps(new))
 
-    def policy_of(self, member: Member, members: int) -> Path:
-        """Returns the folder of a member's policy, in a run of so many members."""
-        return self.policy if members == 1 else self.policy / f"member_{member.number}"
+    def policy_of(self, member: Member, members: int, kind: str = "policy") -> Path:
+        """Returns the folder of a member's policy, `policy` or `policy_best`, in a run of so many members."""
+        return self.path / kind if members == 1 else self.path / kind / f"member_{member.number}"
 
     def read_rows(self) -> list[dict[str, Any]]:
         """Reads metrics.csv; see `metrics_table.read_rows` and `check_rows`."""

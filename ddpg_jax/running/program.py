@@ -6,7 +6,7 @@ A single run is a sweep of one member, so there is one way through the code.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -370,6 +370,12 @@ class Program:
         """Returns the actor's parameters of one member."""
         c, k = self._seats.find(m)
         return pick(state[c].train.params.actor, k, self._seats.calls[c].placement)
+
+    def actors(self, state: Any, members: Iterable[int]) -> list[Params]:
+        """Returns the actor's parameters of several members; each call's are copied from the device once."""
+        places = [self._seats.find(m) for m in members]
+        arrays = {c: jax.tree.map(np.asarray, state[c].train.params.actor) for c in {c for c, _ in places}}
+        return [pick(arrays[c], k, self._seats.calls[c].placement) for c, k in places]
 
     def save(self, state: Any) -> tuple[Any, str | None]:
         """Returns what a checkpoint needs: a pytree of NumPy arrays `[M, ...]` with padding, and environments outside as text.

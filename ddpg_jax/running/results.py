@@ -66,7 +66,9 @@ class Sweep:
     def best(self) -> dict[str, Any]:
         """Finds the point with the highest IQM of the final returns: its fields, the IQM, its interval, and its index.
 
-        Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN. The best of many points is partly the luckiest: train it
+        Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN.
+
+        The best of many points is partly the luckiest: train it
         again with other seeds to see how good it is.
         """
         each = len(self.seeds)

@@ -35,6 +35,9 @@ class Seats(NamedTuple):
 
     def find(self, slot: int) -> tuple[int, int]:
         """Returns the call of a slot, and its index there."""
+        width = len(self.calls[0].slots)
+        if slot // width < len(self.calls) and self.calls[slot // width].slots[slot % width : slot % width + 1] == (slot,):
+            return slot // width, slot % width  # nobody has moved
         return next((c, call.slots.index(slot)) for c, call in enumerate(self.calls) if slot in call.slots)
 
 

@@ -1,0 +1,68 @@
+"""Starts a run: its options, and how all its processes claim the folder together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ddpg_jax.app.manifest import digest
+from ddpg_jax.app.processes import Ended, Processes
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.stopping import Stopping
+from ddpg_jax.errors import ConfigError
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.program import Member
+
+
+class Options(NamedTuple):
+    """Options of the job."""
+
+    out: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    checkpoint_seconds: float = 30.0
+    """Minimum time between two checkpoints; there is also one at every stop."""
+    track: str | None = None
+    stopping: Stopping = Stopping()
+    """When the run or its members stop early. Only the time limit does not affect results."""
+
+
+def check_same_command(experiment: Experiment, members: list[Member], folder: RunFolder, *, options: Options) -> None:
+    """Checks that all processes were given the same command.
+
+    Raises:
+        ConfigError: this one's differs from that of process 0.
+    """
+    own = {
+        "experiment": digest(experiment, members),
+        "steps": experiment.steps,
+        "out": str(folder.given),
+        "resume": options.resume,
+        "overwrite": options.overwrite,
+        "stopping": options.stopping.record(),
+    }
+    own = json.loads(json.dumps(own))
+    first = folder.processes.gather(own)[0]
+    different = [f"{name}={own[name]} (there {first[name]})" for name in own if own[name] != first[name]]
+    if different:
+        raise ConfigError(f"process 0 was given another command; this one differs in {', '.join(different)}")
+
+
+def claim(folder: RunFolder, experiment: Experiment, members: list[Member], *, options: Options) -> None:
+    """Claims the folder, and checks that all processes see the folder that process 0 has claimed.
+
+    Raises:
+        ConfigError: as `RunFolder.claim`, or this process sees another folder.
+    """
+    folder.claim(experiment, members, resume=options.resume, overwrite=options.overwrite)
+    if folder.processes.gather(folder.mark() if folder.processes.first else None)[0] != folder.mark():
+        raise ConfigError(f"out={folder.given} is not the folder of process 0; it must be on a file system that all share")
+    folder.hold()
+
+
+def stop_before_start(processes: Processes, received: list[int]) -> None:
+    """Ends all processes if one of them has received a signal before anything was written."""
+    stop = [number for each in processes.gather(list(received)) for number in each]
+    if stop:
+        raise Ended("stopped before anything was written", 128 + stop[0])
