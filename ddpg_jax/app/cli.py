@@ -229,7 +229,9 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
     prune, fraction = getattr(options, "prune", None), getattr(options, "prune_fraction", None)
     if prune is None and fraction is not None:
         raise ConfigError(f"--prune-fraction {fraction} needs --prune RUNGS")
-    pruning = None if prune is None else make_pruning(prune, fraction, groups)
+    if prune == "none" and not options.resume:
+        raise ConfigError("--prune none lets the pruned points of a run go on and needs --resume; leave it out")
+    pruning = None if prune in (None, "none") else make_pruning(prune, fraction, groups)
     return Stopping(hours, until, pruning, prune or "")
 
 

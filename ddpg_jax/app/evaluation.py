@@ -17,6 +17,7 @@ from ddpg_jax.agent.policy import Policy, read_policy
 from ddpg_jax.app.films import check_ending, new_film
 from ddpg_jax.app.report import named, swept
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import import_modules, maker
@@ -123,7 +124,8 @@ def policy_folder(folder: Path, member: str | None = None, kind: str = "policy")
             value[number] = value.get(number, math.nan) if best else result
         known = {m: result for m, result in value.items() if (at / f"member_{m}").exists()}
         if member is None and known:
-            member = max(known, key=lambda m: -math.inf if math.isnan(known[m]) else known[m])
+            ended = {str(m) for m, stop in stops_of(RunFolder(folder).manifest()).items() if stop.reason == "prune"}
+            member = max(known, key=lambda m: (m not in ended, -math.inf if math.isnan(known[m]) else known[m]))
         if not known:
             raise ConfigError(f"{folder} holds no policy; finish the run with --resume")
         if member not in known:

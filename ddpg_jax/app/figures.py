@@ -216,7 +216,7 @@ def sensitivity(
 
 
 def _scale(axes: Any, values: np.ndarray) -> None:
-    """Scales the axis of a field: logarithmic for numbers of different magnitudes, with room for 0; ticks at the values if few."""
+    """Scales the axis of a field: logarithmic for numbers of different magnitudes, with room for 0; few values have ticks."""
     above = values[values > 0]
     if values.min() >= 0 and len(above) > 1 and above.max() / above.min() > 20:
         if len(above) == len(values):
@@ -240,7 +240,7 @@ def heat_map(
     path: Path,
     pruned: Mapping[tuple[Any, ...], int] = MappingProxyType({}),
 ) -> None:
-    """Draws the IQM of the final return over two swept fields; "diverged" where a member has diverged, and where one was pruned.
+    """Draws the IQM of the final return over two swept fields; says where a member has diverged, and where points were pruned.
 
     The arguments are those of `sensitivity`.
     """

@@ -21,6 +21,7 @@ from ddpg_jax.app.policies import Policies
 from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
+from ddpg_jax.app.release import Released, as_checkpoint, check_release, release
 from ddpg_jax.app.resume import backend_of, has_finished, restore_rows
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.app.signals import signals
@@ -73,6 +74,9 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
         if options.resume:
             claim(folder, experiment, members, options=options)
             options = options._replace(stopping=options.stopping.resumed(folder.manifest().get("stopping", {})))
+            if options.stopping.words == "none":
+                check_release(processes.total)
+            folder.write_manifest(stopping=options.stopping.record())
         else:
             folder.check(experiment, members, resume=False, overwrite=options.overwrite)
         unit = len({member.seed for member in members}) if options.stopping.pruning else 1
@@ -166,8 +170,26 @@ class Job:
         arrays = [kept.arrays] if kept else []  # a list, from which they are taken so that they are not held while training
         kept = kept and kept._replace(arrays=None)
         while (program := self.queue.get(k)) is not None:
-            ProgramJob(self, k, program, checkpoints=checkpoints).run(kept, arrays)
+            job = ProgramJob(self, k, program, checkpoints=checkpoints)
+            end = job.run(kept, arrays)
             kept, k = None, k + 1
+            wanted = self.options.stopping.words == "none" and self.queue.at_end(k)
+            released = release(job.group, program, *end, self.referee) if wanted and self.referee else None
+            del end, job  # the next program needs their memory
+            if released:
+                kept = self._go_on(released, k, checkpoints)
+                arrays, kept = [kept.arrays], kept._replace(arrays=None)
+
+    def _go_on(self, released: Released, k: int, checkpoints: Checkpoints) -> Checkpoint:
+        """Appends the k-th program, of members that were pruned, and returns its first checkpoint, which is on disk."""
+        kept = as_checkpoint(released, k, self.queue.append(released.group))
+        kept = kept._replace(rows=self._digest.count, rows_digest=self._digest.text())
+        checkpoints.save(kept)
+        checkpoints.wait()
+        self._note_stops()
+        if any(stop.reason == "prune" for stop in (self.referee.stops if self.referee else {}).values()):
+            self.say("pruned points of earlier programs stay where they are, since only the last program has a checkpoint")
+        return kept
 
     def _resume(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """Restores what the folder knows of the run so far, and returns its newest checkpoint."""
@@ -245,8 +267,11 @@ class ProgramJob:
         self._shown = (0.0, 0)  # time and step from which the speed is measured
         self._policies = Policies(self.folder, program, self.experiment, total=len(job.members), rows=job.rows)
 
-    def run(self, kept: Checkpoint | None, arrays: list[Any]) -> None:
-        """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end."""
+    def run(self, kept: Checkpoint | None, arrays: list[Any]) -> tuple[Any, Journal]:
+        """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end.
+
+        Returns its last state and journal.
+        """
         self._announce()
         begin, journal = (kept.iteration, Journal(*kept.journal)) if kept else (0, None)
         finished = has_finished(kept, self.queue, self.processes)
@@ -256,7 +281,8 @@ class ProgramJob:
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
         if finished:
             self._policies.save(state)
-            return
+            assert journal is not None  # of the checkpoint
+            return state, journal
         self.job.start_clock()
         self._saved_at, self._saved_time = begin, time.monotonic()
         self._shown = (self._saved_time, begin * self.experiment.num_envs)
@@ -265,8 +291,11 @@ class ProgramJob:
             referee = self.job.referee
             judge = referee.judge(self.program.members) if referee else lambda rows, state: []
             for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge):
+                state, journal = tick.state, tick.journal
                 self._attend(tick, display)
         self.checkpoints.wait()
+        assert journal is not None  # of the last tick
+        return state, journal
 
     def _announce(self) -> None:
         """Describes the program, and records in the manifest which members each program so far trains, and where."""

@@ -84,7 +84,8 @@ def _training(commands: Any) -> None:
     points.add_argument(
         "--prune",
         metavar="RUNGS",
-        help="stop the worst points early (successive halving): a number of rungs, or their steps, such as 2000,4000",
+        help="stop the worst points early (successive halving): a number of rungs, or their steps, such as 2000,4000; none, "
+        "with --resume, lets pruned points go on",
     )
     points.add_argument("--prune-fraction", metavar="F", help="fraction of the points that stops at each rung (0.5)")
     for parser in (train, sweep):

@@ -34,7 +34,9 @@ class ProgramQueue:
         known = {member.number: (group.experiment, member) for group in groups for member in group.members}
         self.groups = [Group(known[own[0]][0], [known[m][1] for m in own]) for own in recorded]
         done = {m for own in recorded for m in own}
-        self.steps = _steps(groups)
+        again = [own for own, k in zip(self.groups, range(len(recorded)), strict=True) if _seen(recorded[:k], recorded[k])]
+        self.steps = _steps(groups) + _steps(again)
+        self._members = len(known)
         self.first_experiment = groups[0].experiment
         self._ahead = iter([Group(group.experiment, [m for m in group.members if m.number not in done]) for group in groups])
         self._fitting: Iterator[tuple[Group, Program]] = iter(())
@@ -85,13 +87,25 @@ class ProgramQueue:
         # The memory of an accelerator is shared with no other process and holds no copy for a checkpoint.
         return (self._processes.local, STATE_COPIES) if jax.default_backend() == "cpu" else (1, 0)
 
+    def at_end(self, k: int) -> bool:
+        """Returns True if the k-th program does not exist: all members have been trained."""
+        return k >= len(self.groups) and len({m.number for own in self.groups for m in own.members}) == self._members
+
+    def append(self, group: Group) -> Program:
+        """Appends a program of members that go on, and returns it."""
+        self.groups.append(group)
+        self.steps += _steps([group])
+        program = self.get(len(self.groups) - 1)
+        assert program is not None
+        return program
+
     def total(self) -> int:
         """Returns the number of programs, as far as it is known: a structure that is yet to come may need several."""
         return sum(self._programs_of(group) for group in self.planned)
 
     def _programs_of(self, group: Group) -> int:
         started = [own for own in self.groups if own.experiment == group.experiment]
-        left = len(group.members) - sum(len(own.members) for own in started)
+        left = max(0, len(group.members) - sum(len(own.members) for own in started))
         return len(started) + math.ceil(left / len(started[-1].members)) if started else 1
 
     def _make(self, experiment: Experiment, members: list[Member]) -> Program:
@@ -108,6 +122,11 @@ class ProgramQueue:
             self._program[1].close()
             self._program = None
             _release_memory()
+
+
+def _seen(earlier: list[list[int]], own: list[int]) -> bool:
+    """Returns True if the members of a program have been in an earlier one."""
+    return any(set(own) & set(other) for other in earlier)
 
 
 def _release_memory() -> None:

@@ -69,8 +69,10 @@ def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dic
     step = kept.iteration * experiment.num_envs
     if not finished and kept.iteration % evaluation_interval(experiment):  # the run was to end here, and now does not
         step -= 1
+    later = zip(members, Journal(*kept.journal).waiting or [], strict=False)
+    waiting = {member.number: at * experiment.num_envs for member, at in later if at * experiment.num_envs > step}
     earlier = [member.number for group in queue.groups[: kept.program] for member in group.members]
-    return {**dict.fromkeys(earlier, math.inf), **{member.number: step for member in members}}
+    return {**dict.fromkeys(earlier, math.inf), **{member.number: step for member in members}, **waiting}
 
 
 def _until_stopped(kept: Checkpoint, queue: ProgramQueue, reached: dict[int, float], processes: Processes) -> dict[int, float]:

@@ -24,13 +24,13 @@ class Stopping(NamedTuple):
     until: Until | None = None
     pruning: Pruning | None = None
     words: str = ""
-    """The rungs as the user gave them."""
+    """The rungs as the user gave them; `none` if nothing is pruned any more, and pruned points go on at the end."""
     clock: Callable[[], float] = time.monotonic
     """Returns seconds; only differences count."""
 
     def record(self) -> dict[str, Any]:
         """Returns what a manifest says of it."""
-        return {"until": self.until, "pruning": self.pruning, "prune": self.words}
+        return {"until": self.until, "pruning": self.pruning, "prune": self.words if self.pruning else ""}
 
     def resumed(self, recorded: Mapping[str, Any]) -> Stopping:
         """Returns how a run goes on, given what its manifest says. What the user leaves out stays as it was.
@@ -51,6 +51,8 @@ class Stopping(NamedTuple):
                 f"prune={given[0]} with fraction {given[1]:g} is not that of this run, "
                 f"{f'{there[0]} with fraction {there[1]:g}' if there else 'which has none'}; leave it out"
             )
+        if self.words == "none":
+            return self._replace(until=until)
         return self._replace(until=until, pruning=pruning, words=recorded.get("prune", ""))
 
 
@@ -75,7 +77,7 @@ def make_referee(
         rows: of metrics.csv so far.
         recorded: where members have stopped, from the manifest. What is later than the rows will be decided again.
     """
-    if stopping.until is None and stopping.pruning is None:
+    if stopping.until is None and stopping.pruning is None and not recorded:
         return None
     referee = Referee(groups, until=stopping.until, pruning=stopping.pruning, gather=processes.gather)
     present = {(row["member"], row["step"]) for row in rows}

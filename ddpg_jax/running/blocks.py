@@ -53,6 +53,8 @@ class Journal(NamedTuple):
     """The next vector step of each member, where a signal stopped some members before others."""
     stopped: list[int] | None = None
     """For each member the vector steps after which it was stopped, else -1."""
+    waiting: list[int] | None = None
+    """For each member the vector step from which on it takes part, where that is later than the others' next one, else -1."""
 
 
 class Tick(NamedTuple):
@@ -164,8 +166,9 @@ class _Run:
         self.diverged = np.array(journal.diverged)
         # Checkpoints of earlier versions say False of members that go on.
         self.stopped = np.array([-1 if stop is False else stop for stop in journal.stopped or [-1] * members], int)
-        if (self.stopped >= 0).any():
-            self.state = program.regroup(state, self.stopped >= 0)
+        self.waiting = np.array(journal.waiting or [-1] * members, int)
+        if self.absent.any():
+            self.state = program.regroup(state, self.absent)
         self.reached = np.array(journal.reached or [begin] * members, int)
         chex.assert_shape([self.diverged, self.reached], (members,))
         self.block_begin, self.block_seconds = journal.begin, journal.seconds
@@ -176,6 +179,11 @@ class _Run:
     def begin_block(self, begin: int) -> None:
         """Notes where the block begins, which may be one that a checkpoint has left unfinished."""
         self.block_begin = begin
+        arriving = (self.waiting >= 0) & (self.waiting <= begin)
+        if arriving.any():
+            self.waiting[arriving] = -1
+            self.reached[arriving] = begin
+            self.state = self.program.regroup(self.state, self.absent)
         if begin == warmup_iterations(self.experiment):
             self.piece = FIRST_PIECE  # learning steps are slower
 
@@ -201,12 +209,18 @@ class _Run:
             elapsed=self.elapsed,
             reached=self.reached.tolist(),
             stopped=self.stopped.tolist(),
+            waiting=self.waiting.tolist(),
         )
+
+    @property
+    def absent(self) -> np.ndarray:
+        """The mask of the members that have been stopped or are still waiting, `[M]`."""
+        return (self.stopped >= 0) | (self.waiting >= 0)
 
     @property
     def active(self) -> np.ndarray:
         """The mask of the members that go on, `[M]`: those that have neither diverged nor been stopped."""
-        return (self.diverged < 0) & (self.stopped < 0)
+        return (self.diverged < 0) & ~self.absent
 
     @property
     def failed(self) -> bool:
@@ -245,12 +259,13 @@ class _Run:
         rows = self._take_rows(end) if evaluating else []
         stops = [member for member in (self.judge(rows, self.state) if evaluating else []) if self.stopped[member] < 0]
         self.stopped[stops] = end
-        finished = end == total_iterations(experiment) or all(self.gather(not self.active.any()))
+        over = not (self.active | (self.waiting >= 0)).any()
+        finished = end == total_iterations(experiment) or all(self.gather(over))
         if stops and not finished:
-            self.state = self.program.regroup(self.state, self.stopped >= 0)
+            self.state = self.program.regroup(self.state, self.absent)
         rows = self._take_rows(end) if finished and not evaluating else rows
         journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
-        self.journal = journal._replace(stopped=self.stopped.tolist())
+        self.journal = journal._replace(stopped=self.stopped.tolist(), waiting=self.waiting.tolist())
         return self.tick()._replace(rows=rows, finished=finished)
 
     def _add_report(self, end: int) -> None:
@@ -279,7 +294,7 @@ class _Run:
             lengths=lengths,
         )
         self.pending = [] if end % evaluation_interval(self.experiment) == 0 else self.pending
-        return [row for row, stopped in zip(rows, self.stopped, strict=True) if stopped < 0]
+        return [row for row, absent in zip(rows, self.absent, strict=True) if not absent]
 
 
 def evaluation_interval(experiment: Experiment) -> int:

@@ -66,7 +66,7 @@ def seat(placement: Placement, stopped: np.ndarray | None = None) -> Seats:
         parts = [order[:lanes], order[lanes:]] if lanes < total else [list(range(total))]
         return Seats(tuple(Call(tuple(own), placement._replace(slots=len(own))) for own in parts), 1)
     groups = [order[first : first + call.slots] for first in range(0, total, call.slots)]
-    live = -(-len(going_on) // call.slots)
+    live = max(1, -(-len(going_on) // call.slots))
     return Seats(tuple(Call(tuple(slots), call) for slots in groups), live)
 
 

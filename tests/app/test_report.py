@@ -31,6 +31,8 @@ FIELDS = {
     "solved_members",
     "steps_to_threshold",
     "seconds_to_threshold",
+    "pruned_step",
+    "stopped_members",
     "diverged_members",
 }
 

@@ -1,0 +1,193 @@
+"""Runs that stop: at a time limit, at a return, at rungs; how they go on; and the best policies, which are kept meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddpg_jax.app import cli, report
+from ddpg_jax.app.evaluation import policy_folder
+from ddpg_jax.running.results import Stop
+from tests.app.test_report import table
+from tests.runs import TINY, command, manifest, rows, run
+
+pytestmark = pytest.mark.usefixtures("command_line")
+
+Capture = pytest.CaptureFixture[str]
+
+PAGE = (Path(__file__).parents[2] / "ddpg_jax" / "app" / "README.md").read_text()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`(looks) -> None`: time stands still for so many looks at the clock, and then years have passed."""
+    real = cli._stopping
+    ticks: list[Iterator[float]] = []
+
+    def stopping(groups: Any, options: Any) -> Any:
+        return real(groups, options)._replace(clock=lambda: next(ticks[-1]))
+
+    monkeypatch.setattr(cli, "_stopping", stopping)
+    return lambda looks: ticks.append(itertools.chain(itertools.repeat(0.0, looks), itertools.repeat(1e9)))
+
+
+def sweep(out: Path, *more: str) -> list[str]:
+    points = ["--grid", "critic_lr=1e-4,1e-3,1e-2,3e-2"]
+    return ["sweep", "Pendulum-v1", *points, *TINY, "--checkpoint-seconds", "0", "--out", str(out), *more]
+
+
+def policies(folder: Path) -> dict[str, bytes]:
+    """The files of all policies, the last and the best."""
+    files = sorted(folder.glob("policy*/**/actor.npz"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_run_stops_at_its_time_limit_and_goes_on(
+    whole_run: Callable[..., Path], clock: Callable[[int], None], tmp_path: Path, capfd: Capture
+) -> None:
+    clock(4)
+    assert run(*command(tmp_path / "a", "--hours", "2")) == 0
+    said = capfd.readouterr()
+    assert said.out == "", "it has no result yet"
+    assert re.fullmatch(r"ddpg-jax: stopped at step 300; go on with: ddpg-jax train .* --resume", said.err.splitlines()[-1])
+    assert manifest(tmp_path / "a")["status"] == "interrupted"
+    clock(1_000)
+    assert run(*command(tmp_path / "a", "--hours", "2", "--resume")) == 0
+    assert manifest(tmp_path / "a")["status"] == "finished"
+    assert rows(tmp_path / "a") == rows(whole_run())
+    assert policies(tmp_path / "a") == policies(whole_run())
+
+
+@pytest.fixture(scope="module")
+def pruned(command_line: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of four points, of which two stop at step 400."""
+    out = tmp_path_factory.mktemp("pruned") / "a"
+    assert run(*sweep(out, "--prune", "400,")) == 0
+    return out
+
+
+def test_pruning_is_seen_everywhere(pruned: Path) -> None:
+    last = {row["member"]: row["step"] for row in rows(pruned)}
+    stopped = {m for m, step in last.items() if step == "400"}
+    assert len(last) == 4
+    assert len(stopped) == 2
+    assert manifest(pruned)["stopped"] == {m: [400, "prune"] for m in sorted(stopped, key=int)}
+    points = json.loads((pruned / "summary.json").read_text())["points"]
+    assert [point["pruned_step"] for point in points] == [400 if str(m) in stopped else None for m in range(4)]
+    assert [point["steps"] for point in points] == [400 if str(m) in stopped else 600 for m in range(4)]
+    at = [float(row["eval_return_mean"]) for row in rows(pruned) if row["step"] == "400"]
+    assert {str(m) for m in np.argsort(at)[:2]} == stopped
+    assert policy_folder(pruned).name.removeprefix("member_") not in stopped, "eval takes one that was not pruned"
+
+
+def test_a_pruned_sweep_that_is_interrupted_ends_the_same(
+    pruned: Path, clock: Callable[[int], None], tmp_path: Path, capfd: Capture
+) -> None:
+    """At every second block; and it remembers its rungs, which cannot be others."""
+    out = tmp_path / "b"
+    times = 0
+    while times == 0 or manifest(out)["status"] != "finished":
+        clock(4)
+        more = ["--prune", "400,"] if times == 0 else ["--resume"]
+        assert run(*sweep(out, "--hours", "1", *more)) == 0
+        times += 1
+    assert times >= 2, "it was never interrupted"
+    assert rows(out) == rows(pruned)
+    assert policies(out) == policies(pruned)
+    assert manifest(out)["stopped"] == manifest(pruned)["stopped"]
+    capfd.readouterr()
+    clock(1_000)
+    assert run(*sweep(out, "--prune", "1", "--resume")) == 2
+    assert "prune=1 with fraction 0.5 is not that of this run, 400, with fraction 0.5" in capfd.readouterr().err
+
+
+def test_pruned_points_can_go_on(pruned: Path, clock: Callable[[int], None], tmp_path: Path, capfd: Capture) -> None:
+    """From where they stopped, interrupted on the way, to the rows of a sweep that was never pruned."""
+    import shutil
+
+    out = tmp_path / "c"
+    shutil.copytree(pruned, out)
+    clock(4)
+    assert run(*sweep(out, "--hours", "1", "--prune", "none", "--resume")) == 0
+    clock(1_000)
+    assert run(*sweep(tmp_path / "whole")) == 0
+    assert run(*sweep(out, "--resume")) == 0
+    by_member = sorted(rows(out), key=lambda row: (row["member"], int(row["step"])))
+    assert by_member == sorted(rows(tmp_path / "whole"), key=lambda row: (row["member"], int(row["step"])))
+    assert policies(out) == policies(tmp_path / "whole")
+    assert manifest(out)["stopped"] == {}
+    assert run(*sweep(tmp_path / "new", "--prune", "none")) == 2
+    assert "needs --resume" in capfd.readouterr().err
+
+
+def test_a_solved_run_stops(tmp_path: Path, capfd: Capture) -> None:
+    out = tmp_path / "a"
+    assert run(*command(out, "--until", "-1e9:2")) == 0
+    assert [row["step"] for row in rows(out)] == ["200", "400"]
+    assert manifest(out)["status"] == "finished"
+    (point,) = json.loads((out / "summary.json").read_text())["points"]
+    assert point["stopped_members"] == {"0": 400}
+    assert point["pruned_step"] is None
+    assert run(*command(out, "--resume")) == 0
+    assert [row["step"] for row in rows(out)] == ["200", "400"], "and stays so"
+    capfd.readouterr()
+    assert run(*command(out, "--until", "5", "--resume")) == 2
+    assert "until=5:1 is not that of this run, -1e+09:2" in capfd.readouterr().err
+
+
+def test_the_best_policy_is_that_of_the_best_evaluation(whole_run: Callable[..., Path], tmp_path: Path) -> None:
+    """A run that ends there has the same one as its last."""
+    table = rows(whole_run())
+    best = max(table, key=lambda row: float(row["eval_return_mean"]))
+    assert best is not table[-1], "or this tests nothing"
+    assert run(*command(tmp_path / "short", "--steps", best["step"])) == 0
+    short, whole = policies(tmp_path / "short"), policies(whole_run())
+    assert whole["policy_best/actor.npz"] == short["policy/actor.npz"] != whole["policy/actor.npz"]
+    assert policy_folder(whole_run(), kind="policy_best") == whole_run() / "policy_best"
+    assert run("eval", str(whole_run()), "--best", "--episodes", "1") == 0
+
+
+def test_solved_seeds_keep_their_last_return_and_pruned_points_are_not_the_best() -> None:
+    """Seeds of a point that stop at different times still make one curve."""
+    data = table([[1.0, 9.0], [2.0, 3.0, 4.0], [50.0], [50.0]], tau=[0.1, 0.1, 0.2, 0.2])
+    stops = {0: Stop(200, "until"), 2: Stop(100, "prune"), 3: Stop(100, "prune")}
+    points = report.by_point(data, stops)
+    assert points[0.1,][:, :, 1].tolist() == [[1.0, 9.0, 9.0], [2.0, 3.0, 4.0]]
+    assert points[0.2,][:, :, 1].tolist() == [[50.0], [50.0]]
+    assert "best point tau=0.1, IQM 6.5" in report.headline("E", data, 1, stops=stops)
+    assert "2 points, 1 of them pruned" in report.headline("E", data, 1, stops=stops)
+
+
+def test_the_job_for_slurm_requeues_itself_until_it_has_finished(
+    clock: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script is run by a shell, with a `ddpg-jax` that notes its arguments; these are then run here, with a clock."""
+    (script,) = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, body in (("ddpg-jax", 'echo "$@" >> calls'), ("scontrol", 'echo "$@" >> requeued')):
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    for n, (looks, status) in enumerate([(4, "interrupted"), (1_000, "finished")]):
+        # What the program leaves is only known after it has run, so the script first finds what the job before has left.
+        subprocess.run(["sh", "-c", script], env=env, check=False, capture_output=True)
+        words = shlex.split((tmp_path / "calls").read_text().splitlines()[n])
+        assert ("--resume" in words) == (n > 0)
+        clock(looks)
+        assert run(*words, *TINY, "--checkpoint-seconds", "0") == 0
+        assert manifest(tmp_path / "runs" / "long")["status"] == status
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 2
+    subprocess.run(["sh", "-c", script], env=env, check=True)
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 2, "it has finished"
