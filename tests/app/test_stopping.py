@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +44,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 def sweep(out: Path, *more: str) -> list[str]:
     points = ["--grid", "critic_lr=1e-4,1e-3,1e-2,3e-2"]
-    return ["sweep", "Pendulum-v1", *points, *TINY, "--checkpoint-seconds", "0", "--out", str(out), *more]
+    return [
+        "sweep",
+        "Pendulum-v1",
+        *points,
+        *TINY,
+        "--eval-every",
+        "100",
+        "--checkpoint-seconds",
+        "0",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def policies(folder: Path) -> dict[str, bytes]:
@@ -55,7 +68,7 @@ def policies(folder: Path) -> dict[str, bytes]:
 def test_a_run_stops_at_its_time_limit_and_goes_on(
     whole_run: Callable[..., Path], clock: Callable[[int], None], tmp_path: Path, capfd: Capture
 ) -> None:
-    clock(4)
+    clock(2)
     assert run(*command(tmp_path / "a", "--hours", "2")) == 0
     said = capfd.readouterr()
     assert said.out == "", "it has no result yet"
@@ -97,7 +110,7 @@ def test_a_pruned_sweep_that_is_interrupted_ends_the_same(
     out = tmp_path / "b"
     times = 0
     while times == 0 or manifest(out)["status"] != "finished":
-        clock(4)
+        clock(2)
         more = ["--prune", "400,"] if times == 0 else ["--resume"]
         assert run(*sweep(out, "--hours", "1", *more)) == 0
         times += 1
@@ -107,18 +120,17 @@ def test_a_pruned_sweep_that_is_interrupted_ends_the_same(
     assert manifest(out)["stopped"] == manifest(pruned)["stopped"]
     capfd.readouterr()
     clock(1_000)
-    assert run(*sweep(out, "--prune", "1", "--resume")) == 2
-    assert "prune=1 with fraction 0.5 is not that of this run, 400, with fraction 0.5" in capfd.readouterr().err
+    assert run(*sweep(out, "--prune", "500,", "--resume")) == 2
+    assert "prune=500, with fraction 0.5 is not that of this run, 400, with fraction 0.5" in capfd.readouterr().err
 
 
 def test_pruned_points_can_go_on(pruned: Path, clock: Callable[[int], None], tmp_path: Path, capfd: Capture) -> None:
     """From where they stopped, interrupted on the way, to the rows of a sweep that was never pruned."""
-    import shutil
-
     out = tmp_path / "c"
     shutil.copytree(pruned, out)
-    clock(4)
+    clock(1)
     assert run(*sweep(out, "--hours", "1", "--prune", "none", "--resume")) == 0
+    assert "stopped at step 500 of each member of program 2 of 2" in capfd.readouterr().err
     clock(1_000)
     assert run(*sweep(tmp_path / "whole")) == 0
     assert run(*sweep(out, "--resume")) == 0
@@ -180,7 +192,7 @@ def test_the_job_for_slurm_requeues_itself_until_it_has_finished(
         (tools / name).write_text(f"#!/bin/sh\n{body}\n")
         (tools / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    for n, (looks, status) in enumerate([(4, "interrupted"), (1_000, "finished")]):
+    for n, (looks, status) in enumerate([(2, "interrupted"), (1_000, "finished")]):
         # What the program leaves is only known after it has run, so the script first finds what the job before has left.
         subprocess.run(["sh", "-c", script], env=env, check=False, capture_output=True)
         words = shlex.split((tmp_path / "calls").read_text().splitlines()[n])
