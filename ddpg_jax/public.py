@@ -15,6 +15,7 @@ from ddpg_jax.experiment.experiment import Experiment, configure
 from ddpg_jax.experiment.grid import random_points
 from ddpg_jax.experiment.presets import PRESETS, Preset
 from ddpg_jax.exploration import EXPLORERS
+from ddpg_jax.export import export_policy
 from ddpg_jax.replay import hindsight
 from ddpg_jax.replay.ring import n_step_return
 from ddpg_jax.replay.samplers import REPLAYS
@@ -63,6 +64,7 @@ __all__ = [
     "diagnostics",
     "envs",
     "exploration",
+    "export_policy",
     "heads",
     "hindsight",
     "init_actor",

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "exploration": {"types", "registry", "schedules"},
     "envs": {"types", "errors", "flatten"},
     "agent": {"types", "errors", "registry", "schedules", "envs"},
+    "export": {"types", "errors", "agent", "envs", "__version__"},
     "replay": {"types", "errors", "registry", "schedules"},
     "training": {"types", "flatten", "replay"},
     "experiment": {"types", "errors", "fields", "hyperparams", "registry", "schedules", "exploration", "agent", "replay"},
@@ -28,7 +29,10 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Room -> rooms that it may import besides itself; `app` may import anything."""
 
-THIRD_PARTIES = {"envs": {"gymnasium", "gymnasium_robotics", "gymnax", "brax", "mujoco_playground"}}
+THIRD_PARTIES = {
+    "envs": {"gymnasium", "gymnasium_robotics", "gymnax", "brax", "mujoco_playground"},
+    "export": {"onnx", "onnxruntime"},
+}
 """What adapters may import besides, inside functions only."""
 
 
@@ -88,6 +92,8 @@ def test_importing_the_core_loads_no_environment_plotting_or_logging_package() -
         "gymnax",
         "brax",
         "mujoco_playground",
+        "onnx",
+        "onnxruntime",
         "matplotlib",
         "orbax.checkpoint",
         "scipy.stats",

@@ -259,6 +259,23 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.card import card_path, model_card
+    from ddpg_jax.app.export import export
+    from ddpg_jax.app.files import write_text
+    from ddpg_jax.app.machine import check_jax
+
+    _import(options)
+    card = card_path(options.dir, options.out) if options.card else None
+    check_jax()
+    done = export(options.dir, options.to, options.out, member=options.member)
+    print(f"{options.out}: differs from the policy by {done.difference:.0e} of half the action range, in {done.program}")
+    if card:
+        write_text(card, model_card(options.dir, done, to=options.to))
+        print(card)
+    return 0
+
+
 def _plot(options: argparse.Namespace) -> int:
     from ddpg_jax.app.plot import plot
 
@@ -336,6 +353,7 @@ COMMANDS = {
     "train": _train,
     "sweep": _sweep,
     "eval": _eval,
+    "export": _export,
     "plot": _plot,
     "bench": _bench,
     "cite": _cite,

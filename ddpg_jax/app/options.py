@@ -119,6 +119,14 @@ def _reading(commands: Any) -> None:
         help="also write one episode as a .gif, .webp, animated .png, or .mp4 (extra video)",
     )
 
+    export = commands.add_parser("export", help="write a policy as a file for other programs", allow_abbrev=False)
+    export.add_argument("dir", type=Path, metavar="DIR", help="a run folder, or a saved policy")
+    export.add_argument("--to", choices=("onnx", "stablehlo", "npz"), default="onnx", help="the format (onnx)")
+    export.add_argument("--out", type=Path, metavar="FILE", required=True)
+    export.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
+    export.add_argument("--card", action="store_true", help="also write a model card, FILE with the ending .md")
+    _field(export, "imports")
+
     plot = commands.add_parser("plot", help="draw the learning curves of run folders", allow_abbrev=False)
     plot.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
     plot.add_argument(

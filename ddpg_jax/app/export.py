@@ -1,0 +1,52 @@
+"""Exports the policy of a run folder, with the numbers of the run in the file: the command `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ddpg_jax import __version__
+from ddpg_jax.agent.policy import load_policy
+from ddpg_jax.app.citations import bibtex
+from ddpg_jax.app.cite import keys_of_run
+from ddpg_jax.app.evaluation import policy_folder, recorded
+from ddpg_jax.app.options import check_file
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.envs.host.make import import_modules
+from ddpg_jax.export import export_policy
+from ddpg_jax.export.formats import Exported
+
+MEASURED = ("step", "eval_return_mean", "eval_return_std", "eval_length_mean")
+"""Columns of metrics.csv that the file carries."""
+
+
+def export(folder: Path, to: str, path: Path, *, member: str | None = None) -> Exported:
+    """Writes the policy of a run folder, or of a folder that `Policy.save` wrote.
+
+    Args:
+        folder: of the run or of the policy.
+        to: a name in `export.FORMATS`.
+        path: of the file.
+        member: a member of a sweep; by default the one with the best last return.
+
+    Raises:
+        ConfigError: the folder holds no policy, the file cannot be written there, or see `export_policy`.
+    """
+    check_file("out", path)
+    if (folder / "policy.json").exists():
+        return export_policy(load_policy(folder), path, to=to)
+    at = policy_folder(folder, member)
+    import_modules(recorded(folder, at).imports)
+    return export_policy(load_policy(at), path, to=to, notes=notes_of_run(folder, at))
+
+
+def notes_of_run(folder: Path, policy_at: Path) -> dict[str, Any]:
+    """Returns what a file says about the run that its policy is from, JSON."""
+    run = RunFolder(folder)
+    manifest, rows = run.manifest(), run.read_rows()
+    number = policy_at.name.removeprefix("member_")
+    member = next((one for one in manifest["members"] if str(one["member"]) == number), manifest["members"][0])
+    last = next((row for row in reversed(rows) if row["member"] == member["member"]), {})
+    about = {name: last[name] for name in MEASURED if name in last}
+    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", "")}
+    return {"run": {**identity, **about}, "citation": bibtex(keys_of_run(manifest), __version__)}
