@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from ddpg_jax import __version__
 from ddpg_jax.agent.policy_file import open_regular
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment
@@ -230,8 +231,8 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Returns the installed versions of the packages that results depend on."""
-    versions = {}
-    for package in PACKAGES:
+    versions = {"ddpg-jax": __version__}  # an editable install keeps the number it was installed with
+    for package in PACKAGES[1:]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
