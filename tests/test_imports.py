@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "exploration": {"types", "registry", "schedules"},
     "envs": {"types", "errors", "flatten"},
     "agent": {"types", "errors", "registry", "schedules", "envs"},
+    "data": {"types", "errors", "envs", "replay"},
     "export": {"types", "errors", "agent", "envs", "__version__"},
     "replay": {"types", "errors", "registry", "schedules"},
     "training": {"types", "flatten", "replay"},
@@ -31,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
 
 THIRD_PARTIES = {
     "envs": {"gymnasium", "gymnasium_robotics", "gymnax", "brax", "mujoco_playground"},
+    "data": {"minari"},
     "export": {"onnx", "onnxruntime"},
 }
 """What adapters may import besides, inside functions only."""
@@ -92,6 +94,8 @@ def test_importing_the_core_loads_no_environment_plotting_or_logging_package() -
         "gymnax",
         "brax",
         "mujoco_playground",
+        "minari",
+        "h5py",
         "onnx",
         "onnxruntime",
         "matplotlib",

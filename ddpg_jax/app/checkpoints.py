@@ -67,7 +67,7 @@ class Checkpoints:
         self._processes, self._run = processes, run
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, cleanup_tmp_directories=True)
         self._folder = folder.resolve()
-        self._alias, path = _without_patterns(self._folder)
+        self._alias, path = without_patterns(self._folder)
         self._manager = ocp.CheckpointManager(path, options=options)
 
     def __enter__(self) -> Checkpoints:
@@ -216,7 +216,7 @@ class Checkpoints:
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
-def _without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
+def without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
     """Returns a path to a folder that orbax takes literally: its own, or a link in a temporary folder, which comes first.
 
     Raises:

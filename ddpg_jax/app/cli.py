@@ -276,6 +276,38 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _record(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.evaluation import policy_folder
+    from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.record import mu, play, record, replay
+    from ddpg_jax.app.report import described_episodes
+    from ddpg_jax.data.collect import greedy, noisy, uniform
+    from ddpg_jax.data.minari_file import target_of
+
+    episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
+    given = [name for name in ("noise", "random", "replay") if getattr(options, name)]
+    if len(given) > 1:
+        raise ConfigError(f"--{given[0]} and --{given[1]} cannot be combined; give one of them")
+    sigma = _at_least("noise", options.noise or "0", 0.0)
+    at, target = policy_folder(options.dir, options.member), target_of(options.out)
+    check_jax()
+    raise_as_usual()
+    if options.replay:
+        source, describes = replay(options.dir, at), "The replay"
+    elif options.random:
+        source = play(lambda policy: uniform(policy.spec.action_dim), episodes=episodes, seed=seed)
+        describes = "Episodes of uniformly random actions"
+    elif sigma:
+        source = play(lambda policy: noisy(mu(policy), sigma), episodes=episodes, seed=seed)
+        describes = f"Episodes of the policy with Gaussian noise of {sigma:g} of half the action range"
+    else:
+        source = play(lambda policy: greedy(mu(policy)), episodes=episodes, seed=seed)
+        describes = "Episodes of the policy without noise"
+    found = record(options.dir, at, target, source=source, describes=describes)
+    print(f"{options.out}: {described_episodes([episode.reward for episode in found])}")
+    return 0
+
+
 def _plot(options: argparse.Namespace) -> int:
     from ddpg_jax.app.plot import plot
 
@@ -354,6 +386,7 @@ COMMANDS = {
     "sweep": _sweep,
     "eval": _eval,
     "export": _export,
+    "record": _record,
     "plot": _plot,
     "bench": _bench,
     "cite": _cite,

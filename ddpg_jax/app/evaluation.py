@@ -38,14 +38,14 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
         ConfigError: the folder holds no complete run, or its policy has diverged.
         EnvironmentFailure: the environment raised, or returned a number that is not finite.
     """
-    x, policy = _trained(folder, policy_at)
+    x, policy = trained(folder, policy_at)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
         raise ConfigError(
             f"{policy_at} holds a policy that has diverged, whose parameters are not finite; evaluate another one"
         )
     options = env_options(x)
     env = device_env(x.backend, x.env, options) or make_host(x.env, options)
-    _check_same_spaces(x.env, env.spec, policy.spec)
+    check_same_spaces(x.env, env.spec, policy.spec)
     act = policy.unit_action
     shared = x.eval_env == "shared"
     run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes, shared=shared))
@@ -66,7 +66,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
     return returns, lengths
 
 
-def _check_same_spaces(env: str, found: EnvSpec, trained: EnvSpec) -> None:
+def check_same_spaces(env: str, found: EnvSpec, trained: EnvSpec) -> None:
     """Checks that an environment takes and gives what a policy was trained with.
 
     Raises:
@@ -80,7 +80,7 @@ def _check_same_spaces(env: str, found: EnvSpec, trained: EnvSpec) -> None:
             )
 
 
-def _trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
+def trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
     """Returns the experiment that a policy was trained in, and the policy, whose network may come from the user's modules."""
     experiment = recorded(folder, policy_at)
     import_modules(experiment.imports)
@@ -175,7 +175,7 @@ def film(folder: Path, policy_at: Path, path: Path, *, seed: int) -> int:
         EnvironmentFailure: the environment raised.
     """
     check_film(folder, policy_at, path)
-    x, policy = _trained(folder, policy_at)
+    x, policy = trained(folder, policy_at)
     env = maker(x.env, env_options(x), render_mode="rgb_array")()
     count = 0
     with contextlib.closing(env), new_film(path, _milliseconds(env)) as add:

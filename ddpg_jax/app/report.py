@@ -16,7 +16,7 @@ from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
-from ddpg_jax.running.results import Stop
+from ddpg_jax.running.results import Stop, plural
 from ddpg_jax.running.rows import result_of
 
 FIXED = (
@@ -202,6 +202,19 @@ def standard_error(deviation: float, episodes: int) -> str:
     """Formats the standard error that follows a mean over episodes, given their standard deviation; empty for one episode."""
     return (
         f" +- {readable(deviation / math.sqrt(episodes - 1))} (standard error of {episodes} episodes)" if episodes > 1 else ""
+    )
+
+
+def described_episodes(rewards: Sequence[np.ndarray]) -> str:
+    """Describes episodes in one line, given the rewards `[T]` of each.
+
+    >>> described_episodes([np.array([1.0, 2.0]), np.array([5.0])])
+    '2 episodes, 3 steps, return 4.0 +- 1.0 (standard deviation)'
+    """
+    returns = np.array([own.sum(dtype=np.float64) for own in rewards])
+    return (
+        f"{plural(len(rewards), 'episode')}, {sum(map(len, rewards)):,} steps, return {readable(returns.mean())} +- "
+        f"{readable(returns.std())} (standard deviation)"
     )
 
 

@@ -1,0 +1,159 @@
+"""Records episodes of a run's policy, or its replay, as a dataset: the command `record`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ddpg_jax import __version__
+from ddpg_jax.agent.policy import Policy
+from ddpg_jax.app.checkpoints import STRIDE, without_patterns
+from ddpg_jax.app.evaluation import check_same_spaces, trained
+from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.data.collect import Act, collect
+from ddpg_jax.data.episodes import Episode, from_ring
+from ddpg_jax.data.minari_file import Target, write_minari
+from ddpg_jax.envs.choosing import device_env
+from ddpg_jax.envs.host import make_host
+from ddpg_jax.envs.host.make import maker
+from ddpg_jax.errors import ConfigError, EnvironmentFailure, one_line
+from ddpg_jax.experiment.build import env_options
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.types import Array, Env, EnvSpec
+
+Source = Callable[[Env, Callable[[], Any] | None, Any, Policy], list[Episode]]
+"""`(env, make, space, policy) -> episodes`; `make` makes Gymnasium's environment, or is None for one in JAX, and `space` is the
+space of observations."""
+
+
+class InJax:
+    """Has the spaces of an environment in JAX, as Gymnasium's environments have them."""
+
+    spec = None
+
+    def __init__(self, spec: EnvSpec):
+        from gymnasium.spaces import Box
+
+        low, high = (
+            np.array(bound, spec.action_dtype).reshape(spec.action_shape) for bound in (spec.action_low, spec.action_high)
+        )
+        self.observation_space = Box(-np.inf, np.inf, spec.obs_shape, np.float32)
+        self.action_space = Box(low, high, dtype=low.dtype.type)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def record(folder: Path, policy_at: Path, target: Target, *, source: Source, describes: str) -> list[Episode]:
+    """Writes episodes as a dataset, and returns them.
+
+    Args:
+        folder: of the run.
+        policy_at: the folder of its policy.
+        target: from `target_of`.
+        source: gives the episodes; see `play` and `replay`.
+        describes: what the episodes are, for the dataset's description.
+
+    Raises:
+        ConfigError: the folder holds no complete run, or its environment is another.
+        EnvironmentFailure: the environment failed.
+    """
+    x, policy = trained(folder, policy_at)
+    options = env_options(x)
+    in_jax = device_env(x.backend, x.env, options)
+    env = in_jax or make_host(x.env, options)
+    check_same_spaces(x.env, env.spec, policy.spec)
+    make = None if in_jax else maker(x.env, options)
+    spaces: Any = make() if make else InJax(env.spec)
+    try:
+        episodes = source(env, make, spaces.observation_space, policy)
+    except EnvironmentFailure as failure:
+        raise EnvironmentFailure(f"env={x.env} {failure}") from failure
+    finally:
+        spaces.close()
+        if env.outside is not None:
+            env.outside.close(())
+    manifest = RunFolder(folder).manifest()
+    write_minari(
+        target,
+        episodes,
+        observation_space=spaces.observation_space,
+        action_space=spaces.action_space,
+        env_spec=spaces.spec if make else _known_to_gymnasium(x),
+        about={
+            "algorithm_name": f"DDPG, preset {manifest['identity']['preset']}, ddpg_jax {__version__}",
+            "description": f"{describes}; env={x.env}, run {manifest.get('hash', '')}, {policy_at.name}.",
+        },
+    )
+    return episodes
+
+
+def _known_to_gymnasium(experiment: Experiment) -> Any:
+    """Returns Gymnasium's spec of an environment in JAX that has the same name and no keyword arguments, else None."""
+    import gymnasium
+
+    return gymnasium.registry.get(experiment.env) if experiment.env_kwargs == "{}" else None
+
+
+def play(act_of: Callable[[Policy], Act], *, episodes: int, seed: int) -> Source:
+    """Plays whole episodes; `act_of(policy)` is how to act in them."""
+    return lambda env, make, space, policy: collect(env, act_of(policy), episodes=episodes, seed=seed, make=make)
+
+
+def mu(policy: Policy) -> Callable[[Array], Array]:
+    """Returns the policy as a function `obs [E, O] -> action [E, A]` in [-1, 1]."""
+    return lambda obs: policy.unit_action(policy.params, obs)
+
+
+def replay(folder: Path, policy_at: Path) -> Source:
+    """Gives the episodes in the replay of the newest checkpoint of a run.
+
+    Raises:
+        ConfigError: see `newest_ring`.
+    """
+    rows, head, size = newest_ring(folder, policy_at)
+    return lambda env, make, space, policy: from_ring(rows, head, size, spec=policy.spec, space=space)
+
+
+def newest_ring(folder: Path, policy_at: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads the replay of a member from the newest checkpoint: the fields of `types.ReplayState`. It changes no file.
+
+    Raises:
+        ConfigError: there is no checkpoint, it cannot be read, or it is one without this member.
+    """
+    manifest, root = RunFolder(folder).manifest(), folder / "checkpoints"
+    if manifest.get("processes", 1) > 1:
+        raise ConfigError(f"--replay is not allowed with {folder}, a run of several processes; name a run of one")
+    numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
+    if not numbers:
+        raise ConfigError(f"{folder} holds no checkpoint, and so no replay; train it with --checkpoint-seconds")
+    members = (manifest.get("programs") or [[0]])[numbers[-1] // STRIDE]
+    number = int(policy_at.name.removeprefix("member_")) if policy_at.name.startswith("member_") else members[0]
+    if number not in members:
+        raise ConfigError(f"member={number} is not in the newest checkpoint of {folder}; it must be one of {members}")
+    alias, path = without_patterns(root.resolve())
+    try:
+        ring = _find_ring(ocp.PyTreeCheckpointer().restore(path / str(numbers[-1]) / "arrays"))
+    except Exception as error:  # a damaged file can fail in any way
+        raise ConfigError(f"the newest checkpoint of {folder} cannot be read: {one_line(error)}") from error
+    finally:
+        if alias:
+            alias.cleanup()
+    if ring is None:
+        raise ConfigError(f"the replay of {folder} is of your own, and cannot be recorded; leave out --replay")
+    place = members.index(number)
+    rows, head, size = (np.asarray(ring[name]) for name in ("rows", "head", "size"))
+    return (rows[place], head[place], size[place]) if rows.ndim == 3 else (rows, head, size)
+
+
+def _find_ring(tree: Any) -> dict[str, Any] | None:
+    """Returns the ring buffer in the arrays of a checkpoint, which orbax gives as dicts."""
+    if not isinstance(tree, dict):
+        return None
+    if {"rows", "head", "size"} <= set(tree):
+        return tree
+    return next((found for found in map(_find_ring, tree.values()) if found), None)

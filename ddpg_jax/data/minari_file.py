@@ -1,0 +1,113 @@
+"""Writes episodes as Minari datasets (Younis et al. 2024), by a Minari id or in a folder (extra `data`)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpg_jax.data.episodes import Episode
+from ddpg_jax.envs.extras import installed, missing
+from ddpg_jax.errors import ConfigError
+
+IDENTITY = re.compile(r"(?:[-_\w][-_\w/]*/)?[-_\w]+-v\d+")
+"""The form of Minari's ids, `namespace/name-v0`; the namespace is optional."""
+
+
+class Target(NamedTuple):
+    """Says where a dataset is written."""
+
+    name: str
+    """Its Minari id."""
+    path: Path
+    """Its folder, which has the folder `data` that `minari.MinariDataset` opens."""
+    listed: bool
+    """True if it is in the folder where Minari looks for ids."""
+
+
+def target_of(out: str) -> Target:
+    """Returns where a dataset is written: by a Minari id such as `pend/mine-v0`, or else in a folder such as `./mine`.
+
+    Raises:
+        ConfigError: the extra `data` is not installed, or there is something already.
+    """
+    for module in ("minari", "h5py"):
+        if not installed(module):
+            raise ConfigError(missing(f"out={out}", "data"))
+    listed = IDENTITY.fullmatch(out) is not None
+    if listed:
+        from minari.storage.datasets_root_dir import get_dataset_path
+
+        name, path = out, Path(get_dataset_path(out))
+    else:
+        path = Path(out)
+        name = f"{re.sub(r'[^-_0-9A-Za-z]', '_', path.resolve().name) or 'dataset'}-v0"
+    if path.exists():
+        raise ConfigError(f"out={out} is not allowed; {path} exists already, so name another dataset or remove it")
+    if not listed and not path.parent.is_dir():
+        raise ConfigError(
+            f"out={out} is not allowed; it must be a Minari id, such as pend/mine-v0, or a new folder in an existing one"
+        )
+    return Target(name, path, listed)
+
+
+def write_minari(
+    target: Target,
+    episodes: Sequence[Episode],
+    *,
+    observation_space: Any,
+    action_space: Any,
+    env_spec: Any,
+    about: Mapping[str, Any],
+) -> None:
+    """Writes a Minari dataset, and opens it once to see that it is whole.
+
+    Args:
+        target: from `target_of`.
+        episodes: at least one.
+        observation_space: the Gymnasium space of the observations.
+        action_space: that of the actions.
+        env_spec: Gymnasium's spec of the environment, from which Minari makes it again; None if it is not Gymnasium's.
+        about: more metadata of the dataset.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    import minari
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    namespace = target.name.rpartition("/")[0]
+    if target.listed and namespace and namespace not in list_local_namespaces():
+        create_namespace(namespace)
+    try:
+        (target.path / "data").mkdir(parents=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            storage = MinariStorage.new(
+                target.path / "data", observation_space=observation_space, action_space=action_space, env_spec=env_spec
+            )
+            storage.update_metadata({"dataset_id": target.name, "minari_version": minari.__version__, **about})
+            storage.update_episodes(_buffer(i, episode) for i, episode in enumerate(episodes))
+            found = minari.MinariDataset(target.path / "data")
+        if (found.total_episodes, found.total_steps) != (len(episodes), sum(map(len, episodes))):
+            raise OSError(f"{target.path} does not hold what was written")
+    except BaseException:
+        shutil.rmtree(target.path, ignore_errors=True)
+        raise
+
+
+def _buffer(number: int, episode: Episode) -> Any:
+    """Returns an episode as Minari takes it."""
+    from minari.data_collector import EpisodeBuffer
+
+    ends = np.arange(1, len(episode) + 1) == len(episode)
+    terminations, truncations = (ends & episode.terminated).tolist(), (ends & (not episode.terminated)).tolist()
+    arrays: Any = {"observations": episode.obs, "actions": episode.action}
+    own = {"rewards": episode.reward.tolist(), "terminations": terminations, "truncations": truncations}
+    return EpisodeBuffer(id=number, seed=episode.seed, **arrays, **own)
