@@ -16,8 +16,9 @@ from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce, configure, layer_sizes, reads
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
 from ddpg_jax.experiment.values import integer, plain
+from ddpg_jax.running.copies import TooManyCopies
 from ddpg_jax.running.hardware import HEADROOM, bytes_of, memory_limit
-from ddpg_jax.running.program import Member, Program, TooManyCopies
+from ddpg_jax.running.program import Member, Program
 from ddpg_jax.running.results import plural
 
 MakeProgram = Callable[[Experiment, list[Member]], Program]

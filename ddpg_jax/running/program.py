@@ -14,16 +14,16 @@ import chex
 import jax
 import numpy as np
 
-from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.experiment.build import named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running import hardware
 from ddpg_jax.running.compiled import functions_of, structure_of
+from ddpg_jax.running.copies import prepare
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.placement import Placement, make_placement
 from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
-from ddpg_jax.types import Env, EnvSpec, Hyperparams, Outside, Params
+from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 
 class Member(NamedTuple):
@@ -56,14 +56,6 @@ def total_iterations(experiment: Experiment) -> int:
     return -(-experiment.steps // experiment.num_envs)
 
 
-class TooManyCopies(ConfigError):
-    """The copies of an environment outside do not fit in memory; those of `members` members would."""
-
-    def __init__(self, line: str, members: int):
-        super().__init__(line)
-        self.members = members
-
-
 class Interrupted(Exception):
     """Raised when a signal has stopped an evaluation."""
 
@@ -88,7 +80,8 @@ class Program:
         self.placement = placement or make_placement(len(members), experiment.placement)
         self._per_call = call = self.placement.per_call
         if env.outside is not None:
-            self._prepare(env.outside)
+            many = {"members": len(members), "slots": self.placement.slots, "evaluated": 0 if self._shared else call.slots}
+            self.outside_bytes = prepare(env.outside, env.spec, experiment, **many)
         self._functions = functions_of(structure_of(experiment), env, call, *named_parts(experiment))
         self._warmup = warmup_iterations(experiment)
         self._seats, self._inputs = Seats((), 0), []
@@ -127,41 +120,6 @@ class Program:
         if self.env.outside is not None:
             self._env_states = [np.asarray(one.env) for one in state]
         return state
-
-    def _prepare(self, outside: Outside) -> None:
-        """Makes and tries the environments that training and evaluation will use."""
-        x = self.experiment
-        most = 0 if self._shared else self._per_call.slots
-
-        def needed(slots: int) -> int:
-            return outside.copies(slots * x.num_envs, evaluations=min(most, slots), episodes=x.eval_episodes)
-
-        count = needed(self.placement.slots)
-        self._measure(outside, count)
-        each, free = outside.copy_bytes, int(hardware.free_memory() * hardware.HEADROOM)
-        if each * (count - 2) > free:
-            outside.close(np.zeros(0))
-            fitting = 2 + free // each
-            raise TooManyCopies(
-                f"env={self.spec.name} takes {each / 2**20:,.0f} MiB a copy, and of the {count:,} that num_envs={x.num_envs}, "
-                f"eval_episodes={x.eval_episodes} and {len(self.members)} members need, {fitting:,} fit in memory; lower one",
-                next((slots for slots in reversed(range(1, len(self.members))) if needed(slots) <= fitting), 0),
-            )
-        self.outside_bytes = each * count
-        outside.prepare(count)
-        outside.try_out()
-        if x.hindsight != "none" and outside.goal_fault:
-            raise ConfigError(f"hindsight={x.hindsight} is not allowed with env={self.spec.name}: {outside.goal_fault}")
-
-    def _measure(self, outside: Outside, count: int) -> None:
-        """Makes and tries two copies, or one if only one is needed, and notes the bytes of memory that the second took."""
-        before = 0
-        for made in range(1, min(count, 2) + 1):
-            before = hardware.resident_memory()
-            outside.prepare(made)
-            outside.try_out()
-        if count > 1:  # later ones may take what earlier ones have left
-            outside.copy_bytes = max(outside.copy_bytes, hardware.resident_memory() - before)
 
     @property
     def state_survives_failure(self) -> bool:

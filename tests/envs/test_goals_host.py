@@ -278,8 +278,8 @@ class Near(Reach):
         return -np.linalg.norm(achieved - desired, axis=-1).astype(np.float32)
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        obs, reward, _, *rest = super().step(action)
-        return obs, reward, reward > -0.3 or reward < -1.7, *rest
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, reward > -0.3 or reward < -1.7, truncated, info
 
 
 def test_the_ring_learns_which_rewards_end_an_episode() -> None:

@@ -506,7 +506,7 @@ def test_environments_count_in_the_memory_that_a_run_needs(monkeypatch: pytest.M
     with pytest.raises(dj.ConfigError, match=r"env=Heavy takes (19|2\d) MiB a copy, and of the 8 that .* 5 fit in memory"):
         dj.make_program(experiment, members, make)
     assert len(made) == 2
-    parts = fit_to_memory(Group(experiment, members), lambda *group: dj.make_program(*group, make))
+    parts = fit_to_memory(Group(experiment, members), lambda x, members: dj.make_program(x, members, make))
     for n, (part, program) in enumerate(parts):
         assert (len(part.members), program.outside_bytes > 40_000_000) == (2, True), n
         program.close()

@@ -379,8 +379,7 @@ def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None 
         make: makes one environment.
         name: the name used in reports.
         reward_threshold: mean return at which the environment counts as solved.
-        order: `textbook`, or `overlapped` to step environments in the thread that runs the program while the
-            program continues.
+        order: `textbook`, or `overlapped` to step environments in the thread that runs the program while it continues.
 
     Raises:
         ConfigError: the function fails or makes no environment, or DDPG does not support its spaces.
@@ -393,8 +392,7 @@ def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None 
         return jnp.stack([number, row[0].astype(jnp.int32), row[1].astype(jnp.int32)]), row[2:]
 
     def step(key: Key, env_state: Array, obs: Array, action: Array) -> tuple[Array, Array, Transition]:
-        shape = (envs.spec.action_dim,)
-        chex.assert_shape(action, shape, custom_message="Env.step: action must be [A]; use jax.vmap for several")
+        chex.assert_shape(action, (envs.spec.action_dim,), custom_message="Env.step: action must be [A]")
         del key  # an environment has its own random numbers, seeded at its first reset
         row = _stepped(jax.ShapeDtypeStruct((2 * envs.spec.obs_dim + 4,), jnp.float32), env_state, jnp.nan_to_num(action))
         return envs.unpack(env_state, obs, action, row)
