@@ -197,8 +197,8 @@ class Job:
         self._rows = restore_rows(self.folder, self.queue, kept, say=self.say)
         self._digest.add(self._rows)
         self._earlier_seconds = self.folder.manifest().get("seconds", 0.0) if kept else 0.0
-        experiment = dataclasses.asdict(self.queue.first_experiment)
-        self.folder.write_manifest(experiment=experiment, status="running", end=None, **self.written())
+        own = dataclasses.asdict(self.queue.first_experiment)
+        self.folder.write_manifest(experiment=own, status="running", end=None, **self.written())
         return kept
 
     def _shapes(self, k: int) -> Any | None:
@@ -240,7 +240,7 @@ class Job:
         return Checkpoint(k, tick.iteration, arrays, text, tick.journal, self._digest.count, self._digest.text())
 
     def written(self) -> dict[str, Any]:
-        """Returns what the manifest says of the rows so far."""
+        """What the manifest says of the rows so far."""
         return {"rows": self._digest.count, "rows_digest": self._digest.text()}
 
     def received_anywhere(self) -> list[int]:
