@@ -77,7 +77,7 @@ LEANRL = {"env": "HalfCheetah-v5", "backend": "host", "preset": "td3", "warmup_s
 """LeanRL's TD3: batch 256, one environment, simulated on the host."""
 
 
-ALONE, TOGETHER = placement.ACCELERATED
+ALONE, TOGETHER = placement.PACKED
 LAYOUTS = {
     "every array apart": (PLAIN, PLAIN),
     "2 steps a turn": (ALONE._replace(unroll=2), TOGETHER._replace(unroll=2)),

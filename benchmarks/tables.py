@@ -249,7 +249,10 @@ def compiled() -> str:
             cells.append(f"{(row['bytes_a_member'] + row['scratch_bytes_a_member']) / 2**20:.1f}")
         cells.append(str(max(row["copies_of_the_replay"] for key, row in rows.items() if key[1] == part)))
         lines.append(f"| {part} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", where(result, "compiled"), ""])
+    # Rows that an earlier run has compiled say so, since a run may have been for one of the targets only.
+    earlier = {row["target"]: row["about"] for row in result["rows"] if "about" in row}
+    about = [f"{target}: {where(row, 'compiled')}" for target, row in earlier.items()]
+    return "\n".join([*lines, "", where(result, "compiled"), *about, ""])
 
 
 def environments() -> str:

@@ -25,14 +25,14 @@ CPU_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 SMALL = 32
 """Largest size of an array that is carried in a vector together with others."""
-LAYOUTS = {"cpu": (PLAIN, PLAIN)}
-"""Maps platforms to the layouts of the loop over vector steps, of a member alone and of vmapped ones."""
-ACCELERATED = (
+PACKED = (
     Layout(functools.partial(make_pack, largest=SMALL)),
     Layout(functools.partial(make_pack, largest=SMALL, code=as_bits)),
 )
-"""The layouts on all other platforms, where every kernel of a step costs a launch. With the defaults there are 64 kernels for a
-member alone and 50 for vmapped ones, instead of 78 and 61."""
+"""The layouts of the loop over vector steps on GPUs, where every kernel of a step costs a launch: of a member alone, and of
+vmapped ones. With the defaults there are 64 and 50 kernels instead of 78 and 61."""
+LAYOUTS = dict.fromkeys(("gpu", "cuda", "rocm"), PACKED)
+"""Maps platforms to their layouts; on all others, every array is carried by itself."""
 
 
 class Placement(NamedTuple):
@@ -70,7 +70,7 @@ class Placement(NamedTuple):
     @property
     def layout(self) -> Layout:
         """The layout of the loop over vector steps."""
-        return LAYOUTS.get(self.devices[0].platform, ACCELERATED)[self.vmapped]
+        return LAYOUTS.get(self.devices[0].platform, (PLAIN, PLAIN))[self.vmapped]
 
     def put(self, tree: Any) -> Any:
         """Puts arrays `[M, ...]` on the devices of their members."""

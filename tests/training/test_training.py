@@ -17,7 +17,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.running import blocks
 from ddpg_jax.running.blocks import Journal
-from ddpg_jax.running.placement import ACCELERATED, make_placement
+from ddpg_jax.running.placement import PACKED, make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import PLAIN, Layout, Metrics
 from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
@@ -165,9 +165,9 @@ def test_other_block_boundaries_same_bits() -> None:
 
 
 def test_the_layout_of_the_loop_changes_nothing_but_rounding() -> None:
-    """As accelerators have it: small arrays packed, and 31 steps as ten turns of three and one of one."""
+    """As GPUs have it: small arrays packed, and 31 steps as ten turns of three and one of one."""
     key, numbers = given(seed=5)
-    layouts = (PLAIN, ACCELERATED[0]._replace(unroll=3), ACCELERATED[1])
+    layouts = (PLAIN, PACKED[0]._replace(unroll=3), PACKED[1])
     results = [compiled(BASE, layout).learn(key, warm(seed=5), numbers, WARMUP, WARMUP + 31) for layout in layouts]
     expected = results[0]
     assert expected[1].done == WARMUP + 31
