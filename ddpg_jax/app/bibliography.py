@@ -254,6 +254,25 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "year": "2022",
         },
     ),
+    "jamieson2016": (
+        "inproceedings",
+        {
+            "title": "Non-stochastic best arm identification and hyperparameter optimization",
+            "author": "Jamieson, Kevin and Talwalkar, Ameet",
+            "booktitle": "International Conference on Artificial Intelligence and Statistics",
+            "year": "2016",
+        },
+    ),
+    "li2020": (
+        "inproceedings",
+        {
+            "title": "A system for massively parallel hyperparameter tuning",
+            "author": "Li, Liam and Jamieson, Kevin and Rostamizadeh, Afshin and Gonina, Ekaterina and Ben-tzur, Jonathan and "
+            "Hardt, Moritz and Recht, Benjamin and Talwalkar, Ameet",
+            "booktitle": "Proceedings of Machine Learning and Systems",
+            "year": "2020",
+        },
+    ),
     "agarwal2021": (
         "inproceedings",
         {

@@ -38,4 +38,6 @@ def keys_of_run(manifest: dict[str, Any]) -> list[str]:
         unknown = [name for name in fields if FIELDS[name].table and fields[name] not in FIELDS[name].allowed()]
         fields = {name: value for name, value in fields.items() if name not in unknown}
         keys += references(configure(fields)[0], len(members))
+    if manifest.get("stopping", {}).get("pruning"):
+        keys += ["jamieson2016", *(["li2020"] if len(manifest.get("programs", [])) > 1 else [])]
     return keys

@@ -316,6 +316,14 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.review import write_report
+
+    write_report(options.dirs, options.out)
+    print(options.out)
+    return 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     from ddpg_jax.app.bench import bench
     from ddpg_jax.app.machine import check_jax
@@ -388,6 +396,7 @@ COMMANDS = {
     "export": _export,
     "record": _record,
     "plot": _plot,
+    "report": _report,
     "bench": _bench,
     "cite": _cite,
     "presets": _presets,

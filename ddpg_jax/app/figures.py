@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -153,6 +153,26 @@ def _told_apart(curves: Mapping[str, np.ndarray], pruned: Collection[str]) -> di
     return places | {ranked[len(ranked) // 2]: "median"}
 
 
+def profiles(final: Mapping[str, np.ndarray], profile: Callable[[Any, Any], np.ndarray], *, path: Path) -> None:
+    """Draws the fraction of seeds whose final return exceeds each return, one line for each label.
+
+    Args:
+        final: label -> final returns `[S]`.
+        profile: `(values [S], returns [R]) -> [R]`, see `running.comparison.performance_profile`.
+        path: the file to write.
+    """
+    figure, (axes,) = _canvas("")
+    known = np.concatenate([values[np.isfinite(values)] for values in final.values()])
+    margin = 0.05 * (np.ptp(known) or 1.0)
+    returns = np.linspace(known.min() - margin, known.max() + margin, 400)
+    for label, values in final.items():
+        axes.plot(returns, profile(values, returns), lw=2, label=textwrap.fill(label or "all", WIDTH))
+    axes.set_xlabel("return")
+    axes.set_ylabel("fraction of seeds with a higher final return")
+    _legend(figure, [axes])
+    _save(figure, path)
+
+
 def sensitivity(
     fields: list[str],
     final: dict[tuple[Any, ...], np.ndarray],
@@ -208,8 +228,9 @@ def sensitivity(
         axes.spines[["top", "right"]].set_visible(False)
     several = min(map(len, final.values())) > 1
     pooled = "\nof all points that have the value" if len(fields) > 1 else ""
+    crosses = "; crosses were pruned" if pruned else ""
     panels[0].set_ylabel(
-        "final return without noise\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled})"
+        "final return without noise\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled}{crosses})"
     )
     figure.suptitle(title)
     _save(figure, path)

@@ -143,6 +143,12 @@ def _reading(commands: Any) -> None:
         "--out", type=Path, metavar="FILE", default=Path("learning_curves.png"), help="the figure (learning_curves.png)"
     )
 
+    page = commands.add_parser("report", help="write a page about run folders for a reviewer", allow_abbrev=False)
+    page.add_argument("dirs", type=Path, nargs="+", metavar="DIR")
+    page.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("report.html"), help="the page, .html or .md (report.html)"
+    )
+
 
 def _looking_up(commands: Any) -> None:
     bench = commands.add_parser("bench", help="measure the speed of this machine, as a table and as JSON", allow_abbrev=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,16 +16,35 @@ from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
 
 
+class Curves(NamedTuple):
+    """Learning curves of several runs."""
+
+    panels: dict[str, dict[str, np.ndarray]]
+    """Environment -> label -> curves `[S, evaluations, 2]` of steps and returns."""
+    pruned: set[tuple[str, str]]
+    """Environments and labels of points that were pruned."""
+
+
 def plot(folders: Sequence[Path], out: Path) -> None:
-    """Draws the runs in the folders; runs with the same settings share a curve, and each point of a sweep has one of its own.
+    """Draws the learning curves of the runs in the folders.
 
     Raises:
-        ConfigError: the figure's name has another ending; a folder has no run, no evaluation or a table that cannot be read; a
-            run is given twice; or runs of one curve were never evaluated at the same step.
+        ConfigError: the figure's name has another ending, or the folders cannot be read; see `collect`.
     """
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
+    curves = collect(folders)
+    figures.learning_curves(curves.panels, out, pruned=curves.pruned)
+
+
+def collect(folders: Sequence[Path]) -> Curves:
+    """Reads the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
+
+    Raises:
+        ConfigError: a folder has no run, no evaluation or a table that cannot be read; a run is given twice; or runs of one
+            curve were never evaluated at the same step.
+    """
     settings, tables, envs, stopped = [], [], [], []
     known: dict[str, Path] = {}
     for folder in folders:
@@ -61,7 +80,7 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         reached = [dict(seed) for seed in seeds]
         curve = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
         panels.setdefault(env, {})[label] = curve
-    figures.learning_curves(panels, out, pruned=pruned)
+    return Curves(panels, pruned)
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:
