@@ -1,6 +1,8 @@
 """Compares runs by statistics over their seeds.
 
-They are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice". A seed that has diverged is NaN. It counts as worse than any return.
+They are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice".
+
+A seed that has diverged is NaN. It counts as worse than any return.
 """
 
 from __future__ import annotations

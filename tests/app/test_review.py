@@ -14,7 +14,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from ddpg_jax.app import figures
-from tests.runs import TINY, command, run
+from tests.runs import TINY, command, manifest, run
 
 pytestmark = pytest.mark.usefixtures("command_line")
 
@@ -54,7 +54,7 @@ def test_the_page_tells_all_and_asks_for_nothing(folders: list[Path], tmp_path: 
     words = " ".join(page.words)
     for word in (
         *("What was run", "IQM", "95 % interval", "pruned at 400", "400 (pruned)", "probability that the row is better"),
-        *("optimality gap", "hidden=16-16", "ddpg-jax sweep Pendulum-v1 --grid", "@article{lillicrap2015", "agarwal2021"),
+        *("optimality gap", "hidden=16-16", manifest(folders[1])["command"], "@article{lillicrap2015", "agarwal2021"),
         *("jamieson2016", "critic_lr=0.001", "finished", "jax "),
     ):
         assert word in words, word

@@ -1,0 +1,100 @@
+"""Successive halving: does it find a point as good as the best of a whole sweep, and what does it cost?
+
+    python -m benchmarks.pruning --repetitions 10
+
+Pendulum-v1, random points of (critic_lr, actor_lr, tau, noise_sigma), each repetition with other points and other seeds. A whole
+sweep and a pruned one train the same members; the point that each calls the best is trained again with new seeds, since the best
+of many is partly the luckiest. Reports updates and wall time of the pruned sweep as fractions of the whole one, and whether its
+point lies within the interval of the other's. Each finished repetition is kept in `benchmarks/results/pruning.json`, and the same
+command goes on after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "pruning.json"
+RANGES = {
+    "critic_lr": "log:1e-5:1e-2",
+    "actor_lr": "log:1e-5:1e-2",
+    "tau": "log:1e-4:1e-1",
+    "noise_sigma": "uniform:0.05:0.5",
+}
+RERUN = 10_000
+"""Seeds of the members that are trained again start here."""
+
+
+def repetition(number: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Trains a whole sweep and a pruned one of the same points, in alternating order, and the best point of each again."""
+    import ddpg_jax as dj
+
+    points = dj.random_points(RANGES, settings["points"], seed=number)
+    fields = {**settings["fields"], "seed": 100 * number}
+    ways = {"whole": {}, "pruned": {"prune": settings["prune"], "prune_fraction": settings["fraction"]}}
+    found: dict[str, Any] = {"repetition": number}
+    for way in sorted(ways, reverse=bool(number % 2)):
+        begin = time.perf_counter()
+        sweep = dj.sweep("Pendulum-v1", settings["seeds"], points=points, **fields, **ways[way])
+        seconds, best = time.perf_counter() - begin, sweep.best()
+        warmup = fields.get("warmup_steps", dj.Experiment.warmup_steps)
+        last = {row["member"]: row["step"] for row in sweep.rows}
+        again = dj.sweep("Pendulum-v1", settings["again"], points=[points[best["point"]]], **{**fields, "seed": RERUN + number})
+        value = again.best()
+        found[way] = {
+            "seconds": seconds,
+            "updates": sum(step - warmup for step in last.values()),
+            "point": best["point"],
+            "iqm": best["iqm"],
+            "again_iqm": value["iqm"],
+            "again_interval": value["interval"],
+        }
+    return found
+
+
+def summary(repetitions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the fractions of updates and time, and how often the pruned sweep's point is as good, to the interval."""
+    ratios = {name: [one["pruned"][name] / one["whole"][name] for one in repetitions] for name in ("updates", "seconds")}
+    as_good = [one["pruned"]["again_iqm"] >= one["whole"]["again_interval"][0] for one in repetitions]
+    quartiles = {name: np.quantile(values, [0.25, 0.5, 0.75]).tolist() for name, values in ratios.items()}
+    return {"fraction_of": quartiles, "as_good": sum(as_good), "of": len(as_good)}
+
+
+def main() -> None:
+    """Runs the repetitions that are missing, and prints the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--points", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--again", type=int, default=10, help="seeds with which the best points are trained again")
+    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--prune", default="3")
+    parser.add_argument("--fraction", type=float, default=0.5)
+    parser.add_argument("--hidden", default="256-256")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+
+    import ddpg_jax as dj
+    from ddpg_jax.app.machine import machine
+
+    fields = {"steps": options.steps, "hidden": options.hidden}
+    settings = {name: getattr(options, name) for name in ("points", "seeds", "again", "prune", "fraction")} | {"fields": fields}
+    known = json.loads(options.out.read_text()) if options.out.exists() else {"settings": settings, "repetitions": []}
+    if known["settings"] != settings:
+        raise SystemExit(f"{options.out} has other settings; give another --out")
+    # Compiles what all repetitions run, so that no time has a part of it.
+    dj.sweep("Pendulum-v1", 2, points=dj.random_points(RANGES, 2), **{**fields, "steps": 1_010})
+    for number in range(len(known["repetitions"]), options.repetitions):
+        known["repetitions"].append(repetition(number, settings))
+        known |= {**machine(), "summary": summary(known["repetitions"])}
+        options.out.write_text(json.dumps(known, indent=1) + "\n")
+    print(json.dumps(known["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
