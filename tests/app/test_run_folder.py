@@ -95,7 +95,7 @@ def test_what_is_no_run_is_not_replaced(tmp_path: Path, capfd: Any) -> None:
 def test_a_run_leaves_these_files_and_no_temporary_ones(whole_run: Any, backend: str) -> None:
     folder = whole_run(backend)
     names = {path.name for path in folder.iterdir()}
-    parts = {"manifest.json", "metrics.csv", "summary.json", "checkpoints", "policy", "learning_curve.png"}
+    parts = {"manifest.json", "metrics.csv", "summary.json", "checkpoints", "policy", "policy_best", "learning_curve.png"}
     assert names - {".lock"} == parts
     assert {path.name for path in (folder / "policy").iterdir()} == {"policy.json", "actor.npz"}
     assert [path for path in folder.rglob("*") if "tmp" in path.name] == []
@@ -261,7 +261,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
     """What `plot` draws, instead of pictures."""
     figures: list[dict[str, np.ndarray]] = []
 
-    def draw(panels: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    def draw(panels: dict[str, dict[str, np.ndarray]], path: Path, **more: Any) -> None:
         figures.append({f"{env}: {label}": curve for env, curves in panels.items() for label, curve in curves.items()})
 
     monkeypatch.setattr(drawing, "learning_curves", draw)
