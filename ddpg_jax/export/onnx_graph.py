@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 from jax.extend import core
 
 from ddpg_jax.errors import ConfigError
@@ -229,5 +230,5 @@ RULES: dict[str, Callable[..., Any]] = {
 
 def traced(function: Callable[..., Any], shape: tuple[int, ...]) -> core.ClosedJaxpr:
     """Traces `obs [B, *shape] -> action` for every batch size B."""
-    (batch,) = jax.export.symbolic_shape("B")
+    (batch,) = export.symbolic_shape("B")
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *shape), np.float32))
