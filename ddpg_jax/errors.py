@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import sysconfig
 import traceback
@@ -44,3 +45,9 @@ def defined_at(function: Any) -> str:
 
 def _is_users(filename: str) -> bool:
     return not filename.startswith(NOT_THE_USERS) and "-packages" not in filename
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Returns True if an error comes from a lack of memory, whatever its type."""
+    words = ("can't start new thread", "bad_alloc")
+    return getattr(error, "errno", None) == errno.ENOMEM or any(word in str(error) for word in words)

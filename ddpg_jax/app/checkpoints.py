@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpg_jax.app.processes import ALONE, Processes
-from ddpg_jax.errors import ConfigError
+from ddpg_jax.errors import ConfigError, lacks_memory
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "Task exception was never retrieved", of reads that were given up
@@ -135,7 +135,8 @@ class Checkpoints:
         except (OSError, MemoryError):
             raise
         except Exception as error:
-            _raise_memory(error)
+            if lacks_memory(error):  # which is no damage
+                raise MemoryError from error
             full = "RESOURCE_EXHAUSTED" in str(error) or os.strerror(errno.ENOSPC) in str(error)
             code = errno.ENOSPC if full else errno.EIO
             raise OSError(code, os.strerror(code), str(self._folder)) from error
@@ -212,7 +213,8 @@ class Checkpoints:
         except (ConfigError, MemoryError):
             raise
         except Exception as error:  # a damaged file can fail in any way
-            _raise_memory(error)
+            if lacks_memory(error):  # which is no damage
+                raise MemoryError from error
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
@@ -234,12 +236,6 @@ def without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | N
     folder.mkdir(parents=True, exist_ok=True)
     link.symlink_to(folder, target_is_directory=True)
     return alias, link
-
-
-def _raise_memory(error: Exception) -> None:
-    """Raises MemoryError in place of errors that come from a lack of memory, which is no damage."""
-    if getattr(error, "errno", None) == errno.ENOMEM or any(word in str(error) for word in ("new thread", "bad_alloc")):
-        raise MemoryError from error
 
 
 def _ignore_late_errors() -> None:

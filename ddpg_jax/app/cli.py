@@ -1,7 +1,6 @@
 """Runs the commands of the command line, and reports errors in one line. `options` defines their options.
 
-Each command imports what it needs when it runs. Help and wrong options do not wait for JAX, which takes most of a
-second to import.
+Each command imports what it needs when it runs, so that help and wrong options do not wait for JAX.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ddpg_jax.app.interrupts import raise_as_usual
 from ddpg_jax.app.options import ENVIRONMENT, check_file, joined, make_parser
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.errors import ConfigError, EnvironmentFailure, lacks_memory
 from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, nearest_fields
 from ddpg_jax.experiment.presets import PRESETS, read_preset
 from ddpg_jax.experiment.values import plain
@@ -27,10 +26,7 @@ from ddpg_jax.experiment.values import plain
 if TYPE_CHECKING:
     from ddpg_jax.app.processes import Meeting
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers that mean that there is no space left on a disk."""
-NO_MEMORY = ("RESOURCE_EXHAUSTED", "can't start new thread", "bad_alloc")
-"""Words of errors that mean a lack of memory."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space is left on a disk
 OUT_OF_MEMORY = "out of memory; lower batch_size, hidden, replay_capacity, eval_episodes or the number of members"
 
 
@@ -44,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno == errno.ENOMEM:
+        if lacks_memory(error):
             return _fail(OUT_OF_MEMORY, 1)
         what = f"{error.filename}: " if error.filename else "a file: "
         cure = "; free some space there" if error.errno in FULL else ""
@@ -52,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecursionError:
         return _fail("an option or a file is nested too deeply to be read")
     except (MemoryError, RuntimeError) as error:  # XLA raises a RuntimeError if memory runs out
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in NO_MEMORY):
+        if not (isinstance(error, MemoryError) or lacks_memory(error) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         return _fail(OUT_OF_MEMORY, 1)
     except KeyboardInterrupt:
