@@ -55,9 +55,10 @@ def categorical(num_atoms: int) -> Head:
     The critic gives logits of `num_atoms` returns that are evenly spaced from `value_min` to `value_max`. The target is the
     distribution of the next state, shifted and scaled by the Bellman equation and projected onto the atoms (their Algorithm 1),
     and the loss is the cross-entropy. With an `atom_sigma` above 0, the target is instead a Gaussian around the scalar target,
-    with a deviation of `atom_sigma` times the distance of atoms (HL-Gauss, Farebrother et al. 2024). With several critics, the
-    one with the smallest mean gives the target. What is reported as the TD error, which sets replay priorities, is the
-    Kullback-Leibler divergence of prediction and target, the cross-entropy minus the entropy of the target.
+    with a deviation of `atom_sigma` times the distance of atoms (HL-Gauss, Farebrother et al. 2024); the atoms should then
+    reach a few deviations beyond the returns, because what lies outside is cut off. With several critics, the one with the
+    smallest mean gives the target. What is reported as the TD error, which sets replay priorities, is the Kullback-Leibler
+    divergence of prediction and target, the cross-entropy minus the entropy of the target.
     """
 
     def init(hyper: Hyperparams) -> dict[str, Array]:
