@@ -330,7 +330,9 @@ class ProgramJob:
         """Logs and shows a tick, and saves a checkpoint if one is due; stops the run if there was a signal."""
         time_now, rows = time.monotonic(), self.job.log(tick.rows)
         since, step = self._shown
-        speed = (tick.step - step) * self.many / max(time_now - since, 1e-9)
+        stopped = tick.journal.stopped or []
+        going_on = self.many * (1 - sum(at >= 0 for at in stopped) / max(1, len(stopped)))  # if processes do not differ
+        speed = (tick.step - step) * going_on / max(time_now - since, 1e-9)
         display.update(self._steps_before + tick.step * self.many, speed, rows)
         if rows:
             self._shown = (time_now, tick.step)
