@@ -133,7 +133,7 @@ def make_agent(
     critics = Critics(critic, num_critics)
     outputs_of = functools.partial(apply, critics)
     actor_tx, critic_tx = optimizers
-    init = make_init(actor, critics, head, optimizers, targets, obs_dim=obs_dim, action_dim=action_dim)
+    init = make_init(actor, critics, head, optimizers, targets=targets, obs_dim=obs_dim, action_dim=action_dim)
     update_critic = targets.make_critic_update(
         critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose
     )
@@ -170,7 +170,7 @@ def make_agent(
 
 
 def make_init(
-    actor: nn.Module, critics: Critics, head: Head, optimizers: Nets, targets: Targets, *, obs_dim: int, action_dim: int
+    actor: nn.Module, critics: Critics, head: Head, optimizers: Nets, *, targets: Targets, obs_dim: int, action_dim: int
 ) -> Callable[[Key, Hyperparams], TrainState]:
     """Returns `Agent.init`."""
     actor_tx, critic_tx = optimizers
