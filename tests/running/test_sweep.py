@@ -137,13 +137,13 @@ def test_a_number_is_swept_where_some_points_read_it() -> None:
         "replay": "prioritized",
         "target_noise": 0.2,
     }
-    everything |= {"critic": "categorical"}
+    everything |= {"critic": "categorical", "num_envs": 2}
     numbers = [name for name, field in FIELDS.items() if field.read_by]
     point = {name: {**STRUCTURE, **NUMBERS}[name] for name in numbers}
     assert make_groups([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
     for name in numbers:
         with pytest.raises(dj.ConfigError, match=f"{name} cannot be swept"):
-            make_groups([{name: point[name]}], 1, {"exploration": "none"})
+            make_groups([{name: point[name]}], 1, {"exploration": "none", "network": "crossq", "targets": "joint"})
 
 
 @pytest.fixture(scope="module")
