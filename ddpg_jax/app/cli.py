@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddpg_jax.app.interrupts import raise_as_usual
-from ddpg_jax.app.options import ENVIRONMENT, check_file, joined, make_parser
+from ddpg_jax.app.options import ENVIRONMENT, at_least, check_file, digits, joined, make_parser, whole
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError, EnvironmentFailure, lacks_memory
 from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, nearest_fields
@@ -66,12 +66,14 @@ def _main(arguments: list[str]) -> int:
     options, rest = make_parser().parse_known_args(joined(arguments))
     options.arguments = arguments
     if rest:
-        raise ConfigError(f"{rest[0]} is not an option of {options.command}; {_hint(options.command, rest[0].split('=')[0])}")
+        raise ConfigError(f"{rest[0]} is not an option of {options.command}; {_hint(options.command, *rest[0].split('=', 1))}")
     return COMMANDS[options.command](options)
 
 
-def _hint(command: str, option: str) -> str:
+def _hint(command: str, option: str, *value: str) -> str:
     """Suggests what may have been meant by an option that a command does not have."""
+    if value and command == "sweep" and option in FIELDS:
+        return f"write --grid {option}={value[0]}, one --grid for each field"
     if command == "train" and _takes("sweep", option):
         return "ddpg-jax sweep has it, and trains many policies at once"
     close = nearest_fields(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep") else ()
@@ -121,14 +123,14 @@ def _sweep_groups(options: argparse.Namespace) -> Any:
     from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
 
     given = _given(options)
-    seeds = _whole("seeds", options.seeds)
+    seeds = whole("seeds", options.seeds)
     if options.sample and options.grid:
         raise ConfigError("--sample and --grid cannot be combined; give one of them")
     if options.sample:
         if options.points is None:
             raise ConfigError("--sample needs --points N, the number of points to draw")
         ranges = {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
-        points = random_points(ranges, _whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
+        points = random_points(ranges, whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
     elif options.points is not None:
         raise ConfigError("--points is the number of points that --sample draws; also give --sample FIELD=log:LOW:HIGH")
     else:
@@ -155,10 +157,10 @@ def _meeting(options: argparse.Namespace) -> Meeting | None:
     if None in words:
         raise ConfigError("--coordinator, --num-processes and --process-id must be given together, or --distributed alone")
     host, _, port = options.coordinator.rpartition(":")
-    if not host or not 0 < _read(port) < 2**16:
+    if not host or not 0 < digits(port) < 2**16:
         raise ConfigError(f"coordinator={options.coordinator} is not allowed; it must be HOST:PORT with a port below 65536")
-    count = _whole("num_processes", options.num_processes)
-    if not 0 <= _read(options.process_id) < count:
+    count = whole("num_processes", options.num_processes)
+    if not 0 <= digits(options.process_id) < count:
         raise ConfigError(f"process_id={options.process_id} is not allowed; it must be a whole number from 0 to {count - 1}")
     return Meeting(host.strip("[]"), int(port), count, int(options.process_id))
 
@@ -198,7 +200,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
 
     check_jax()
     raise_as_usual()
-    seconds = _at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
+    seconds = at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite cannot be combined; give one of them")
     job = Options(options.out, options.resume, options.overwrite, seconds, options.track, _stopping(groups, options))
@@ -220,7 +222,7 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
     from ddpg_jax.app.stopping import Stopping
     from ddpg_jax.running.stops import make_pruning, parse_until
 
-    hours = None if options.hours is None else _at_least("hours", options.hours, 0.0)
+    hours = None if options.hours is None else at_least("hours", options.hours, 0.0)
     until = None if options.until is None else parse_until(options.until)
     prune, fraction = getattr(options, "prune", None), getattr(options, "prune_fraction", None)
     if prune is None and fraction is not None:
@@ -237,7 +239,7 @@ def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.report import readable
 
-    episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
+    episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
     policy = policy_folder(options.dir, options.member, "policy_best" if options.best else "policy")
     check_jax()
     raise_as_usual()
@@ -280,11 +282,11 @@ def _record(options: argparse.Namespace) -> int:
     from ddpg_jax.data.collect import greedy, noisy, uniform
     from ddpg_jax.data.minari_file import target_of
 
-    episodes, seed = _whole("episodes", options.episodes), coerce("seed", options.seed)
+    episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
     given = [name for name in ("noise", "random", "replay") if getattr(options, name)]
     if len(given) > 1:
         raise ConfigError(f"--{given[0]} and --{given[1]} cannot be combined; give one of them")
-    sigma = _at_least("noise", options.noise or "0", 0.0)
+    sigma = at_least("noise", options.noise or "0", 0.0)
     at, target = policy_folder(options.dir, options.member), target_of(options.out)
     check_jax()
     raise_as_usual()
@@ -360,29 +362,6 @@ def _envs(options: argparse.Namespace) -> int:
     for text in about(options.name, asked) if options.name else [overview(asked)]:
         print(text, flush=True)
     return 0
-
-
-def _whole(name: str, text: str) -> int:
-    """Reads a whole number of at least 1."""
-    if _read(text) < 1:
-        raise ConfigError(f"{name}={text} is not allowed; it must be a whole number of at least 1")
-    return int(text)
-
-
-def _read(text: str) -> int:
-    """Reads a whole number, or returns -1. It skips numbers too long for `int`, which raises an error of its own."""
-    return int(text) if text.isdecimal() and len(text) <= 18 else -1
-
-
-def _at_least(name: str, text: str, low: float) -> float:
-    """Reads a number of at least `low`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not value >= low:
-        raise ConfigError(f"{name}={text} is not allowed; it must be a number of at least {low:g}")
-    return value
 
 
 COMMANDS = {

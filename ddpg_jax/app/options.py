@@ -214,3 +214,26 @@ def _version() -> str:
     from ddpg_jax import __version__
 
     return f"ddpg-jax {__version__}"
+
+
+def whole(name: str, text: str) -> int:
+    """Reads a whole number of at least 1."""
+    if digits(text) < 1:
+        raise ConfigError(f"{name}={text} is not allowed; it must be a whole number of at least 1")
+    return int(text)
+
+
+def digits(text: str) -> int:
+    """Reads a whole number, or returns -1. It skips numbers too long for `int`, which raises an error of its own."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else -1
+
+
+def at_least(name: str, text: str, low: float) -> float:
+    """Reads a number of at least `low`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value >= low:
+        raise ConfigError(f"{name}={text} is not allowed; it must be a number of at least {low:g}")
+    return value

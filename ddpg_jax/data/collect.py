@@ -103,7 +103,7 @@ class Tape:
     """Stands in for a Gymnasium environment, and keeps what it returns, by the seed of the episode."""
 
     def __init__(self, env: Any):
-        self.env, self.observation_space = env, env.observation_space
+        self.env, self.observation_space, self.action_space = env, env.observation_space, env.action_space
         self.played: dict[int, tuple[list[Any], list[Any], list[Any], list[Any]]] = {}
         self._now: Any = None
 

@@ -268,6 +268,11 @@ def test_settings_of_jax_that_change_results_are_one_line(one_line: Any, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_second_field_of_a_grid_needs_its_own_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("sweep", "Pendulum-v1", "--grid", "tau=0.1,0.2", "critic_lr=1e-3,1e-2") == 2
+    assert "write --grid critic_lr=1e-3,1e-2, one --grid for each field" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("job", "platform"), [("train", "cuda"), ("sweep", "cuda"), ("train", "nonsense")])
 def test_a_platform_that_is_not_here_is_one_line(tmp_path: Path, job: str, platform: str) -> None:
     arguments = [sys.executable, "-m", "ddpg_jax", job, *command(tmp_path / "out")[1:]]
@@ -342,7 +347,8 @@ def test_a_film_of_what_cannot_be_drawn_is_one_line(one_line: Any, env: str, cop
     """Two are only written in JAX, the other is a Gymnasium environment without render."""
     folder = copy_of()
     about = manifest(folder)
-    about["experiment"]["env"] = env
+    about["experiment"]["env"] = about["identity"]["env"] = env
+    about["hash"] = ""
     (folder / "manifest.json").write_text(json.dumps(about))
     line = one_line("eval", str(folder), "--episodes", "1", "--video", str(tmp_path / "film.gif"))
     assert f"video={tmp_path / 'film.gif'}" in line
@@ -517,8 +523,9 @@ def test_a_configuration_lists_what_members_differ_in() -> None:
 @pytest.mark.parametrize(("program", "is_ours"), [("/opt/bin/ddpg-jax", True), ("ddpg-jax/train.py", False), ("", False)])
 def test_ctrl_c_is_quiet_from_the_first_instruction_of_the_command_on(program: str, is_ours: bool) -> None:
     """And is left alone in other programs that import the package."""
+    begin = "import signal, sys; signal.signal(2, signal.default_int_handler)"  # a shell's background ignores it
     ask = "print(signal.getsignal(2) is signal.default_int_handler)"
-    code = f"import sys; sys.argv = [{program!r}]; import ddpg_jax, signal; {ask}"
+    code = f"{begin}; sys.argv = [{program!r}]; import ddpg_jax; {ask}"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == str(not is_ours)
 

@@ -331,6 +331,7 @@ def test_what_training_returns_can_be_pickled_and_copied() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
+    monkeypatch.delitem(gymnasium.registry, "PointMaze_UMaze-v3", raising=False)  # if another test has imported the package
     with pytest.raises(dj.ConfigError, match=r"env=PointMaze_UMaze-v3 needs the extra goals, .* pip install .*\[goals\]\"$"):
         make_host("PointMaze_UMaze-v3")
 
