@@ -254,6 +254,45 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "year": "2022",
         },
     ),
+    "bergstra2011": (
+        "inproceedings",
+        {
+            "title": "Algorithms for Hyper-Parameter Optimization",
+            "author": "Bergstra, James and Bardenet, R{\\'e}mi and Bengio, Yoshua and K{\\'e}gl, Bal{\\'a}zs",
+            "booktitle": "Advances in Neural Information Processing Systems",
+            "year": "2011",
+        },
+    ),
+    "hansen2001": (
+        "article",
+        {
+            "title": "Completely Derandomized Self-Adaptation in Evolution Strategies",
+            "author": "Hansen, Nikolaus and Ostermeier, Andreas",
+            "journal": "Evolutionary Computation",
+            "volume": "9",
+            "number": "2",
+            "pages": "159--195",
+            "year": "2001",
+        },
+    ),
+    "akiba2019": (
+        "inproceedings",
+        {
+            "title": "{Optuna}: A Next-generation Hyperparameter Optimization Framework",
+            "author": "Akiba, Takuya and Sano, Shotaro and Yanase, Toshihiko and Ohta, Takeru and Koyama, Masanori",
+            "booktitle": "ACM SIGKDD International Conference on Knowledge Discovery and Data Mining",
+            "year": "2019",
+        },
+    ),
+    "watanabe2023": (
+        "inproceedings",
+        {
+            "title": "{PED-ANOVA}: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces",
+            "author": "Watanabe, Shuhei and Bansal, Archit and Hutter, Frank",
+            "booktitle": "International Joint Conference on Artificial Intelligence",
+            "year": "2023",
+        },
+    ),
     "jamieson2016": (
         "inproceedings",
         {

@@ -8,24 +8,30 @@ from typing import Any
 from ddpg_jax import __version__
 from ddpg_jax.app.citations import bibtex, environment, references
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.study_plan import SETTINGS, Plan, read_plan
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.presets import PRESETS, read_preset
 
+SAMPLED_BY = {"tpe": ["bergstra2011"], "cmaes": ["hansen2001"]}
+"""Sampler of a study -> keys of what to cite for it."""
+
 
 def cite(name: str) -> str:
-    """Returns BibTeX for everything that a run folder, or a preset given by its name or as a JSON file, uses.
+    """Returns BibTeX for everything that the folder of a run or a study, or a preset by its name or as a JSON file, uses.
 
     Raises:
         ConfigError: it is none of these.
     """
     if (Path(name) / "manifest.json").exists():
         return bibtex(keys_of_run(RunFolder(Path(name)).manifest()), __version__)
+    if (Path(name) / SETTINGS).exists():
+        return bibtex(_keys_of_study(read_plan(Path(name))), __version__)
     if name in PRESETS or name.endswith(".json"):
         fields = {"preset": name} if name in PRESETS else read_preset(name)
         env_keys = [] if "env" in fields else environment(Experiment.env)  # that of the default
         return bibtex([key for key in references(configure(fields)[0]) if key not in env_keys], __version__)
-    raise ConfigError(f"{name} is neither a run folder nor a preset; presets are {', '.join(PRESETS)}")
+    raise ConfigError(f"{name} is neither the folder of a run or a study nor a preset; presets are {', '.join(PRESETS)}")
 
 
 def keys_of_run(manifest: dict[str, Any]) -> list[str]:
@@ -41,3 +47,8 @@ def keys_of_run(manifest: dict[str, Any]) -> list[str]:
     if manifest.get("stopping", {}).get("pruning"):
         keys += ["jamieson2016", *(["li2020"] if len(manifest.get("programs", [])) > 1 else [])]
     return keys
+
+
+def _keys_of_study(plan: Plan) -> list[str]:
+    """Returns the keys of everything that a study uses."""
+    return [*references(configure(plan.fields)[0], members=2), *SAMPLED_BY.get(plan.sampler, []), "akiba2019", "watanabe2023"]

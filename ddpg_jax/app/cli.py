@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddpg_jax.app.interrupts import raise_as_usual
-from ddpg_jax.app.options import ENVIRONMENT, at_least, check_file, digits, joined, make_parser, whole
+from ddpg_jax.app.options import ENVIRONMENT, at_least, check_file, joined, make_parser, read_meeting, whole
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError, EnvironmentFailure, lacks_memory
 from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, nearest_fields
@@ -76,7 +76,7 @@ def _hint(command: str, option: str, *value: str) -> str:
         return f"write --grid {option}={value[0]}, one --grid for each field"
     if command == "train" and _takes("sweep", option):
         return "ddpg-jax sweep has it, and trains many policies at once"
-    close = nearest_fields(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep") else ()
+    close = nearest_fields(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep", "tune") else ()
     names = ", ".join(f"--{name.replace('_', '-')}" for name in close)
     return f"the nearest are {names}" if names else f"see ddpg-jax {command} --help"
 
@@ -108,19 +108,15 @@ def _train(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from ddpg_jax.app.processes import listen
 
-    meeting = _meeting(options)
+    meeting = read_meeting(options)
     with listen(meeting) or contextlib.nullcontext() as server:
         return _work(_sweep_groups(options), options, meeting, server=server)
 
 
 def _sweep_groups(options: argparse.Namespace) -> Any:
     """Returns what a sweep trains, and configures JAX for it."""
-    from ddpg_jax.app.job import use_compilation_cache
-    from ddpg_jax.envs.host.make import uses_jax
-    from ddpg_jax.experiment.build import env_options
     from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
     from ddpg_jax.running.groups import make_groups
-    from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
 
     given = _given(options)
     seeds = whole("seeds", options.seeds)
@@ -129,40 +125,59 @@ def _sweep_groups(options: argparse.Namespace) -> Any:
     if options.sample:
         if options.points is None:
             raise ConfigError("--sample needs --points N, the number of points to draw")
-        ranges = {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
-        points = random_points(ranges, whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
+        points = random_points(_ranges(options), whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
     elif options.points is not None:
         raise ConfigError("--points is the number of points that --sample draws; also give --sample FIELD=log:LOW:HIGH")
     else:
         points = grid_points(parse_grid(options.grid))
     groups = make_groups(points, seeds, given)
+    _configure(groups)
+    return groups
+
+
+def _ranges(options: argparse.Namespace) -> dict[str, str]:
+    """Returns the range of each field that is sampled, as text."""
+    from ddpg_jax.experiment.grid import parse_grid
+
+    return {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
+
+
+def _configure(groups: Any) -> None:
+    """Configures JAX to train many members on all cores."""
+    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.envs.host.make import uses_jax
+    from ddpg_jax.experiment.build import env_options
+    from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
+
     use_compilation_cache()
     use_all_cores()
     if any(uses_jax(group.experiment.env, env_options(group.experiment)) for group in groups):
         spare_threads(cores())
-    return groups
 
 
-def _meeting(options: argparse.Namespace) -> Meeting | None:
-    """Returns the address at which the processes of a sweep meet, or None if there is only one process."""
-    from ddpg_jax.app.processes import Meeting, detect
+def _tune(options: argparse.Namespace) -> int:
+    from ddpg_jax.app.job import Stopped
+    from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.tune import Plan, tune
 
-    words = (options.coordinator, options.num_processes, options.process_id)
-    if options.distributed and words != (None, None, None):
-        raise ConfigError("--distributed cannot be combined with --coordinator, --num-processes or --process-id")
-    if options.distributed:
-        return detect()
-    if words == (None, None, None):
-        return None
-    if None in words:
-        raise ConfigError("--coordinator, --num-processes and --process-id must be given together, or --distributed alone")
-    host, _, port = options.coordinator.rpartition(":")
-    if not host or not 0 < digits(port) < 2**16:
-        raise ConfigError(f"coordinator={options.coordinator} is not allowed; it must be HOST:PORT with a port below 65536")
-    count = whole("num_processes", options.num_processes)
-    if not 0 <= digits(options.process_id) < count:
-        raise ConfigError(f"process_id={options.process_id} is not allowed; it must be a whole number from 0 to {count - 1}")
-    return Meeting(host.strip("[]"), int(port), count, int(options.process_id))
+    if not options.sample:
+        raise ConfigError("tune needs the range of at least one field; give --sample FIELD=log:LOW:HIGH")
+    plan = Plan(_given(options), _ranges(options), whole("seeds", options.seeds), options.sampler)
+    sizes = {"points": whole("points", options.points), "batch": whole("batch", options.batch)}
+    _configure(plan.groups(plan.trial_points()))
+    check_jax()
+    raise_as_usual()
+    try:
+        print(tune(plan, **sizes, out=options.out, resume=options.resume))
+    except Stopped as stop:
+        return _stopped(stop, options)
+    return 0
+
+
+def _stopped(stop: Any, options: argparse.Namespace) -> int:
+    """Reports that a signal has stopped a command that can be resumed."""
+    again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
+    return _fail(f"{stop}; go on with: ddpg-jax {again} --resume", stop.status)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -210,8 +225,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     except Ended as ended:
         return _fail(str(ended), ended.status)
     except Stopped as stop:
-        again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
-        return _fail(f"{stop}; go on with: ddpg-jax {again} --resume", stop.status)
+        return _stopped(stop, options)
     if processes.first:
         print(line)
     return 0
@@ -367,6 +381,7 @@ def _envs(options: argparse.Namespace) -> int:
 COMMANDS = {
     "train": _train,
     "sweep": _sweep,
+    "tune": _tune,
     "eval": _eval,
     "export": _export,
     "record": _record,

@@ -105,7 +105,7 @@ def learning_curves(
     several = any(curve.shape[0] > 1 for curves in panels.values() for curve in curves.values())
     all_axes[0].set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
     _legend(figure, all_axes)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _named(label: str, curve: np.ndarray, place: str) -> str:
@@ -170,7 +170,7 @@ def profiles(final: Mapping[str, np.ndarray], profile: Callable[[Any, Any], np.n
     axes.set_xlabel("return")
     axes.set_ylabel("fraction of seeds with a higher final return")
     _legend(figure, [axes])
-    _save(figure, path)
+    save(figure, path)
 
 
 def sensitivity(
@@ -233,7 +233,7 @@ def sensitivity(
         "final return without noise\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled}{crosses})"
     )
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _scale(axes: Any, values: np.ndarray) -> None:
@@ -288,7 +288,7 @@ def heat_map(
     axes.set_xlabel(fields[0])
     axes.set_ylabel(fields[1])
     axes.grid(visible=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _canvas(title: str, panels: int = 1) -> tuple[Figure, list[Any]]:
@@ -301,7 +301,8 @@ def _canvas(title: str, panels: int = 1) -> tuple[Figure, list[Any]]:
     return figure, all_axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure atomically."""
     matplotlib.use("Agg")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary, dpi=150)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,32 @@ def _same(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def locked_file(path: Path) -> Any | None:
+    """Opens a file and locks it for as long as it stays open; returns None if another holder, or process, has locked it.
+
+    On file systems without locks, nobody else is noticed.
+    """
+    file = open(path, "a")  # noqa: SIM115 - the caller holds it
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            file.close()
+            return None
+    return file
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside, for which they share a file. On file systems without locks it does not wait."""
+    with open(path, "a") as file:
+        if fcntl:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def mark_of(path: Path) -> str | None:

@@ -10,11 +10,14 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE
 from ddpg_jax.experiment.values import plain
+
+if TYPE_CHECKING:
+    from ddpg_jax.app.processes import Meeting
 
 ENVIRONMENT = ("imports", "env_kwargs", "wrappers")
 """Fields that describe an environment."""
@@ -58,6 +61,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     _training(commands)
+    _tuning(commands)
     _reading(commands)
     _looking_up(commands)
     return parser
@@ -103,6 +107,28 @@ def _training(commands: Any) -> None:
     )
     several.add_argument("--num-processes", metavar="N", help="number of processes")
     several.add_argument("--process-id", metavar="K", help="number of this process, from 0 to N - 1")
+
+
+def _tuning(commands: Any) -> None:
+    tune = commands.add_parser("tune", help="let Optuna choose hyperparameter points", allow_abbrev=False)
+    tune.add_argument("env", metavar="ENV", help="name of an environment; see ddpg-jax envs")
+    study = tune.add_argument_group("the study")
+    study.add_argument(
+        "--sample",
+        action="append",
+        default=[],
+        metavar="FIELD=log:LOW:HIGH",
+        help="choose values of a field from this range; also uniform:LOW:HIGH",
+    )
+    study.add_argument("--points", default="64", metavar="N", help="number of points in the whole study (64)")
+    study.add_argument("--batch", default="8", metavar="B", help="points that train together, chosen knowing all before (8)")
+    study.add_argument("--seeds", default="1", metavar="N", help="number of seeds at every point, counting up from --seed (1)")
+    study.add_argument("--sampler", default="tpe", metavar="NAME", help="how points are chosen: tpe, random, qmc, cmaes (tpe)")
+    study.add_argument("--out", type=Path, metavar="DIR", help="the folder of the study (runs/tune-ENV-seedK)")
+    study.add_argument(
+        "--resume", action="store_true", help="continue the study in the folder, or work on it beside other processes"
+    )
+    _fields(tune)
 
 
 def _reading(commands: Any) -> None:
@@ -237,3 +263,29 @@ def at_least(name: str, text: str, low: float) -> float:
     if not value >= low:
         raise ConfigError(f"{name}={text} is not allowed; it must be a number of at least {low:g}")
     return value
+
+
+def read_meeting(options: argparse.Namespace) -> Meeting | None:
+    """Returns the address at which the processes of a sweep meet, or None if there is only one process.
+
+    Raises:
+        ConfigError: the options do not go together, or have other forms.
+    """
+    from ddpg_jax.app.processes import Meeting, detect
+
+    words = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed and words != (None, None, None):
+        raise ConfigError("--distributed cannot be combined with --coordinator, --num-processes or --process-id")
+    if options.distributed:
+        return detect()
+    if words == (None, None, None):
+        return None
+    if None in words:
+        raise ConfigError("--coordinator, --num-processes and --process-id must be given together, or --distributed alone")
+    host, _, port = options.coordinator.rpartition(":")
+    if not host or not 0 < digits(port) < 2**16:
+        raise ConfigError(f"coordinator={options.coordinator} is not allowed; it must be HOST:PORT with a port below 65536")
+    count = whole("num_processes", options.num_processes)
+    if not 0 <= digits(options.process_id) < count:
+        raise ConfigError(f"process_id={options.process_id} is not allowed; it must be a whole number from 0 to {count - 1}")
+    return Meeting(host.strip("[]"), int(port), count, int(options.process_id))

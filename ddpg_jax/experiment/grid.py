@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,38 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[Point]:
     return [dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values())]
 
 
+class Range(NamedTuple):
+    """Holds the values of a field from which points are drawn."""
+
+    low: float
+    high: float
+    log: bool
+    """True if the logarithm of the value is uniform, instead of the value itself."""
+    whole: bool
+    """True if only whole numbers are allowed."""
+
+
+def parse_ranges(ranges: Mapping[str, str]) -> dict[str, Range]:
+    """Reads `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field.
+
+    Raises:
+        ConfigError: a field is not known, or its range is not allowed.
+
+    >>> parse_ranges({"tau": "log:1e-3:1e-1"})
+    {'tau': Range(low=0.001, high=0.1, log=True, whole=False)}
+    """
+    found = {}
+    for name, text in ranges.items():
+        kind, *ends = str(text).split(":")
+        if kind not in ("log", "uniform") or len(ends) != 2:
+            raise ConfigError(f"sample: {name}={text} is not allowed; it must be log:LOW:HIGH or uniform:LOW:HIGH")
+        low, high = (coerce(name, end) for end in ends)
+        if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
+            raise ConfigError(f"sample: {name}={text} is not allowed; LOW must be below HIGH, and above 0 for log")
+        found[name] = Range(low, high, kind == "log", isinstance(low, int) or FIELDS[name].whole)
+    return found
+
+
 def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[Point]:
     """Draws points at random, from `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field.
 
@@ -60,17 +92,10 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
     count = integer("points", count, low=1, high=MAX_MEMBERS)
     generator = np.random.default_rng(seed)
     columns = {}
-    for name, text in ranges.items():
-        kind, *ends = str(text).split(":")
-        if kind not in ("log", "uniform") or len(ends) != 2:
-            raise ConfigError(f"sample: {name}={text} is not allowed; it must be log:LOW:HIGH or uniform:LOW:HIGH")
-        low, high = (coerce(name, end) for end in ends)
-        if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
-            raise ConfigError(f"sample: {name}={text} is not allowed; LOW must be below HIGH, and above 0 for log")
-        whole = isinstance(low, int) or FIELDS[name].whole
+    for name, (low, high, log, whole) in parse_ranges(ranges).items():
         end = high + 1 if whole else high  # values are rounded down, so that HIGH is as likely as the others
-        drawn = generator.uniform(*((math.log(low), math.log(end)) if kind == "log" else (low, end)), size=count)
-        values = np.exp(drawn) if kind == "log" else drawn
+        drawn = generator.uniform(*((math.log(low), math.log(end)) if log else (low, end)), size=count)
+        values = np.exp(drawn) if log else drawn
         columns[name] = [type(low)(math.floor(x) if whole else x) for x in np.clip(values, low, high).tolist()]
     distinct = dict.fromkeys(zip(*columns.values(), strict=True))
     return [dict(zip(columns, values, strict=True)) for values in distinct]

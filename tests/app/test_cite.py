@@ -138,4 +138,4 @@ def test_cite_reads_presets_and_folders(tmp_path: Path, capfd: pytest.CaptureFix
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
-    assert f"{tmp_path} is neither a run folder nor a preset" in said.err
+    assert f"{tmp_path} is neither the folder of a run or a study nor a preset" in said.err

@@ -1,0 +1,52 @@
+"""Draws what a study has found: the points in their order, and how much each field matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from ddpg_jax.app.figures import save
+from ddpg_jax.app.study import Finished
+
+
+def tune_figure(finished: Sequence[Finished], importances: Mapping[str, float], title: str, *, path: Path) -> None:
+    """Draws the return of each point with the best so far, the importances, and the return over each field.
+
+    Args:
+        finished: the points.
+        importances: of the fields; may be empty.
+        title: the title of the figure.
+        path: the file to write.
+    """
+    fields = list(finished[0].point)
+    values = np.array([one.value for one in finished])
+    figure = Figure(figsize=(max(8.0, 3.2 * len(fields)), 7.0), layout="constrained")
+    figure.suptitle(title)
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    history, shares = above.subplots(1, 2, width_ratios=(2, 1))
+    history.plot(values, "o", ms=4, color="0.6", label="a point")
+    history.step(range(len(values)), np.fmax.accumulate(values), where="post", lw=2, label="the best so far")
+    history.set(xlabel="points finished", ylabel="IQM of the final return")
+    history.legend(edgecolor="none")
+    ranked = sorted(importances, key=lambda name: importances[name])
+    shares.barh(ranked, [importances[name] for name in ranked])
+    shares.set_xlabel("importance (PED-ANOVA)")
+    if not ranked:
+        shares.text(0.5, 0.5, "too few points", ha="center", va="center", transform=shares.transAxes)
+        shares.set_yticks([])
+    for axes, name in zip(below.subplots(1, len(fields), sharey=True, squeeze=False)[0], fields, strict=True):
+        tried = np.array([one.point[name] for one in finished], float)
+        axes.scatter(tried, values, c=np.arange(len(values)), s=16, cmap="viridis")
+        axes.set_xlabel(name)
+        if tried.min() > 0 and tried.max() / tried.min() > 20:
+            axes.set_xscale("log")
+            within = (1,) if tried.max() / tried.min() > 300 else (1, 3)
+            axes.xaxis.set_major_locator(LogLocator(subs=within))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+    below.axes[0].set_ylabel("IQM of the final return")
+    save(figure, path)

@@ -1,0 +1,203 @@
+"""Studies: which points are asked for, what stays after interruptions and among processes, and what is in the folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpg_jax.app import tune as tuning
+from ddpg_jax.app.study import Study
+from ddpg_jax.experiment.grid import parse_ranges
+from tests.runs import run, start
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.usefixtures("command_line")
+
+Capture = pytest.CaptureFixture[str]
+
+RANGES = {"critic_lr": "log:1e-5:1e-1", "batch_size": "uniform:4:6"}
+
+
+def study(folder: Path, sampler: str = "tpe") -> Study:
+    return Study(folder, parse_ranges(RANGES), sampler=sampler, seed=3)
+
+
+def value(point: dict[str, Any]) -> float:
+    """A known optimum: critic_lr = 1e-2, batch_size = 5."""
+    return -abs(math.log10(point["critic_lr"]) + 2) - abs(point["batch_size"] - 5)
+
+
+def turn(one: Study, count: int = 4) -> list[dict[str, Any]]:
+    trials = one.ask(count)
+    for trial in trials:
+        x = value(trial.params)
+        one.tell(trial, [x], value=x, curve={100: x})
+    return [trial.params for trial in trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_interrupted_studies_ask_for_the_same_points(tmp_path: Path, sampler: str) -> None:
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = study(tmp_path / "whole", sampler)
+    expected = [turn(whole) for _ in range(5)]
+    found = []
+    for k in range(5):
+        again = study(tmp_path / "parts", sampler)
+        if k % 2:
+            again.give_back(again.ask(4))  # stopped by a signal
+        else:
+            again.ask(4)  # killed
+        del again
+        found.append(turn(study(tmp_path / "parts", sampler)))
+    assert found == expected
+    assert all(4 <= point["batch_size"] <= 6 and 1e-5 <= point["critic_lr"] <= 1e-1 for batch in found for point in batch)
+    assert len({point["critic_lr"] for batch in found for point in batch}) == 20
+
+
+def test_tpe_comes_closer_to_an_optimum_than_chance(tmp_path: Path) -> None:
+    best = {}
+    for sampler in ("tpe", "random"):
+        (tmp_path / sampler).mkdir()
+        one = study(tmp_path / sampler, sampler)
+        last = [turn(one) for _ in range(10)][-3:]
+        best[sampler] = sum(value(point) for batch in last for point in batch) / 12
+    assert best["tpe"] > best["random"] + 0.5
+
+
+def test_points_of_processes_at_work_are_left_to_them(tmp_path: Path) -> None:
+    first, second = study(tmp_path), study(tmp_path)
+    assert (first.worker, second.worker) == (0, 1)
+    theirs = second.ask(3)
+    assert first.elsewhere == 3
+    assert second.elsewhere == 0
+    assert not {trial.number for trial in theirs} & {trial.number for trial in first.ask(2)}
+    del second
+    third = study(tmp_path)
+    assert third.worker == 1
+    assert first.elsewhere == 0, "the trials of a process that has died are given up"
+
+
+def test_diverged_points_are_avoided_but_not_the_best(tmp_path: Path) -> None:
+    one = study(tmp_path)
+    for _ in range(8):
+        for trial in one.ask(4):
+            diverged = trial.params["critic_lr"] > 1e-3
+            one.tell(trial, [math.nan if diverged else 1.0], value=-math.inf if diverged else 1.0, curve={100: math.nan})
+    later = one.ask(8)
+    assert sum(trial.params["critic_lr"] > 1e-3 for trial in later) <= 2
+    assert math.isnan(max(one.finished, key=lambda done: done.point["critic_lr"]).value)
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    fields = ["--steps", "150", "--warmup-steps", "50", "--hidden", "8", "--batch-size", "8", "--replay-capacity", "200"]
+    fields += [
+        "--eval-every",
+        "50",
+        "--eval-episodes",
+        "2",
+        "--sample",
+        "critic_lr=log:1e-5:1e-1",
+        "--sample",
+        "tau=log:1e-3:1",
+    ]
+    return ["tune", "probe/observation", *fields, "--batch", "4", "--seeds", "2", "--out", str(out), *more]
+
+
+def points(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "points.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_from_the_command_line(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*arguments(whole, "--points", "12")) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("best of 12 points: ")
+    assert f"--preset {whole / 'best.json'}" in line
+    assert run(*arguments(parts, "--points", "4")) == 0
+
+    def interrupted(*given: Any, received: list[int], **more: Any) -> Any:
+        received.append(signal.SIGTERM)
+        return train(*given, received=received, **more)
+
+    train = tuning._train
+    monkeypatch.setattr(tuning, "_train", interrupted)
+    assert run(*arguments(parts, "--points", "12", "--resume")) == 128 + signal.SIGTERM
+    assert "go on with: ddpg-jax tune probe/observation" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(*arguments(parts, "--points", "12", "--resume")) == 0
+    anonymous = [[{name: x for name, x in row.items() if name != "point"} for row in points(one)] for one in (whole, parts)]
+    assert anonymous[0] == anonymous[1]
+    best = max(points(whole), key=lambda row: float(row["final_return_iqm"]))
+    preset = json.loads((whole / "best.json").read_text())
+    assert preset["critic_lr"] == float(best["critic_lr"])
+    assert preset["hidden"] == 8
+    assert (whole / "importance.png").read_bytes().startswith(b"\x89PNG")
+    out = str(tmp_path / "again")
+    assert run("sweep", "probe/observation", "--preset", str(whole / "best.json"), "--seeds", "2", "--out", out) == 0
+    manifest = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert manifest["members"][0]["tau"] == float(best["tau"])
+    with open(tmp_path / "again" / "metrics.csv", newline="") as file:
+        last = {row["seed"]: float(row["eval_return_mean"]) for row in csv.DictReader(file)}
+    assert [last["0"], last["1"]] == [float(best["return_seed_0"]), float(best["return_seed_1"])], "a point is a plain sweep"
+    capsys.readouterr()
+    assert run("cite", str(whole)) == 0
+    cited = capsys.readouterr().out
+    assert all(key in cited for key in ("lillicrap2015", "akiba2019", "bergstra2011", "watanabe2023"))
+
+
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    out = tmp_path / "both"
+    assert run(*arguments(out, "--points", "4")) == 0
+    both: list[subprocess.Popen[str]] = [start(*arguments(out, "--points", "20", "--resume")) for _ in range(2)]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    done = points(out)
+    assert len(done) == 20
+    assert len({row["critic_lr"] for row in done}) == 20
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--sample", "gamma=log:2:1"], "gamma"),
+        (["--sample", "network=log:1:2"], "network"),
+        (["--points", "0"], "points=0"),
+        (["--batch", "x"], "batch=x"),
+        (["--sampler", "best"], "sampler=best"),
+        (["--resume"], "holds no study"),
+        (["--n-step", "0"], "n_step=0"),
+        (["--huber-delta", "-1"], "huber_delta"),
+        (["--grid", "tau=0.1"], "--grid"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_sentence(tmp_path: Path, capsys: Capture, more: list[str], named: str) -> None:
+    assert run(*arguments(tmp_path / "new", *more)) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_plan_in_the_folder_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "study"
+    assert run(*arguments(out, "--points", "1")) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert run(*arguments(out)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(*arguments(out, "--resume", "--gamma", "0.9")) == 2
+    assert "holds a study with fields=" in capsys.readouterr().err
+    assert run("tune", "probe/observation", "--out", str(out)) == 2
+    assert "--sample" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    assert run(*arguments(tmp_path / "other")) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
