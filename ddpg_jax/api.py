@@ -81,7 +81,7 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
         raise ConfigError(f"seeds={fields['seeds']} is not allowed in train, which trains one seed; use dj.sweep(..., seeds=N)")
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     group = Group(experiment, [Member(experiment.seed, hyper)])
-    referee = Referee([group], until=None if until is None else parse_until(until))
+    referee = Referee([group], until=parse_until(until))
     rows, policies = _train_all(experiment, _prepare(*group, _given(env)), on_evaluation, referee=referee)
     return Run(experiment, hyper, rows, policies[0])
 
@@ -142,7 +142,7 @@ def sweep(
     pruning = None if prune is None else make_pruning(prune, prune_fraction, groups)
     if prune is None and prune_fraction is not None:
         raise ConfigError(f"prune_fraction={prune_fraction} needs prune, the number of rungs or their steps")
-    referee = Referee(groups, until=None if until is None else parse_until(until), pruning=pruning)
+    referee = Referee(groups, until=parse_until(until), pruning=pruning)
     use_all_cores()
 
     def make(experiment: Experiment, members: list[Member]) -> Program:

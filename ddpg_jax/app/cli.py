@@ -237,14 +237,13 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
     from ddpg_jax.running.stops import make_pruning, parse_until
 
     hours = None if options.hours is None else at_least("hours", options.hours, 0.0)
-    until = None if options.until is None else parse_until(options.until)
     prune, fraction = getattr(options, "prune", None), getattr(options, "prune_fraction", None)
     if prune is None and fraction is not None:
         raise ConfigError(f"--prune-fraction {fraction} needs --prune RUNGS")
     if prune == "none" and not options.resume:
         raise ConfigError("--prune none lets the pruned points of a run go on and needs --resume; leave it out")
     pruning = None if prune in (None, "none") else make_pruning(prune, fraction, groups)
-    return Stopping(hours, until, pruning, prune or "")
+    return Stopping(hours, parse_until(options.until), pruning, prune or "")
 
 
 def _eval(options: argparse.Namespace) -> int:

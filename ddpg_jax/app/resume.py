@@ -42,7 +42,7 @@ def restore_rows(
         step = kept.iteration * experiment.num_envs
         say(f"{folder.given} {'has finished at' if finished else 'resumes from'} step {step:,}")
         if kept.text is None and backend_of(experiment) == "host":
-            say("the environments could not be saved: their episodes start again")
+            say("the environments could not be kept: their episodes start again")
     table = folder.read_rows()
     intact = kept is None or kept.rows is None or RowDigest(table[: kept.rows]).text() == kept.rows_digest
     if kept and intact:

@@ -38,7 +38,7 @@ def optimality_gap(values: Any, target: float) -> float:
     >>> optimality_gap([50.0, 90.0, 120.0], target=100.0)
     20.0
     """
-    return float(target - np.minimum(_returns(values), target).mean())
+    return float(np.maximum(target - _returns(values), 0.0).mean())
 
 
 def performance_profile(values: Any, returns: Any) -> np.ndarray:

@@ -47,8 +47,8 @@ class Pruning(NamedTuple):
     fraction: float = FRACTION
 
 
-def parse_until(value: Any) -> Until:
-    """Reads a return, or a return and a number of consecutive evaluations: `-200`, `(-200, 3)` or `"-200:3"`.
+def parse_until(value: Any) -> Until | None:
+    """Reads a return, or a return and a number of consecutive evaluations: `-200`, `(-200, 3)` or `"-200:3"`; None stays None.
 
     Raises:
         ConfigError: it is none of these.
@@ -56,6 +56,8 @@ def parse_until(value: Any) -> Until:
     >>> parse_until("-200:3")
     Until(threshold=-200.0, evaluations=3)
     """
+    if value is None:
+        return None
     parts = str(value).split(":") if isinstance(value, str | int | float) else list(value) if _is_pair(value) else []
     try:
         threshold, count = float(parts[0]), float(parts[1] if len(parts) > 1 else 1)

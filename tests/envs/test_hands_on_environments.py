@@ -263,7 +263,7 @@ def test_a_run_says_that_its_episodes_will_start_again(
     assert main([*command, "--steps", "18"]) == 0
     assert "env=Numbered-v0 cannot be kept in checkpoints: after a --resume, its episodes start again" in capfd.readouterr().err
     assert main([*command, "--steps", "24", "--resume"]) == 0
-    assert "the environments could not be saved: their episodes start again" in capfd.readouterr().err
+    assert "the environments could not be kept: their episodes start again" in capfd.readouterr().err
 
 
 # What a first reset and a first step show.
