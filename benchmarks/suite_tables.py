@@ -16,6 +16,9 @@ from benchmarks.suite_tasks import TASKS, Task
 from ddpg_jax.app.report import by_point
 from ddpg_jax.running.intervals import interval, iqm
 
+ABLATION = "ablation_"
+"""What the names of ablations among the pilots begin with."""
+
 
 class Done(NamedTuple):
     """A task whose seeds are all trained."""
@@ -79,13 +82,45 @@ def _about(one: Done) -> str:
     return f"{note}{source}{hardware}, jax {packages['jax']}, {physics}, {one.result['end'][:10]}; `{one.result['command']}`."
 
 
-def pilots(results: Path) -> str:
-    """Tabulates the variants that were tried before the preset of the family was chosen."""
+def ablations(results: Path) -> str:
+    """Tabulates what each part adds to plain DDPG: variants of ten seeds."""
+    tables = {name: variants for name, variants in variants_of(results).items() if name.startswith(ABLATION)}
+    lines = ["## One part at a time, added to plain DDPG\n"] if tables else []
+    for name, variants in tables.items():
+        first = next(iter(variants.values()))
+        seeds = len(first["seeds"])
+        lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {seeds} seeds, batch 64, both rates 1e-3:", ""]
+        lines += [
+            "| part | changed | final IQM | 95 % interval | maximum over time of the mean | updates/s | |",
+            "|" + "---|" * 7,
+        ]
+        for variant, one in variants.items():
+            changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
+            low, high = one["final_return_interval"]
+            speed = f"{one['updates_per_second']:,.0f}" if one["updates_per_second"] else ""
+            whole = results / f"pilot_{name}.json"
+            raw = whole if whole.exists() else results / f"pilot_{name}.{variant}.json"
+            lines.append(
+                f"| {variant.replace('_', ' ')} | {changed} | {one['final_return_iqm']:,.0f} | [{low:,.0f}, {high:,.0f}] | "
+                f"{one['max_mean_return']:,.0f} | {speed} | [raw](results/{raw.name}) |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def variants_of(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The finished variants of each pilot, by their names."""
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(results.glob("pilot_*.json")):
         result = json.loads(path.read_text())
         variants = result.get("variants") or {result["variant"]: result}
         tables.setdefault(result["pilot"], {}).update(variants)
+    return tables
+
+
+def pilots(results: Path) -> str:
+    """Tabulates the variants that were tried before the preset of the family was chosen."""
+    tables = {name: variants for name, variants in variants_of(results).items() if not name.startswith(ABLATION)}
     lines = ["## Pilots: how the preset of the family was chosen\n"] if tables else []
     for name, variants in tables.items():
         first = next(iter(variants.values()))

@@ -1,4 +1,4 @@
-"""The experiments of `benchmarks.suite` as plain data: tasks with the levels that others publish, and pilots."""
+"""The experiments of `benchmarks.suite` as plain data: tasks with the levels that others publish, pilots, and ablations."""
 
 from __future__ import annotations
 
@@ -248,9 +248,39 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def pilot(name: str, env: str, steps: int, *, seeds: int = 3) -> list[Task]:
+ABLATION_BASE: dict[str, Any] = {
+    "preset": "fujimoto-ourddpg",
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "batch_size": 64,
+    "warmup_steps": 10_000,
+}
+"""Plain DDPG, to which the ablation adds one part at a time; the family is three of them together."""
+
+ADDED: dict[str, dict[str, Any]] = {
+    "mlp": {},
+    "layer_norm": {"layer_norm": True},
+    "residual": {"network": "residual", "actor_hidden": (64,), "critic_hidden": (128,)},
+    "normalize_obs": {"normalize_obs": True},
+    "adamw": {"actor_decay": 1e-2, "critic_decay": 1e-2},
+    "categorical": {"critic": "categorical", "value_min": -50.0, "value_max": 400.0},
+    "n_step": {"n_step": 3},
+    "family": {"layer_norm": True, "normalize_obs": True, "n_step": 3},
+}
+"""Residual blocks are four times as wide inside as outside, so that those of 128 have as many weights as two layers of 256."""
+
+
+def pilot(
+    name: str,
+    env: str,
+    steps: int,
+    *,
+    seeds: int = 3,
+    base: Mapping[str, Any] = PILOT_BASE,
+    variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
+) -> list[Task]:
     """A task for every variant."""
-    base = {**PILOT_BASE, "replay_capacity": steps}
+    base = {**base, "replay_capacity": steps}
     return [
         Task(
             f"pilot_{name}_{variant}",
@@ -263,7 +293,7 @@ def pilot(name: str, env: str, steps: int, *, seeds: int = 3) -> list[Task]:
             variant=variant,
             changed=changed,
         )
-        for variant, changed in VARIANTS.items()
+        for variant, changed in variants.items()
     ]
 
 
@@ -272,4 +302,6 @@ PILOTS: tuple[Task, ...] = (
     *pilot("halfcheetah", "HalfCheetah-v5", 200_000),
     *pilot("bipedal_walker", "BipedalWalker-v3", 300_000),
     *pilot("reacher", "Reacher-v5", 150_000),
+    *pilot("ablation_hopper", "Hopper-v5", 100_000, seeds=10, base=ABLATION_BASE, variants=ADDED),
+    *pilot("ablation_bipedal_walker", "BipedalWalker-v3", 100_000, seeds=10, base=ABLATION_BASE, variants=ADDED),
 )

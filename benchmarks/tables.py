@@ -280,6 +280,7 @@ def page() -> str:
         HEAD,
         suite_tables.suite(RESULTS),
         suite_tables.pilots(RESULTS),
+        suite_tables.ablations(RESULTS),
         learning(),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
