@@ -1,7 +1,7 @@
 """What an accelerator does with this package, as much of it as fits in so many minutes, the most important first.
 
     python -m benchmarks.accelerator --minutes 8
-    python -m benchmarks.accelerator --minutes 4 --stages def       # the rest, another time
+    python -m benchmarks.accelerator --minutes 4 --rest             # what it had no time for; results are kept where they are
     python -m benchmarks.accelerator --rehearse --out DIR           # everything on little, on any machine
     python -m benchmarks.accelerator_pack WHEELS                    # the wheels that a machine without a network lacks
 
@@ -17,14 +17,19 @@
 Every job is a process of its own, so that none can take the others with it. Each result is printed, and written to
 `benchmarks/results/accelerator_STAGE.json` as soon as it is known: what is cut off loses only the rest. A job begins only if it
 can be expected to get something done in the time that is left, and is ended when there is none. A stage that is measured again
-replaces its file.
+replaces its file, except with `--rest`, which does the jobs that are not done. Most of the time goes into compiling:
+with JAX_COMPILATION_CACHE_DIR set, another call need not compile again what one has compiled.
+
+On a rented machine, of whose packages and time there is too little, `benchmarks/accelerator_pack.py` says how to begin.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -61,16 +66,22 @@ WHOLE_PRODUCTS = "--xla_gpu_experimental_force_split_k=1"
 CONCURRENT = "--xla_gpu_command_buffer_scheduling_mode=CONCURRENT"
 SWITCHES = (GRAPHS, WHOLE_PRODUCTS, SMALL_GRAPHS, f"{GRAPHS} {SMALL_GRAPHS} {WHOLE_PRODUCTS}", f"{GRAPHS} {CONCURRENT}")
 JOBS = (
-    Job("a", "correctness", 40, 130),
-    Job("b", "members", 30, 150),
-    Job("c", "protocols", 40, 120),
-    Job("a", "tests", 30, 60),
-    Job("d", "variants", 30, 110),
-    *(Job("d", "switches", 25, 60, flags) for flags in SWITCHES),
-    Job("e", "parallel", 40, 150),
-    Job("f", "crossover", 30, 150),
+    Job("b", "members", 50, 150),
+    Job("a", "correctness", 50, 150),
+    Job("d", "switches", 40, 60, SWITCHES[0]),
+    Job("c", "protocols", 60, 130),
+    Job("e", "parallel", 60, 170),
+    Job("d", "variants", 50, 130),
+    Job("f", "crossover", 45, 120),
+    Job("a", "tests", 25, 60),
+    *(Job("d", "switches", 30, 60, flags) for flags in SWITCHES[1:]),
 )
+"""In order. Members come first, so that what they compile has not been compiled before, and their seconds mean something."""
 STAGES = {"a": "correctness", "b": "members", "c": "protocols", "d": "switches", "e": "parallel", "f": "crossover"}
+USELESS = 3
+"""Exit status of a job that finds nothing here to measure, as no job after it would."""
+SAID = 1_500
+"""Characters that are kept of what a job that failed has said last."""
 QUICKLY = "--xla_backend_optimization_level=1"
 """For rehearsals, which compile for most of their time."""
 
@@ -78,24 +89,42 @@ QUICKLY = "--xla_backend_optimization_level=1"
 class Records:
     """The files of the stages; none is ever half there."""
 
-    def __init__(self, folder: Path, about: dict[str, Any]):
-        self._folder, self._about, self._stages = folder, about, {}
+    def __init__(self, folder: Path, about: dict[str, Any], known: dict[str, dict[str, Any]] | None = None):
+        self._folder, self._about, self._stages = folder, about, dict(known or {})
         folder.mkdir(parents=True, exist_ok=True)
 
     def note(self, job: Job, **what: Any) -> None:
         """Adds to what is known of a job: its status, the machine, or a row."""
         record = self._stages.setdefault(job.stage, {**self._about, "jobs": []})
-        own = next((one for one in record["jobs"] if (one["job"], one["flags"]) == (job.name, job.flags)), None)
+        own = entry(record, job)
         if own is None:
             own = {"job": job.name, "flags": job.flags, "status": "", "rows": []}
             record["jobs"].append(own)
         record.update(what.pop("about", {}))
-        own["rows"] += [what.pop("row")] if "row" in what else []
+        if row := what.pop("row", None):
+            own["rows"] = [other for other in own["rows"] if other["name"] != row["name"]] + [row]
         own.update(what)
         path = self._folder / f"accelerator_{STAGES[job.stage]}.json"
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(json.dumps(record, indent=1) + "\n")
         temporary.replace(path)
+
+
+def entry(record: dict[str, Any], job: Job) -> dict[str, Any] | None:
+    """What the record of a stage says of a job."""
+    return next((one for one in record["jobs"] if (one["job"], one["flags"]) == (job.name, job.flags)), None)
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records in a folder, by their stages."""
+    paths = {stage: folder / f"accelerator_{name}.json" for stage, name in STAGES.items()}
+    return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
+
+
+def rest(jobs: list[Job], records: dict[str, dict[str, Any]]) -> list[Job]:
+    """The jobs that are not done, first those that have measured nothing."""
+    found = {job: (entry(records[job.stage], job) if job.stage in records else None) or {} for job in jobs}
+    return sorted((job for job in jobs if found[job].get("status") != "done"), key=lambda job: bool(found[job].get("rows")))
 
 
 def answers(job: Job, rehearse: bool, seconds: float, cache: str) -> Iterator[dict[str, Any]]:
@@ -105,27 +134,31 @@ def answers(job: Job, rehearse: bool, seconds: float, cache: str) -> Iterator[di
     own |= {"JAX_PLATFORMS": "cpu"} if rehearse else {}
     command = [sys.executable, "-m", "benchmarks.accelerator_stages", job.name, *(["--rehearse"] if rehearse else [])]
     environment = {"JAX_PLATFORMS": "", **os.environ, **own}  # empty means any, also to the settings of the tests
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "errors": "replace"}
+        process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)
+
+        def kill() -> None:  # and what it has started, which would keep the pipe open
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
         late = threading.Event()
-        timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+        timer = threading.Timer(seconds, lambda: (late.set(), kill()))
         timer.start()
         try:
             assert process.stdout
             for line in process.stdout:
-                if line.startswith(ANSWER):
+                if line.startswith(ANSWER) and line.endswith("\n"):  # else it was killed while it wrote
                     yield json.loads(line.removeprefix(ANSWER))
             process.wait()
         finally:
             timer.cancel()
-            process.kill()
+            kill()
             process.wait()
         errors.seek(0)
-        said = (errors.read().strip().splitlines() or [""])[-1]
+        said = errors.read().strip()[-SAID:]
     ended = "cut off" if late.is_set() else "done" if not process.returncode else f"failed: {process.returncode} {said}"
-    yield {"status": ended}
+    yield {"status": ended, "useless": True} if process.returncode == USELESS else {"status": ended}
 
 
 def show(job: Job, row: dict[str, Any]) -> None:
@@ -154,15 +187,18 @@ def carry_out(
                 records.note(job, status="skipped")
                 print(f"{job.stage} {job.name} {job.flags} is skipped: {left:.0f} s are left", flush=True)
                 continue
-            began = clock()
+            began, useless = clock(), False
             records.note(job, status="running")
             for answer in answers(job, rehearse, left if rehearse else min(left, job.most), cache):
+                useless = answer.pop("useless", False)
                 records.note(job, **answer)
                 if "row" in answer:
                     show(job, answer["row"])
                 if answer.get("status", "done") != "done":
                     print(f"{job.stage} {job.name} {job.flags} {answer['status']}", flush=True)
             records.note(job, seconds=clock() - began)
+            if useless:
+                return jobs[jobs.index(job) :]
     return skipped
 
 
@@ -171,6 +207,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="how long all of it may take")
     parser.add_argument("--stages", default="abcdef", help="letters of those that are wanted")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--rest", action="store_true", help="only jobs that are not done in the folder of the results")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on the CPU; give it another folder")
     options = parser.parse_args(words)
     if unknown := set(options.stages) - set(STAGES):
@@ -178,8 +215,10 @@ def main(words: list[str] | None = None) -> int:
     if options.rehearse and options.out.resolve() == RESULTS:
         parser.error("a rehearsal measures nothing that belongs among the results; name another folder with --out")
     command = f"python -m benchmarks.accelerator --minutes {options.minutes:g} --stages {options.stages}"
-    records = Records(options.out, {"command": command, "rehearsal": options.rehearse})
+    before = read(options.out) if options.rest else {}
+    records = Records(options.out, {"command": command, "rehearsal": options.rehearse}, before)
     wanted = [job for job in JOBS if job.stage in options.stages and not (options.rehearse and job.flags in SWITCHES[:-1])]
+    wanted = rest(wanted, before)
     skipped = carry_out(wanted, records, rehearse=options.rehearse, seconds=60 * options.minutes)
     print(f"results in {options.out}; {len(wanted) - len(skipped)} of {len(wanted)} jobs were begun", flush=True)
     return 0

@@ -5,6 +5,7 @@ Everything here runs on the default device, whatever it is.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import tempfile
 import time
@@ -18,9 +19,7 @@ import numpy as np
 
 import ddpg_jax as dj
 from benchmarks.compiled import FREE, count, instructions
-from ddpg_jax.experiment.build import named_parts
 from ddpg_jax.experiment.validate import updates_of
-from ddpg_jax.running.compiled import functions_of, structure_of
 from ddpg_jax.running.program import Program, warmup_iterations
 
 BYTES_AN_UPDATE = 8e6
@@ -71,11 +70,15 @@ class Running(NamedTuple):
     compile_seconds: float
 
 
-def start(fields: dict[str, Any], members: int, size: Size) -> Running:
-    """Compiles a program of Pendulum-v1, unless the fields name another environment, and takes it to the end of its warm-up."""
+def make(fields: dict[str, Any], members: int, size: Size) -> Program:
+    """A program of Pendulum-v1, unless the fields name another environment; nothing is compiled."""
     experiment, hyper = dj.configure({"env": "Pendulum-v1", "steps": 10**9, **size.fields, **fields})
-    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
-    warmup, active = warmup_iterations(experiment), np.ones(members, bool)
+    return dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
+
+
+def start(program: Program) -> Running:
+    """Compiles a program and takes it to the end of its warm-up."""
+    warmup, active = warmup_iterations(program.experiment), np.ones(len(program.members), bool)
     state, _, _ = program.advance(program.start(), 0, warmup, active=active)
     since = time.perf_counter()
     state, _, seconds = program.advance(state, warmup, warmup + 1, active=active)
@@ -89,10 +92,14 @@ def advance(running: Running, steps: int) -> tuple[Running, float]:
     return running._replace(state=state, step=running.step + steps), seconds
 
 
-def rate(fields: dict[str, Any], members: int, size: Size) -> dict[str, Any]:
-    """Rates of a program in repetitions of about `size.seconds`, its memory and its compilation."""
-    running = start(fields, members, size)
-    program = running.program
+def started(fields: dict[str, Any], members: int, size: Size) -> Running:
+    """What `start` gives of what `make` makes."""
+    return start(make(fields, members, size))
+
+
+def rate(running: Running, size: Size) -> dict[str, Any]:
+    """Rates of a program in repetitions of about `size.seconds`, its memory and its compilation; its state is consumed."""
+    program, members = running.program, len(running.program.members)
     updates, interval = updates_of(program.experiment)
     steps, seconds = 4 * interval, 0.0
     while seconds < size.seconds / 4:
@@ -115,14 +122,11 @@ def rate(fields: dict[str, Any], members: int, size: Size) -> dict[str, Any]:
 
 
 def about_program(running: Running) -> dict[str, Any]:
-    """Kernels a step, copies of the replay in a step, and bytes, by the account of the compiler and of the device."""
-    program, members = running.program, len(running.program.members)
-    experiment = program.experiment
-    functions = functions_of(structure_of(experiment), program.env, program.placement.per_call, *named_parts(experiment))
-    device = program.placement.devices[0]
-    found = count(functions.phase("learn"), running.state[0], members, launches=device.platform != "tpu")
-    stats = device.memory_stats() or {}
-    return {**found, "peak_bytes_of_the_process": stats.get("peak_bytes_in_use")}
+    """Kernels a step, copies of the replay in a step, and bytes, by the account of the compiler."""
+    program = running.program
+    learn = program._functions.phase("learn")  # by now it is compiled; `functions_of` may have let go of it
+    launches = program.placement.devices[0].platform != "tpu"
+    return count(learn, running.state[0], len(program.members), launches=launches)
 
 
 def median(values: Any) -> float:
@@ -178,18 +182,23 @@ def products(size: Size) -> dict[str, Any]:
         ("bfloat16", jax.lax.Precision.DEFAULT, jnp.bfloat16),
     ):
         factor = x.astype(dtype)
-        multiply = jax.jit(lambda y, factor=factor, precision=precision: jnp.dot(y, factor, precision=precision))
-        found[f"{name}_flops_per_second"] = 2.0 * size.width**3 / timed(multiply, factor, size, 4)
+        multiply = jax.jit(functools.partial(jnp.dot, precision=precision))
+        # The factor is an argument: as a constant, it would be a quarter of a gigabyte of the program.
+        seconds = timed(lambda y, multiply=multiply, factor=factor: multiply(y, factor), factor, size, 4)
+        found[f"{name}_flops_per_second"] = 2.0 * size.width**3 / seconds
     return found
 
 
-def profile(fields: dict[str, Any], members: int, size: Size, steps: int = 20) -> dict[str, Any]:
-    """What the device did in some vector steps, by the profiler: kernels a step, their time, and the copies of memory."""
-    running = start(fields, members, size)
-    running, _ = advance(running, steps)
+def profile(running: Running, steps: int = 20) -> dict[str, Any]:
+    """What the device did in some vector steps, by the profiler: kernels a step, their time, and the copies of memory.
+
+    Seconds are those of ten times as many steps without the profiler, which slows what it watches.
+    """
+    running, _ = advance(running, 10 * steps)
+    running, seconds = advance(running, 10 * steps)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            running, seconds = advance(running, steps)
+            running, _ = advance(running, steps)
         (path,) = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
     kernels: dict[str, list[float]] = {}
@@ -202,8 +211,8 @@ def profile(fields: dict[str, Any], members: int, size: Size, steps: int = 20) -
     longest = sorted(kernels.items(), key=lambda pair: -sum(pair[1]))[:12]
     copied = [us for name, own in kernels.items() if "memcpy" in name.lower() for us in own]
     return {
-        "members": members,
-        "us_a_step": seconds / steps * 1e6,
+        "members": len(running.program.members),
+        "us_a_step": seconds / (10 * steps) * 1e6,
         "events_a_step": sum(map(len, kernels.values())) / steps,
         "busy_us_a_step": sum(sum(own) for own in kernels.values()) / steps,
         "copies_a_step": len(copied) / steps,

@@ -3,8 +3,8 @@
     python -m benchmarks.accelerator_stages JOB [--rehearse]
 
 A job is a list of tasks; what a task has measured is said at once, as a line of JSON, and a task that fails says why and does
-not keep the next from being tried. The process ends when its standard input is closed, so that nothing outlives who asked for
-it.
+not keep the next from being tried. Before anything is timed, the programs of all tasks are compiled side by side, which takes
+most of the time. The process ends when its standard input is closed, so that nothing outlives who asked for it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import functools
 import io
 import json
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -28,32 +31,53 @@ import numpy as np
 
 import ddpg_jax as dj
 from benchmarks import parts
+from benchmarks.accelerator import USELESS
 from benchmarks.accelerator_measures import (
     BYTES_AN_UPDATE,
     FULL,
     SMALL,
+    Running,
     Size,
     advance,
     bandwidth,
     launches,
+    make,
     median,
     products,
     profile,
     rate,
     start,
+    started,
 )
 from benchmarks.turns import ANSWER
 from ddpg_jax.agent import layers
+from ddpg_jax.envs.registry import make_device
 from ddpg_jax.errors import one_line
 from ddpg_jax.flatten import make_pack
 from ddpg_jax.running import placement
 from ddpg_jax.running.compiled import functions_of
 from ddpg_jax.running.intervals import iqm
+from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import PLAIN, Layout
 
 RESULTS = Path(__file__).parent / "results"
-Tasks = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
-"""Pairs of a name and a function that measures it."""
+SIDE_BY_SIDE = 8
+"""Programs that are compiled at a time. Each keeps several cores busy for a part of its time."""
+COMPILING = 75.0
+"""Seconds after which tasks begin to be timed though programs of later ones are still being compiled; their rows say so."""
+
+
+class Task(NamedTuple):
+    """A measurement."""
+
+    name: str
+    measure: Callable[[Any], dict[str, Any]]
+    """Takes what `prepare` gave."""
+    prepare: Callable[[], Any] = lambda: None
+    """What is done before, beside that of other tasks, and not timed."""
+
+
+Tasks = Iterator[Task]
 LEARNERS = ("defaults", "TD3", "prioritized", "n-step 3")
 """Rows of `results/parts_parts.json`, which are of a CPU."""
 TESTED = (
@@ -82,21 +106,37 @@ LAYOUTS = {
     "every array apart": (PLAIN, PLAIN),
     "2 steps a turn": (ALONE._replace(unroll=2), TOGETHER._replace(unroll=2)),
     "the other pack": (TOGETHER, ALONE),
-    "4 steps a turn": (ALONE._replace(unroll=4), TOGETHER._replace(unroll=4)),
     "biases packed, too": (Layout(functools.partial(make_pack, largest=512)),) * 2,
-    "8 steps a turn": (ALONE._replace(unroll=8), TOGETHER._replace(unroll=8)),
+    "4 steps a turn": (ALONE._replace(unroll=4), TOGETHER._replace(unroll=4)),
 }
-"""Layouts of the loop over steps, of one member and of vmapped ones."""
+"""Layouts of the loop over steps, of one member and of vmapped ones. With more steps a turn, compiling takes longer."""
 PATIENCE = 60.0
 """Seconds after which what has not been solved is given up."""
 
 
+def rated(name: str, fields: dict[str, Any], members: int, size: Size, **about: Any) -> Task:
+    """The rate of a program, with what is said about it."""
+    return Task(name, lambda running: {**about, **rate(running, size)}, lambda: started(fields, members, size))
+
+
+def evaluated(fields: dict[str, Any], members: int, size: Size) -> Running:
+    """A program past its warm-up and an evaluation, so that what trains the like has nothing left to compile."""
+    running = started(fields, members, size)
+    running.program.evaluate(running.state, running.step)
+    return running
+
+
+def fields_of(name: str, size: Size) -> dict[str, Any]:
+    """Fields of what must learn."""
+    fields = {"eval_episodes": 20, **size.fields, **parts.PARTS[name]}
+    return {**fields, "steps": size.steps, "eval_every": size.steps // 5}
+
+
 def learns(name: str, size: Size) -> dict[str, Any]:
     """Final returns of seeds beside those of as many on a CPU, and a 99 % bootstrap interval of the difference of IQMs."""
-    fields = {**size.fields, **parts.PARTS[name], "steps": size.steps, "eval_every": size.steps // 5}
 
     def returns(**more: Any) -> np.ndarray:
-        return dj.sweep("Pendulum-v1", seeds=size.seeds, **{"eval_episodes": 20, **fields, **more}).final[0]
+        return dj.sweep("Pendulum-v1", seeds=size.seeds, **{**fields_of(name, size), **more}).final[0]
 
     since = time.perf_counter()
     here = returns()
@@ -117,16 +157,16 @@ def learns(name: str, size: Size) -> dict[str, Any]:
     }
 
 
-def resumes(members: int, size: Size) -> dict[str, Any]:
+def resumes(running: Running, size: Size) -> dict[str, Any]:
     """Whether a run is the same to the bit when it is repeated, taken in two calls, and continued from what was saved."""
-    steps = min(200, size.steps)
+    steps, members = min(200, size.steps), len(running.program.members)
 
     def bits(state: Any, running: Any) -> list[bytes]:
         return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(running.program.save(state)[0])]
 
-    whole = advance(start({}, members, size), 2 * steps)[0]
-    again = advance(start({}, members, size), 2 * steps)[0]
-    half = advance(start({}, members, size), steps)[0]
+    whole = advance(running, 2 * steps)[0]
+    again = advance(started({}, members, size), 2 * steps)[0]
+    half = advance(started({}, members, size), steps)[0]
     saved = half.program.save(half.state)[0]
     split = advance(half, steps)[0]
     resumed = advance(half._replace(state=half.program.load(saved, None, half.step)), steps)[0]
@@ -139,21 +179,22 @@ def correctness(size: Size) -> Tasks:
     """Learning beside a CPU's, resuming to the bit, and the replay in place."""
     counts = size.members[1:2] if size.rehearsal else (1, 64)
     for count in counts:
-        yield f"resumes, {count}", lambda count=count: resumes(count, size)
+        yield Task(f"resumes, {count}", lambda running: resumes(running, size), lambda m=count: started({}, m, size))
+    for name in LEARNERS[: 1 if size.rehearsal else None]:
+        prepare = functools.partial(evaluated, fields_of(name, size), size.seeds, size)
+        yield Task(f"learns, {name}", lambda _, name=name: learns(name, size), prepare)
     for capacity in (1_000,) if size.rehearsal else (10_000, 1_000_000):
         for count in counts:
             about = {"replay_capacity": capacity}
-            yield f"replay of {capacity:,}, {count}", lambda m=count, about=about: {**about, **rate(about, m, size)}
-    for name in LEARNERS[: 1 if size.rehearsal else None]:
-        yield f"learns, {name}", lambda name=name: learns(name, size)
-    for count in counts:
-        yield f"profile, {count}", lambda count=count: profile({}, count, size)
+            yield rated(f"replay of {capacity:,}, {count}", about, count, size, **about)
+    for count in counts:  # the profiler slows what comes after it
+        yield Task(f"profile, {count}", lambda _, m=count: profile(started({}, m, size)))
 
 
 def tests(size: Size) -> Tasks:
     """Tests of numbers, on the device."""
     for path in TESTED[-1:] if size.rehearsal else TESTED:
-        yield path, lambda path=path: tested(path)
+        yield Task(path, lambda _, path=path: tested(path))
 
 
 def tested(path: str) -> dict[str, Any]:
@@ -181,19 +222,19 @@ def members(size: Size) -> Tasks:
         limits.update(found)
         return found
 
-    def sweep(count: int) -> dict[str, Any]:
-        row = rate({}, count, size)
+    def sweep(running: Running, count: int) -> dict[str, Any]:
+        row = rate(running, size)
         if "bytes_per_second" in limits:
             row["limit_by_bytes"] = limits["bytes_per_second"] / BYTES_AN_UPDATE
         if limits.get("us_a_kernel") and row["kernels_a_step"]:
             row["limit_by_launches"] = count * 1e6 / (row["kernels_a_step"] * limits["us_a_kernel"])
         return row
 
-    yield "bandwidth", lambda: limit(bandwidth)
-    yield "launches", lambda: limit(launches)
-    yield "products", lambda: products(size)
-    for count in size.members:
-        yield f"{count:,} members", lambda count=count: sweep(count)
+    yield Task("bandwidth", lambda _: limit(bandwidth))
+    yield Task("launches", lambda _: limit(launches))
+    for m in size.members:
+        yield Task(f"{m:,} members", lambda running, m=m: sweep(running, m), lambda m=m: started({}, m, size))
+    yield Task("products", lambda _: products(size))
 
 
 def protocols(size: Size) -> Tasks:
@@ -201,54 +242,62 @@ def protocols(size: Size) -> Tasks:
     small = {"num_envs": 4, "batch_size": 16, "warmup_steps": 64, "hidden": (8, 8)} if size.rehearsal else {}
     hopper = {**REJAX, **({"env": "Pendulum-v1"} if size.rehearsal else {}), **small}
 
-    def million(agents: int) -> dict[str, Any]:
-        row = rate(hopper, agents, size)
+    def million(running: Running, agents: int) -> dict[str, Any]:
+        row = rate(running, size)
         return {**row, "seconds_for_a_million_steps_each": 1e6 / (median(row["env_steps_per_second"]) / agents)}
 
-    yield "rejax, 1 agent", lambda: million(1)
-    yield "rejax, 300 agents", lambda: million(size.members[-1] if size.rehearsal else 300)
-    cheetah = {**LEANRL, **({"env": "Pendulum-v1", "batch_size": 16, **small} if size.rehearsal else {})}
-    yield "LeanRL, TD3", lambda: rate(cheetah | {"num_envs": 1}, 1, size)
+    for name, agents in (("rejax, 1 agent", 1), ("rejax, 300 agents", size.members[-1] if size.rehearsal else 300)):
+        yield Task(name, lambda running, m=agents: million(running, m), lambda m=agents: started(hopper, m, size))
+    cheetah = {**LEANRL, **({"env": "Pendulum-v1", "batch_size": 16, **small} if size.rehearsal else {}), "num_envs": 1}
+    yield Task("LeanRL, TD3", lambda _: rate(started(cheetah, 1, size), size))
 
 
-def rates_of_two(name: str, fields: dict[str, Any], size: Size) -> Tasks:
-    """Rates of one member and of 64."""
-    for count in size.members[1:] if size.rehearsal else (1, 64):
-        yield f"{name}, {count}", lambda count=count: rate(fields, count, size)
+def counts_of_two(size: Size) -> tuple[int, ...]:
+    return size.members[1:] if size.rehearsal else (1, 64)
 
 
 def switches(size: Size) -> Tasks:
     """One member and 64 with the flags of XLA that the process was given."""
-    yield from rates_of_two("with these flags", {}, size)
+    for count in counts_of_two(size):
+        yield rated(f"with these flags, {count}", {}, count, size)
 
 
 def variants(size: Size) -> Tasks:
     """One member and 64 with other precisions of products, and with other layouts of the loop over steps."""
-    yield from rates_of_two("as it is", {}, size)
     layers.PRECISIONS["tf32"] = lambda x, w: jnp.dot(x, w, precision=jax.lax.Precision.DEFAULT)
-    for precision in ("tf32",) if size.rehearsal else ("tf32", "bfloat16"):
-        yield from rates_of_two(precision, {"precision": precision}, size)
+    precisions = {"as it is": {}, "tf32": {"precision": "tf32"}, "bfloat16": {"precision": "bfloat16"}}
+    for name in list(precisions)[: 2 if size.rehearsal else None]:
+        for count in counts_of_two(size):
+            yield rated(f"{name}, {count}", precisions[name], count, size)
     for name in ("2 steps a turn",) if size.rehearsal else LAYOUTS:
-        with mock.patch.dict(placement.LAYOUTS, {jax.default_backend(): LAYOUTS[name]}):
-            yield from rates_of_two(name, {}, size)
+        for count in counts_of_two(size):
+            program = make_laid_out(LAYOUTS[name], count, size)
+            yield Task(f"{name}, {count}", lambda running: rate(running, size), functools.partial(start, program))
+
+
+def make_laid_out(layouts: tuple[Layout, Layout], members: int, size: Size) -> Program:
+    """A program with these layouts. No other may be made meanwhile, since they are those of the platform."""
+    functions_of.cache_clear()
+    with mock.patch.dict(placement.LAYOUTS, {jax.local_devices()[0].platform: layouts}):
+        program = make({}, members, size)
+    functions_of.cache_clear()
+    return program
 
 
 def parallel(size: Size) -> Tasks:
-    """The preset for thousands of environments: its rate, and the time it takes to solve."""
-    if "parallel" not in dj.PRESETS:
-        return
+    """The preset for thousands of environments: the time it takes to solve, and its rate."""
     small = {"num_envs": 4, "batch_size": 16, "warmup_steps": 64, "hidden": (8, 8)} if size.rehearsal else {}
-    for env in (
-        ("Pendulum-v1",) if size.rehearsal else ("Pendulum-v1", "brax/inverted_pendulum@positional", "brax/ant@positional")
-    ):
-        fields = {"preset": "parallel", "env": env, **small}
-        yield f"rate, {env}", lambda fields=fields: rate({**fields, "eval_episodes": 0}, 1, size)
+    fields = {"preset": "parallel", **small}
     for env, solved in (("Pendulum-v1", -200.0), ("brax/inverted_pendulum@positional", 950.0))[: 1 if size.rehearsal else None]:
-        yield f"solves, {env}", lambda env=env, solved=solved: solves({"preset": "parallel", **small}, env, solved, size)
+        prepare = functools.partial(evaluated, {**fields, "env": env}, 1, size)
+        yield Task(f"solves, {env}", lambda running, e=env, level=solved: solves(running, fields, e, level, size), prepare)
+        yield Task(f"rate, {env}", lambda _, env=env: rate(started({**fields, "env": env}, 1, size), size))
+    if not size.rehearsal:
+        yield rated("rate, brax/ant@positional", {**fields, "env": "brax/ant@positional", "eval_episodes": 0}, 1, size)
 
 
-def solves(fields: dict[str, Any], env: str, solved: float, size: Size) -> dict[str, Any]:
-    """Seconds, compilation included, until the mean return of an evaluation is at the level that counts as solved."""
+def solves(running: Running, fields: dict[str, Any], env: str, solved: float, size: Size) -> dict[str, Any]:
+    """Seconds, without compilation, until the mean return of an evaluation is at the level that counts as solved."""
     since, curve = time.perf_counter(), []
 
     def watch(member: int, step: int, row: dict[str, Any], policy: Any) -> bool:
@@ -258,7 +307,8 @@ def solves(fields: dict[str, Any], env: str, solved: float, size: Size) -> dict[
 
     limit = {"steps": 2 * size.steps} if size.rehearsal else {}
     dj.train(env, on_evaluation=watch, **{**size.fields, **fields, **limit})
-    return {"solved": solved, "seconds_steps_return": curve, "is_solved": curve[-1][2] >= solved}
+    about = {"solved": solved, "is_solved": curve[-1][2] >= solved, "compile_seconds": running.compile_seconds}
+    return {**about, "seconds_steps_return": curve}
 
 
 def crossover(size: Size) -> Tasks:
@@ -266,10 +316,9 @@ def crossover(size: Size) -> Tasks:
     batches, widths = ((16, 32), (8,)) if size.rehearsal else ((64, 256, 1_024, 4_096, 8_192), (64, 512, 1_024))
     for batch_size in batches:
         fields = {"batch_size": batch_size, "warmup_steps": max(1_000, batch_size)}
-        yield f"batch {batch_size:,}", lambda fields=fields: {"axis": "batch_size", **fields, **rate(fields, 1, size)}
+        yield rated(f"batch {batch_size:,}", fields, 1, size, axis="batch_size", batch_size=batch_size)
     for width in widths:
-        fields = {"hidden": (width, width)}
-        yield f"hidden {width:,}", lambda f=fields, width=width: {"axis": "hidden", "hidden": width, **rate(f, 1, size)}
+        yield rated(f"hidden {width:,}", {"hidden": (width, width)}, 1, size, axis="hidden", hidden=width)
 
 
 JOBS: dict[str, Callable[[Size], Tasks]] = {
@@ -278,19 +327,32 @@ JOBS: dict[str, Callable[[Size], Tasks]] = {
 
 
 def say(**what: Any) -> None:
-    print(ANSWER, json.dumps(what), flush=True)
+    print(ANSWER, json.dumps(what, default=str), flush=True)
 
 
-def work(job: Callable[[Size], Tasks], size: Size) -> None:
-    """Does the tasks of a job, and says of each what came of it. Programs of earlier tasks are let go of."""
-    for name, measure in job(size):
-        since = time.perf_counter()
-        try:
-            row = measure()
-        except Exception as error:
-            row = {"failed": one_line(error)}
-        functions_of.cache_clear()
-        say(row={"name": name, "task_seconds": time.perf_counter() - since, **row})
+def work(job: Callable[[Size], Tasks], size: Size, patience: float = COMPILING) -> None:
+    """Prepares the tasks of a job side by side, does one after the other, and says of each what came of it.
+
+    Tasks that are not prepared after so many seconds come last.
+    """
+    tasks = list(job(size))
+    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
+    prepared = {task.name: pool.submit(task.prepare) for task in tasks}
+    wait(prepared.values(), patience)
+    for task in sorted(tasks, key=lambda task: not prepared[task.name].done()):
+        row = carry_out(task, prepared.pop(task.name))  # which lets go of the state when it has been measured
+        late = [name for name, future in prepared.items() if not future.done()]
+        say(row={"name": task.name, **row, **({"meanwhile": f"{', '.join(late)} still compiling"} if late else {})})
+
+
+def carry_out(task: Task, prepared: Future[Any]) -> dict[str, Any]:
+    """What a task has measured, or why it failed."""
+    try:
+        ready, since = prepared.result(), time.perf_counter()
+        return {**task.measure(ready), "task_seconds": time.perf_counter() - since}
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": one_line(error)}
 
 
 def end_with_who_asked() -> None:
@@ -304,6 +366,18 @@ def end_with_who_asked() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def check_device(platform: str) -> None:
+    """Ends this process, and with it all jobs, if there is nothing here to measure, or nothing to measure it with."""
+    why = "JAX finds no accelerator here; `nvidia-smi` and `python -m jax` may say why" if platform == "cpu" else ""
+    try:
+        make_device("Pendulum-v1")  # once, before several threads ask for it
+    except Exception as error:
+        why = one_line(error)
+    if why:
+        print(why, file=sys.stderr)
+        sys.exit(USELESS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=JOBS)
@@ -312,6 +386,7 @@ def main() -> None:
     end_with_who_asked()
     from ddpg_jax.app.machine import machine
 
+    check_device("any" if options.rehearse else jax.default_backend())
     say(about=machine())
     work(JOBS[options.job], SMALL if options.rehearse else FULL)
 
