@@ -80,6 +80,8 @@ JOBS = (
 STAGES = {"a": "correctness", "b": "members", "c": "protocols", "d": "switches", "e": "parallel", "f": "crossover"}
 USELESS = 3
 """Exit status of a job that finds nothing here to measure, as no job after it would."""
+FUTILE = 3
+"""Jobs in a row that measure nothing, after which all ends."""
 SAID = 1_500
 """Characters that are kept of what a job that failed has said last."""
 QUICKLY = "--xla_backend_optimization_level=1"
@@ -127,12 +129,12 @@ def rest(jobs: list[Job], records: dict[str, dict[str, Any]]) -> list[Job]:
     return sorted((job for job in jobs if found[job].get("status") != "done"), key=lambda job: bool(found[job].get("rows")))
 
 
-def answers(job: Job, rehearse: bool, seconds: float, cache: str) -> Iterator[dict[str, Any]]:
+def answers(job: Job, rehearse: bool, seconds: float, cache: str, *options: str) -> Iterator[dict[str, Any]]:
     """Runs a job for at most so many seconds; gives what it says when it says it, and at last its status."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} {job.flags} {QUICKLY if rehearse else ''}".strip()
     own = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": flags}
     own |= {"JAX_PLATFORMS": "cpu"} if rehearse else {}
-    command = [sys.executable, "-m", "benchmarks.accelerator_stages", job.name, *(["--rehearse"] if rehearse else [])]
+    command = [sys.executable, "-m", "benchmarks.accelerator_stages", job.name, *(["--rehearse"] if rehearse else []), *options]
     environment = {"JAX_PLATFORMS": "", **os.environ, **own}  # empty means any, also to the settings of the tests
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "errors": "replace"}
@@ -158,7 +160,7 @@ def answers(job: Job, rehearse: bool, seconds: float, cache: str) -> Iterator[di
         errors.seek(0)
         said = errors.read().strip()[-SAID:]
     ended = "cut off" if late.is_set() else "done" if not process.returncode else f"failed: {process.returncode} {said}"
-    yield {"status": ended, "useless": True} if process.returncode == USELESS else {"status": ended}
+    yield {"status": ended}
 
 
 def show(job: Job, row: dict[str, Any]) -> None:
@@ -174,31 +176,43 @@ def show(job: Job, row: dict[str, Any]) -> None:
 
 
 def carry_out(
-    jobs: list[Job], records: Records, *, rehearse: bool, seconds: float, clock: Callable[[], float] = time.monotonic
+    jobs: list[Job],
+    records: Records,
+    *,
+    rehearse: bool,
+    seconds: float,
+    side_by_side: int = 8,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Job]:
-    """Does one job after the other in so many seconds; returns those that were skipped because too little was left."""
-    end, skipped = clock() + seconds, []
+    """Does one job after the other in so many seconds; returns those that were skipped because too little was left.
+
+    After a job that measured nothing, programs are compiled one by one. After `FUTILE` such jobs in a row, all ends: the time
+    that is left can be used when that is mended.
+    """
+    end, skipped, futile = clock() + seconds, [], 0
     with tempfile.TemporaryDirectory() as folder:
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
-        for job in jobs:
+        for k, job in enumerate(jobs):
             left = end - clock()
             if left < (1.0 if rehearse else job.least):
                 skipped.append(job)
                 records.note(job, status="skipped")
                 print(f"{job.stage} {job.name} {job.flags} is skipped: {left:.0f} s are left", flush=True)
                 continue
-            began, useless = clock(), False
+            began, measured, status = clock(), 0, ""
             records.note(job, status="running")
-            for answer in answers(job, rehearse, left if rehearse else min(left, job.most), cache):
-                useless = answer.pop("useless", False)
+            together = ["--side-by-side", str(0 if futile else side_by_side)]
+            for answer in answers(job, rehearse, left if rehearse else min(left, job.most), cache, *together):
                 records.note(job, **answer)
                 if "row" in answer:
+                    measured += "failed" not in answer["row"]
                     show(job, answer["row"])
-                if answer.get("status", "done") != "done":
-                    print(f"{job.stage} {job.name} {job.flags} {answer['status']}", flush=True)
+                status = answer.get("status", "")
             records.note(job, seconds=clock() - began)
-            if useless:
-                return jobs[jobs.index(job) :]
+            print(f"{job.stage} {job.name} {job.flags} {status}: {clock() - began:.0f} s", flush=True)
+            futile = 0 if measured else futile + 1
+            if futile == FUTILE or status.startswith(f"failed: {USELESS} "):
+                return [*skipped, *jobs[k + 1 :]]
     return skipped
 
 
@@ -209,6 +223,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--rest", action="store_true", help="only jobs that are not done in the folder of the results")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on the CPU; give it another folder")
+    help_side = "programs that are compiled at a time, or 0: each when it is its turn"
+    parser.add_argument("--side-by-side", type=int, default=8, help=help_side)
     options = parser.parse_args(words)
     if unknown := set(options.stages) - set(STAGES):
         parser.error(f"--stages {options.stages}: {', '.join(sorted(unknown))} is no stage; they are {', '.join(STAGES)}")
@@ -219,7 +235,8 @@ def main(words: list[str] | None = None) -> int:
     records = Records(options.out, {"command": command, "rehearsal": options.rehearse}, before)
     wanted = [job for job in JOBS if job.stage in options.stages and not (options.rehearse and job.flags in SWITCHES[:-1])]
     wanted = rest(wanted, before)
-    skipped = carry_out(wanted, records, rehearse=options.rehearse, seconds=60 * options.minutes)
+    how: dict[str, Any] = {"rehearse": options.rehearse, "side_by_side": options.side_by_side}
+    skipped = carry_out(wanted, records, seconds=60 * options.minutes, **how)
     print(f"results in {options.out}; {len(wanted) - len(skipped)} of {len(wanted)} jobs were begun", flush=True)
     return 0
 

@@ -2,9 +2,7 @@
 
     python -m benchmarks.accelerator_stages JOB [--rehearse]
 
-A job is a list of tasks; what a task has measured is said at once, as a line of JSON, and a task that fails says why and does
-not keep the next from being tried. Before anything is timed, the programs of all tasks are compiled side by side, which takes
-most of the time. The process ends when its standard input is closed, so that nothing outlives who asked for it.
+A job is a list of tasks, which `benchmarks.accelerator_tasks` carries out.
 """
 
 from __future__ import annotations
@@ -14,15 +12,10 @@ import contextlib
 import functools
 import io
 import json
-import os
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import jax
@@ -31,7 +24,6 @@ import numpy as np
 
 import ddpg_jax as dj
 from benchmarks import parts
-from benchmarks.accelerator import USELESS
 from benchmarks.accelerator_measures import (
     BYTES_AN_UPDATE,
     FULL,
@@ -49,10 +41,8 @@ from benchmarks.accelerator_measures import (
     start,
     started,
 )
-from benchmarks.turns import ANSWER
+from benchmarks.accelerator_tasks import SIDE_BY_SIDE, Task, Tasks, check_device, end_with_who_asked, say, work
 from ddpg_jax.agent import layers
-from ddpg_jax.envs.registry import make_device
-from ddpg_jax.errors import one_line
 from ddpg_jax.flatten import make_pack
 from ddpg_jax.running import placement
 from ddpg_jax.running.compiled import functions_of
@@ -61,23 +51,6 @@ from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import PLAIN, Layout
 
 RESULTS = Path(__file__).parent / "results"
-SIDE_BY_SIDE = 8
-"""Programs that are compiled at a time. Each keeps several cores busy for a part of its time."""
-COMPILING = 75.0
-"""Seconds after which tasks begin to be timed though programs of later ones are still being compiled; their rows say so."""
-
-
-class Task(NamedTuple):
-    """A measurement."""
-
-    name: str
-    measure: Callable[[Any], dict[str, Any]]
-    """Takes what `prepare` gave."""
-    prepare: Callable[[], Any] = lambda: None
-    """What is done before, beside that of other tasks, and not timed."""
-
-
-Tasks = Iterator[Task]
 LEARNERS = ("defaults", "TD3", "prioritized", "n-step 3")
 """Rows of `results/parts_parts.json`, which are of a CPU."""
 TESTED = (
@@ -326,69 +299,18 @@ JOBS: dict[str, Callable[[Size], Tasks]] = {
 }
 
 
-def say(**what: Any) -> None:
-    print(ANSWER, json.dumps(what, default=str), flush=True)
-
-
-def work(job: Callable[[Size], Tasks], size: Size, patience: float = COMPILING) -> None:
-    """Prepares the tasks of a job side by side, does one after the other, and says of each what came of it.
-
-    Tasks that are not prepared after so many seconds come last.
-    """
-    tasks = list(job(size))
-    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
-    prepared = {task.name: pool.submit(task.prepare) for task in tasks}
-    wait(prepared.values(), patience)
-    for task in sorted(tasks, key=lambda task: not prepared[task.name].done()):
-        row = carry_out(task, prepared.pop(task.name))  # which lets go of the state when it has been measured
-        late = [name for name, future in prepared.items() if not future.done()]
-        say(row={"name": task.name, **row, **({"meanwhile": f"{', '.join(late)} still compiling"} if late else {})})
-
-
-def carry_out(task: Task, prepared: Future[Any]) -> dict[str, Any]:
-    """What a task has measured, or why it failed."""
-    try:
-        ready, since = prepared.result(), time.perf_counter()
-        return {**task.measure(ready), "task_seconds": time.perf_counter() - since}
-    except Exception as error:
-        traceback.print_exc()
-        return {"failed": one_line(error)}
-
-
-def end_with_who_asked() -> None:
-    """Ends this process when its standard input is closed."""
-
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def check_device(platform: str) -> None:
-    """Ends this process, and with it all jobs, if there is nothing here to measure, or nothing to measure it with."""
-    why = "JAX finds no accelerator here; `nvidia-smi` and `python -m jax` may say why" if platform == "cpu" else ""
-    try:
-        make_device("Pendulum-v1")  # once, before several threads ask for it
-    except Exception as error:
-        why = one_line(error)
-    if why:
-        print(why, file=sys.stderr)
-        sys.exit(USELESS)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--side-by-side", type=int, default=SIDE_BY_SIDE)
     options = parser.parse_args()
     end_with_who_asked()
     from ddpg_jax.app.machine import machine
 
     check_device("any" if options.rehearse else jax.default_backend())
     say(about=machine())
-    work(JOBS[options.job], SMALL if options.rehearse else FULL)
+    work(list(JOBS[options.job](SMALL if options.rehearse else FULL)), options.side_by_side)
 
 
 if __name__ == "__main__":

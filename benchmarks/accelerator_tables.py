@@ -48,7 +48,11 @@ def section(title: str, result: dict[str, Any] | None, stage: str, table: list[s
 
 
 def rate_of(row: dict[str, Any], of: str = "updates_per_second") -> str:
-    return f"{statistics.median(row[of]):,.0f}" if of in row else row.get("failed", NOT_YET)
+    """A rate, or why there is none; in brackets if other programs were compiled at the same time."""
+    if of not in row:
+        return row.get("failed", NOT_YET).replace("|", "/")
+    rate = f"{statistics.median(row[of]):,.0f}"
+    return f"({rate})" if "meanwhile" in row else rate
 
 
 def correctness(results: Path) -> str:

@@ -6,6 +6,7 @@ NO_SCRIPTS = (
     "__init__",
     "accelerator_measures",
     "accelerator_tables",
+    "accelerator_tasks",
     "single_file",
     "turns",
     "suite_child",
