@@ -8,7 +8,7 @@
 | stage | what it measures |
 |---|---|
 | a | correctness: resuming to the bit, the replay in place, learning beside a CPU's, the profiler's account, tests of numbers |
-| b | the defaults with 1 .. 4,096 members, beside what the bandwidth and the launches of this device allow |
+| b | the defaults with 1 .. 4,096 members, compiled together, beside what bandwidth and launches of this device allow |
 | c | others' protocols: rejax's DDPG on Brax's Hopper, LeanRL's TD3 on HalfCheetah, where these are installed |
 | d | switches: the loop as a CUDA graph, graphs of one kernel, whole products, several together; precision, steps a turn |
 | e | the preset for thousands of environments: its rate, and the time until it has solved |
@@ -68,7 +68,7 @@ SWITCHES = (GRAPHS, WHOLE_PRODUCTS, SMALL_GRAPHS, f"{GRAPHS} {SMALL_GRAPHS} {WHO
 JOBS = (
     Job("b", "members", 50, 150),
     Job("a", "correctness", 50, 150),
-    Job("d", "switches", 40, 60, SWITCHES[0]),
+    Job("d", "switches", 40, 90, SWITCHES[0]),
     Job("c", "protocols", 60, 130),
     Job("e", "parallel", 60, 170),
     Job("d", "variants", 50, 130),

@@ -10,10 +10,21 @@ has these and nothing more, such as that of
     python3.12 -m venv bare
     bare/bin/pip install "jax[cuda13]" flax optax chex orbax-checkpoint scipy matplotlib rich pytest hypothesis imageio jinja2
 
-unpacks the wheels beside it, and rehearses all stages there. On the machine:
+unpacks the wheels beside it, and rehearses all stages there.
 
-    python3 -m pip install --no-index --no-deps --target SITE WHEELS/*.whl
-    PYTHONPATH=SITE python3 -m benchmarks.accelerator --minutes 8
+On a rented machine, of which every second counts, all in one go, from the folder of this repository with the wheels in `.whl`,
+which git ignores; OUT is the folder that comes back:
+
+    mkdir -p /tmp/kept OUT; cp /tmp/kept/*.json OUT 2>/dev/null
+    [ -e /tmp/site/brax ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl || exit 9
+    export PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR=/tmp/jax
+    (while sleep 5; do cp OUT/*.json /tmp/kept; done) >/dev/null 2>&1 &
+    timeout 575 python3 -m benchmarks.accelerator --minutes 9.2 --rest --out OUT 2>&1 | tee OUT/log.txt
+    kill $!; cp OUT/*.json /tmp/kept
+
+The same again, with the minutes that are left, goes on where this has ended, also after it was killed, and compiles nothing
+twice, as long as it is the same machine. Then OUT/*.json belong into `benchmarks/results`, and `python -m benchmarks.tables`
+makes their page.
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ def parallel(results: Path) -> str:
         if "seconds_steps_return" in row:
             seconds, step, value = row["seconds_steps_return"][-1]
             said = f"a return of {value:,.0f} after {seconds:.1f} s and {step:,} steps"
+            said += "" if row["is_solved"] else f", where {row['solved']:,.0f} counts as solved"
         else:
             said = f"{rate_of(row, 'env_steps_per_second')} environment steps/s"
         lines.append(f"| {row['name']} | {said} |")
