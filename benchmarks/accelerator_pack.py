@@ -22,6 +22,9 @@ which git ignores; OUT is the folder that comes back:
     timeout 575 python3 -m benchmarks.accelerator --minutes 9.2 --rest --out OUT 2>&1 | tee OUT/log.txt
     kill $!; cp OUT/*.json /tmp/kept
 
+XLA needs `ptxas`, `nvlink` and `libdevice.10.bc` of CUDA; where it does not find them, the first job says so and all ends. They
+may be put on PATH, and the last into the folder that the command is run in.
+
 The same again, with the minutes that are left, goes on where this has ended, also after it was killed, and compiles nothing
 twice, as long as it is the same machine. Then OUT/*.json belong into `benchmarks/results`, and `python -m benchmarks.tables`
 makes their page.

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks.accelerator import USELESS
 from benchmarks.turns import ANSWER
 from ddpg_jax.envs.registry import make_device
@@ -83,10 +86,14 @@ def end_with_who_asked() -> None:
 
 
 def check_device(platform: str) -> None:
-    """Ends this process, and with it all jobs, if there is nothing here to measure, or nothing to measure it with."""
+    """Ends this process, and with it all jobs, if there is nothing here to measure, or nothing to measure it with.
+
+    It compiles what a GPU needs `libdevice` and `ptxas` of CUDA for, which not all machines have where XLA looks for them.
+    """
     why = "JAX finds no accelerator here; `nvidia-smi` and JAX's first warning may say why" if platform == "cpu" else ""
     try:
         make_device("Pendulum-v1")  # once, before several threads ask for it
+        jax.jit(lambda x: jnp.arctan2(jnp.sin(x), x) @ x)(jnp.ones((16, 16))).block_until_ready()
     except Exception as error:
         why = one_line(error)
     if why:

@@ -162,11 +162,21 @@ def test_tasks_are_prepared_before_any_is_measured_and_the_slow_come_last(
         assert events == ["slow begun", "slow measured", "breaks begun", "quick begun", "quick measured"]
 
 
-def test_a_machine_without_an_accelerator_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_without_an_accelerator_or_a_compiler_is_not_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_device("gpu")
     with pytest.raises(SystemExit, match=str(USELESS)):
         check_device("cpu")
     assert "no accelerator" in capsys.readouterr().err
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("libdevice not found")
+
+    monkeypatch.setattr("jax.jit", fail)
+    with pytest.raises(SystemExit, match=str(USELESS)):
+        check_device("gpu")
+    assert "libdevice not found" in capsys.readouterr().err
 
 
 def test_a_job_is_ended_when_its_time_is_over_and_says_why_it_failed(tmp_path: Path) -> None:
