@@ -124,8 +124,8 @@ def sweep(
         population: population based training: the number of members, which learn from each other. Each has a seed of its own.
         sample: maps the fields that a population explores to `log:LOW:HIGH` or `uniform:LOW:HIGH`.
         exploit: how its members learn from each other, if not by default: a `dj.Exploit`, or a dict of its fields.
-        schedule: hyperparameters that change while all seeds train: `schedule.csv` of a population, `Sweep.schedule()` of one, or
-            pairs of a step and the values from it on, `[(0, {"tau": 0.01}), (2000, {"tau": 0.005})]`.
+        schedule: hyperparameters that change while all seeds train: `schedule.csv` of a population, or its
+            `Sweep.schedule()`, or pairs of a step and the values from it on, `[(0, {"tau": 0.01}), (2000, {"tau": 0.005})]`.
         **fields: fields that all points share, except where a point overrides them.
 
     Raises:
@@ -167,7 +167,7 @@ def sweep(
     for group in groups:
         for part, program in fit_to_memory(group, make, unit=seeds if pruning else 1):
             if population is not None:
-                check_together(part, group, program)
+                check_together(part, group, program.close)
             done.append(_train_all(part.experiment, program, on_evaluation, referee=referee, evolve=evolve))
     begin = beginnings(groups[0].members) if population is not None else []
     return _result(chosen, done, referee.stops, begin=begin, seed=groups[0].experiment.seed)

@@ -89,7 +89,7 @@ def _takes(command: str, option: str) -> bool:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.app.machine import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
     from ddpg_jax.experiment.experiment import layer_sizes
@@ -110,29 +110,37 @@ def _sweep(options: argparse.Namespace) -> int:
 
     meeting = read_meeting(options)
     with listen(meeting) or contextlib.nullcontext() as server:
-        return _work(_sweep_groups(options), options, meeting, server=server)
+        groups, evolution = _sweep_groups(options)
+        return _work(groups, options, meeting, server=server, evolution=evolution)
 
 
 def _sweep_groups(options: argparse.Namespace) -> Any:
-    """Returns what a sweep trains, and configures JAX for it."""
+    """Returns what a sweep trains, and what changes its hyperparameters, if something does; and configures JAX for it."""
+    from ddpg_jax.app.evolving import read_evolution
+
+    given = _given(options)
+    groups, evolution = read_evolution(options, given) or (_fixed_groups(options, given), None)
+    _configure(groups)
+    return groups, evolution
+
+
+def _fixed_groups(options: argparse.Namespace, given: dict[str, Any]) -> Any:
+    """Returns what a sweep trains in which every member keeps its hyperparameters."""
     from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
     from ddpg_jax.running.groups import make_groups
 
-    given = _given(options)
     seeds = whole("seeds", options.seeds)
     if options.sample and options.grid:
         raise ConfigError("--sample and --grid cannot be combined; give one of them")
     if options.sample:
         if options.points is None:
-            raise ConfigError("--sample needs --points N, the number of points to draw")
+            raise ConfigError("--sample needs --points N, the number of points to draw, or --population N")
         points = random_points(_ranges(options), whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
     elif options.points is not None:
         raise ConfigError("--points is the number of points that --sample draws; also give --sample FIELD=log:LOW:HIGH")
     else:
         points = grid_points(parse_grid(options.grid))
-    groups = make_groups(points, seeds, given)
-    _configure(groups)
-    return groups
+    return make_groups(points, seeds, given)
 
 
 def _ranges(options: argparse.Namespace) -> dict[str, str]:
@@ -144,7 +152,7 @@ def _ranges(options: argparse.Namespace) -> dict[str, str]:
 
 def _configure(groups: Any) -> None:
     """Configures JAX to train many members on all cores."""
-    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.app.machine import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
     from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
@@ -208,7 +216,9 @@ def _import(options: argparse.Namespace) -> None:
         import_modules(coerce("imports", options.imports))
 
 
-def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = None, *, server: Any = None) -> int:
+def _work(
+    groups: Any, options: argparse.Namespace, meeting: Meeting | None = None, *, server: Any = None, evolution: Any = None
+) -> int:
     from ddpg_jax.app.job import Options, Stopped, train
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.processes import Ended, connected
@@ -218,7 +228,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     seconds = at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite cannot be combined; give one of them")
-    job = Options(options.out, options.resume, options.overwrite, seconds, options.track, _stopping(groups, options))
+    job = Options(options.out, options.resume, options.overwrite, seconds, options.track, _stopping(groups, options), evolution)
     try:
         with connected(meeting, server) as processes:
             line = train(groups, job, processes)
@@ -248,8 +258,7 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
 
 def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
-    from ddpg_jax.app.job import use_compilation_cache
-    from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.machine import check_jax, use_compilation_cache
     from ddpg_jax.app.report import readable
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)

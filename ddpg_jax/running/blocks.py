@@ -83,7 +83,7 @@ Judge: TypeAlias = Callable[[list[dict[str, Any]], Any], Iterable[int]]
 """`(rows, state) -> members`: the indices of the program's members that stop after an evaluation with these rows."""
 
 Evolve: TypeAlias = Callable[[list[dict[str, Any]]], Iterable[Change]]
-"""`(rows) -> changes`: what members of the program take over when the next block begins, after an evaluation with these rows."""
+"""`(rows) -> changes`: what members take over when the next block begins, after an evaluation with these rows."""
 
 
 def nobody_changes(rows: list[dict[str, Any]]) -> list[Change]:

@@ -7,19 +7,19 @@ members train, and after a resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import NUMBERS, SWITCHES, Experiment, coerce
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, SWITCHES, Experiment, coerce
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Range, parse_ranges, random_points
 from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.blocks import evaluation_interval
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change
-from ddpg_jax.running.program import Program, total_iterations, warmup_iterations
+from ddpg_jax.running.program import total_iterations, warmup_iterations
 from ddpg_jax.running.rows import result_of
 
 EXPLOITS = 20
@@ -53,6 +53,8 @@ class Population(NamedTuple):
     """With all values given."""
     begin: int
     """The step at which learning begins; nobody is replaced before something has been learned."""
+    asked: int | None = None
+    """The interval between two exploits, if the user gave one."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[Change]:
         """Decides after an evaluation which members are replaced."""
@@ -66,9 +68,7 @@ class Population(NamedTuple):
         return {"population": {**self.exploit._asdict(), "ranges": {name: list(r) for name, r in self.ranges.items()}}}
 
 
-def replacements(
-    rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str, Range], *, exploit: Exploit
-) -> list[Change]:
+def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str, Range], *, exploit: Exploit) -> list[Change]:
     """Decides who is replaced: truncation selection, then exploration (Jaderberg et al. 2017, section 4.1).
 
     Members are ranked by the returns in their rows; of equal ones, the first comes first. Each of the worst is replaced by one
@@ -129,9 +129,9 @@ def make_population(
         raise ConfigError(f"population={count} needs sample, the ranges of the fields that it explores")
     for name in sample:
         if name not in NUMBERS:
-            coerce(name, str(sample[name]).split(":")[1]) if ":" in str(sample[name]) else None  # says so if it is no field
+            coerce(name, STRUCTURE.get(name))  # says so if it is no field
             raise ConfigError(
-                f"{name} cannot be in a population, since it changes the program; sample fields of Hyperparams, such as critic_lr"
+                f"{name} cannot be in a population, since it changes the program; sample numbers such as critic_lr"
             )
     ranges = parse_ranges(sample)
     seed = coerce("seed", fields.get("seed", 0))
@@ -145,7 +145,8 @@ def make_population(
     experiment, members = groups[0]
     own = [member._replace(seed=coerce("seed", member.seed + member.number)) for member in members]
     begin = warmup_iterations(experiment) * experiment.num_envs
-    plan = Population(experiment.seed, ranges, make_exploit(exploit, experiment), begin)
+    chosen = make_exploit(exploit, experiment)
+    plan = Population(experiment.seed, ranges, chosen, begin, chosen.every if _values(exploit).get("every") else None)
     return [Group(experiment, own)], plan
 
 
@@ -166,14 +167,14 @@ def check_alone(name: str, value: Any, others: Mapping[str, Any]) -> None:
         raise ConfigError(f"{said} cannot be combined with {other}; give one of them")
 
 
-def check_together(part: Group, group: Group, program: Program) -> None:
-    """Closes the program of a population if not all its members fit in memory together.
+def check_together(part: Group, group: Group, close: Callable[[], None]) -> None:
+    """Checks that all members of a population fit in memory together; calls `close` if they do not.
 
     Raises:
         ConfigError: they do not.
     """
     if len(part.members) < len(group.members):
-        program.close()
+        close()
         raise ConfigError(
             f"population={len(group.members)} does not fit in memory, of which only {len(part.members)} members do; lower it, "
             "replay_capacity or batch_size"

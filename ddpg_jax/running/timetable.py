@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import NUMBERS, Experiment, coerce, configure
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment, coerce, configure
 from ddpg_jax.running.blocks import evaluation_interval
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change, Member, Stage, ancestry
@@ -30,19 +31,19 @@ def happened(changes: Iterable[Change], last: int) -> list[Change]:
     return [change for change in changes if change.step < last]
 
 
-def write_changes(path: Path, changes: Sequence[Change], final: Mapping[int, float]) -> None:
-    """Writes schedule.csv: one row for each change, with the last return of its member."""
-    fields = list(changes[0].values)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *fields, FINAL])
-        for change in changes:
-            own = [change.values[name] for name in fields]
-            writer.writerow([change.step, change.member, change.parent, *own, final[change.member]])
+def format_changes(changes: Sequence[Change], final: Mapping[int, float]) -> str:
+    """Returns the contents of schedule.csv: one row for each change, with the last return of its member."""
+    fields, text = list(changes[0].values), io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *fields, FINAL])
+    for change in changes:
+        own = [change.values[name] for name in fields]
+        writer.writerow([change.step, change.member, change.parent, *own, final[change.member]])
+    return text.getvalue()
 
 
 def read_changes(path: str | Path) -> tuple[list[Change], dict[int, float]]:
-    """Reads what `write_changes` has written: the changes, and the last returns, NaN if the file has none.
+    """Reads what `format_changes` has written: the changes, and the last returns, NaN if the file has none.
 
     Raises:
         ConfigError: it cannot be read.
@@ -51,7 +52,10 @@ def read_changes(path: str | Path) -> tuple[list[Change], dict[int, float]]:
         with open(path, newline="") as file:
             table = list(csv.DictReader(file))
         names = [name for name in (table[0] if table else {}) if name not in (*COLUMNS, FINAL)]
-        changes = [Change(*(int(row[name]) for name in COLUMNS), {name: float(row[name]) for name in names}) for row in table]
+        changes = [
+            Change(int(row["step"]), int(row["member"]), int(row["parent"]), {name: float(row[name]) for name in names})
+            for row in table
+        ]
         final = {int(row["member"]): float(row.get(FINAL) or math.nan) for row in table}
     except OSError as error:
         raise ConfigError(f"schedule={path} cannot be read: {os.strerror(error.errno or 0)}") from error
@@ -126,7 +130,7 @@ def _stages(given: Any) -> list[Stage]:
         raise ConfigError(f"schedule: the steps {', '.join(map(str, steps))} are not allowed; they must ascend from 0")
     structural = next((name for stage in stages for name in stage.values if name not in NUMBERS), None)
     if structural is not None:
-        coerce(structural, stages[0].values[structural])  # says so if it is no field
+        coerce(structural, STRUCTURE.get(structural))  # says so if it is no field
         raise ConfigError(f"{structural} cannot be in a schedule, since it changes the program; fields of Hyperparams can")
     return [Stage(s.step, {name: coerce(name, value) for name, value in s.values.items()}, s.member) for s in stages]
 
@@ -135,7 +139,9 @@ def _best(path: Any, final: Mapping[int, float]) -> int:
     """Returns the member with the best last return."""
     known = {member: value for member, value in final.items() if not math.isnan(value)}
     if not known and len(final) > 1:
-        raise ConfigError(f"schedule={path} has no {FINAL}, and so does not say which member is the best; leave one member in it")
+        raise ConfigError(
+            f"schedule={path} has no {FINAL}, and so does not say which member is the best; leave one member in it"
+        )
     return max(known or final, key=lambda member: (known or final)[member])
 
 
@@ -149,4 +155,6 @@ def _check(stage: Stage, experiment: Experiment, fields: Mapping[str, Any]) -> N
         )
     more = [name for name in configure(fields)[0].parts if name not in experiment.parts]
     if more:
-        raise ConfigError(f"schedule: step {stage.step:,} switches {more[0]} on, which is off at step 0; give it a small value there")
+        raise ConfigError(
+            f"schedule: step {stage.step:,} switches {more[0]} on, which is off at step 0; give it a small value there"
+        )

@@ -1,0 +1,117 @@
+"""Population based training beside the same members without it.
+
+    python -m benchmarks.population
+
+Pendulum-v1, eight members over `RANGES`. In a repetition, the members of every arm begin with the same seeds at the same random
+points: `none` trains them as a random search does, `copy` and `keep` are populations with the defaults of `Exploit` and that
+value of `replay`. The best member of each arm is the one with the best last evaluation of ten episodes; what is compared is its
+return, and that of all others, over a hundred other episodes. Writes `benchmarks/results/population.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+MEMBERS, EPISODES = 8, 100
+RANGES = {
+    "critic_lr": "log:1e-5:1e-2",
+    "actor_lr": "log:1e-5:1e-2",
+    "tau": "log:1e-3:1e-1",
+    "noise_sigma": "uniform:0.05:0.5",
+}
+FIELDS: dict[str, Any] = {"env": "Pendulum-v1", "steps": 30_000, "hidden": (32, 32)}
+ARMS = ("none", "copy", "keep")
+
+
+def train(arm: str, seed: int) -> dict[str, Any]:
+    """Trains the members of one arm, and returns the returns of all of them and what became of the best."""
+    import ddpg_jax as dj
+    from ddpg_jax.running.blocks import nobody_changes
+    from ddpg_jax.running.population import make_population
+    from ddpg_jax.running.rows import result_of
+
+    exploit = {"replay": "copy" if arm == "none" else arm}
+    (group,), population = make_population(MEMBERS, RANGES, {**FIELDS, "seed": seed}, exploit=exploit)
+    program = dj.make_program(group.experiment, group.members)
+    begin, rows, tick = time.perf_counter(), [], None
+    for tick in dj.run_blocks(
+        program, group.experiment, program.start(), evolve=nobody_changes if arm == "none" else population
+    ):
+        rows = tick.rows or rows
+    seconds = time.perf_counter() - begin
+    assert tick is not None
+    judges = [member._replace(seed=2**31 + seed) for member in group.members]  # all play the same episodes
+    judge = dj.make_program(replace(group.experiment, eval_episodes=EPISODES), judges)
+    returns = np.nan_to_num(judge.evaluate(tick.state, tick.iteration)[0].mean(axis=1), nan=-np.inf)
+    last = np.array([np.nan_to_num(result_of(row), nan=-np.inf) for row in rows])
+    best = int(last.argmax())
+    return {
+        "arm": arm,
+        "seed": seed,
+        "returns": returns.tolist(),
+        "best": float(returns[best]),
+        "median": float(np.median(returns)),
+        "best_last_evaluation": float(last[best]),
+        "values": {name: rows[best][name] for name in RANGES},
+        "replacements": len(tick.journal.lineage or []),
+        "diverged": sum(row["diverged_step"] != "" for row in rows),
+        "seconds": round(seconds, 1),
+    }
+
+
+def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compares the arms within repetitions: mean differences with their 95 % bootstrap intervals."""
+    table = {arm: {row["seed"]: row for row in rows if row["arm"] == arm} for arm in ARMS}
+    result: dict[str, Any] = {}
+    for arm in ("copy", "keep"):
+        seeds = sorted(set(table[arm]) & set(table["none"]))
+        for what, own, other in (
+            ("best_minus_best_of_none", "best", "best"),
+            ("best_minus_median_of_none", "best", "median"),
+            ("median_minus_median_of_none", "median", "median"),
+        ):
+            gain = np.array([table[arm][seed][own] - table["none"][seed][other] for seed in seeds])
+            drawn = np.random.default_rng(0).choice(gain, (10_000, len(gain))).mean(axis=1)
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            wins = int((gain > 0).sum())
+            result[f"{arm}: {what}"] = {"mean": gain.mean(), "interval": [low, high], "wins": wins, "of": len(gain)}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=10)
+    options = parser.parse_args()
+
+    from ddpg_jax.app.machine import machine
+    from ddpg_jax.app.report import as_json
+    from ddpg_jax.running.hardware import use_all_cores
+
+    use_all_cores()
+    rows: list[dict[str, Any]] = []
+    for repetition in range(options.repetitions):
+        for arm in ARMS:
+            rows.append(train(arm, 1_000 * repetition))
+            row = rows[-1]
+            print(
+                f"{repetition}  {arm:5s} best {row['best']:8.1f}  median {row['median']:8.1f}  worst {min(row['returns']):8.1f}  "
+                f"{row['replacements']:3d} replaced  {row['seconds']:5.1f} s",
+                flush=True,
+            )
+        about = {"command": "python -m benchmarks.population", "members": MEMBERS, "episodes": EPISODES, "ranges": RANGES}
+        result = {**about, "fields": FIELDS, "comparison": compare(rows), "rows": rows, **machine()}
+        (RESULTS / "population.json").write_text(as_json(result))
+    for what, found in compare(rows).items():
+        low, high = found["interval"]
+        print(f"{what}: {found['mean']:+.1f} [{low:+.1f}, {high:+.1f}], above 0 in {found['wins']} of {found['of']}")
+
+
+if __name__ == "__main__":
+    main()
