@@ -101,8 +101,8 @@ def main() -> None:
             rows.append(train(arm, 1_000 * repetition))
             row = rows[-1]
             print(
-                f"{repetition}  {arm:5s} best {row['best']:8.1f}  median {row['median']:8.1f}  worst {min(row['returns']):8.1f}  "
-                f"{row['replacements']:3d} replaced  {row['seconds']:5.1f} s",
+                f"{repetition}  {arm:5s} best {row['best']:8.1f}  median {row['median']:8.1f}  "
+                f"worst {min(row['returns']):8.1f}  {row['replacements']:3d} replaced  {row['seconds']:5.1f} s",
                 flush=True,
             )
         about = {"command": "python -m benchmarks.population", "members": MEMBERS, "episodes": EPISODES, "ranges": RANGES}

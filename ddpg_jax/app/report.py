@@ -165,9 +165,15 @@ def as_json(value: Any) -> str:
 
 
 def labels(rows: Sequence[dict[str, Any]], name: str, stopped: Collection[int] = ()) -> dict[str, np.ndarray]:
-    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept; see `by_point`."""
+    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept; see `by_point`.
+
+    If values change while members train, the curves are labelled with the numbers of the members.
+    """
     names, points = swept(rows), by_point(rows, stopped)
     texts = [named(names, point) for point in points]
+    if changing(rows):
+        member_of = {values: member for member, values in first_values(rows).items()}
+        texts = [f"member {member_of[point]}" if len(points) > 1 else "" for point in points]
     if len(set(texts)) < len(texts):  # different values that look the same when they are shortened
         texts = [named(names, point, str) for point in points]
     return {text or name: curve for text, curve in zip(texts, points.values(), strict=True)}

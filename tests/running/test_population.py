@@ -36,11 +36,11 @@ def row(member: int, step: int, value: float, diverged: bool, **swept: float) ->
 
 def expected(rows: list[dict[str, Any]], seed: int, exploit: Exploit) -> dict[int, tuple[int, dict[str, float], str]]:
     """The rule in other words, for members in any order: member -> its parent, its values, and what it copies."""
-    low = {row["member"]: row["eval_return_mean"] for row in rows}
-    alive = [m for m in low if not np.isnan(low[m])]
-    order = [m for _, m in sorted((-low[m], m) for m in alive)]
-    dead = sorted(m for m in low if np.isnan(low[m]))
-    size = max(1, int(np.floor(len(low) * exploit.fraction + 1e-9)))
+    result = {row["member"]: row["eval_return_mean"] for row in rows}
+    alive = [m for m in result if not np.isnan(result[m])]
+    order = [m for _, m in sorted((-result[m], m) for m in alive)]
+    dead = sorted(m for m in result if np.isnan(result[m]))
+    size = max(1, int(np.floor(len(result) * exploit.fraction + 1e-9)))
     top, bottom = order[:size] if order else [], {*dead, *(order + dead)[-size:]}
     found = {}
     for member in bottom if top else ():
@@ -49,10 +49,11 @@ def expected(rows: list[dict[str, Any]], seed: int, exploit: Exploit) -> dict[in
         source, values = next(row for row in rows if row["member"] == parent), {}
         for name, own in RANGES.items():
             anew, factor = draw.random() < exploit.resample, exploit.perturb[draw.integers(2)]
-            ends = [own.low, own.high] if own.kind == "uniform" else [math.log(own.low), math.log(own.high)]
-            fresh = draw.uniform(*ends) if own.kind == "uniform" else np.exp(draw.uniform(*ends))
+            logarithmic = own.kind == "log"
+            low, high = (math.log(own.low), math.log(own.high)) if logarithmic else (own.low, own.high)
+            fresh = np.exp(draw.uniform(low, high)) if logarithmic else draw.uniform(low, high)
             values[name] = float(np.clip(fresh if anew else source[name] * factor, own.low, own.high))
-        if member in dead or low[parent] > low[member]:
+        if member in dead or result[parent] > result[member]:
             found[member] = parent, values, "copy" if member in dead else exploit.replay
     return found
 
