@@ -5,12 +5,13 @@
 Pendulum-v1, eight members over `RANGES`. In a repetition, the members of every arm begin with the same seeds at the same random
 points: `none` trains them as a random search does, `copy` and `keep` are populations with the defaults of `Exploit` and that
 value of `replay`. The best member of each arm is the one with the best last evaluation of ten episodes; what is compared is its
-return, and that of all others, over a hundred other episodes. Writes `benchmarks/results/population.json`.
+return, and that of all others, over a hundred other episodes. Writes `benchmarks/results/population.json`; repetitions that it holds are not done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+FILE = Path(__file__).parent / "results" / "population.json"
 MEMBERS, EPISODES = 8, 100
 RANGES = {
     "critic_lr": "log:1e-5:1e-2",
@@ -95,8 +96,11 @@ def main() -> None:
     from ddpg_jax.running.hardware import use_all_cores
 
     use_all_cores()
-    rows: list[dict[str, Any]] = []
-    for repetition in range(options.repetitions):
+    about = {"command": "python -m benchmarks.population", "members": MEMBERS, "episodes": EPISODES, "ranges": RANGES}
+    about = json.loads(json.dumps({**about, "fields": FIELDS}))
+    before = json.loads(FILE.read_text()) if FILE.exists() else {}
+    rows: list[dict[str, Any]] = before["rows"] if before.items() >= about.items() else []
+    for repetition in range(len(rows) // len(ARMS), options.repetitions):
         for arm in ARMS:
             rows.append(train(arm, 1_000 * repetition))
             row = rows[-1]
@@ -105,9 +109,7 @@ def main() -> None:
                 f"worst {min(row['returns']):8.1f}  {row['replacements']:3d} replaced  {row['seconds']:5.1f} s",
                 flush=True,
             )
-        about = {"command": "python -m benchmarks.population", "members": MEMBERS, "episodes": EPISODES, "ranges": RANGES}
-        result = {**about, "fields": FIELDS, "comparison": compare(rows), "rows": rows, **machine()}
-        (RESULTS / "population.json").write_text(as_json(result))
+        FILE.write_text(as_json({**about, "comparison": compare(rows), "rows": rows, **machine()}))
     for what, found in compare(rows).items():
         low, high = found["interval"]
         print(f"{what}: {found['mean']:+.1f} [{low:+.1f}, {high:+.1f}], above 0 in {found['wins']} of {found['of']}")
