@@ -5,7 +5,8 @@
 Pendulum-v1, eight members over `RANGES`. In a repetition, the members of every arm begin with the same seeds at the same random
 points: `none` trains them as a random search does, `copy` and `keep` are populations with the defaults of `Exploit` and that
 value of `replay`. The best member of each arm is the one with the best last evaluation of ten episodes; what is compared is its
-return, and that of all others, over a hundred other episodes. Writes `benchmarks/results/population.json`; repetitions that it holds are not done again.
+return, and that of all others, over a hundred other episodes. Writes `benchmarks/results/population.json`; repetitions
+that it holds are not done again.
 """
 
 from __future__ import annotations

@@ -110,44 +110,11 @@ def _sweep(options: argparse.Namespace) -> int:
 
     meeting = read_meeting(options)
     with listen(meeting) or contextlib.nullcontext() as server:
-        groups, evolution = _sweep_groups(options)
+        from ddpg_jax.app.points import read_points
+
+        groups, evolution = read_points(options, _given(options))
+        _configure(groups)
         return _work(groups, options, meeting, server=server, evolution=evolution)
-
-
-def _sweep_groups(options: argparse.Namespace) -> Any:
-    """Returns what a sweep trains, and what changes its hyperparameters, if something does; and configures JAX for it."""
-    from ddpg_jax.app.evolving import read_evolution
-
-    given = _given(options)
-    groups, evolution = read_evolution(options, given) or (_fixed_groups(options, given), None)
-    _configure(groups)
-    return groups, evolution
-
-
-def _fixed_groups(options: argparse.Namespace, given: dict[str, Any]) -> Any:
-    """Returns what a sweep trains in which every member keeps its hyperparameters."""
-    from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
-    from ddpg_jax.running.groups import make_groups
-
-    seeds = whole("seeds", options.seeds)
-    if options.sample and options.grid:
-        raise ConfigError("--sample and --grid cannot be combined; give one of them")
-    if options.sample:
-        if options.points is None:
-            raise ConfigError("--sample needs --points N, the number of points to draw, or --population N")
-        points = random_points(_ranges(options), whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
-    elif options.points is not None:
-        raise ConfigError("--points is the number of points that --sample draws; also give --sample FIELD=log:LOW:HIGH")
-    else:
-        points = grid_points(parse_grid(options.grid))
-    return make_groups(points, seeds, given)
-
-
-def _ranges(options: argparse.Namespace) -> dict[str, str]:
-    """Returns the range of each field that is sampled, as text."""
-    from ddpg_jax.experiment.grid import parse_grid
-
-    return {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
 
 
 def _configure(groups: Any) -> None:
@@ -166,11 +133,12 @@ def _configure(groups: Any) -> None:
 def _tune(options: argparse.Namespace) -> int:
     from ddpg_jax.app.job import Stopped
     from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.points import read_ranges
     from ddpg_jax.app.tune import Plan, tune
 
     if not options.sample:
         raise ConfigError("tune needs the range of at least one field; give --sample FIELD=log:LOW:HIGH")
-    plan = Plan(_given(options), _ranges(options), whole("seeds", options.seeds), options.sampler)
+    plan = Plan(_given(options), read_ranges(options), whole("seeds", options.seeds), options.sampler)
     sizes = {"points": whole("points", options.points), "batch": whole("batch", options.batch)}
     _configure(plan.groups(plan.trial_points()))
     check_jax()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,43 +10,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ddpg_jax.app.files import write_text
-from ddpg_jax.app.options import whole
 from ddpg_jax.app.schedule_figure import draw_schedule
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.grid import parse_grid
-from ddpg_jax.running.groups import Group
 from ddpg_jax.running.members import Change, Member, ancestry
-from ddpg_jax.running.population import Population, check_alone, make_population
+from ddpg_jax.running.population import Population
 from ddpg_jax.running.rows import result_of
-from ddpg_jax.running.timetable import Timetable, beginnings, format_changes, happened, make_timetable
+from ddpg_jax.running.timetable import Timetable, beginnings, format_changes, happened
 
 Evolution: TypeAlias = Population | Timetable
 """What decides after each evaluation how hyperparameters change."""
-
-
-def read_evolution(options: argparse.Namespace, given: Mapping[str, Any]) -> tuple[list[Group], Evolution] | None:
-    """Returns what a population, or a run that repeats a schedule, trains, and what decides about it; None for other sweeps.
-
-    Args:
-        options: of the command line.
-        given: the fields that were given.
-
-    Raises:
-        ConfigError: an option is not allowed.
-    """
-    others = {"grid": options.grid or None, "points": options.points, "prune": options.prune}
-    if options.population is not None:
-        seeds = None if options.seeds == "1" else options.seeds
-        others |= {"until": options.until, "schedule": options.schedule, "seeds": seeds}
-        check_alone("population", options.population, others)
-        ranges = {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
-        return make_population(whole("population", options.population), ranges, given, exploit=options.exploit)
-    if options.exploit is not None:
-        raise ConfigError("--exploit says how a population learns; also give --population N")
-    if options.schedule is not None:
-        check_alone("schedule", options.schedule, {**others, "sample": options.sample or None})
-        return make_timetable(options.schedule, whole("seeds", options.seeds), given)
-    return None
 
 
 def record_of(evolution: Evolution | None) -> dict[str, Any]:

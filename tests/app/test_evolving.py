@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpg_jax.app import cli, evolving, report
+from ddpg_jax.app import cli, evolving, points, report
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.running.population import Exploit, make_population
@@ -151,7 +151,7 @@ def test_a_bad_population_is_refused_in_one_line(words: list[str], said: str, tm
 
 def test_exploit_alone_has_defaults() -> None:
     options = cli.make_parser().parse_args(["sweep", "E", "--population", "8", "--sample", "tau=log:1e-3:1", "--exploit"])
-    found = evolving.read_evolution(options, {"env": "Pendulum-v1", "steps": 30_000})
+    found = points.read_evolution(options, {"env": "Pendulum-v1", "steps": 30_000})
     assert found is not None
     assert isinstance(found[1], evolving.Population)
     assert found[1].exploit == Exploit(2_000, 0.2, (0.8, 1.25), 0.0, "copy")
