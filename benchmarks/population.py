@@ -87,6 +87,29 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def table(result: dict[str, Any]) -> list[str]:
+    """Tabulates means over the repetitions, for `benchmarks/README.md`."""
+    repetitions = len({row["seed"] for row in result["rows"]})
+    lines = [
+        f"## Populations on Pendulum-v1: {result['members']} members, {result['fields']['steps']:,} steps each\n",
+        f"Random points and seeds are the same in each row; means of {repetitions} repetitions, over {result['episodes']} "
+        "episodes a member. The last column",
+        "compares with the best member of a random search, within repetitions: mean difference and its 95 % interval.",
+        "",
+        "| | best member | median member | worst member | best, beside that of a random search |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"none": "random search", "copy": "population, replay=copy", "keep": "population, replay=keep"}
+    for arm, name in names.items():
+        own = [row for row in result["rows"] if row["arm"] == arm]
+        worst = np.mean([min(-np.inf if x is None else x for x in row["returns"]) for row in own])
+        cells = [f"{np.mean([row[what] for row in own]):.1f}" for what in ("best", "median")]
+        gain = result["comparison"].get(f"{arm}: best_minus_best_of_none")
+        beside = f"{gain['mean']:+.1f} [{gain['interval'][0]:+.1f}, {gain['interval'][1]:+.1f}]" if gain else ""
+        lines.append(f"| {name} | {' | '.join([*cells, f'{worst:.1f}', beside])} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=10)

@@ -37,7 +37,7 @@ class Sweep:
     points: list[Point]
     """The points, length H, in the order in which they were given."""
     seeds: list[int]
-    """The seeds, length S."""
+    """The seeds, length S. Of a population, that of member 0; member h has the seed h after it."""
     rows: list[dict[str, Any]]
     """One row for each member and evaluation, with the columns of metrics.csv."""
     policies: list[Any]

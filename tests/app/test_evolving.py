@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ddpg_jax.app import cli, evolving, points, report
+from ddpg_jax.app.cite import keys_of_run
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.app.figures import learning_curves
 from ddpg_jax.running.population import Exploit, make_population
@@ -60,6 +61,7 @@ def test_a_population_is_seen_everywhere(grown: Path) -> None:
     assert found["replacements"] == len(changes) - 4
     assert found["lineage"][-1]["critic_lr"] == found["values"]["critic_lr"]
     assert policy_folder(grown).name == f"member_{found['best_member']}"
+    assert "jaderberg2017" in keys_of_run(manifest(grown))
     assert (grown / "schedule.png").stat().st_size > 10_000
     assert not (grown / "sensitivity.png").exists(), "members do not keep their values"
     assert [point["seeds"] for point in json.loads((grown / "summary.json").read_text())["points"]] == [1] * 4
@@ -85,6 +87,10 @@ def test_a_population_that_is_interrupted_ends_the_same(grown: Path, clock: Call
     assert policies(out) == policies(grown)
     assert (out / "schedule.csv").read_text() == (grown / "schedule.csv").read_text()
     assert manifest(out)["evolution"] == manifest(grown)["evolution"]
+    before = (out / "schedule.csv").read_text()
+    clock(1_000)
+    assert run(*population(out, "--resume")) == 0
+    assert (out / "schedule.csv").read_text() == before, "it has finished"
 
 
 def test_a_population_can_become_longer(grown: Path, tmp_path: Path, capfd: Capture) -> None:
