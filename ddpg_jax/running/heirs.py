@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ddpg_jax.running.placement import Placement
 from ddpg_jax.running.seats import Seats
@@ -17,9 +16,9 @@ class Copying(NamedTuple):
     """Functions that move the state of one member, compiled once for all members of a program."""
 
     take: Any
-    """`(tree [K, ...], lane) -> tree`: copies the state of one of the members of a call, or a part of it."""
+    """`(tree [K, ...], lane) -> tree`: the state of one of the members of a call, or a part of it."""
     place: Any
-    """`(state [K, ...], state, lane) -> state [K, ...]`: gives it to another one; the first argument is consumed."""
+    """`(state [K, ...], state, lane) -> state [K, ...]`: gives a copy to another one; the first argument is consumed."""
     place_train: Any
     """The same for the networks and optimizers alone."""
 
@@ -33,8 +32,7 @@ def make_copying(placement: Placement, *, outside: bool) -> Copying:
     """
 
     def take(tree: Any, lane: jax.Array) -> Any:
-        # The copy keeps XLA from returning the parent's own arrays, which the next block consumes.
-        return jax.tree.map(lambda x: jnp.copy(x) if placement.single else x[lane], tree)
+        return tree if placement.single else jax.tree.map(lambda x: x[lane], tree)
 
     def placing(join: Callable[[Any, Any], Any]) -> Any:
         def place(state: Any, parent: Any, lane: jax.Array) -> Any:
