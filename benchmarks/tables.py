@@ -277,8 +277,9 @@ def environments() -> str:
 
 def populations() -> str:
     """Populations beside a random search."""
-    result = load("population")
-    return "" if result is None else "\n".join([*of_populations.table(result), "", where(result, "population"), ""])
+    results = {name: load(name) for name in of_populations.TASKS}
+    sections = [[*of_populations.table(one), "", where(one, name), ""] for name, one in results.items() if one]
+    return "\n".join(line for section in sections for line in section)
 
 
 def page() -> str:

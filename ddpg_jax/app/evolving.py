@@ -63,7 +63,7 @@ def check_alone_in(processes: int, evolution: Evolution | None) -> None:
 
 
 def write_evolution(
-    folder: Path, members: Sequence[Member], changes: Sequence[Change], rows: Sequence[dict[str, Any]]
+    folder: Path, members: Sequence[Member], changes: Sequence[Change], *, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Writes schedule.csv and schedule.png of a population, and returns what its summary says.
 

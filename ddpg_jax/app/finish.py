@@ -59,7 +59,7 @@ def finish(
     summary = report.summarize(rows, thresholds, seconds, stops=stops)
     folder.check_held()
     if changes is not None:
-        summary["population"] = write_evolution(folder.path, members, changes, rows)
+        summary["population"] = write_evolution(folder.path, members, changes, rows=rows)
     write_text(folder.path / "summary.json", report.as_json(summary))
     settings = report.settings(folder.manifest())
     figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path, stops=stops)

@@ -93,13 +93,13 @@ def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str,
         step = by_member[member]["step"]
         generator = np.random.default_rng([seed, step, member])
         parent = best[int(generator.integers(len(best)))]
-        values = {name: _explored(generator, own, by_member[parent][name], exploit) for name, own in ranges.items()}
+        values = {name: _explored(generator, own, by_member[parent][name], exploit=exploit) for name, own in ranges.items()}
         if results[parent] > results[member]:
             changes.append(Change(step, member, parent, values, "copy" if member in diverged else exploit.replay))
     return changes
 
 
-def _explored(generator: np.random.Generator, own: Range, value: float, exploit: Exploit) -> float:
+def _explored(generator: np.random.Generator, own: Range, value: float, *, exploit: Exploit) -> float:
     """Returns the value that a member gets from its parent's: multiplied by a factor and clipped, or drawn anew."""
     anew, factor = generator.random() < exploit.resample, exploit.perturb[int(generator.integers(2))]
     drawn = float(own.draw(generator, 1)[0])
