@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import accelerator_tables, suite_tables
+from benchmarks import population as of_populations
 from benchmarks import sweeps as of_sweeps
 from benchmarks.peers import ratios
 
@@ -274,6 +275,13 @@ def environments() -> str:
     return by_platform("environments", head, cells)
 
 
+def populations() -> str:
+    """Populations beside a random search."""
+    results = {name: load(name) for name in of_populations.TASKS}
+    sections = [[*of_populations.table(one), "", where(one, name), ""] for name, one in results.items() if one]
+    return "\n".join(line for section in sections for line in section)
+
+
 def page() -> str:
     """The whole file."""
     sections = [
@@ -287,6 +295,7 @@ def page() -> str:
         parts("speed", "Cost of each part on Pendulum-v1: its updates/s over those of the defaults", "ratio", 2),
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
+        populations(),
         speed(),
         peers(),
         budget(),

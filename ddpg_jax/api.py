@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -18,13 +18,16 @@ from ddpg_jax.experiment.build import env_options, network_fields
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
 from ddpg_jax.experiment.values import plain
-from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.groups import Group, check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
+from ddpg_jax.running.members import Change
+from ddpg_jax.running.population import check_alone, check_together, make_population
 from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
-from ddpg_jax.running.results import Sweep
+from ddpg_jax.running.results import Stop, Sweep
 from ddpg_jax.running.rows import result_of
 from ddpg_jax.running.stops import Referee, make_pruning, parse_until
+from ddpg_jax.running.timetable import beginnings, happened, make_timetable
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
 
 
@@ -82,8 +85,8 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     group = Group(experiment, [Member(experiment.seed, hyper)])
     referee = Referee([group], until=parse_until(until))
-    rows, policies = _train_all(experiment, _prepare(*group, _given(env)), on_evaluation, referee=referee)
-    return Run(experiment, hyper, rows, policies[0])
+    done = _train_all(experiment, _prepare(*group, _given(env)), on_evaluation, referee=referee)
+    return Run(experiment, hyper, done.rows, done.policies[0])
 
 
 def sweep(
@@ -96,6 +99,10 @@ def sweep(
     until: Any = None,
     prune: Any = None,
     prune_fraction: float | None = None,
+    population: int | None = None,
+    sample: Mapping[str, str] | None = None,
+    exploit: Any = None,
+    schedule: Any = None,
     **fields: Any,
 ) -> Sweep:
     """Trains seeds x points at once. No files are written.
@@ -114,6 +121,11 @@ def sweep(
         prune: successive halving: a number of rungs, or their steps, at which the worst points stop; see
             `running.stops.make_pruning`.
         prune_fraction: the fraction of points that stops at each rung, by default a half.
+        population: population based training: the number of members, which learn from each other. Each has a seed of its own.
+        sample: maps the fields that a population explores to `log:LOW:HIGH` or `uniform:LOW:HIGH`.
+        exploit: how its members learn from each other, if not by default: a `dj.Exploit`, or a dict of its fields.
+        schedule: hyperparameters that change while all seeds train: `schedule.csv` of a population, or its
+            `Sweep.schedule()`, or pairs of a step and the values from it on, `[(0, {"tau": 0.01}), (2000, {"tau": 0.005})]`.
         **fields: fields that all points share, except where a point overrides them.
 
     Raises:
@@ -125,6 +137,63 @@ def sweep(
     >>> sweep.points, sweep.returns.shape
     ([{'tau': 0.01}, {'tau': 0.1}], (2, 2, 1))
     """
+    given = {**fields, "env": env if isinstance(env, str) else _name(env)}
+    evolve: Evolve = nobody_changes
+    if population is not None:
+        alone = {"grid": grid, "points": points, "prune": prune, "until": until, "schedule": schedule}
+        check_alone("population", population, {**alone, "seeds": None if seeds == 1 else seeds})
+        groups, evolve = make_population(population, sample, given, exploit=exploit)
+        chosen = [dict(member.swept) for member in groups[0].members]
+    elif sample is not None or exploit is not None:
+        raise ConfigError(f"{'exploit' if sample is None else 'sample'} needs population, a number of members")
+    elif schedule is not None:
+        check_alone("schedule", "", {"grid": grid, "points": points, "prune": prune})
+        groups, evolve = make_timetable(schedule, seeds, given)
+        chosen = [dict(groups[0].members[0].swept)]
+    else:
+        chosen = _points(env, grid, points)
+        groups = make_groups(chosen, seeds, given)
+    pruning = None if prune is None else make_pruning(prune, prune_fraction, groups)
+    if prune is None and prune_fraction is not None:
+        raise ConfigError(f"prune_fraction={prune_fraction} needs prune, the number of rungs or their steps")
+    referee = Referee(groups, until=parse_until(until), pruning=pruning)
+    use_all_cores()
+
+    def make(experiment: Experiment, members: list[Member]) -> Program:
+        return _prepare(experiment, members, _given(env))
+
+    check_groups(groups, make)
+    done: list[_Trained] = []
+    for group in groups:
+        for part, program in fit_to_memory(group, make, unit=seeds if pruning else 1):
+            if population is not None:
+                check_together(part, group, program.close)
+            done.append(_train_all(part.experiment, program, on_evaluation, referee=referee, evolve=evolve))
+    begin = beginnings(groups[0].members) if population is not None else []
+    return _result(chosen, done, referee.stops, begin=begin, seed=groups[0].experiment.seed)
+
+
+class _Trained(NamedTuple):
+    """What a program has trained."""
+
+    rows: list[dict[str, Any]]
+    policies: dict[int, Policy]
+    """Policies by the numbers of their members."""
+    changes: list[Change]
+
+
+def _result(points: list[Point], done: Sequence[_Trained], stops: dict[int, Stop], *, begin: list[Change], seed: int) -> Sweep:
+    """Collects the results of all programs of a sweep, with the changes of a population after its beginnings."""
+    policies = {number: policy for one in done for number, policy in one.policies.items()}
+    rows = [row for one in done for row in one.rows]
+    each = len(policies) // len(points)
+    every = [policies[m] for m in range(len(policies))]
+    changes = happened([change for one in done for change in one.changes], max(row["step"] for row in rows)) if begin else []
+    return Sweep(points, list(range(seed, seed + each)), rows, every, stops, begin + changes)
+
+
+def _points(env: Any, grid: Mapping[str, Sequence[Any]] | None, points: Iterable[Point] | None) -> list[Point]:
+    """Returns the points of a sweep; one without fields if there is neither a grid nor a list of points."""
     if grid is not None and points is not None:
         raise ConfigError("points and grid cannot be combined; give one of them")
     if grid is not None and not grid:
@@ -137,35 +206,18 @@ def sweep(
     chosen = grid_points(grid) if grid is not None else [dict(point) for point in points] if points is not None else [{}]
     if not isinstance(env, str) and any("env" in point for point in chosen):
         raise ConfigError("env cannot be swept while the environment is given as an object; give all environments by name")
-    given = {**fields, "env": env if isinstance(env, str) else _name(env)}
-    groups = make_groups(chosen, seeds, given)
-    pruning = None if prune is None else make_pruning(prune, prune_fraction, groups)
-    if prune is None and prune_fraction is not None:
-        raise ConfigError(f"prune_fraction={prune_fraction} needs prune, the number of rungs or their steps")
-    referee = Referee(groups, until=parse_until(until), pruning=pruning)
-    use_all_cores()
-
-    def make(experiment: Experiment, members: list[Member]) -> Program:
-        return _prepare(experiment, members, _given(env))
-
-    check_groups(groups, make)
-    rows: list[dict[str, Any]] = []
-    policies: dict[int, Policy] = {}
-    for group in groups:
-        for part, program in fit_to_memory(group, make, unit=seeds if pruning else 1):
-            own_rows, own_policies = _train_all(part.experiment, program, on_evaluation, referee=referee)
-            rows += own_rows
-            policies |= {member.number: policy for member, policy in zip(part.members, own_policies, strict=True)}
-    first = groups[0].experiment.seed
-    each = len(policies) // len(chosen)
-    every = [policies[m] for m in range(len(policies))]
-    return Sweep(chosen, list(range(first, first + each)), rows, every, referee.stops)
+    return chosen
 
 
 def _train_all(
-    experiment: Experiment, program: Program, on_evaluation: OnEvaluation | None, *, referee: Referee
-) -> tuple[list[dict[str, Any]], list[Policy]]:
-    """Trains all members of a program, closes it, and returns their rows and policies."""
+    experiment: Experiment,
+    program: Program,
+    on_evaluation: OnEvaluation | None,
+    *,
+    referee: Referee,
+    evolve: Evolve = nobody_changes,
+) -> _Trained:
+    """Trains all members of a program, and closes it."""
     decide = referee.judge(program.members)
 
     def judge(rows: list[dict[str, Any]], state: Any) -> Iterable[int]:
@@ -180,11 +232,12 @@ def _train_all(
     if line := program.time_limit_missing():
         warnings.warn(line, stacklevel=3)
     try:
-        rows, state = [], program.start()
-        for tick in run_blocks(program, experiment, state, judge=judge):
-            rows, state = rows + tick.rows, tick.state
-        actors = [program.actor(state, m) for m in range(len(program.members))]
-        return rows, [make_policy(experiment, program.spec, actor) for actor in actors]
+        rows, state, changes = [], program.start(), []
+        for tick in run_blocks(program, experiment, state, judge=judge, evolve=evolve):
+            rows, state, changes = rows + tick.rows, tick.state, tick.journal.lineage or []
+        actors = {member.number: program.actor(state, m) for m, member in enumerate(program.members)}
+        policies = {number: make_policy(experiment, program.spec, actor) for number, actor in actors.items()}
+        return _Trained(rows, policies, changes)
     except EnvironmentFailure as failure:
         raise EnvironmentFailure(f"env={experiment.env} {failure}") from failure.__cause__
     finally:

@@ -20,6 +20,7 @@ from ddpg_jax.replay import hindsight
 from ddpg_jax.replay.ring import n_step_return
 from ddpg_jax.replay.samplers import REPLAYS
 from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.population import Exploit
 from ddpg_jax.running.program import Member
 from ddpg_jax.running.results import Sweep
 from ddpg_jax.training.loop import make_training
@@ -43,6 +44,7 @@ __all__ = [
     "EnvSpec",
     "EnvironmentFailure",
     "Experiment",
+    "Exploit",
     "Explorer",
     "Goal",
     "Head",

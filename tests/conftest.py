@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -86,3 +88,18 @@ def whole_run(made: dict[str, Path], command_line: None) -> Callable[..., Path]:
 def copy_of(whole_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
     """`(backend) -> folder`, a copy of the whole run that a test may change."""
     return lambda backend="device": Path(shutil.copytree(whole_run(backend), tmp_path / f"copy-{backend}"))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`(looks) -> None`: time stands still for so many looks at the clock, and then years have passed."""
+    from ddpg_jax.app import cli
+
+    real = cli._stopping
+    ticks: list[Iterator[float]] = []
+
+    def stopping(groups: Any, options: Any) -> Any:
+        return real(groups, options)._replace(clock=lambda: next(ticks[-1]))
+
+    monkeypatch.setattr(cli, "_stopping", stopping)
+    return lambda looks: ticks.append(itertools.chain(itertools.repeat(0.0, looks), itertools.repeat(1e9)))

@@ -312,6 +312,17 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "year": "2020",
         },
     ),
+    "jaderberg2017": (
+        "article",
+        {
+            "title": "Population Based Training of Neural Networks",
+            "author": "Jaderberg, Max and Dalibard, Valentin and Osindero, Simon and Czarnecki, Wojciech M. and Donahue, Jeff "
+            "and Razavi, Ali and Vinyals, Oriol and Green, Tim and Dunning, Iain and Simonyan, Karen and Fernando, Chrisantha "
+            "and Kavukcuoglu, Koray",
+            "journal": "arXiv preprint arXiv:1711.09846",
+            "year": "2017",
+        },
+    ),
     "agarwal2021": (
         "inproceedings",
         {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_jax.app.options import check_file
-from ddpg_jax.app.report import described, readable, settings
+from ddpg_jax.app.report import changing, described, named, readable, settings, swept
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS
@@ -109,6 +109,7 @@ def _facts(about: dict[str, Any], manifest: dict[str, Any], rows: list[dict[str,
         "actions": f"{tuple(about['action_shape'])}, from {about['action_low']} to {about['action_high']}",
         "network": about["network"],
         "trained with": described(values, [name for name in FIELDS if name in values]),
+        **({"at the end": named(swept(rows), [last[name] for name in swept(rows)])} if changing(rows) else {}),
         "environment steps": f"{last.get('step', 0):,}",
         "seed": str(about["run"]["seed"]),
         "hardware": f"{manifest.get('device_kind', '?')}, {manifest.get('system', '?')}",

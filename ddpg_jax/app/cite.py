@@ -46,6 +46,8 @@ def keys_of_run(manifest: dict[str, Any]) -> list[str]:
         keys += references(configure(fields)[0], len(members))
     if manifest.get("stopping", {}).get("pruning"):
         keys += ["jamieson2016", *(["li2020"] if len(manifest.get("programs", [])) > 1 else [])]
+    if manifest.get("evolution", {}).get("population"):
+        keys += ["jaderberg2017"]
     return keys
 
 

@@ -89,7 +89,7 @@ def _takes(command: str, option: str) -> bool:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.app.machine import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
     from ddpg_jax.experiment.experiment import layer_sizes
@@ -110,41 +110,16 @@ def _sweep(options: argparse.Namespace) -> int:
 
     meeting = read_meeting(options)
     with listen(meeting) or contextlib.nullcontext() as server:
-        return _work(_sweep_groups(options), options, meeting, server=server)
+        from ddpg_jax.app.points import read_points
 
-
-def _sweep_groups(options: argparse.Namespace) -> Any:
-    """Returns what a sweep trains, and configures JAX for it."""
-    from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
-    from ddpg_jax.running.groups import make_groups
-
-    given = _given(options)
-    seeds = whole("seeds", options.seeds)
-    if options.sample and options.grid:
-        raise ConfigError("--sample and --grid cannot be combined; give one of them")
-    if options.sample:
-        if options.points is None:
-            raise ConfigError("--sample needs --points N, the number of points to draw")
-        points = random_points(_ranges(options), whole("points", options.points), seed=coerce("seed", given.get("seed", 0)))
-    elif options.points is not None:
-        raise ConfigError("--points is the number of points that --sample draws; also give --sample FIELD=log:LOW:HIGH")
-    else:
-        points = grid_points(parse_grid(options.grid))
-    groups = make_groups(points, seeds, given)
-    _configure(groups)
-    return groups
-
-
-def _ranges(options: argparse.Namespace) -> dict[str, str]:
-    """Returns the range of each field that is sampled, as text."""
-    from ddpg_jax.experiment.grid import parse_grid
-
-    return {name: ",".join(values) for name, values in parse_grid(options.sample).items()}
+        groups, evolution = read_points(options, _given(options))
+        _configure(groups)
+        return _work(groups, options, meeting, server=server, evolution=evolution)
 
 
 def _configure(groups: Any) -> None:
     """Configures JAX to train many members on all cores."""
-    from ddpg_jax.app.job import use_compilation_cache
+    from ddpg_jax.app.machine import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
     from ddpg_jax.running.hardware import cores, spare_threads, use_all_cores
@@ -158,11 +133,12 @@ def _configure(groups: Any) -> None:
 def _tune(options: argparse.Namespace) -> int:
     from ddpg_jax.app.job import Stopped
     from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.points import read_ranges
     from ddpg_jax.app.tune import Plan, tune
 
     if not options.sample:
         raise ConfigError("tune needs the range of at least one field; give --sample FIELD=log:LOW:HIGH")
-    plan = Plan(_given(options), _ranges(options), whole("seeds", options.seeds), options.sampler)
+    plan = Plan(_given(options), read_ranges(options), whole("seeds", options.seeds), options.sampler)
     sizes = {"points": whole("points", options.points), "batch": whole("batch", options.batch)}
     _configure(plan.groups(plan.trial_points()))
     check_jax()
@@ -208,7 +184,9 @@ def _import(options: argparse.Namespace) -> None:
         import_modules(coerce("imports", options.imports))
 
 
-def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = None, *, server: Any = None) -> int:
+def _work(
+    groups: Any, options: argparse.Namespace, meeting: Meeting | None = None, *, server: Any = None, evolution: Any = None
+) -> int:
     from ddpg_jax.app.job import Options, Stopped, train
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.processes import Ended, connected
@@ -218,7 +196,7 @@ def _work(groups: Any, options: argparse.Namespace, meeting: Meeting | None = No
     seconds = at_least("checkpoint_seconds", options.checkpoint_seconds, 0.0)
     if options.resume and options.overwrite:
         raise ConfigError("--resume and --overwrite cannot be combined; give one of them")
-    job = Options(options.out, options.resume, options.overwrite, seconds, options.track, _stopping(groups, options))
+    job = Options(options.out, options.resume, options.overwrite, seconds, options.track, _stopping(groups, options), evolution)
     try:
         with connected(meeting, server) as processes:
             line = train(groups, job, processes)
@@ -248,8 +226,7 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
 
 def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
-    from ddpg_jax.app.job import use_compilation_cache
-    from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.app.machine import check_jax, use_compilation_cache
     from ddpg_jax.app.report import readable
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)

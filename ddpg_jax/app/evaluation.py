@@ -139,7 +139,7 @@ def policy_folder(folder: Path, member: str | None = None, kind: str = "policy")
 def describe_member(folder: Path, policy_at: Path) -> str:
     """Describes the member of a sweep that a policy belongs to: its number, its seed and its point."""
     number = policy_at.name.removeprefix("member_")
-    own = next(row for row in RunFolder(folder).read_rows() if str(row["member"]) == number)
+    own = next(row for row in reversed(RunFolder(folder).read_rows()) if str(row["member"]) == number)
     fields = swept([own])
     return ", ".join(filter(None, [policy_at.name, f"seed {own['seed']}", named(fields, [own[name] for name in fields])]))
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ddpg_jax.app.report import by_env, by_point, labels, pruned_points, short, swept
+from ddpg_jax.app.report import by_env, by_point, changing, labels, pruned_points, short, swept
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
 
@@ -36,7 +36,7 @@ def figures(
     """Draws the figures of a run into its folder.
 
     `learning_curve.png` is always drawn; with one environment also `sensitivity.png` if a field is swept, and `heat_map.png`
-    if two fields are swept over a whole grid.
+    if two fields are swept over a whole grid; not if the swept values of a member change, as in a population.
 
     Args:
         rows: rows of metrics.csv.
@@ -57,7 +57,7 @@ def figures(
     learning_curves(panels, folder / "learning_curve.png", pruned=marked)
     fields = swept(rows)
     final = {point: curves[:, -1, 1] for point, curves in by_point(rows, stops).items()}
-    if not fields or len(envs) > 1:
+    if not fields or len(envs) > 1 or changing(rows):
         return
     pruned = pruned_points(rows, stops)
     sensitivity(fields, final, _title(envs), path=folder / "sensitivity.png", pruned=pruned)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddpg_jax.agent.policy import read_policy
 from ddpg_jax.app import report
+from ddpg_jax.app.evolving import write_evolution
 from ddpg_jax.app.figures import figures
 from ddpg_jax.app.files import write_text
 from ddpg_jax.app.manifest import now
@@ -14,6 +15,7 @@ from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.running.groups import Group
+from ddpg_jax.running.members import Change
 from ddpg_jax.running.program import total_iterations, warmup_iterations
 
 
@@ -24,6 +26,7 @@ def finish(
     *,
     seconds: float,
     say: Callable[[str], None],
+    changes: Sequence[Change] | None = None,
 ) -> str:
     """Writes summary and figures, marks the run as finished, and returns the line that reports its result.
 
@@ -33,6 +36,7 @@ def finish(
         rows: of metrics.csv.
         seconds: wall time of the run.
         say: reports what is missing.
+        changes: of a population; None for other runs.
 
     Raises:
         ConfigError: there are no rows.
@@ -54,6 +58,8 @@ def finish(
     stops = stops_of(folder.manifest())
     summary = report.summarize(rows, thresholds, seconds, stops=stops)
     folder.check_held()
+    if changes is not None:
+        summary["population"] = write_evolution(folder.path, members, changes, rows=rows)
     write_text(folder.path / "summary.json", report.as_json(summary))
     settings = report.settings(folder.manifest())
     figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path, stops=stops)

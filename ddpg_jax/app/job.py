@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
-
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
+from ddpg_jax.app.evolving import check_alone_in
 from ddpg_jax.app.finish import finish
 from ddpg_jax.app.manifest import new_manifest, now
 from ddpg_jax.app.metrics_table import RowDigest
@@ -30,9 +27,11 @@ from ddpg_jax.app.stderr import message_of
 from ddpg_jax.app.stopping import TIME_IS_UP, make_referee
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.running.blocks import Journal, Tick, run_blocks
+from ddpg_jax.running.blocks import Journal, Tick, nobody_changes, run_blocks
 from ddpg_jax.running.groups import Group, describe
-from ddpg_jax.running.program import Member, Program
+from ddpg_jax.running.members import Change, Member
+from ddpg_jax.running.population import Population, check_together
+from ddpg_jax.running.program import Program
 
 
 class Stopped(Exception):
@@ -41,15 +40,6 @@ class Stopped(Exception):
     def __init__(self, number: int, line: str):
         super().__init__(line)
         self.status = 128 + number if number != TIME_IS_UP else 0
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between processes, in the user's cache folder or where JAX was told to."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        with contextlib.suppress(RuntimeError):  # a user without a home has no cache
-            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            jax.config.update("jax_compilation_cache_dir", str(root / "ddpg-jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def train(groups: list[Group], options: Options, processes: Processes = ALONE) -> str:
@@ -71,9 +61,10 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
         folder = RunFolder(options.out or default_folder(experiment, members), processes)
         check_tracker(options.track)
         check_same_command(experiment, members, folder, options=options)
+        check_alone_in(processes.total, options.evolution)
         if options.resume:
             claim(folder, experiment, members, options=options)
-            options = options._replace(stopping=options.stopping.resumed(folder.manifest().get("stopping", {})))
+            options = options.resumed(folder.manifest())
             if options.stopping.words == "none":
                 check_release(processes.total)
             folder.write_manifest(stopping=options.stopping.record())
@@ -84,10 +75,12 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
         with contextlib.closing(queue):
             queue.check()  # reports an environment that cannot be used, before anything is written
             if not options.resume:
+                if isinstance(options.evolution, Population):
+                    check_together(queue.groups[0], groups[0], queue.close)
                 stop_before_start(processes, received)
                 claim(folder, experiment, members, options=options)
                 folder.clear()
-                folder.write_manifest(**new_manifest(experiment, members, processes.total), stopping=options.stopping.record())
+                folder.write_manifest(**new_manifest(experiment, members, processes.total), **options.record())
                 processes.gather(None)  # so that all find it there
             with tracker(options.track if processes.first else None, folder.path, folder.manifest()) as track:
                 return Job(queue, folder, options, begin=begin, members=members, track=track, received=received).run()
@@ -115,6 +108,7 @@ class Job:
         self._rows: list[dict[str, Any]] = []
         self._deadline = begin + 3600.0 * (math.inf if options.stopping.hours is None else options.stopping.hours)
         self._digest = RowDigest()
+        self._lineage: list[Change] = []
         self._earlier_seconds = 0.0
         self._begun: float | None = None
 
@@ -140,7 +134,9 @@ class Job:
             self.processes.gather(None)  # so that all policies are there
             line = None
             if self.processes.first:
-                line = finish(self.folder, self.queue.groups, self._rows, seconds=self.seconds, say=self.say)
+                changes = self._lineage if isinstance(self.options.evolution, Population) else None
+                done = {"seconds": self.seconds, "say": self.say, "changes": changes}
+                line = finish(self.folder, self.queue.groups, self._rows, **done)
             return self.processes.gather(line)[0]
 
     @contextlib.contextmanager
@@ -173,6 +169,7 @@ class Job:
             job = ProgramJob(self, k, program, checkpoints=checkpoints)
             end = job.run(kept, arrays)
             kept, k = None, k + 1
+            self._lineage = [Change(*change) for change in end[1].lineage or []]
             wanted = self.options.stopping.words == "none" and self.queue.at_end(k)
             released = release(job.group, program, *end, self.referee) if wanted and self.referee else None
             del end, job  # the next program needs their memory
@@ -290,7 +287,8 @@ class ProgramJob:
             begun = {"begin": begin, "journal": journal, "gather": self.processes.gather}
             referee = self.job.referee
             judge = referee.judge(self.program.members) if referee else lambda rows, state: []
-            for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge):
+            evolve = self.job.options.evolution or nobody_changes
+            for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge, evolve=evolve):
                 state, journal = tick.state, tick.journal
                 self._attend(tick, display)
         self.checkpoints.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -50,3 +51,12 @@ def check_jax() -> None:
         named = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()[0] if str(error) else "JAX cannot use it"
         raise ConfigError(f"JAX_PLATFORMS={named} is not allowed here: {reason.rstrip('.')}; unset it, or name cpu") from error
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between processes, in the user's cache folder or where JAX was told to."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        with contextlib.suppress(RuntimeError):  # a user without a home has no cache
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            jax.config.update("jax_compilation_cache_dir", str(root / "ddpg-jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

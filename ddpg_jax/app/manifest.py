@@ -139,7 +139,7 @@ def _is_manifest(manifest: Any) -> bool:
         and isinstance(manifest.get("hash", ""), str)
         and isinstance(manifest.get("rows", 0), int)
         and isinstance(manifest.get("rows_digest", ""), str)
-        and all(isinstance(manifest.get(name, {}), dict) for name in ("stopping", "stopped"))
+        and all(isinstance(manifest.get(name, {}), dict) for name in ("stopping", "stopped", "evolution"))
         and len(members) == len(identity["members"])
         and isinstance(manifest.get("start"), str)
     )

@@ -92,6 +92,7 @@ def _training(commands: Any) -> None:
         "with --resume, lets pruned points go on",
     )
     points.add_argument("--prune-fraction", metavar="F", help="fraction of the points that stops at each rung (0.5)")
+    _population(points)
     for parser in (train, sweep):
         _fields(parser)
         _job(parser)
@@ -129,6 +130,26 @@ def _tuning(commands: Any) -> None:
         "--resume", action="store_true", help="continue the study in the folder, or work on it beside other processes"
     )
     _fields(tune)
+
+
+def _population(points: Any) -> None:
+    points.add_argument(
+        "--population",
+        metavar="N",
+        help="population based training: N members, each at a point that --sample draws, learn from each other",
+    )
+    points.add_argument(
+        "--exploit",
+        nargs="?",
+        const="",
+        metavar="NAME=VALUE,...",
+        help="how they do (every=a twentieth of the run,fraction=0.2,perturb=0.8:1.25,resample=0,replay=copy)",
+    )
+    points.add_argument(
+        "--schedule",
+        metavar="FILE",
+        help="train with the hyperparameters of a population's best member, which change on the way: its schedule.csv",
+    )
 
 
 def _reading(commands: Any) -> None:

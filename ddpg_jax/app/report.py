@@ -42,6 +42,18 @@ def by_env(rows: Sequence[dict[str, Any]], env: str) -> dict[str, list[dict[str,
     return each
 
 
+def first_values(rows: Sequence[dict[str, Any]]) -> dict[int, tuple[Any, ...]]:
+    """Returns the swept values with which each member began, `member -> values`; those of a population change later."""
+    names = swept(rows)
+    return {row["member"]: tuple(row[name] for name in names) for row in reversed(rows)}
+
+
+def changing(rows: Sequence[dict[str, Any]]) -> bool:
+    """Returns True if the swept values of a member change while it trains."""
+    begun, names = first_values(rows), swept(rows)
+    return any(tuple(row[name] for name in names) != begun[row["member"]] for row in rows)
+
+
 def by_point(rows: Sequence[dict[str, Any]], stopped: Collection[int] = ()) -> dict[tuple[Any, ...], np.ndarray]:
     """Groups rows by point: swept values -> array `[S, evaluations, 2]` of steps and returns, in the order of the points.
 
@@ -98,12 +110,13 @@ def summarize(
     """
     points, names = [], swept(rows)
     pruned = pruned_points(rows, stops)
-    member_of = {tuple(row[name] for name in names): row["member"] for row in rows}
+    begun = first_values(rows)
+    member_of = {values: member for member, values in begun.items()}
     for values, curves in by_point(rows, stops).items():
         threshold = thresholds.get(member_of[values])
         steps, returns = curves[0, :, 0], curves[:, :, 1]
         low, high = interval(returns[:, -1])
-        own = [row for row in rows if tuple(row[name] for name in names) == values]
+        own = [row for row in rows if begun[row["member"]] == values]
         solved = _solved(own, threshold)
         points.append(
             {
@@ -152,9 +165,15 @@ def as_json(value: Any) -> str:
 
 
 def labels(rows: Sequence[dict[str, Any]], name: str, stopped: Collection[int] = ()) -> dict[str, np.ndarray]:
-    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept; see `by_point`."""
+    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept; see `by_point`.
+
+    If values change while members train, the curves are labelled with the numbers of the members.
+    """
     names, points = swept(rows), by_point(rows, stopped)
     texts = [named(names, point) for point in points]
+    if changing(rows):
+        member_of = {values: member for member, values in first_values(rows).items()}
+        texts = [f"member {member_of[point]}" if len(points) > 1 else "" for point in points]
     if len(set(texts)) < len(texts):  # different values that look the same when they are shortened
         texts = [named(names, point, str) for point in points]
     return {text or name: curve for text, curve in zip(texts, points.values(), strict=True)}
@@ -238,13 +257,24 @@ def headline(
     scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in candidates.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
-    name, seeds = named(swept(rows), best), len(points[best])
+    name, seeds = _best_name(rows, best), len(points[best])
     spread = f" [{readable(low)}, {readable(high)}]" if seeds > 1 else ""
     diverged = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
     if scores[best] == -np.inf:
         return f"{env}: NO POINT without diverged members; diverged members: {diverged}"
     return (
-        f"{env}: {'best point ' + name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
+        f"{env}: {name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
         f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, "
         f"{f'{len(pruned)} of them pruned, ' if pruned else ''}diverged members: {diverged}"
     )
+
+
+def _best_name(rows: Sequence[dict[str, Any]], best: tuple[Any, ...]) -> str:
+    """Names the best point, or the best member of a population, for the line at the end; empty if there is only one."""
+    names = swept(rows)
+    if not changing(rows):
+        return f"best point {named(names, best)}" if names else ""
+    begun = first_values(rows)
+    last = next(row for row in reversed(rows) if begun[row["member"]] == best)
+    which = f"best member {last['member']}" if len(set(begun.values())) > 1 else "a schedule"
+    return f"{which} that ends with {named(names, [last[name] for name in names])}"

@@ -26,6 +26,8 @@ CONTENTS = (
     "learning_curve.png",
     "heat_map.png",
     "sensitivity.png",
+    "schedule.csv",
+    "schedule.png",
     "tensorboard",
     "manifest.json",
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ddpg_jax.app.evolving import Evolution, record_of, resumed
 from ddpg_jax.app.manifest import digest
 from ddpg_jax.app.processes import Ended, Processes
 from ddpg_jax.app.run_folder import RunFolder
@@ -26,6 +28,21 @@ class Options(NamedTuple):
     track: str | None = None
     stopping: Stopping = Stopping()
     """When the run or its members stop early. Only the time limit does not affect results."""
+    evolution: Evolution | None = None
+    """How hyperparameters change while the run trains."""
+
+    def record(self) -> dict[str, Any]:
+        """Returns what a manifest says of the options on which results depend."""
+        return {"stopping": self.stopping.record(), "evolution": record_of(self.evolution)}
+
+    def resumed(self, manifest: Mapping[str, Any]) -> Options:
+        """Returns how a run goes on, given its manifest.
+
+        Raises:
+            ConfigError: the user asks for something else.
+        """
+        evolution = resumed(self.evolution, manifest.get("evolution", {}))
+        return self._replace(stopping=self.stopping.resumed(manifest.get("stopping", {})), evolution=evolution)
 
 
 def check_same_command(experiment: Experiment, members: list[Member], folder: RunFolder, *, options: Options) -> None:
@@ -40,7 +57,7 @@ def check_same_command(experiment: Experiment, members: list[Member], folder: Ru
         "out": str(folder.given),
         "resume": options.resume,
         "overwrite": options.overwrite,
-        "stopping": options.stopping.record(),
+        **options.record(),
     }
     own = json.loads(json.dumps(own))
     first = folder.processes.gather(own)[0]

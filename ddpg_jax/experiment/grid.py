@@ -55,6 +55,22 @@ class Range(NamedTuple):
     whole: bool
     """True if only whole numbers are allowed."""
 
+    def draw(self, generator: np.random.Generator, count: int) -> list[Any]:
+        """Draws values, of the type of `low`; whole ones are rounded down, so that `high` is as likely as the others."""
+        low, end = self.low, self.high + 1 if self.whole else self.high
+        drawn = generator.uniform(*((math.log(low), math.log(end)) if self.log else (low, end)), size=count)
+        values = np.exp(drawn) if self.log else drawn
+        return [type(low)(math.floor(x) if self.whole else x) for x in np.clip(values, low, self.high).tolist()]
+
+    def scaled(self, value: float, factor: float) -> float:
+        """Returns `value * factor`, rounded if values are whole, and clipped to the range.
+
+        >>> Range(0.01, 1.0, log=True, whole=False).scaled(0.9, 1.25), Range(1.0, 9.0, log=True, whole=True).scaled(3.0, 0.8)
+        (1.0, 2.0)
+        """
+        moved = value * factor
+        return min(max(float(round(moved)) if self.whole else moved, self.low), self.high)
+
 
 def parse_ranges(ranges: Mapping[str, str]) -> dict[str, Range]:
     """Reads `log:LOW:HIGH` or `uniform:LOW:HIGH` for each field.
@@ -91,12 +107,7 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
     """
     count = integer("points", count, low=1, high=MAX_MEMBERS)
     generator = np.random.default_rng(seed)
-    columns = {}
-    for name, (low, high, log, whole) in parse_ranges(ranges).items():
-        end = high + 1 if whole else high  # values are rounded down, so that HIGH is as likely as the others
-        drawn = generator.uniform(*((math.log(low), math.log(end)) if log else (low, end)), size=count)
-        values = np.exp(drawn) if log else drawn
-        columns[name] = [type(low)(math.floor(x) if whole else x) for x in np.clip(values, low, high).tolist()]
+    columns = {name: own.draw(generator, count) for name, own in parse_ranges(ranges).items()}
     distinct = dict.fromkeys(zip(*columns.values(), strict=True))
     return [dict(zip(columns, values, strict=True)) for values in distinct]
 

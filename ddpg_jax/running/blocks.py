@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.experiment.experiment import Experiment, updates_of
+from ddpg_jax.running.members import Change
 from ddpg_jax.running.program import Interrupted, Program, total_iterations, warmup_iterations
 from ddpg_jax.running.rows import make_rows
 from ddpg_jax.training.loop import Metrics
@@ -55,6 +56,10 @@ class Journal(NamedTuple):
     """For each member the vector steps after which it was stopped, else -1."""
     waiting: list[int] | None = None
     """For each member the vector step from which on it takes part, where that is later than the others' next one, else -1."""
+    lineage: list[Any] | None = None
+    """Every `Change` so far, in order."""
+    in_force: int = 0
+    """How many of them have taken place; the others do when the next block begins."""
 
 
 class Tick(NamedTuple):
@@ -76,6 +81,15 @@ class Tick(NamedTuple):
 
 Judge: TypeAlias = Callable[[list[dict[str, Any]], Any], Iterable[int]]
 """`(rows, state) -> members`: the indices of the program's members that stop after an evaluation with these rows."""
+
+Evolve: TypeAlias = Callable[[list[dict[str, Any]]], Iterable[Change]]
+"""`(rows) -> changes`: what members take over when the next block begins, after an evaluation with these rows."""
+
+
+def nobody_changes(rows: list[dict[str, Any]]) -> list[Change]:
+    """Lets all members go on with the hyperparameters with which they began."""
+    del rows
+    return []
 
 
 def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
@@ -110,6 +124,7 @@ def run_blocks(
     journal: Journal | None = None,
     gather: Callable[[Any], list[Any]] = lambda message: [message],
     judge: Judge = lambda rows, state: [],
+    evolve: Evolve = nobody_changes,
 ) -> Iterator[Tick]:
     """Runs a program from vector step `begin` to its end; the caller logs, draws and saves at the ticks.
 
@@ -121,11 +136,12 @@ def run_blocks(
         journal: from the same checkpoint.
         gather: `(message) -> messages`, one from each process that takes part in the run; all processes call it together.
         judge: decides after each evaluation which members stop. Of several processes, each asks its own at the same steps.
+        evolve: decides after each evaluation which members take over the states of others, or other hyperparameters.
 
     Raises:
         EnvironmentFailure: see `Program.advance`.
     """
-    run = _Run(program, experiment, state, begin=begin, journal=journal, gather=gather, judge=judge)
+    run = _Run(program, experiment, state, begin=begin, journal=journal, gather=gather, judge=judge, evolve=evolve)
     for block_begin, end, evaluating in schedule(experiment, run.journal.begin):
         run.begin_block(block_begin)
         while run.iteration < end:
@@ -157,16 +173,20 @@ class _Run:
         journal: Journal | None,
         gather: Callable[[Any], list[Any]],
         judge: Judge,
+        evolve: Evolve,
     ):
         members = len(program.members)
         journal = journal or Journal([], [-1] * members, begin)
-        self.program, self.experiment, self.gather, self.judge = program, experiment, gather, judge
+        self.program, self.experiment, self.gather, self.judge, self.evolve = program, experiment, gather, judge, evolve
         self.state, self.iteration, self.journal = state, begin, journal
         self.pending, self.elapsed = [*journal.pending], journal.elapsed
         self.diverged = np.array(journal.diverged)
         # Checkpoints of earlier versions say False of members that go on.
         self.stopped = np.array([-1 if stop is False else stop for stop in journal.stopped or [-1] * members], int)
         self.waiting = np.array(journal.waiting or [-1] * members, int)
+        self.lineage, self.in_force = [Change(*change) for change in journal.lineage or []], journal.in_force
+        if self.in_force:
+            program.adopt(self.lineage[: self.in_force])
         if self.absent.any():
             self.state = program.regroup(state, self.absent)
         self.reached = np.array(journal.reached or [begin] * members, int)
@@ -179,6 +199,11 @@ class _Run:
     def begin_block(self, begin: int) -> None:
         """Notes where the block begins, which may be one that a checkpoint has left unfinished."""
         self.block_begin = begin
+        if due := self.lineage[self.in_force :]:
+            self.state = self.program.inherit(self.state, due)
+            reborn = {change.member for change in due if change.parent != change.member}
+            self.diverged[[member.number in reborn for member in self.program.members]] = -1
+            self.in_force = len(self.lineage)
         arriving = (self.waiting >= 0) & (self.waiting <= begin)
         if arriving.any():
             self.waiting[arriving] = -1
@@ -210,7 +235,12 @@ class _Run:
             reached=self.reached.tolist(),
             stopped=self.stopped.tolist(),
             waiting=self.waiting.tolist(),
+            **self._kept_lineage(),
         )
+
+    def _kept_lineage(self) -> dict[str, Any]:
+        """Returns what a journal says of the changes."""
+        return {"lineage": [*self.lineage] or None, "in_force": self.in_force}
 
     @property
     def absent(self) -> np.ndarray:
@@ -259,13 +289,16 @@ class _Run:
         rows = self._take_rows(end) if evaluating else []
         stops = [member for member in (self.judge(rows, self.state) if evaluating else []) if self.stopped[member] < 0]
         self.stopped[stops] = end
+        here = {self.program.members[m].number for m in np.flatnonzero(~self.absent)}
+        self.lineage += self.evolve([row for row in rows if row["member"] in here]) if evaluating else []
         over = not (self.active | (self.waiting >= 0)).any()
         finished = end == total_iterations(experiment) or all(self.gather(over))
         if stops and not finished:
             self.state = self.program.regroup(self.state, self.absent)
         rows = self._take_rows(end) if finished and not evaluating else rows
         journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
-        self.journal = journal._replace(stopped=self.stopped.tolist(), waiting=self.waiting.tolist())
+        kept = {"stopped": self.stopped.tolist(), "waiting": self.waiting.tolist(), **self._kept_lineage()}
+        self.journal = journal._replace(**kept)
         return self.tick()._replace(rows=rows, finished=finished)
 
     def _add_report(self, end: int) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ddpg_jax.experiment.build import build
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.heirs import Copying, make_copying
 from ddpg_jax.running.placement import Placement, max_over_members, over_members
 from ddpg_jax.training.loop import Metrics, make_training
 from ddpg_jax.types import Array, Env, Hyperparams
@@ -30,6 +31,8 @@ class Functions(NamedTuple):
     """`(keys, state, i) -> state`"""
     phase: Callable[..., Any]
     """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled at the first request."""
+    copying: Copying
+    """How a member takes over the state of another one."""
 
 
 @functools.lru_cache(maxsize=CACHED_STRUCTURES)
@@ -66,7 +69,8 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
         return compiled[name]
 
     restart = jax.jit(over_members(training.restart, placement, shared=1))
-    return Functions(jax.jit(over_members(training.init, placement)), restart, phase)
+    copying = make_copying(placement, outside=env.outside is not None)
+    return Functions(jax.jit(over_members(training.init, placement)), restart, phase, copying)
 
 
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:

@@ -195,8 +195,9 @@ def describe(group: Group, program: Program) -> str:
     each = need * devices / placement.slots
     points = len({member.swept for member in group.members})
     seeds = len({member.seed for member in group.members})
+    which = f" ({plural(points, 'point')} x {plural(seeds, 'seed')})" if points * seeds == len(group.members) else ""
     return (
-        f"{plural(len(group.members), 'member')} ({plural(points, 'point')} x {plural(seeds, 'seed')}) in one program, "
+        f"{plural(len(group.members), 'member')}{which} in one program, "
         f"{placement.kind} over {plural(devices, 'device')}; {each / 2**20:,.1f} MiB a member, "
         f"{need / 2**20:,.0f} MiB a device"
         + (f"; {program.outside_bytes / 2**20:,.0f} MiB of environments" if program.outside_bytes else "")

@@ -74,7 +74,7 @@ class Placement(NamedTuple):
 
     def put(self, tree: Any) -> Any:
         """Puts arrays `[M, ...]` on the devices of their members."""
-        return jax.device_put(tree, self._sharding(MEMBERS))
+        return jax.device_put(tree, self.sharding)
 
     def replicate(self, tree: Any) -> Any:
         """Puts arrays that all members share on every device."""
@@ -82,8 +82,12 @@ class Placement(NamedTuple):
 
     def abstract(self, shapes: Any) -> Any:
         """Adds the sharding of the members to shapes `[M, ...]`."""
-        sharding = self._sharding(MEMBERS)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)
+
+    @property
+    def sharding(self) -> Any:
+        """The sharding of arrays `[M, ...]` over the devices of their members."""
+        return self._sharding(MEMBERS)
 
     def _sharding(self, *axes: str) -> Any:
         if len(self.devices) == 1:

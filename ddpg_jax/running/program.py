@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -20,30 +20,12 @@ from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.compiled import functions_of, structure_of
 from ddpg_jax.running.copies import prepare
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
+from ddpg_jax.running.heirs import take_over
+from ddpg_jax.running.members import Change, Member, changed, stack_members
 from ddpg_jax.running.placement import Placement, make_placement
 from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
-
-
-class Member(NamedTuple):
-    """One training run: its seed and its hyperparameters."""
-
-    seed: int
-    hyper: Hyperparams
-    number: int = 0
-    """Index among all members of a sweep."""
-    swept: tuple[tuple[str, Any], ...] = ()
-    """The fields that the sweep varies, with this member's values."""
-
-
-def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
-    """Stacks the keys `[M]` and the hyperparameters `[M]` of the members, padded with copies of the last one."""
-    padded = members + members[-1:] * (placement.slots - len(members))
-    hypers = Hyperparams(*np.array([member.hyper for member in padded], np.float32).T)
-    if placement.single:
-        return placement.put((jax.random.key(padded[0].seed), jax.tree.map(lambda x: x[0], hypers)))
-    return placement.put((jax.vmap(jax.random.key)(np.array([member.seed for member in padded], np.uint32)), hypers))
 
 
 def warmup_iterations(experiment: Experiment) -> int:
@@ -71,7 +53,7 @@ class Program:
     """
 
     def __init__(self, experiment: Experiment, env: Env, members: list[Member], *, placement: Placement | None = None):
-        self.experiment, self.env, self.members = experiment, env, members
+        self.experiment, self.env, self.members = experiment, env, list(members)
         self.spec: EnvSpec = env.spec
         self._env_states: list[Any] = []
         self.outside_bytes = 0
@@ -119,6 +101,25 @@ class Program:
         state = move(state, old, self._seats)
         if self.env.outside is not None:
             self._env_states = [np.asarray(one.env) for one in state]
+        return state
+
+    def adopt(self, changes: Iterable[Change]) -> None:
+        """Gives members other hyperparameters, from the next step on."""
+        index = {member.number: m for m, member in enumerate(self.members)}
+        for change in changes:
+            m = index[change.member]
+            self.members[m] = changed(self.members[m], change.values)
+        self._inputs = [self._inputs_of(call) for call in self._seats.calls]
+
+    def inherit(self, state: list[Any], changes: Iterable[Change]) -> list[Any]:
+        """Returns the state after these changes, one after the other; it is consumed."""
+        self._check(state)
+        index = {member.number: m for m, member in enumerate(self.members)}
+        for change in changes:
+            if change.parent != change.member:
+                pair = {"member": index[change.member], "parent": index[change.parent], "replay": change.replay}
+                state = take_over(state, self._seats, self._functions.copying, **pair)
+        self.adopt(changes)
         return state
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 
 from ddpg_jax.experiment.grid import Point
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
+from ddpg_jax.running.members import Change, Stage, ancestry
 from ddpg_jax.running.rows import result_of
 
 
@@ -36,13 +37,15 @@ class Sweep:
     points: list[Point]
     """The points, length H, in the order in which they were given."""
     seeds: list[int]
-    """The seeds, length S."""
+    """The seeds, length S. Of a population, that of member 0; member h has the seed h after it."""
     rows: list[dict[str, Any]]
     """One row for each member and evaluation, with the columns of metrics.csv."""
     policies: list[Any]
     """The policy of point h and seed s at index `h * S + s`, callable with observations."""
     stops: dict[int, Stop] = dataclasses.field(default_factory=dict)
     """Where and why members were stopped, for those that `until` or `prune` has stopped. They have no rows after that."""
+    changes: list[Change] = dataclasses.field(default_factory=list)
+    """Of a population: the hyperparameters of every member, as changes of which the first are at step 0."""
 
     def __repr__(self) -> str:
         return f"<Sweep of {plural(len(self.points), 'point')} x {plural(len(self.seeds), 'seed')}>"
@@ -69,14 +72,23 @@ class Sweep:
         Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN.
 
         The best of many points is partly the luckiest: train it
-        again with other seeds to see how good it is.
+        again with other seeds to see how good it is. The fields of a population's member are those that it has at the end;
+        `schedule` tells which it had before.
         """
         each = len(self.seeds)
         pruned = {m // each for m, stop in self.stops.items() if stop.reason == "prune"}
         scores = ranking_score(self.final)
         h = max((h for h in range(len(self.points)) if h not in pruned), key=lambda h: scores[h])
         low, high = interval(self.final[h])
-        return {**self.points[h], "iqm": float(iqm(self.final[h])), "interval": (float(low), float(high)), "point": h}
+        point = {**self.points[h], **(self.schedule(h)[-1].values if self.changes else {})}
+        return {**point, "iqm": float(iqm(self.final[h])), "interval": (float(low), float(high)), "point": h}
+
+    def schedule(self, member: int | None = None) -> list[Stage]:
+        """Returns the hyperparameters of a population on the way to a member's last state, by default to that of the best.
+
+        `sweep(..., schedule=...)` trains with them again.
+        """
+        return ancestry(self.changes, self.best()["point"] if member is None else member)
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the rows to a CSV file."""

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Replay, TrainState, Transition
 
 STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eval")
@@ -38,6 +39,15 @@ class RunState:
     """`[N, O]`, the observations to act on next."""
     returns: Array
     """`[N]`, the undiscounted returns of the running episodes so far."""
+
+
+def fork(own: RunState, parent: RunState) -> RunState:
+    """Returns the state of a member that goes on from the state of another one in its own environments.
+
+    The open episodes of the replay end, as the next transitions belong to others.
+    """
+    replay = end_open_episodes(parent.replay)
+    return replace(parent, env=own.env, obs=own.obs, returns=own.returns, replay=replay)
 
 
 def train_step(

@@ -146,7 +146,7 @@ def test_a_negative_number_reaches_its_field(one_line: Any, tmp_path: Path) -> N
 
 def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
     assert "ENV" in one_line("train")
-    assert "train, sweep, eval" in one_line()
+    assert "train, sweep, tune, eval" in one_line()
     line = one_line("trian", "Pendulum-v1")
     assert "trian" in line
     assert "train" in line

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app import checkpoints, finish, job, progress, queue
+from ddpg_jax.app import checkpoints, finish, machine, progress, queue
 from ddpg_jax.app.checkpoints import Checkpoints
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder
@@ -974,7 +974,7 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
-    job.use_compilation_cache()
+    machine.use_compilation_cache()
 
 
 def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -983,7 +983,7 @@ def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.M
     before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
-        job.use_compilation_cache()
+        machine.use_compilation_cache()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ddpg_jax.app import cli, report
+from ddpg_jax.app import report
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.running.results import Stop
 from tests.app.test_report import table
@@ -27,19 +25,6 @@ pytestmark = pytest.mark.usefixtures("command_line")
 Capture = pytest.CaptureFixture[str]
 
 PAGE = (Path(__file__).parents[2] / "ddpg_jax" / "app" / "README.md").read_text()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """`(looks) -> None`: time stands still for so many looks at the clock, and then years have passed."""
-    real = cli._stopping
-    ticks: list[Iterator[float]] = []
-
-    def stopping(groups: Any, options: Any) -> Any:
-        return real(groups, options)._replace(clock=lambda: next(ticks[-1]))
-
-    monkeypatch.setattr(cli, "_stopping", stopping)
-    return lambda looks: ticks.append(itertools.chain(itertools.repeat(0.0, looks), itertools.repeat(1e9)))
 
 
 def sweep(out: Path, *more: str) -> list[str]:
