@@ -20,8 +20,9 @@ import ddpg_jax as dj
 from benchmarks.compiled import FREE, count, instructions
 from ddpg_jax.experiment.build import named_parts
 from ddpg_jax.experiment.validate import updates_of
+from ddpg_jax.running.clock import warmup_iterations
 from ddpg_jax.running.compiled import functions_of, structure_of
-from ddpg_jax.running.program import Program, warmup_iterations
+from ddpg_jax.running.program import Program
 
 BYTES_AN_UPDATE = 8e6
 """Bytes that an update of 256-256 networks moves at least: weights, targets and moments of Adam are read and written, and the

@@ -40,6 +40,8 @@ class Transition(NamedTuple):
     """`[...]` bool, terminated OR truncated. An n-step window stops here; bootstrapping stops only where `discount` is 0."""
     next_obs: Array
     """`[..., O]` float32, the true successor, never the observation after a reset."""
+    demonstration: Any = None
+    """`[B]` bool, True for the rows of a batch that are demonstrations; None where there are none."""
 
 
 class Nets(NamedTuple):

@@ -22,7 +22,7 @@ from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.release import Released, as_checkpoint, check_release, release
-from ddpg_jax.app.resume import backend_of, has_finished, restore_rows
+from ddpg_jax.app.resume import backend_of, has_finished, noted_demonstrations, restore_rows
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.app.signals import signals
 from ddpg_jax.app.start import Options, check_same_command, claim, stop_before_start
@@ -31,6 +31,7 @@ from ddpg_jax.app.stopping import TIME_IS_UP, make_referee
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.running.blocks import Journal, Tick, run_blocks
+from ddpg_jax.running.clock import step_at
 from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.program import Member, Program
 
@@ -285,7 +286,7 @@ class ProgramJob:
             return state, journal
         self.job.start_clock()
         self._saved_at, self._saved_time = begin, time.monotonic()
-        self._shown = (self._saved_time, begin * self.experiment.num_envs)
+        self._shown = (self._saved_time, step_at(self.experiment, begin))
         with self._display(self._shown[1]) as display, self._explaining_failure():
             begun = {"begin": begin, "journal": journal, "gather": self.processes.gather}
             referee = self.job.referee
@@ -305,6 +306,7 @@ class ProgramJob:
         self.folder.write_manifest(
             programs=[[member.number for member in group.members] for group in self.queue.groups],
             backends=[backend_of(group.experiment) for group in self.queue.groups],
+            demonstrations=noted_demonstrations(self.folder, self.experiment, self.program.store),
         )
 
     def _check_environments(self, kept: Checkpoint | None) -> None:

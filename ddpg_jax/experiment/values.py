@@ -31,6 +31,11 @@ def word(name: str, value: Any) -> str:
     return value
 
 
+def text(name: str, value: Any) -> str:
+    """Reads text that may be empty."""
+    return word(name, value) if value != "" else ""
+
+
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """Reads one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:

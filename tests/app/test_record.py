@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ddpg_jax.agent.policy import load_policy
-from ddpg_jax.app.record import newest_ring
-from tests.runs import BACKENDS, newest, run
+from ddpg_jax.data.run_replay import newest_ring
+from tests.runs import BACKENDS, manifest, newest, run
 
 minari = pytest.importorskip("minari")
 pytest.importorskip("h5py")
@@ -78,12 +78,12 @@ def test_the_replay_of_a_member_of_a_sweep(command_line: None, tmp_path: Path) -
     ]
     folder = tmp_path / "sweep"
     assert run("sweep", "probe/observation", "--seeds", "3", *words, "--out", str(folder)) == 0
-    rings = [newest_ring(folder, folder / "policy" / f"member_{m}")[0][:90] for m in range(3)]
+    rings = [newest_ring(folder, manifest(folder), m)[0][:90] for m in range(3)]
     assert not np.array_equal(rings[0], rings[1])
     assert not np.array_equal(rings[1], rings[2])
     alone = tmp_path / "alone"
     assert run("train", "probe/observation", "--seed", "2", *words, "--out", str(alone)) == 0
-    np.testing.assert_array_equal(newest_ring(alone, alone / "policy")[0][:90], rings[2])
+    np.testing.assert_array_equal(newest_ring(alone, manifest(alone))[0][:90], rings[2])
 
 
 @pytest.mark.parametrize(
