@@ -325,8 +325,7 @@ class ProgramJob:
 
     def _display(self, step: int) -> Display:
         what = f"{self.many} members, program {self.k + 1} of {self.queue.total()}" if len(self.job.members) > 1 else ""
-        done = self._steps_before + step * self.many
-        return Display(self.queue.steps, done, silent=not self.processes.first, what=what)
+        return Display(self.queue.steps, self._steps_before + step * self.many, silent=not self.processes.first, what=what)
 
     def _attend(self, tick: Tick, display: Display) -> None:
         """Logs and shows a tick, and saves a checkpoint if one is due; stops the run if there was a signal."""

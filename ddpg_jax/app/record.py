@@ -11,15 +11,18 @@ import numpy as np
 from ddpg_jax import __version__
 from ddpg_jax.agent.policy import Policy
 from ddpg_jax.app.evaluation import check_same_spaces, trained
+from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.data import minari_file
 from ddpg_jax.data.collect import Act, collect
 from ddpg_jax.data.episodes import Episode, from_ring
 from ddpg_jax.data.minari_file import Target, write_minari
+from ddpg_jax.data.npz_file import write_npz
 from ddpg_jax.data.run_replay import newest_ring
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
-from ddpg_jax.errors import EnvironmentFailure
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.types import Array, Env, EnvSpec
@@ -45,6 +48,21 @@ class InJax:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+def target_of(out: str) -> Target:
+    """Returns where a dataset is written: a new `.npz` file, or see `minari_file.target_of`.
+
+    Raises:
+        ConfigError: there is something already, its folder does not exist, or a package is missing.
+    """
+    path = Path(out)
+    if path.suffix != ".npz":
+        return minari_file.target_of(out)
+    if path.exists():
+        raise ConfigError(f"out={out} is not allowed; it exists already, so name another file or remove it")
+    check_file("out", path)
+    return Target(out, path, listed=False)
 
 
 def record(folder: Path, policy_at: Path, target: Target, *, source: Source, describes: str) -> list[Episode]:
@@ -76,6 +94,9 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
         spaces.close()
         if env.outside is not None:
             env.outside.close(())
+    if target.path.suffix == ".npz":
+        write_npz(target.path, episodes)
+        return episodes
     manifest = RunFolder(folder).manifest()
     write_minari(
         target,
