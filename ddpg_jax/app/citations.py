@@ -84,7 +84,8 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
     x = experiment
     used = {*ALWAYS, *environment(x.env)}
     used |= {PARTS[part] for part in x.parts if part in PARTS}
-    used |= {key for (field, word), key in CHOSEN.items() if word in re.split(r"\W|_", getattr(x, field))}
+    chosen = {pair: key for pair, key in CHOSEN.items() if x.steps or pair[0] != "exploration"}
+    used |= {key for (field, word), key in chosen.items() if word in re.split(r"\W|_", getattr(x, field))}
     used |= {SOURCES[x.preset]} if x.preset in SOURCES else set()
     for key, is_used in (
         ("mnih2015", "sync_period" in x.parts and x.policy_delay == 1),  # with policy_delay it is TD3's

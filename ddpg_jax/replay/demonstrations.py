@@ -75,6 +75,7 @@ def only(demonstrations: Replay, store: Any) -> Replay:
         demonstrations: samples from a store.
         store: from `make_store`.
     """
+    store = jax.tree.map(jnp.asarray, store)
 
     def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
         del state
@@ -105,6 +106,7 @@ def mixed(replay: Replay, demonstrations: Replay, store: Any) -> Replay:
         demonstrations: samples batches of the same size from a store.
         store: from `make_store`.
     """
+    store = jax.tree.map(jnp.asarray, store)
 
     def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Any]:
         batch, weight, index = replay.sample(key, state, hyper, t)

@@ -108,7 +108,8 @@ def check_add(
         "action": ("[N, A]", (num_envs, action_dim)),
         "next_obs": ("[N, O]", (num_envs, obs_dim)),
     }
-    for name, value in transition._replace(demonstration=valid)._asdict().items():
+    stored = {name: value for name, value in transition._asdict().items() if name != "demonstration"}
+    for name, value in stored.items():
         dims, shape = expected.get(name, ("[N]", (num_envs,)))
         chex.assert_shape(value, shape, custom_message=f"Replay.add: transition.{name} must be {dims}")
     chex.assert_shape(valid, (num_envs,), custom_message="Replay.add: valid must be [N]")
