@@ -13,7 +13,8 @@ from ddpg_jax.types import Array, Hyperparams, Transition
 def inverse_magnitude(q: Array, hyper: Hyperparams) -> Array:
     """Returns `bc_alpha` / mean |q|, the lambda of TD3+BC (Fujimoto and Gu 2021, equation 5), without gradient; `[B] -> []`.
 
-    With `bc_alpha=0`, it is 1. The values are those of the actor's own actions, as in the authors' code; the equation has those of the data's actions.
+    With `bc_alpha=0`, it is 1. The values are those of the actor's own actions, as in the authors' code; the equation has those
+    of the data's actions.
     """
     alpha = jnp.asarray(hyper.bc_alpha)
     return jax.lax.stop_gradient(jnp.where(alpha > 0, alpha / jnp.maximum(jnp.mean(jnp.abs(q)), 1e-6), 1.0))

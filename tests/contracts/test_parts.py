@@ -248,12 +248,10 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     assert program(experiment)._cache_size() == 1
 
 
+APART = ("huber_delta", "sync_period", "bc_weight", "bc_alpha")
+"""Parts that are values of other options, since they cannot be on without something else."""
 OPTIONS: dict[str, list[Any]] = {
-    **{
-        name: [off, ON.get(name, off + 0.5)]
-        for name, off in SWITCHES.items()
-        if name not in ("huber_delta", "sync_period", "bc_weight")
-    },
+    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items() if name not in APART},
     "loss": ["squared", "huber", "categorical", "quantile"],  # of which the last two have losses of their own
     "exploration": list(EXPLORERS),
     "schedule": list(SCHEDULES),  # of noise and of learning rates: they do not meet
@@ -272,7 +270,7 @@ OPTIONS: dict[str, list[Any]] = {
     "activation": ["relu", "tanh"],
     "action_layer": [0, 1],
     "diagnostics": [False, True],
-    "demonstrations": ["none", "mixed", "cloned", "filtered"],  # of which the last two are bc_weight
+    "demonstrations": ["none", "mixed", "cloned"],  # of which the last is bc_weight and bc_alpha, with the filter
 }
 
 
@@ -323,7 +321,8 @@ def test_every_pair_of_parts_trains(row: int) -> None:
     fields |= {"slow": {}, "periodic": {"sync_period": 3.0}, "joint": {"tau": 0.005}}[ROWS[row]["targets"]]
     fields["targets"] = "joint" if ROWS[row]["targets"] == "joint" else "slow"
     if (shown := ROWS[row]["demonstrations"]) != "none":
-        fields |= {"demonstrations": "shown", "bc_weight": 0.0 if shown == "mixed" else 0.5, "q_filter": shown == "filtered"}
+        fields |= {"demonstrations": "shown"}
+        fields |= {"bc_weight": 0.5, "bc_alpha": 2.5, "q_filter": True} if shown == "cloned" else {}
     schedule, num_envs = ROWS[row]["schedule"], fields["num_envs"]
     fields |= {"huber_delta": 0.1} if loss == "huber" else {}
     fields = {**FIELDS, **fields, "noise_schedule": schedule, "lr_schedule": schedule, "updates_per_step": 1.0 / num_envs}
