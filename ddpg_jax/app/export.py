@@ -55,5 +55,6 @@ def notes_of_run(folder: Path, policy_at: Path, kind: str = "policy") -> dict[st
     evaluated = [row for row in own if not math.isnan(row["eval_return_mean"])]
     last = max(evaluated, key=lambda row: row["eval_return_mean"], default={}) if kind != "policy" else (own or [{}])[-1]
     about = {name: last[name] for name in MEASURED if name in last}
-    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", "")}
+    which = {"evaluation": "last" if kind == "policy" else "best"}
+    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", ""), **which}
     return {"run": {**identity, **about}, "citation": bibtex(keys_of_run(manifest), __version__)}

@@ -46,6 +46,17 @@ def test_episodes_of_the_policy_are_a_dataset(
             assert np.abs(episode.actions).max() <= 2.0
 
 
+def test_episodes_of_the_best_policy_are_a_file(whole_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Which needs no Minari, and holds the actions of that policy and of no other."""
+    folder, out = whole_run(), tmp_path / "best.npz"
+    assert run("record", str(folder), "--best", "--episodes", "2", "--out", str(out)) == 0
+    file, best = np.load(out), load_policy(folder / "policy_best")
+    assert file["observations"].shape == file["next_observations"].shape == (400, 3)
+    np.testing.assert_allclose(file["actions"], best(file["observations"]), atol=1e-4)
+    assert np.flatnonzero(file["truncations"]).tolist() == [199, 399]
+    assert not file["terminations"].any()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_replay_of_a_run_is_a_dataset_and_reading_changes_nothing(
     backend: str, copy_of: Callable[..., Path], tmp_path: Path
@@ -90,6 +101,8 @@ def test_the_replay_of_a_member_of_a_sweep(command_line: None, tmp_path: Path) -
     ("words", "sentence"),
     [
         (["--random", "--replay"], "--random and --replay cannot be combined; give one of them"),
+        (["--best", "--replay"], "--best and --replay cannot be combined; give one of them"),
+        (["--out", "nowhere/one.npz"], "out=nowhere/one.npz is not allowed; it must be a file in an existing folder"),
         (["--noise", "-1"], "noise=-1 is not allowed; it must be a number of at least 0"),
         (["--episodes", "0"], "episodes=0 is not allowed; it must be a whole number of at least 1"),
         (["--out", "none/of these/new"], "it must be a Minari id, such as pend/mine-v0, or a new folder in an existing one"),
