@@ -6,7 +6,8 @@
 
 Each variant is a sweep over seeds, ten by default, which are the same for all, and is written to
 `benchmarks/results/demonstrations_KIND.json` as soon as it is measured; variants that are there are skipped, so that a
-benchmark that was stopped goes on.
+benchmark that was stopped goes on. On point-reach and Pendulum-v1, networks are 64-64, and the warm-up of point-reach has 250
+steps.
 
 - reach, maze, cheetah: steps to the first evaluation at which the policy is good enough, online, with demonstrations of another
   policy, which was trained with another seed: on point-reach and PointMaze_UMaze-v3, 20 episodes, and 90 % of the episodes end
@@ -43,8 +44,13 @@ from ddpg_jax.types import EnvOptions
 RESULTS = Path(__file__).parent / "results"
 DEMONSTRATOR_SEED = 1_000
 
-SHARE = {"half": {}, "half, cloned": {"bc_weight": 1.0, "q_filter": True, "pretrain_updates": 1_000}}
-"""Ways to use demonstrations besides hindsight."""
+SHARE: dict[str, dict[str, Any]] = {
+    "half": {},
+    "half, cloned": {"bc_weight": 10.0, "pretrain_updates": 5_000},
+    "half, filtered": {"bc_weight": 1.0, "pretrain_updates": 1_000, "q_filter": True},
+}
+"""Ways to use demonstrations: a share of the batches (Ball et al. 2023), and besides, clones of all of them, or with the
+Q-filter of those that the critic values more (Nair et al. 2018)."""
 
 
 class Task(NamedTuple):
@@ -99,18 +105,19 @@ def at_goal(row: dict[str, Any], policy: dj.Policy) -> float:
 
 
 HINDSIGHT = {"hindsight": "future"}
-REACH = {"gamma": 0.95, "exploration": "gaussian", "epsilon_uniform": 0.2}
+SMALL = {"hidden": (64, 64)}
+REACH = {**SMALL, "gamma": 0.95, "exploration": "gaussian", "epsilon_uniform": 0.2, "warmup_steps": 250}
 MAZE = {"env_kwargs": "continuing_task=false", "gamma": 0.98, "exploration": "gaussian", "epsilon_uniform": 0.2}
 TASKS: dict[str, Task] = {
     "reach": Task(
         "point-reach",
-        {**REACH, "steps": 15_000, "eval_every": 250, "eval_episodes": 1},
+        {**REACH, "steps": 10_000, "eval_every": 250, "eval_episodes": 1},
         {
             "hindsight": HINDSIGHT,
             **{f"hindsight, {name}": {**HINDSIGHT, **fields, "shown": True} for name, fields in SHARE.items()},
             "half": {"shown": True},
         },
-        {**HINDSIGHT, "steps": 20_000},
+        {**HINDSIGHT, "steps": 8_000, "eval_every": 8_000},
         20,
         at_goal,
         0.9,
@@ -181,12 +188,12 @@ DEMONSTRATORS = {"half trained": 3_000, "trained": 15_000}
 def offline(name: str, seeds: int, updates: int) -> dict[str, Any]:
     """The returns of TD3+BC, one for each seed, beside those of the data and of the demonstrator without noise."""
     env = dj.envs.make_device("Pendulum-v1")
-    policy = trained("Pendulum-v1", (("steps", DEMONSTRATORS[name]), ("eval_episodes", 1)))
+    policy = trained("Pendulum-v1", (("steps", DEMONSTRATORS[name]), ("eval_every", DEMONSTRATORS[name]), *SMALL.items()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shown.npz"
         episodes = collect(env, noisy(lambda obs: policy.unit_action(policy.params, obs), 0.1), episodes=50, seed=0)
         write_npz(path, episodes)
-        fields = {"preset": "td3-bc", "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": 1}
+        fields = {"preset": "td3-bc", **SMALL, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": 1}
         sweep = dj.sweep("Pendulum-v1", seeds=seeds, demonstrations=str(path), **fields)
     data = [float(episode.reward.sum()) for episode in episodes]
     own = mean_return(env, policy)

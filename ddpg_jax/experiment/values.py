@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ddpg_jax.errors import ConfigError
@@ -32,7 +33,8 @@ def word(name: str, value: Any) -> str:
 
 
 def text(name: str, value: Any) -> str:
-    """Reads text that may be empty."""
+    """Reads text that may be empty, or a path."""
+    value = str(value) if isinstance(value, Path) else value
     return word(name, value) if value != "" else ""
 
 
