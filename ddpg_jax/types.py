@@ -44,6 +44,10 @@ class Transition(NamedTuple):
     """`[B]` bool, True for the rows of a batch that are demonstrations; None where there are none."""
 
 
+STEP_FIELDS = Transition._fields[:-1]
+"""The fields of a transition that describe a step; the last one says only where a row of a batch is from."""
+
+
 class Nets(NamedTuple):
     """Holds one thing, such as parameters or optimizer states, for the actor and for the critic."""
 

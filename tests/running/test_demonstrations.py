@@ -116,7 +116,10 @@ def test_a_run_without_steps_goes_on_to_the_bit_but_not_with_other_data(
     capsys.readouterr()
     assert train("halves", 20, "--resume") == 2
     assert "updates=20 (there 60; a run can only be made longer)" in capsys.readouterr().err
-    assert run("train", "point-reach", *words, "--steps", "90", "--updates", "0", "--out", str(tmp_path / "whole"), "--resume") == 2
+    assert (
+        run("train", "point-reach", *words, "--steps", "90", "--updates", "0", "--out", str(tmp_path / "whole"), "--resume")
+        == 2
+    )
     assert "steps=90 (there 0)" in capsys.readouterr().err
     write_npz(Path(own), read_npz(Path(own))[:2])
     assert train("whole", 90, "--resume") == 2
