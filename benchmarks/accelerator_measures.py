@@ -20,7 +20,8 @@ import numpy as np
 import ddpg_jax as dj
 from benchmarks.compiled import FREE, count, instructions
 from ddpg_jax.experiment.validate import updates_of
-from ddpg_jax.running.program import Program, warmup_iterations
+from ddpg_jax.running.clock import warmup_iterations
+from ddpg_jax.running.program import Program
 
 BYTES_AN_UPDATE = 8e6
 """Bytes that an update of 256-256 networks moves at least: weights, targets and moments of Adam are read and written, and the

@@ -65,7 +65,7 @@ def parts(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
     """The whole step, and its parts."""
     experiment, hyper = dj.configure({"batch_size": batch_size, "replay_capacity": CAPACITY, "steps": 10**9})
     env = dj.envs.make_device("Pendulum-v1")
-    agent, replay, explorer, warmup, updates, _ = dj.build(experiment, env.spec)
+    agent, replay, explorer, warmup, updates, *_ = dj.build(experiment, env.spec)
     training = dj.make_training(env, agent, replay, explorer=explorer, warmup=warmup, updates=updates)
     key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, hyper)
     state = jax.jit(training.init)(key, hyper)
@@ -113,7 +113,7 @@ def on_host(batch_size: int, turns: int) -> dict[str, Callable[[], float]]:
     """The whole step with Gymnasium's environment, and what it has that the other has not."""
     experiment, hyper = dj.configure({"batch_size": batch_size, "replay_capacity": CAPACITY, "steps": 10**9})
     env = make_host("Pendulum-v1")
-    agent, replay, explorer, warmup, updates, _ = dj.build(experiment, env.spec)
+    agent, replay, explorer, warmup, updates, *_ = dj.build(experiment, env.spec)
     training = dj.make_training(env, agent, replay, explorer=explorer, warmup=warmup, updates=updates)
     key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, hyper)
     state = jax.jit(training.init)(key, hyper)

@@ -73,7 +73,7 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     import ddpg_jax as dj
     from ddpg_jax.envs.registry import DEVICE
     from ddpg_jax.experiment.build import reported
-    from ddpg_jax.running.compiled import functions_of, structure_of
+    from ddpg_jax.running.compiled import NOTHING, functions_of, structure_of
     from ddpg_jax.running.placement import Placement
     from ddpg_jax.training.loop import no_metrics
 
@@ -90,8 +90,8 @@ def learning(device: Any, members: int, fields: dict[str, Any]) -> tuple[Any, An
     numbers = (jax.random.key(0), hyper, True, jnp.int32(0), no_metrics(names))
     key, hypers, active, first, metrics = shapes(numbers, *lead)
     begin, end = shapes((jnp.int32(0), jnp.int32(1)))
-    state = placement.abstract(jax.eval_shape(functions.init, key, hypers))
-    return functions.phase("learn", state, (key, hypers, active, first, metrics), (begin, end)), state
+    state = placement.abstract(jax.eval_shape(functions.init, key, hypers, NOTHING))
+    return functions.phase("learn", state, (key, hypers, active, first, metrics), (begin, end), NOTHING), state
 
 
 def instructions(text: str) -> Iterator[tuple[int, str, str]]:

@@ -135,17 +135,20 @@ def learning() -> str:
     return "\n".join([*lines, "", "Noise-free, 20 episodes each.", "", *about, ""])
 
 
-def parts(kind: str, title: str, column: str, digits: int = 1) -> str:
+def parts(kind: str, title: str, column: str, digits: int = 1, *, script: str = "parts") -> str:
     """IQM and interval of a figure for each variant."""
-    result = load(f"parts_{kind}")
+    stem = f"{script}_{kind}"
+    result = load(stem)
     if result is None:
         return ""
     lines = [f"## {title}\n", f"| | {column} | 95 % interval | seeds |", "|---|---|---|---|"]
     for name, row in result["rows"].items():
         iqm, low, high = (f"{row[key]:.{digits}f}" for key in ("iqm", "low", "high"))
-        lines.append(f"| {name} | {iqm} | [{low}, {high}] | {len(row['seeds'])} |")
-    about = [f"{result['steps']:,} steps. {where(result, f'parts_{kind}')}"]
-    about += [f"{name}: {where(row['about'], f'parts_{kind}')}" for name, row in result["rows"].items() if "about" in row]
+        beside = [f"{word} {row[word]:.{digits}f}" for word in ("data", "demonstrator") if word in row]
+        label = f"{name} ({', '.join(beside)})" if beside else name
+        lines.append(f"| {label} | {iqm} | [{low}, {high}] | {len(row['seeds'])} |")
+    about = [f"{result['steps']:,} steps. {where(result, stem)}"]
+    about += [f"{name}: {where(row['about'], stem)}" for name, row in result["rows"].items() if "about" in row]
     return "\n".join([*lines, "", *about, ""])
 
 
@@ -282,6 +285,10 @@ def populations() -> str:
     return "\n".join(line for section in sections for line in section)
 
 
+REACH = "Demonstrations on point-reach: steps until 90 % of the episodes end at the goal"
+OFFLINE = "TD3+BC without steps, on Pendulum-v1: returns beside the data's and the demonstrator's without noise"
+
+
 def page() -> str:
     """The whole file."""
     sections = [
@@ -296,6 +303,8 @@ def page() -> str:
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
         populations(),
+        parts("reach", REACH, "IQM of the steps", 0, script="demonstrations"),
+        parts("pendulum", OFFLINE, "IQM of the return", script="demonstrations"),
         speed(),
         peers(),
         budget(),

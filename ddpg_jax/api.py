@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ddpg_jax.agent.policy import Policy
+from ddpg_jax.data.demonstrations import load_store
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import from_function, make_host
 from ddpg_jax.envs.make import as_env
@@ -17,13 +18,15 @@ from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import env_options, network_fields
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
+from ddpg_jax.experiment.validate import check_demonstrations
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
+from ddpg_jax.running.clock import learns
 from ddpg_jax.running.groups import Group, check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, use_all_cores
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.population import check_alone, check_together, make_population
-from ddpg_jax.running.program import Member, Program, total_iterations, warmup_iterations
+from ddpg_jax.running.program import Member, Program
 from ddpg_jax.running.results import Stop, Sweep
 from ddpg_jax.running.rows import result_of
 from ddpg_jax.running.stops import Referee, make_pruning, parse_until
@@ -43,7 +46,7 @@ class Run:
 
     def __repr__(self) -> str:
         last, x = self.rows[-1], self.experiment
-        untrained = ", all of them warm-up" if total_iterations(x) <= warmup_iterations(x) else ""
+        untrained = "" if learns(x) else ", all of them warm-up"
         return f"<Run of {x.env}, seed {x.seed}: return {result_of(last):.4g} after {last['step']:,} steps{untrained}>"
 
     @property
@@ -275,7 +278,10 @@ def _prepare(experiment: Experiment, members: list[Member], env: Any = None) -> 
         env = from_function(env, experiment.env, experiment.host_order)
     if experiment.eval_env == "shared" and env.outside is None:
         raise ConfigError(f"eval_env=shared is not allowed with env={experiment.env} on the device; it must be own")
-    return Program(experiment, env, members)
+    check_demonstrations(experiment)
+    name, relabelled = experiment.demonstrations, experiment.hindsight != "none"
+    store = {"store": load_store(name, env.spec, hindsight=relabelled)} if name else {}
+    return Program(experiment, env, members, **store)
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:

@@ -39,6 +39,10 @@ def _atoms(x: Any) -> bool:
     return x.critic not in ("scalar", "quantile")
 
 
+def _mixed(x: Any) -> bool:
+    return bool(x.demonstrations) and x.steps > 0
+
+
 def _target_networks(x: Any) -> bool:
     return x.targets != "joint"
 
@@ -178,6 +182,25 @@ class Hyperparams(NamedTuple):
             read_by=lambda x: x.hindsight != "none",
         ),
     ] = 4.0
+    demo_fraction: Annotated[
+        Scalar, Field("Share of each batch that is drawn from the `demonstrations`; 0 for none.", high=1.0, read_by=_mixed)
+    ] = 0.5
+    bc_weight: Annotated[
+        Scalar,
+        Field(
+            "Behaviour cloning: weight in the actor's loss of its mean squared distance from the actions of `demonstrations`.",
+            off=0.0,
+        ),
+    ] = 0.0
+    bc_alpha: Annotated[
+        Scalar,
+        Field(
+            "Factor on the actor's values, which are also divided by the mean of their magnitudes, the alpha of TD3+BC; 0 "
+            "leaves them as they are.",
+            off=0.0,
+            also=("alpha",),
+        ),
+    ] = 0.0
     value_min: Annotated[
         Scalar, Field("Categorical critic: the smallest return that it can predict.", low=-3e38, high=3e38, read_by=_atoms)
     ] = -150.0

@@ -40,6 +40,12 @@ class Transition(NamedTuple):
     """`[...]` bool, terminated OR truncated. An n-step window stops here; bootstrapping stops only where `discount` is 0."""
     next_obs: Array
     """`[..., O]` float32, the true successor, never the observation after a reset."""
+    demonstration: Any = None
+    """`[B]` bool, True for the rows of a batch that are demonstrations; None where there are none."""
+
+
+STEP_FIELDS = Transition._fields[:-1]
+"""The fields of a transition that describe a step; the last one says only where a row of a batch is from."""
 
 
 class Nets(NamedTuple):

@@ -26,13 +26,13 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"types", "flatten", "replay"},
     "experiment": {"types", "errors", "fields", "hyperparams", "registry", "schedules", "exploration", "agent", "replay"},
     "running": {"types", "errors", "flatten", "experiment", "training"},
-    "api": {"types", "errors", "agent", "envs", "experiment", "running"},
+    "api": {"types", "errors", "agent", "data", "envs", "experiment", "running"},
 }
 """Room -> rooms that it may import besides itself; `app` may import anything."""
 
 THIRD_PARTIES = {
     "envs": {"gymnasium", "gymnasium_robotics", "gymnax", "brax", "mujoco_playground"},
-    "data": {"minari"},
+    "data": {"minari", "orbax"},
     "export": {"onnx", "onnxruntime"},
 }
 """What adapters may import besides, inside functions only."""

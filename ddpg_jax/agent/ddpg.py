@@ -40,6 +40,11 @@ CriticPenalty: TypeAlias = Callable[[Params, Array, Hyperparams], Array]
 """`(critic_params, q [E, B], hyper) -> []`: a term of the critic's loss."""
 ActorPenalty: TypeAlias = Callable[[Array, Hyperparams], Array]
 """`(pre_tanh [B, A], hyper) -> []`: a term of the actor's loss."""
+ValueScale: TypeAlias = Callable[[Array, Hyperparams], Array]
+"""`(q [B], hyper) -> []`: a factor on the values that the actor climbs, given those of its actions."""
+Imitation: TypeAlias = Callable[..., Array]
+"""`(action [B, A], batch [B], q_values, hyper) -> []`: a term of the actor's loss, given the actor's actions in a batch and
+`q_values(action [B, A]) -> q [B]`, the first critic in the same states."""
 TargetRate: TypeAlias = Callable[[Hyperparams, Array], Scalar]
 """`(hyper, t_update) -> tau`: the rate at which the targets follow in this update."""
 
@@ -91,6 +96,8 @@ def make_agent(
     target_action: TargetAction = unsmoothed,
     critic_penalties: tuple[CriticPenalty, ...] = (),
     actor_penalties: tuple[ActorPenalty, ...] = (),
+    value_scale: ValueScale | None = None,
+    imitation: Imitation | None = None,
     optimizers: Nets = ADAM,
     targets: Targets = SLOW,
     target_rate: TargetRate = every_update,
@@ -111,6 +118,8 @@ def make_agent(
         target_action: changes the target actor's actions, as `smoothed` does.
         critic_penalties: terms that are added to the critic's loss.
         actor_penalties: terms that are added to the actor's loss.
+        value_scale: a factor on the values in the actor's loss, such as `imitation.inverse_magnitude`.
+        imitation: a term of the actor's loss that draws it to demonstrations, such as `imitation.cloning`.
         optimizers: the optimizer of the actor and that of the critic.
         targets: where the values of next states come from, target networks or the networks themselves (`JOINT`).
         target_rate: returns the rate at which target networks follow.
@@ -137,7 +146,8 @@ def make_agent(
     update_critic = targets.make_critic_update(
         critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose
     )
-    objective = make_actor_objective(actor, critic, actor_penalties, head=head, judge=targets.judge)
+    terms = {"penalties": actor_penalties, "value_scale": value_scale, "imitation": imitation}
+    objective = make_actor_objective(actor, critic, **terms, head=head, judge=targets.judge)
     update_actor = make_actor_update(actor, objective, actor_tx, diagnose=diagnose)
 
     def act(actor_params: Params, obs: Array) -> Array:
@@ -153,7 +163,7 @@ def make_agent(
         critic_params, critic_opt, td, critic_info = update_critic(state, batch, next_action, weight, hyper, t_update)
 
         def improve(actor_params: Params, actor_opt: Params) -> tuple[dict[str, Array], Params, Params]:
-            return update_actor(actor_params, actor_opt, critic_params, batch.obs, hyper, t_update)
+            return update_actor(actor_params, actor_opt, critic_params, batch, hyper, t_update)
 
         actor_info, actor_params, actor_opt = delayed(policy_delay, t_update, improve, state.params.actor, state.opt.actor)
 
@@ -191,28 +201,35 @@ def make_init(
 
 def make_actor_update(
     actor: nn.Module,
-    objective: Callable[[Params, Params, Array, Hyperparams], Array],
+    objective: Callable[[Params, Params, Transition, Hyperparams], Array],
     tx: Optimizer,
     *,
     diagnose: Nets,
 ) -> Callable[..., tuple[dict[str, Array], Params, Params]]:
-    """Returns `(params, opt, critic_params, obs, hyper, t_update) -> (info, params, opt)`: one step of the actor."""
+    """Returns `(params, opt, critic_params, batch, hyper, t_update) -> (info, params, opt)`: one step of the actor."""
 
     def update(
-        params: Params, opt: Params, critic_params: Params, obs: Array, hyper: Hyperparams, t_update: Array
+        params: Params, opt: Params, critic_params: Params, batch: Transition, hyper: Hyperparams, t_update: Array
     ) -> tuple[dict[str, Array], Params, Params]:
-        value, grads = jax.value_and_grad(objective)(params, critic_params, obs, hyper)
-        info = {"actor_loss": value, **diagnose.actor(grads, apply(actor, params, obs))}
-        statistics = updated_statistics(actor, params, obs)
+        value, grads = jax.value_and_grad(objective)(params, critic_params, batch, hyper)
+        info = {"actor_loss": value, **diagnose.actor(grads, apply(actor, params, batch.obs))}
+        statistics = updated_statistics(actor, params, batch.obs)
         return info, *apply_gradients(tx(hyper, t_update), grads, opt, params, statistics)
 
     return update
 
 
 def make_actor_objective(
-    actor: nn.Module, critic: nn.Module, penalties: tuple[ActorPenalty, ...], *, head: Head, judge: Callable[..., Array]
-) -> Callable[[Params, Params, Array, Hyperparams], Array]:
-    """Returns the function that the actor minimizes, `(actor_params, critic_params, obs, hyper) -> []`: loss plus penalties."""
+    actor: nn.Module,
+    critic: nn.Module,
+    *,
+    penalties: tuple[ActorPenalty, ...],
+    value_scale: ValueScale | None,
+    imitation: Imitation | None,
+    head: Head,
+    judge: Callable[..., Array],
+) -> Callable[[Params, Params, Transition, Hyperparams], Array]:
+    """Returns the function that the actor minimizes, `(actor_params, critic_params, batch, hyper) -> []`: loss plus terms."""
     act = functools.partial(apply_by_batch, actor)
     # The actor's loss uses critic 0 only. A module with one critic avoids computing the others, which XLA does not remove.
     first = functools.partial(judge, Critics(critic, num_critics=1))
@@ -220,10 +237,17 @@ def make_actor_objective(
     def first_critic(critic_params: Params, obs: Array, action: Array) -> Array:
         return head.mean(critic_params.get(SUPPORT, {}), first(critic_params, obs, action))
 
-    def objective(actor_params: Params, critic_params: Params, obs: Array, hyper: Hyperparams) -> Array:
-        loss = actor_loss(actor_params, critic_params, act, first_critic, obs)
+    def objective(actor_params: Params, critic_params: Params, batch: Transition, hyper: Hyperparams) -> Array:
+        def q_values(action: Array) -> Array:
+            return first_critic(critic_params, batch.obs, action)[0]
+
+        loss = actor_loss(actor_params, critic_params, act, first_critic, batch.obs)
+        if value_scale is not None:
+            loss = loss * value_scale(q_values(act(actor_params, batch.obs)), hyper)
         for penalty in penalties:
-            loss = loss + penalty(act(actor_params, obs, squash=identity), hyper)
+            loss = loss + penalty(act(actor_params, batch.obs, squash=identity), hyper)
+        if imitation is not None:
+            loss = loss + imitation(act(actor_params, batch.obs), batch, q_values, hyper)
         return loss
 
     return objective
@@ -250,6 +274,8 @@ def check_batch(batch: Transition, weight: Array, obs_dim: int, action_dim: int)
     chex.assert_rank(weight, 1, custom_message="agent.update: weight must be [B]")
     size = len(weight)
     obs, action = (size, obs_dim), (size, action_dim)
-    expected = (obs, action, (size,), (size,), (size,), obs)
+    expected = (obs, action, (size,), (size,), (size,), obs, (size,) if batch.demonstration is not None else None)
     for name, array, shape in zip(Transition._fields, batch, expected, strict=True):
+        if shape is None:
+            continue
         chex.assert_shape(array, shape, custom_message=f"agent.update: batch.{name} must be {shape}")

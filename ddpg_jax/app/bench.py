@@ -34,8 +34,9 @@ from ddpg_jax.app.report import as_json
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment, configure, updates_of
+from ddpg_jax.running.clock import warmup_iterations
 from ddpg_jax.running.hardware import use_one_core
-from ddpg_jax.running.program import Member, warmup_iterations
+from ddpg_jax.running.program import Member
 from ddpg_jax.types import Array
 
 BATCHES = (64, 256)

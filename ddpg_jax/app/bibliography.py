@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ddpg_jax.app.bibliography_demonstrations import DEMONSTRATIONS
 from ddpg_jax.app.bibliography_environments import ENVIRONMENTS
 
 BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
@@ -333,6 +334,7 @@ BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
             "year": "2021",
         },
     ),
+    **DEMONSTRATIONS,
     **ENVIRONMENTS,
     "bellemare2017": (
         "inproceedings",

@@ -75,7 +75,7 @@ def model_card(folder: Path, done: Exported, *, to: str) -> str:
             "",
             "## Results",
             "",
-            *_results(rows, manifest),
+            *_results(rows, manifest, run["evaluation"]),
             "",
             "## Limits",
             "",
@@ -110,15 +110,15 @@ def _facts(about: dict[str, Any], manifest: dict[str, Any], rows: list[dict[str,
         "network": about["network"],
         "trained with": described(values, [name for name in FIELDS if name in values]),
         **({"at the end": named(swept(rows), [last[name] for name in swept(rows)])} if changing(rows) else {}),
-        "environment steps": f"{last.get('step', 0):,}",
+        "environment steps": f"{about['run'].get('step', last.get('step', 0)):,}",
         "seed": str(about["run"]["seed"]),
         "hardware": f"{manifest.get('device_kind', '?')}, {manifest.get('system', '?')}",
         "date": str(manifest.get("end") or manifest.get("start")),
     }
 
 
-def _results(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> list[str]:
-    """Returns a table of the last and the best evaluation."""
+def _results(rows: list[dict[str, Any]], manifest: dict[str, Any], which: str) -> list[str]:
+    """Returns a table of the last and the best evaluation, and which of them the policy is from."""
     if not rows:
         return ["The run has no evaluation."]
     episodes = manifest["experiment"].get("eval_episodes", 0)
@@ -131,4 +131,5 @@ def _results(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> list[str]:
     for name, row in found.items():
         numbers = [readable(row[key]) for key in ("eval_return_mean", "eval_return_std", "eval_length_mean")]
         lines.append(f"| {name} | {row['step']:,} | {' | '.join(numbers)} |")
-    return [*lines, "", "The policy in the file is the one of the last evaluation, not the best."]
+    other = {"last": "best", "best": "last"}[which]
+    return [*lines, "", f"The policy in the file is the one of the {which} evaluation, not the {other}."]

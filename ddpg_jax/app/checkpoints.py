@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpg_jax.app.processes import ALONE, Processes
+from ddpg_jax.data.run_replay import STRIDE, without_patterns
 from ddpg_jax.errors import ConfigError, lacks_memory
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file it touches, and every error twice
@@ -31,12 +31,8 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "Task exception was n
 
 KEEP = 2
 """Checkpoints that are kept."""
-STRIDE = 10**10
-"""Orbax numbers checkpoints with one integer: the index of the program times `STRIDE`, plus the vector step."""
 MARGIN = 1 << 20
 """Bytes that a checkpoint may need beside its arrays."""
-PATTERNS = re.compile(r"[*?\[\\]|:(/|$)|orbax-checkpoint-tmp")
-"""What orbax and tensorstore take for patterns, separators, addresses (`gs:/`) or unfinished checkpoints in file names."""
 
 
 class Checkpoint(NamedTuple):
@@ -216,26 +212,6 @@ class Checkpoints:
             if lacks_memory(error):  # which is no damage
                 raise MemoryError from error
             return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-
-
-def without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | None, Path]:
-    """Returns a path to a folder that orbax takes literally: its own, or a link in a temporary folder, which comes first.
-
-    Raises:
-        ConfigError: the folder for temporary files has such a name, too.
-    """
-    if not PATTERNS.search(str(folder)):
-        return None, folder
-    alias = tempfile.TemporaryDirectory(prefix="ddpg-jax-")
-    link = Path(alias.name).resolve() / "checkpoints"
-    if PATTERNS.search(str(link)):
-        alias.cleanup()
-        raise ConfigError(
-            f"out={folder.parent} is not allowed; its name, or that of TMPDIR, must be without * ? [ \\ and : at its end"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(folder, target_is_directory=True)
-    return alias, link
 
 
 def _ignore_late_errors() -> None:

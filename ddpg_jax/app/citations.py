@@ -31,6 +31,7 @@ PARTS: dict[str, str] = {
     "actor_decay": "loshchilov2019",
     "critic_decay": "loshchilov2019",
     "noise_spread": "seo2025",
+    "bc_alpha": "fujimoto2021",
 }
 """Name in `Experiment.parts` -> key, for components that have a paper of their own."""
 
@@ -42,6 +43,7 @@ SOURCES = {
     "sb3": "raffin2021",
     "sbx": "raffin2021",
     "td3": "fujimoto2018",
+    "td3-bc": "fujimoto2021",
     "d4pg": "barthmaron2018",
     "simba": "lee2024",
     "crossq-ddpg": "bhatt2024",
@@ -82,7 +84,8 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
     x = experiment
     used = {*ALWAYS, *environment(x.env)}
     used |= {PARTS[part] for part in x.parts if part in PARTS}
-    used |= {key for (field, word), key in CHOSEN.items() if word in re.split(r"\W|_", getattr(x, field))}
+    chosen = {pair: key for pair, key in CHOSEN.items() if x.steps or pair[0] != "exploration"}
+    used |= {key for (field, word), key in chosen.items() if word in re.split(r"\W|_", getattr(x, field))}
     used |= {SOURCES[x.preset]} if x.preset in SOURCES else set()
     for key, is_used in (
         ("mnih2015", "sync_period" in x.parts and x.policy_delay == 1),  # with policy_delay it is TD3's
@@ -93,6 +96,9 @@ def references(experiment: Experiment, members: int = 1) -> list[str]:
         ("ioffe2015", x.batch_norm),
         ("sutton2018", x.n_step > 1),
         ("andrychowicz2017", x.hindsight != "none"),
+        ("vecerik2017", bool(x.demonstrations) and x.steps > 0),
+        ("nair2018", "bc_weight" in x.parts and (x.steps > 0 or x.q_filter)),
+        ("ball2023", bool(x.demonstrations) and x.steps > 0),
         ("agarwal2021", members > 1),
     ):
         used |= {key} if is_used else set()

@@ -230,7 +230,7 @@ def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.report import readable
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
-    policy = policy_folder(options.dir, options.member, "policy_best" if options.best else "policy")
+    policy = policy_folder(options.dir, options.member, _kind(options))
     check_jax()
     raise_as_usual()
     if options.video:
@@ -247,6 +247,11 @@ def _eval(options: argparse.Namespace) -> int:
     return 0
 
 
+def _kind(options: argparse.Namespace) -> str:
+    """Returns which of the policies of a run is asked for, by the name of its folder."""
+    return "policy_best" if options.best else "policy"
+
+
 def _export(options: argparse.Namespace) -> int:
     from ddpg_jax.app.card import card_path, model_card
     from ddpg_jax.app.export import export
@@ -256,7 +261,7 @@ def _export(options: argparse.Namespace) -> int:
     _import(options)
     card = card_path(options.dir, options.out) if options.card else None
     check_jax()
-    done = export(options.dir, options.to, options.out, member=options.member)
+    done = export(options.dir, options.to, options.out, member=options.member, kind=_kind(options))
     print(f"{options.out}: differs from the policy by {done.difference:.0e} of half the action range, in {done.program}")
     if card:
         write_text(card, model_card(options.dir, done, to=options.to))
@@ -267,17 +272,18 @@ def _export(options: argparse.Namespace) -> int:
 def _record(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import policy_folder
     from ddpg_jax.app.machine import check_jax
-    from ddpg_jax.app.record import mu, play, record, replay
+    from ddpg_jax.app.record import mu, play, record, replay, target_of
     from ddpg_jax.app.report import described_episodes
     from ddpg_jax.data.collect import greedy, noisy, uniform
-    from ddpg_jax.data.minari_file import target_of
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
     given = [name for name in ("noise", "random", "replay") if getattr(options, name)]
+    given = ["best", *given] if options.best and not options.noise else given
     if len(given) > 1:
         raise ConfigError(f"--{given[0]} and --{given[1]} cannot be combined; give one of them")
     sigma = at_least("noise", options.noise or "0", 0.0)
-    at, target = policy_folder(options.dir, options.member), target_of(options.out)
+    at, target = policy_folder(options.dir, options.member, _kind(options)), target_of(options.out)
+    own = "the best policy" if options.best else "the policy"
     check_jax()
     raise_as_usual()
     if options.replay:
@@ -287,10 +293,10 @@ def _record(options: argparse.Namespace) -> int:
         describes = "Episodes of uniformly random actions"
     elif sigma:
         source = play(lambda policy: noisy(mu(policy), sigma), episodes=episodes, seed=seed)
-        describes = f"Episodes of the policy with Gaussian noise of {sigma:g} of half the action range"
+        describes = f"Episodes of {own} with Gaussian noise of {sigma:g} of half the action range"
     else:
         source = play(lambda policy: greedy(mu(policy)), episodes=episodes, seed=seed)
-        describes = "Episodes of the policy without noise"
+        describes = f"Episodes of {own} without noise"
     found = record(options.dir, at, target, source=source, describes=describes)
     print(f"{options.out}: {described_episodes([episode.reward for episode in found])}")
     return 0

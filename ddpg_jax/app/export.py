@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ddpg_jax.app.evaluation import policy_folder, recorded
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.envs.host.make import import_modules
+from ddpg_jax.errors import ConfigError
 from ddpg_jax.export import export_policy
 from ddpg_jax.export.formats import Exported
 
@@ -20,33 +22,39 @@ MEASURED = ("step", "eval_return_mean", "eval_return_std", "eval_length_mean")
 """Columns of metrics.csv that the file carries."""
 
 
-def export(folder: Path, to: str, path: Path, *, member: str | None = None) -> Exported:
+def export(folder: Path, to: str, path: Path, *, member: str | None = None, kind: str = "policy") -> Exported:
     """Writes the policy of a run folder, or of a folder that `Policy.save` wrote.
 
     Args:
         folder: of the run or of the policy.
         to: a name in `export.FORMATS`.
         path: of the file.
-        member: a member of a sweep; by default the one with the best last return.
+        member: a member of a sweep; by default the one with the best last return, or the best of all for `policy_best`.
+        kind: `policy`, the last one, or `policy_best`.
 
     Raises:
-        ConfigError: the folder holds no policy, the file cannot be written there, or see `export_policy`.
+        ConfigError: the folder holds no policy, or not the best one, the file cannot be written there, or see `export_policy`.
     """
     check_file("out", path)
     if (folder / "policy.json").exists():
+        if kind != "policy":
+            raise ConfigError(f"--best is not allowed with {folder}, which holds a policy without its run; name a run folder")
         return export_policy(load_policy(folder), path, to=to)
-    at = policy_folder(folder, member)
+    at = policy_folder(folder, member, kind)
     import_modules(recorded(folder, at).imports)
-    return export_policy(load_policy(at), path, to=to, notes=notes_of_run(folder, at))
+    return export_policy(load_policy(at), path, to=to, notes=notes_of_run(folder, at, kind))
 
 
-def notes_of_run(folder: Path, policy_at: Path) -> dict[str, Any]:
-    """Returns what a file says about the run that its policy is from, JSON."""
+def notes_of_run(folder: Path, policy_at: Path, kind: str = "policy") -> dict[str, Any]:
+    """Returns what a file says about the run that its policy is from, and the evaluation of this policy, JSON."""
     run = RunFolder(folder)
     manifest, rows = run.manifest(), run.read_rows()
     number = policy_at.name.removeprefix("member_")
     member = next((one for one in manifest["members"] if str(one["member"]) == number), manifest["members"][0])
-    last = next((row for row in reversed(rows) if row["member"] == member["member"]), {})
+    own = [row for row in rows if row["member"] == member["member"]]
+    evaluated = [row for row in own if not math.isnan(row["eval_return_mean"])]
+    last = max(evaluated, key=lambda row: row["eval_return_mean"], default={}) if kind != "policy" else (own or [{}])[-1]
     about = {name: last[name] for name in MEASURED if name in last}
-    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", "")}
+    which = {"evaluation": "last" if kind == "policy" else "best"}
+    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", ""), **which}
     return {"run": {**identity, **about}, "citation": bibtex(keys_of_run(manifest), __version__)}

@@ -14,9 +14,9 @@ from ddpg_jax.app.manifest import now
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.running.clock import learns
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.members import Change
-from ddpg_jax.running.program import total_iterations, warmup_iterations
 
 
 def finish(
@@ -65,6 +65,6 @@ def finish(
     figures(rows, report.described(settings, settings), env=experiment.env, folder=folder.path, stops=stops)
     folder.write_manifest(status="finished", end=now(), seconds=seconds)
     line = report.headline(experiment.env, rows, experiment.eval_episodes, stops=stops)
-    if all(total_iterations(group.experiment) <= warmup_iterations(group.experiment) for group in groups):
+    if not any(learns(group.experiment) for group in groups):
         line += f", all of them warm-up (warmup_steps={experiment.warmup_steps}), in which nothing is learned,"
     return f"{line} in {seconds:.0f} s; {folder.given}"

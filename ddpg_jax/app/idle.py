@@ -17,6 +17,7 @@ class IdleProgram:
     members: ClassVar[list[Any]] = []
     calls = 1
     outside_bytes = 0
+    store = ()
     state_survives_failure = False
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.release import Released, as_checkpoint, check_release, release
-from ddpg_jax.app.resume import backend_of, has_finished, restore_rows
+from ddpg_jax.app.resume import backend_of, has_finished, noted_demonstrations, restore_rows
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.app.signals import signals
 from ddpg_jax.app.start import Options, check_same_command, claim, stop_before_start
@@ -28,6 +28,7 @@ from ddpg_jax.app.stopping import TIME_IS_UP, make_referee
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.running.blocks import Journal, Tick, nobody_changes, run_blocks
+from ddpg_jax.running.clock import step_at
 from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.members import Change, Member
 from ddpg_jax.running.population import Population, check_together
@@ -282,7 +283,7 @@ class ProgramJob:
             return state, journal
         self.job.start_clock()
         self._saved_at, self._saved_time = begin, time.monotonic()
-        self._shown = (self._saved_time, begin * self.experiment.num_envs)
+        self._shown = (self._saved_time, step_at(self.experiment, begin))
         with self._display(self._shown[1]) as display, self._explaining_failure():
             begun = {"begin": begin, "journal": journal, "gather": self.processes.gather}
             referee = self.job.referee
@@ -303,6 +304,7 @@ class ProgramJob:
         self.folder.write_manifest(
             programs=[[member.number for member in group.members] for group in self.queue.groups],
             backends=[backend_of(group.experiment) for group in self.queue.groups],
+            demonstrations=noted_demonstrations(self.folder, self.experiment, self.program.store),
         )
 
     def _check_environments(self, kept: Checkpoint | None) -> None:
@@ -321,8 +323,7 @@ class ProgramJob:
 
     def _display(self, step: int) -> Display:
         what = f"{self.many} members, program {self.k + 1} of {self.queue.total()}" if len(self.job.members) > 1 else ""
-        done = self._steps_before + step * self.many
-        return Display(self.queue.steps, done, silent=not self.processes.first, what=what)
+        return Display(self.queue.steps, self._steps_before + step * self.many, silent=not self.processes.first, what=what)
 
     def _attend(self, tick: Tick, display: Display) -> None:
         """Logs and shows a tick, and saves a checkpoint if one is due; stops the run if there was a signal."""

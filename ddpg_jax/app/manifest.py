@@ -21,6 +21,8 @@ from ddpg_jax import __version__
 from ddpg_jax.agent.policy_file import open_regular
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment
+from ddpg_jax.experiment.validate import is_offline
+from ddpg_jax.running.clock import length
 from ddpg_jax.running.program import Member
 
 FORMAT = 3
@@ -139,7 +141,7 @@ def _is_manifest(manifest: Any) -> bool:
         and isinstance(manifest.get("hash", ""), str)
         and isinstance(manifest.get("rows", 0), int)
         and isinstance(manifest.get("rows_digest", ""), str)
-        and all(isinstance(manifest.get(name, {}), dict) for name in ("stopping", "stopped", "evolution"))
+        and all(isinstance(manifest.get(name, {}), dict) for name in ("stopping", "stopped", "evolution", "demonstrations"))
         and len(members) == len(identity["members"])
         and isinstance(manifest.get("start"), str)
     )
@@ -181,19 +183,22 @@ def check_resumable(
         del new["host_order"]  # nothing runs in the order of the host
     pairs = [(old, new), *zip(old["members"], new["members"], strict=True)]
     differences = [line for before, after in pairs for line in _differences(before, after)]
-    differences += _shortened(manifest, experiment.steps)
+    differences += _shortened(manifest, experiment)
     if differences:
         unique = list(dict.fromkeys(differences))
         raise ConfigError(f"out={out} holds another experiment; it differs in {', '.join(unique)}")
 
 
-def _shortened(manifest: dict[str, Any], steps: int) -> list[str]:
-    """Explains why a run cannot be continued to so many steps, if it cannot."""
-    before = manifest["experiment"]["steps"]
-    if before > steps:
-        return [f"steps={steps} (there {before}; a run can only be made longer)"]
-    if before < steps and len(manifest.get("programs", [])) > 1:
-        return [f"steps={steps} (there {before}; its first programs have finished)"]
+def _shortened(manifest: dict[str, Any], experiment: Experiment) -> list[str]:
+    """Explains why a run cannot be continued to so many steps, or updates without steps, if it cannot."""
+    old, name = manifest["experiment"], "updates" if is_offline(experiment) else "steps"
+    before, now = old.get(name, 0), length(experiment)
+    if (old["steps"] == 0) != is_offline(experiment):
+        return [f"steps={experiment.steps} (there {old['steps']})"]
+    if before > now:
+        return [f"{name}={now} (there {before}; a run can only be made longer)"]
+    if before < now and len(manifest.get("programs", [])) > 1:
+        return [f"{name}={now} (there {before}; its first programs have finished)"]
     return []
 
 
@@ -219,7 +224,7 @@ def _hash(identity: dict[str, Any]) -> str:
 def _identity(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
     """Returns everything that a run's results depend on, except its length, as plain JSON."""
     identity: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment)))
-    del identity["steps"]
+    del identity["steps"], identity["updates"]
     own = [{"seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members]
     return {**identity, "members": own}
 

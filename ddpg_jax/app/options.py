@@ -171,15 +171,19 @@ def _reading(commands: Any) -> None:
     export.add_argument("--to", choices=("onnx", "stablehlo", "npz"), default="onnx", help="the format (onnx)")
     export.add_argument("--out", type=Path, metavar="FILE", required=True)
     export.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
+    export.add_argument("--best", action="store_true", help="the policy of the best evaluation, not the last one")
     export.add_argument("--card", action="store_true", help="also write a model card, FILE with the ending .md")
     _field(export, "imports")
 
-    record = commands.add_parser("record", help="write episodes of a policy as a Minari dataset", allow_abbrev=False)
+    record = commands.add_parser("record", help="write episodes of a policy as a dataset", allow_abbrev=False)
     record.add_argument("dir", type=Path, metavar="DIR", help="a run folder")
     record.add_argument("--episodes", default="20", metavar="N", help="number of episodes (20)")
-    record.add_argument("--out", metavar="DATASET", required=True, help="a Minari id, such as pend/mine-v0, or a new folder")
+    record.add_argument(
+        "--out", metavar="DATASET", required=True, help="a Minari id, such as pend/mine-v0, a new folder, or FILE.npz"
+    )
     record.add_argument("--seed", default="0", metavar="K", help="seed of initial states and noise (0)")
     record.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
+    record.add_argument("--best", action="store_true", help="the policy of the best evaluation, not the last one")
     record.add_argument("--noise", metavar="SIGMA", help="add Gaussian noise, in halves of the action range (0)")
     record.add_argument("--random", action="store_true", help="draw actions uniformly instead")
     record.add_argument("--replay", action="store_true", help="instead of playing, write the replay of the newest checkpoint")

@@ -14,8 +14,9 @@ from ddpg_jax.api import make_program
 from ddpg_jax.app.idle import idle_program
 from ddpg_jax.app.processes import Processes
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.clock import step_at, total_iterations
 from ddpg_jax.running.groups import Group, check_groups, fit_to_memory
-from ddpg_jax.running.program import Member, Program, total_iterations
+from ddpg_jax.running.program import Member, Program
 
 STATE_COPIES = 3
 """Copies of all states in memory while a checkpoint is written, beside the state itself: ours, and those that orbax makes."""
@@ -138,4 +139,4 @@ def _release_memory() -> None:
 
 def _steps(groups: list[Group]) -> int:
     """Returns the steps that all members of the groups will have done at the end."""
-    return sum(len(group.members) * total_iterations(group.experiment) * group.experiment.num_envs for group in groups)
+    return sum(len(own.members) * step_at(own.experiment, total_iterations(own.experiment)) for own in groups)

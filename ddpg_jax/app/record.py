@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ddpg_jax import __version__
 from ddpg_jax.agent.policy import Policy
-from ddpg_jax.app.checkpoints import STRIDE, without_patterns
 from ddpg_jax.app.evaluation import check_same_spaces, trained
+from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.data import minari_file
 from ddpg_jax.data.collect import Act, collect
 from ddpg_jax.data.episodes import Episode, from_ring
 from ddpg_jax.data.minari_file import Target, write_minari
+from ddpg_jax.data.npz_file import write_npz
+from ddpg_jax.data.run_replay import newest_ring
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
-from ddpg_jax.errors import ConfigError, EnvironmentFailure, one_line
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.types import Array, Env, EnvSpec
@@ -46,6 +48,21 @@ class InJax:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+def target_of(out: str) -> Target:
+    """Returns where a dataset is written: a new `.npz` file, or see `minari_file.target_of`.
+
+    Raises:
+        ConfigError: there is something already, its folder does not exist, or a package is missing.
+    """
+    path = Path(out)
+    if path.suffix != ".npz":
+        return minari_file.target_of(out)
+    if path.exists():
+        raise ConfigError(f"out={out} is not allowed; it exists already, so name another file or remove it")
+    check_file("out", path)
+    return Target(out, path, listed=False)
 
 
 def record(folder: Path, policy_at: Path, target: Target, *, source: Source, describes: str) -> list[Episode]:
@@ -77,6 +94,9 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
         spaces.close()
         if env.outside is not None:
             env.outside.close(())
+    if target.path.suffix == ".npz":
+        write_npz(target.path, episodes)
+        return episodes
     manifest = RunFolder(folder).manifest()
     write_minari(
         target,
@@ -115,45 +135,6 @@ def replay(folder: Path, policy_at: Path) -> Source:
     Raises:
         ConfigError: see `newest_ring`.
     """
-    rows, head, size = newest_ring(folder, policy_at)
+    member = int(policy_at.name.removeprefix("member_")) if policy_at.name.startswith("member_") else None
+    rows, head, size = newest_ring(folder, RunFolder(folder).manifest(), member)
     return lambda env, make, space, policy: from_ring(rows, head, size, spec=policy.spec, space=space)
-
-
-def newest_ring(folder: Path, policy_at: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads the replay of a member from the newest checkpoint: the fields of `types.ReplayState`. It changes no file.
-
-    Raises:
-        ConfigError: there is no checkpoint, it cannot be read, or it is one without this member.
-    """
-    manifest, root = RunFolder(folder).manifest(), folder / "checkpoints"
-    if manifest.get("processes", 1) > 1:
-        raise ConfigError(f"--replay is not allowed with {folder}, a run of several processes; name a run of one")
-    numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
-    if not numbers:
-        raise ConfigError(f"{folder} holds no checkpoint, and so no replay; train it with --checkpoint-seconds")
-    members = (manifest.get("programs") or [[0]])[numbers[-1] // STRIDE]
-    number = int(policy_at.name.removeprefix("member_")) if policy_at.name.startswith("member_") else members[0]
-    if number not in members:
-        raise ConfigError(f"member={number} is not in the newest checkpoint of {folder}; it must be one of {members}")
-    alias, path = without_patterns(root.resolve())
-    try:
-        ring = _find_ring(ocp.PyTreeCheckpointer().restore(path / str(numbers[-1]) / "arrays"))
-    except Exception as error:  # a damaged file can fail in any way
-        raise ConfigError(f"the newest checkpoint of {folder} cannot be read: {one_line(error)}") from error
-    finally:
-        if alias:
-            alias.cleanup()
-    if ring is None:
-        raise ConfigError(f"the replay of {folder} is of your own, and cannot be recorded; leave out --replay")
-    place = members.index(number)
-    rows, head, size = (np.asarray(ring[name]) for name in ("rows", "head", "size"))
-    return (rows[place], head[place], size[place]) if rows.ndim == 3 else (rows, head, size)
-
-
-def _find_ring(tree: Any) -> dict[str, Any] | None:
-    """Returns the ring buffer in the arrays of a checkpoint, which orbax gives as dicts."""
-    if not isinstance(tree, dict):
-        return None
-    if {"rows", "head", "size"} <= set(tree):
-        return tree
-    return next((found for found in map(_find_ring, tree.values()) if found), None)

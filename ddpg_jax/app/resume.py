@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
+
+import jax
+import numpy as np
 
 from ddpg_jax.app.checkpoints import Checkpoint
 from ddpg_jax.app.metrics_table import RowDigest
@@ -16,6 +20,7 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, evaluation_interval, schedule
+from ddpg_jax.running.clock import origin, step_at, total_iterations
 
 
 def restore_rows(
@@ -39,7 +44,7 @@ def restore_rows(
         experiment = queue.groups[kept.program].experiment
         finished = has_finished(kept, queue, folder.processes)
         reached = _steps_reached(kept, queue, finished)
-        step = kept.iteration * experiment.num_envs
+        step = step_at(experiment, kept.iteration)
         say(f"{folder.given} {'has finished at' if finished else 'resumes from'} step {step:,}")
         if kept.text is None and backend_of(experiment) == "host":
             say("the environments could not be kept: their episodes start again")
@@ -66,11 +71,13 @@ def restore_rows(
 def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dict[int, float]:
     """Returns the last step of each member whose rows are kept; infinity if its program has finished."""
     experiment, members = queue.groups[kept.program]
-    step = kept.iteration * experiment.num_envs
-    if not finished and kept.iteration % evaluation_interval(experiment):  # the run was to end here, and now does not
+    step = step_at(experiment, kept.iteration)
+    past = kept.iteration - origin(experiment)
+    if not finished and past % evaluation_interval(experiment):  # the run was to end here, and now does not
         step -= 1
     later = zip(members, Journal(*kept.journal).waiting or [], strict=False)
-    waiting = {member.number: at * experiment.num_envs for member, at in later if at * experiment.num_envs > step}
+    waits = [(member.number, step_at(experiment, at)) for member, at in later]
+    waiting = {number: at for number, at in waits if at > step}
     earlier = [member.number for group in queue.groups[: kept.program] for member in group.members]
     return {**dict.fromkeys(earlier, math.inf), **{member.number: step for member in members}, **waiting}
 
@@ -80,7 +87,7 @@ def _until_stopped(kept: Checkpoint, queue: ProgramQueue, reached: dict[int, flo
     experiment, members = queue.groups[kept.program]
     stopped = Journal(*kept.journal).stopped or []
     own = zip(processes.share(members), stopped, strict=False)
-    stops = [[member.number, stop * experiment.num_envs] for member, stop in own if stop is not False and stop >= 0]
+    stops = [[member.number, step_at(experiment, stop)] for member, stop in own if stop is not False and stop >= 0]
     return reached | {number: min(step, reached[number]) for each in processes.gather(stops) for number, step in each}
 
 
@@ -90,7 +97,7 @@ def _missing_steps(
     """Returns the steps of evaluations before the checkpoint of which metrics.csv does not have all members."""
     experiment, members = queue.groups[kept.program]
     present = {(row["member"], row["step"]) for row in rows}
-    ends = [end * experiment.num_envs for _, end, evaluated in schedule(experiment) if evaluated and end <= kept.iteration]
+    ends = [step_at(experiment, end) for _, end, evaluated in schedule(experiment) if evaluated and end <= kept.iteration]
     return [step for step in ends if any((m.number, step) not in present for m in members if step <= reached[m.number])]
 
 
@@ -102,7 +109,33 @@ def has_finished(kept: Checkpoint | None, queue: ProgramQueue, processes: Proces
     journal = Journal(*kept.journal)
     stopped = [stop is not False and stop >= 0 for stop in journal.stopped or [False] * len(journal.diverged)]
     over = all(step >= 0 or stop for step, stop in zip(journal.diverged, stopped, strict=True))
-    return all(processes.gather(over)) or kept.iteration * experiment.num_envs >= experiment.steps
+    return all(processes.gather(over)) or kept.iteration >= total_iterations(experiment)
+
+
+def noted_demonstrations(folder: RunFolder, experiment: Experiment, store: Any) -> dict[str, str]:
+    """Returns the digests of the demonstrations of a run by their names, with those of a program that starts or goes on.
+
+    Args:
+        folder: of the run.
+        experiment: of the program.
+        store: its demonstrations.
+
+    Raises:
+        ConfigError: they are not those that the run was started with.
+    """
+    known = folder.manifest().get("demonstrations", {})
+    if not experiment.demonstrations or not jax.tree.leaves(store):
+        return known
+    name, digest = experiment.demonstrations, hashlib.sha256()
+    for leaf in jax.tree.leaves(store):
+        digest.update(np.ascontiguousarray(leaf).data)
+    found = digest.hexdigest()[:12]
+    if known.get(name, found) != found:
+        raise ConfigError(
+            f"demonstrations={name} holds other data (digest {found}) than those that {folder.given} was started with "
+            f"({known[name]}); restore them, or start again with --overwrite"
+        )
+    return {**known, name: found}
 
 
 def backend_of(experiment: Experiment) -> str:

@@ -14,6 +14,7 @@ from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import Stopping
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.clock import length
 from ddpg_jax.running.program import Member
 
 
@@ -53,7 +54,7 @@ def check_same_command(experiment: Experiment, members: list[Member], folder: Ru
     """
     own = {
         "experiment": digest(experiment, members),
-        "steps": experiment.steps,
+        "steps": length(experiment),
         "out": str(folder.given),
         "resume": options.resume,
         "overwrite": options.overwrite,

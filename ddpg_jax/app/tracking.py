@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,23 @@ def tracker(kind: str | None, folder: Path, manifest: dict[str, Any]) -> Iterato
     if kind is None:
         yield lambda rows: None
     elif kind == "tensorboard":
-        with _tensorboard(folder / "tensorboard", configuration(manifest)) as track:
+        with _tensorboard(folder / "tensorboard", manifest) as track:
             yield track
     else:
         with _wandb(folder, manifest) as track:
             yield track
 
 
-def configuration(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Returns all fields of a run; those in which its members differ as lists."""
-    members = manifest["members"]
+def configuration(manifest: dict[str, Any], number: int | None = None) -> dict[str, Any]:
+    """Returns all fields of a member of a run; without its number, those in which the members differ are lists.
+
+    >>> members = [{"member": m, "seed": m, "tau": 0.1} for m in range(2)]
+    >>> configuration({"experiment": {"env": "x", "seed": 0}, "members": members})
+    {'env': 'x', 'seed': [0, 1], 'tau': 0.1}
+    >>> configuration({"experiment": {"env": "x", "seed": 0}, "members": members}, 1)
+    {'env': 'x', 'seed': 1, 'tau': 0.1}
+    """
+    members = [one for one in manifest["members"] if number in (None, one["member"])]
     values = {name: [member[name] for member in members] for name in members[0] if name != "member"}
     return {
         **manifest["experiment"],
@@ -61,51 +68,82 @@ def configuration(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _tensorboard(folder: Path, config: dict[str, Any]) -> Iterator[Track]:
-    """Writes a new file of events, and removes those of a run that is resumed: TensorBoard would show their steps twice."""
+def _tensorboard(folder: Path, manifest: dict[str, Any]) -> Iterator[Track]:
+    """Writes new files of events: of a single run in the folder, and of a sweep in a folder for each member.
+
+    Members are then runs, whose curves are drawn together. The files of a run that is resumed are removed, or their steps would
+    be shown twice.
+    """
     from tensorboardX import SummaryWriter
 
-    for old in folder.glob("events.out.tfevents.*"):
+    for old in folder.rglob("events.out.tfevents.*"):
         old.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()))
+    many = len(manifest["members"]) > 1
+    with ExitStack() as stack:
+
+        def new_writer(number: int) -> Any:
+            writer = stack.enter_context(SummaryWriter(str(folder / f"member_{number}" if many else folder)))
+            config = configuration(manifest, number).items()
+            writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config))
+            return writer
+
+        writers = _Made(new_writer)
 
         def scalars(rows: list[dict[str, Any]]) -> None:
             for row in rows:
                 for name, value in _numbers(row).items():
-                    writer.add_scalar(f"member_{row['member']}/{name}", value, row["step"])
-            writer.flush()
+                    writers[row["member"]].add_scalar(name, value, row["step"])
+            for number in {row["member"] for row in rows}:
+                writers[number].flush()
 
         yield scalars
 
 
 @contextmanager
 def _wandb(folder: Path, manifest: dict[str, Any]) -> Iterator[Track]:
-    """Goes on with the run that belongs to the folder, if there is one. Its steps are numbers of rows."""
+    """Goes on with the runs that belong to the folder, if there are any: one, or of a sweep one for each member, in one group.
+
+    Their steps are numbers of rows. `WANDB_MODE=offline` keeps them on this machine.
+    """
     import wandb
 
     started = "".join(c for c in manifest["start"] if c.isdigit())
-    settings = {"id": f"{manifest['hash']}-{started}", "resume": "allow", "config": configuration(manifest)}
-    with wandb.init(project="ddpg-jax", name=folder.name, dir=str(folder), **settings) as run:
-        run.define_metric("*", step_metric="step")  # wandb's own steps may not restart with the next program of a sweep
-        known, count = run.step, 0  # rows that the run has, and rows that were given here
+    many = len(manifest["members"]) > 1
+    with ExitStack() as stack:
+
+        def new_run(number: int) -> Any:
+            identity = f"{manifest['hash']}-{started}" + (f"-{number}" if many else "")
+            settings: dict[str, Any] = {"id": identity, "resume": "allow", "config": configuration(manifest, number)}
+            if many:  # several runs at a time
+                settings |= {"group": folder.name, "name": f"{folder.name}-{number}", "reinit": "create_new"}
+            run = wandb.init(**{"project": "ddpg-jax", "name": folder.name, "dir": str(folder), **settings})
+            stack.enter_context(run)
+            run.define_metric("*", step_metric="step")  # so that members, which may have other evaluations, share an axis
+            return run
+
+        runs = _Made(new_run)
+        known, count = _Made(lambda number: runs[number].step), Counter[int]()  # rows that a run has, and that were given
 
         def log(rows: list[dict[str, Any]]) -> None:
-            nonlocal count
-            for batch in _batches(rows):
-                new = batch[max(0, known - count) :]
-                count += len(batch)
-                if new:
-                    values = {f"member_{row['member']}/{name}": x for row in new for name, x in _numbers(row).items()}
-                    run.log({**values, "step": new[0]["step"]}, step=count - 1)
+            for row in rows:
+                number = row["member"]
+                if count[number] >= known[number]:
+                    runs[number].log({**_numbers(row), "step": row["step"]}, step=count[number])
+                count[number] += 1
 
         yield log
 
 
-def _batches(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Splits rows where the step changes."""
-    for _, batch in itertools.groupby(rows, key=lambda row: row["step"]):
-        yield list(batch)
+class _Made(dict[int, Any]):
+    """Holds what is made at the first request, by a member's number."""
+
+    def __init__(self, make: Callable[[int], Any]):
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, number: int) -> Any:
+        self[number] = self._make(number)
+        return self[number]
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

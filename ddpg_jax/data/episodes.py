@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddpg_jax.envs.spaces import GOAL_PARTS, has_goals, to_native
+from ddpg_jax.envs.spaces import GOAL_PARTS, has_goals, join_goals, to_native
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.replay.ring import unpack
 from ddpg_jax.types import EnvSpec
@@ -46,6 +46,18 @@ def shaped_obs(flat: np.ndarray, space: Any) -> Any:
     ends = np.cumsum([space[part].shape[0] for part in GOAL_PARTS])[:-1]
     parts = np.split(flat, ends, axis=1)
     return {name: part.astype(space[name].dtype) for name, part in zip(GOAL_PARTS, parts, strict=True)}
+
+
+def flat_obs(obs: Any) -> np.ndarray:
+    """Flattens observations `[T, ...]` to `[T, O]`; the parts of those with goals are concatenated.
+
+    Raises:
+        ConfigError: they are dicts of other parts.
+    """
+    if isinstance(obs, dict) and set(obs) != set(GOAL_PARTS):
+        raise ConfigError(f"observations have the parts {', '.join(obs)}; they must be arrays, or have {', '.join(GOAL_PARTS)}")
+    joined = join_goals(obs) if isinstance(obs, dict) else np.asarray(obs)
+    return joined.reshape(len(joined), -1)
 
 
 def from_ring(rows: np.ndarray, head: np.ndarray, size: np.ndarray, *, spec: EnvSpec, space: Any) -> list[Episode]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from ddpg_jax.data.episodes import Episode
 from ddpg_jax.envs.extras import installed, missing
-from ddpg_jax.errors import ConfigError
+from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.types import EnvSpec
 
 IDENTITY = re.compile(r"(?:[-_\w][-_\w/]*/)?[-_\w]+-v\d+")
 """The form of Minari's ids, `namespace/name-v0`; the namespace is optional."""
@@ -36,9 +37,7 @@ def target_of(out: str) -> Target:
     Raises:
         ConfigError: the extra `data` is not installed, or there is something already.
     """
-    for module in ("minari", "h5py"):
-        if not installed(module):
-            raise ConfigError(missing(f"out={out}", "data"))
+    _check_installed(f"out={out}")
     listed = IDENTITY.fullmatch(out) is not None
     if listed:
         from minari.storage.datasets_root_dir import get_dataset_path
@@ -100,6 +99,47 @@ def write_minari(
     except BaseException:
         shutil.rmtree(target.path, ignore_errors=True)
         raise
+
+
+def read_minari(name: str, spec: EnvSpec) -> list[Episode]:
+    """Reads the episodes of a Minari dataset, by its id or from its folder.
+
+    Raises:
+        ConfigError: the extra `data` is not installed, there is no such dataset, it cannot be read, or its actions have other
+            bounds than those of the environment.
+    """
+    _check_installed(f"demonstrations={name}")
+    import minari
+
+    path = Path(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folder = path / "data" if (path / "data").is_dir() else path
+            found = minari.MinariDataset(folder) if path.is_dir() else minari.load_dataset(name)
+            episodes = [_episode(one) for one in found.iterate_episodes()]
+            space: Any = found.action_space
+    except FileNotFoundError as error:
+        raise ConfigError(f"Minari has no dataset of this name: {one_line(error)}") from error
+    except Exception as error:  # damaged files can fail in any way
+        raise ConfigError(f"it cannot be read as a Minari dataset: {one_line(error)}") from error
+    bounds = [np.ravel(getattr(space, side, np.nan)).astype(np.float32) for side in ("low", "high")]
+    wanted = [np.asarray(side, np.float32) for side in (spec.action_low, spec.action_high)]
+    if any(len(own) == len(other) and not np.allclose(own, other) for own, other in zip(bounds, wanted, strict=True)):
+        own, other = (f"{low.tolist()} and {high.tolist()}" for low, high in (bounds, wanted))
+        raise ConfigError(f"it has actions bounded by {own}; those of env={spec.name} are bounded by {other}")
+    return episodes
+
+
+def _episode(data: Any) -> Episode:
+    """Converts an episode from Minari."""
+    return Episode(data.observations, np.asarray(data.actions), np.asarray(data.rewards), bool(data.terminations[-1]))
+
+
+def _check_installed(asked: str) -> None:
+    for module in ("minari", "h5py"):
+        if not installed(module):
+            raise ConfigError(missing(asked, "data"))
 
 
 def _buffer(number: int, episode: Episode) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpg_jax.envs.make import as_env
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.types import Env, EnvSpec, Key, Transition
+from ddpg_jax.types import STEP_FIELDS, Env, EnvSpec, Key, Transition
 
 LANES = 4
 """Number of environments that are stepped side by side."""
@@ -150,7 +150,7 @@ def _check_shapes(env: Env) -> None:
         agree(f"env_state{jax.tree_util.keystr(path)} from step", new, old.shape, old.dtype)
     agree("obs from step", next_obs, obs_shape, jnp.float32)
     shapes = (obs_shape, action_shape, (), (), (), obs_shape)
-    for name, found, shape in zip(Transition._fields, transition, shapes, strict=True):
+    for name, found, shape in zip(STEP_FIELDS, transition, shapes, strict=False):
         agree(f"transition.{name}", found, shape, jnp.bool_ if name == "last" else jnp.float32)
 
 

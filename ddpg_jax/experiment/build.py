@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from ddpg_jax import exploration
-from ddpg_jax.agent import diagnostics, heads, layers, losses
-from ddpg_jax.agent.ddpg import SCALAR, every_period, every_update, make_agent, smoothed, unsmoothed
+from ddpg_jax.agent import diagnostics, heads, imitation, layers, losses
+from ddpg_jax.agent.ddpg import SCALAR, Imitation, every_period, every_update, make_agent, smoothed, unsmoothed
 from ddpg_jax.agent.networks import NETWORK_FIELDS, NETWORKS, action_dim_of, make_nets, takes_field
 from ddpg_jax.agent.normalization import normalize_observations, normalize_rewards
 from ddpg_jax.agent.optimizers import Optimizer, adam, adamw, with_clipping
@@ -20,7 +20,7 @@ from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, updates_of
 from ddpg_jax.experiment.own_parts import check_explorer, check_function, check_head, check_replay, is_own, make_part
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.replay import hindsight, samplers
-from ddpg_jax.replay.ring import make_ring
+from ddpg_jax.replay.ring import MakeRing, make_ring
 from ddpg_jax.schedules import SCHEDULES
 from ddpg_jax.types import Agent, EnvOptions, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, Scalar
 
@@ -37,6 +37,8 @@ class Parts(NamedTuple):
     """The number of gradient steps at a time."""
     update_interval: int
     """The number of vector steps from one time to the next."""
+    demonstrations: Replay | None = None
+    """Samples from a store of demonstrations, which is its state; None without."""
 
 
 def build(experiment: Experiment, spec: EnvSpec) -> Parts:
@@ -52,7 +54,9 @@ def build(experiment: Experiment, spec: EnvSpec) -> Parts:
     """
     agent = agent_of(experiment, spec)
     explorer = explorer_of(experiment, spec, agent)
-    return Parts(agent, replay_of(experiment, spec), explorer, exploration.uniform(spec.action_dim), *updates_of(experiment))
+    replay = replay_of(experiment, spec)
+    shown = demonstrations_of(experiment, spec) if experiment.demonstrations else None
+    return Parts(agent, replay, explorer, exploration.uniform(spec.action_dim), *updates_of(experiment), shown)
 
 
 def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
@@ -90,6 +94,8 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
         td_loss=td_loss,
         target_action=smoothed if "target_noise" in x.parts else unsmoothed,
         critic_penalties=tuple(penalty for name, penalty in losses.CRITIC_PENALTIES.items() if name in x.parts),
+        value_scale=imitation.inverse_magnitude if "bc_alpha" in x.parts else None,
+        imitation=imitation_of(x),
         actor_penalties=tuple(penalty for name, penalty in losses.ACTOR_PENALTIES.items() if name in x.parts),
         optimizers=Nets(make_optimizer("actor", x), make_optimizer("critic", x)),
         targets=TARGETS[x.targets],
@@ -107,7 +113,6 @@ def replay_of(experiment: Experiment, spec: EnvSpec) -> Replay:
         ConfigError: a user-defined replay is not valid, or hindsight is used without goals.
     """
     x, obs_dim, action_dim = experiment, spec.obs_dim, spec.action_dim
-    ring = make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
     replay = make_part(
         "replay",
         x.replay,
@@ -119,13 +124,39 @@ def replay_of(experiment: Experiment, spec: EnvSpec) -> Replay:
         batch_size=x.batch_size,
         num_envs=x.num_envs,
         n_step=x.n_step,
-        ring=ring,
+        ring=ring_of(x, spec),
     )
     if is_own(samplers.REPLAYS[x.replay]):
         sizes = {"num_envs": x.num_envs, "batch_size": x.batch_size, "obs_dim": obs_dim, "action_dim": action_dim}
         check_replay(f"replay={x.replay}", replay, **sizes)
     replay = samplers.with_reward_scale(replay) if "reward_scale" in x.parts else replay
     return samplers.with_age(replay) if x.diagnostics else replay
+
+
+def ring_of(experiment: Experiment, spec: EnvSpec) -> MakeRing:
+    """Returns the kind of ring that stores transitions.
+
+    Raises:
+        ConfigError: hindsight is used without goals.
+    """
+    x = experiment
+    return make_ring if x.hindsight == "none" else hindsight.hindsight(goal_of(x, spec), hindsight.STRATEGIES[x.hindsight])
+
+
+def demonstrations_of(experiment: Experiment, spec: EnvSpec) -> Replay:
+    """Makes what samples from a store of demonstrations, uniformly, in batches like those of the replay."""
+    x = experiment
+    sizes = {"capacity": x.n_step, "batch_size": x.batch_size, "n_step": x.n_step}  # of which a store has its own capacity
+    shown = samplers.uniform(spec.obs_dim, spec.action_dim, **sizes, ring=ring_of(x, spec))
+    shown = samplers.with_reward_scale(shown) if "reward_scale" in x.parts else shown
+    return samplers.with_age(shown) if x.diagnostics else shown
+
+
+def imitation_of(experiment: Experiment) -> Imitation | None:
+    """Returns the term of the actor's loss that clones demonstrations, or None if there is none."""
+    if "bc_weight" not in experiment.parts:
+        return None
+    return imitation.filtered_cloning if experiment.q_filter else imitation.cloning
 
 
 def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer:

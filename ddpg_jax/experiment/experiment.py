@@ -84,8 +84,26 @@ class Experiment:
         ),
     ] = "default"
     steps: Annotated[
-        int, Field("Length of the run, including the warm-up.", low=1, also=("total_timesteps", "max_timesteps"))
+        int,
+        Field(
+            "Length of the run, including the warm-up; 0, with `updates`, learns from demonstrations only.",
+            also=("total_timesteps", "max_timesteps"),
+        ),
     ] = 20_000
+    updates: Annotated[
+        int, Field("Length of a run with steps=0, in gradient steps, which then are its steps in all results.")
+    ] = 0
+    demonstrations: Annotated[
+        str,
+        Field(
+            "Transitions to learn from besides the replay: a Minari id or folder, a .npz file, or a run folder.",
+            read=values.text,
+        ),
+    ] = ""
+    pretrain_updates: Annotated[int, Field("Gradient steps on the demonstrations before the first step.")] = 0
+    q_filter: Annotated[bool, Field("Clone only those demonstrated actions that the critic values more than the actor's.")] = (
+        False
+    )
     seed: Annotated[int, Field("Seed of every random draw.")] = 0
     num_envs: Annotated[int, Field("Environments stepped side by side.", low=1, also=("n_envs",))] = 1
     updates_per_step: Annotated[

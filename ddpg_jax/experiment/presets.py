@@ -208,6 +208,29 @@ _PRESETS: dict[str, Preset] = {
         },
         (SECOND, SCALED),
     ),
+    "td3-bc": Preset(
+        "TD3+BC of Fujimoto and Gu 2021, offline: TD3 whose actor also clones the data, alpha 2.5, normalized observations.",
+        {
+            **{name: _FUJIMOTO[name] for name in ("batch_size", "init", "eval_every")},
+            "actor_lr": 3e-4,
+            "critic_lr": 3e-4,
+            "num_critics": 2,
+            "policy_delay": 2,
+            "sync_period": 2.0,
+            "target_noise": 0.2,
+            "target_noise_clip": 0.5,
+            "normalize_obs": True,
+            "bc_weight": 1.0,
+            "bc_alpha": 2.5,
+            "steps": 0,
+            "updates": 1_000_000,
+        },
+        (
+            SECOND,
+            SCALED,
+            "observations are divided by their deviation and clipped at 10 of it; in the source, by their deviation plus 1e-3",
+        ),
+    ),
     "d4pg": Preset(
         "D4PG of Barth-Maron et al. 2018 for the control suite: categorical critic, 5-step returns, prioritized replay.",
         {

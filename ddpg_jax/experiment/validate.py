@@ -29,12 +29,53 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     Raises:
         ConfigError: the combination cannot be trained.
     """
+    _check_length(experiment)
     _check_counts(experiment)
     _check_networks(experiment, hyper)
+    if experiment.q_filter and "bc_weight" not in experiment.parts:
+        raise ConfigError("q_filter=true is not allowed with bc_weight=0, which clones nothing; set bc_weight above 0")
     _check_numbers(experiment, hyper)
 
 
+def is_offline(experiment: Experiment) -> bool:
+    """Returns True for a run without steps, which learns from demonstrations only."""
+    return experiment.steps == 0
+
+
+def check_demonstrations(x: Experiment) -> None:
+    """Checks that demonstrations are given if anything needs them. Presets may leave them open, so `validate` does not ask.
+
+    Raises:
+        ConfigError: they are missing.
+    """
+    needed = {
+        "steps=0": is_offline(x),
+        f"pretrain_updates={x.pretrain_updates}": x.pretrain_updates > 0,
+        "bc_weight": "bc_weight" in x.parts,
+    }
+    asked = next((name for name, needs in needed.items() if needs), None)
+    if asked and not x.demonstrations:
+        raise ConfigError(f"{asked} needs demonstrations; give a Minari id or folder, a .npz file, or a run folder")
+
+
+def _check_length(x: Experiment) -> None:
+    if is_offline(x) != (x.updates > 0):
+        raise ConfigError(
+            f"updates={x.updates} is not allowed with steps={x.steps}; a run has either steps, or steps=0 and updates"
+        )
+    if not is_offline(x):
+        return
+    for name, default in (("num_envs", 1), ("pretrain_updates", 0), ("replay", "uniform")):
+        if getattr(x, name) != default:
+            raise ConfigError(
+                f"{name}={getattr(x, name)} is not allowed with steps=0, which learns from demonstrations only; it must be "
+                f"{default}"
+            )
+
+
 def _check_counts(x: Experiment) -> None:
+    if is_offline(x):
+        return
     vector_warmup = -(-x.warmup_steps // x.num_envs) * x.num_envs
     updates = x.num_envs * x.updates_per_step
     found = updates_of(x)

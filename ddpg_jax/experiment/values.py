@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ddpg_jax.errors import ConfigError
@@ -29,6 +30,12 @@ def word(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name}={value!r} is not allowed; it must be a name")
     return value
+
+
+def text(name: str, value: Any) -> str:
+    """Reads text that may be empty, or a path."""
+    value = str(value) if isinstance(value, Path) else value
+    return word(name, value) if value != "" else ""
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:

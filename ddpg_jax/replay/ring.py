@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Array, Hyperparams, Key, ReplayState, Scalar, Transition
+from ddpg_jax.types import STEP_FIELDS, Array, Hyperparams, Key, ReplayState, Scalar, Transition
 
 
 def n_step_return(reward: Array, alive: Array, gamma: Scalar) -> tuple[Array, Array]:
@@ -108,7 +108,7 @@ def check_add(
         "action": ("[N, A]", (num_envs, action_dim)),
         "next_obs": ("[N, O]", (num_envs, obs_dim)),
     }
-    for name, value in transition._asdict().items():
+    for name, value in zip(STEP_FIELDS, transition, strict=False):
         dims, shape = expected.get(name, ("[N]", (num_envs,)))
         chex.assert_shape(value, shape, custom_message=f"Replay.add: transition.{name} must be {dims}")
     chex.assert_shape(valid, (num_envs,), custom_message="Replay.add: valid must be [N]")
@@ -121,6 +121,8 @@ def end_open_episodes(state: Any) -> Any:
 
     This is for a run that continues after its environments could not be restored.
     """
+    if not jax.tree.leaves(state):  # a run that stores nothing
+        return state
     if not isinstance(state, ReplayState):
         return replace(state, ring=end_open_episodes(state.ring))
     return replace(state, rows=state.rows.at[newest_rows(state), -1].set(1.0))

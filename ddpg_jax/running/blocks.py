@@ -6,9 +6,7 @@ the caller gets a `Tick`, at which it can log, save a checkpoint or stop.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import chex
@@ -16,8 +14,9 @@ import jax
 import numpy as np
 
 from ddpg_jax.experiment.experiment import Experiment, updates_of
+from ddpg_jax.running.clock import endless, origin, step_at, study_iterations, total_iterations, warmup_iterations
 from ddpg_jax.running.members import Change
-from ddpg_jax.running.program import Interrupted, Program, total_iterations, warmup_iterations
+from ddpg_jax.running.program import Interrupted, Program
 from ddpg_jax.running.rows import make_rows
 from ddpg_jax.training.loop import Metrics
 
@@ -69,7 +68,7 @@ class Tick(NamedTuple):
     iteration: int
     """Vector steps done."""
     step: int
-    """Steps done by each member: `iteration * num_envs`."""
+    """Steps done by each member: see `clock.step_at`."""
     rows: list[dict[str, Any]]
     """One row for each member that has not stopped if there was an evaluation, otherwise none."""
     journal: Journal
@@ -93,9 +92,10 @@ def nobody_changes(rows: list[dict[str, Any]]) -> list[Change]:
 
 
 def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
-    """Yields blocks `(begin, end, evaluate)` of vector steps from `begin` to the end of the run; none straddles the warm-up.
+    """Yields blocks `(begin, end, evaluate)` of iterations from `begin` to the end of the run; none straddles the warm-up.
 
-    Results depend on the blocks, so the blocks do not depend on timing.
+    Updates on demonstrations before the first step are blocks of their own, with an evaluation after them. Results depend on
+    the blocks, so the blocks do not depend on timing.
 
     >>> import ddpg_jax as dj
     >>> list(schedule(dj.Experiment(steps=2_500, warmup_steps=500, eval_every=1_000)))
@@ -106,11 +106,12 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
     every = evaluation_interval(x)
     updates, apart = updates_of(x)
     limit = max(1, BLOCK_UPDATES // updates) * apart
-    warmup = warmup_iterations(x)
+    warmup, study, first = warmup_iterations(x), study_iterations(x), origin(x)
     i = begin
     while i < total:
-        evaluation = min((i // every + 1) * every, total)
-        end = min(evaluation, i + limit, warmup if i < warmup else total)
+        evaluation = min(first if i < first else first + ((i - first) // every + 1) * every, total)
+        most = BLOCK_UPDATES if i < study else limit
+        end = min(evaluation, i + most, study if i < study else warmup if i < warmup else total)
         yield i, end, end == evaluation
         i = end
 
@@ -259,7 +260,8 @@ class _Run:
 
     def tick(self) -> Tick:
         """Returns the progress in the middle of a block."""
-        return Tick(self.state, self.iteration, self.iteration * self.experiment.num_envs, [], self.journal, finished=False)
+        step = step_at(self.experiment, self.iteration)
+        return Tick(self.state, self.iteration, step, [], self.journal, finished=False)
 
     def failure_tick(self) -> Tick:
         """Returns the progress before the failed step, without the failure in its metrics, so that a run can resume there."""
@@ -306,8 +308,11 @@ class _Run:
         self.diverged = np.where(self.diverged < 0, np.asarray(self.metrics.diverged_step), self.diverged)
         sums, counts, *_ = _to_lists(self.metrics)
         each, apart = updates_of(self.experiment)
-        learning = self.block_begin >= warmup_iterations(self.experiment)
-        updates = (end // apart - self.block_begin // apart) * each if learning else 0
+        begin, first = self.block_begin, origin(self.experiment)
+        updates = (
+            ((end - first) // apart - (begin - first) // apart) * each if begin >= warmup_iterations(self.experiment) else 0
+        )
+        updates = end - begin if begin < study_iterations(self.experiment) else updates
         self.pending.append({"sums": sums, "counts": counts, "updates": updates, "seconds": self.block_seconds})
 
     def _take_rows(self, end: int) -> list[dict[str, Any]]:
@@ -326,7 +331,8 @@ class _Run:
             returns=returns,
             lengths=lengths,
         )
-        self.pending = [] if end % evaluation_interval(self.experiment) == 0 else self.pending
+        full = (end - origin(self.experiment)) % evaluation_interval(self.experiment) == 0
+        self.pending = [] if full else self.pending
         return [row for row, absent in zip(rows, self.absent, strict=True) if not absent]
 
 
@@ -337,7 +343,7 @@ def evaluation_interval(experiment: Experiment) -> int:
 
 def _is_cut_short(experiment: Experiment, begin: int, end: int) -> bool:
     """Returns True if the block would be longer in a longer run."""
-    return next(schedule(replace(experiment, steps=sys.maxsize), begin))[1] > end
+    return next(schedule(endless(experiment), begin))[1] > end
 
 
 def piece_seconds(program: Program) -> float:

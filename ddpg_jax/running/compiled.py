@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.experiment.build import build
+from ddpg_jax.experiment.build import Parts, build
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.experiment.validate import is_offline
 from ddpg_jax.running.heirs import Copying, make_copying
 from ddpg_jax.running.placement import Placement, max_over_members, over_members
-from ddpg_jax.training.loop import Metrics, make_training
+from ddpg_jax.training.loop import Metrics, Training, make_training
+from ddpg_jax.training.study import with_store
 from ddpg_jax.types import Array, Env, Hyperparams
 
+Inputs: TypeAlias = tuple[Any, Hyperparams, Array, Array, Metrics]
+"""What each member brings to a phase: `(key, hyper, active, begin, so_far)`."""
 CACHED_STRUCTURES = 16
 """Structures whose compiled functions are kept. A structure takes 700 .. 1,300 memory maps, of which Linux grants a process
 65,530; without any left, XLA ends with a segmentation fault."""
@@ -26,7 +30,7 @@ class Functions(NamedTuple):
     """The functions that a `Program` compiles; the same for all seeds, hyperparameters and lengths."""
 
     init: Any
-    """`(keys, hypers) -> state`"""
+    """`(keys, hypers, store) -> state`"""
     restart: Any
     """`(keys, state, i) -> state`"""
     phase: Callable[..., Any]
@@ -37,13 +41,56 @@ class Functions(NamedTuple):
 
 @functools.lru_cache(maxsize=CACHED_STRUCTURES)
 def functions_of(structure: Experiment, env: Env, placement: Placement, *named: Any) -> Functions:
-    """Makes the functions of all programs of a structure, once; `named` are the entries of tables that it names."""
+    """Makes the functions of all programs of a structure, once.
+
+    `named` are the entries of tables that it names, and the shapes of its demonstrations.
+    """
     del named
     parts = build(structure, env.spec)
-    training = make_training(
+
+    def training(store: Any) -> Training:
+        return _training(structure, env, placement, parts=parts, store=store)
+
+    def advancing(name: str) -> Any:
+        def phase(key: Any, state: Any, *arguments: Any, store: Any) -> Any:
+            return getattr(training(store), name)(key, state, *arguments)
+
+        function = over_members(_unless_diverged(phase, placement), placement, shared=2)
+        return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
+
+    alone = training(NOTHING)
+    phases = {name: advancing(name) for name in ("study", "fill", "learn")}
+    phases["evaluate"] = jax.jit(over_members(alone.evaluate, placement, shared=1))
+    compiled: dict[str, Any] = {}
+
+    def phase(name: str, *arguments: Any) -> Any:
+        if name not in compiled:
+            compiled[name] = phases[name].lower(*arguments).compile()
+        return compiled[name]
+
+    def init(key: Any, hyper: Hyperparams, store: Any) -> Any:
+        return training(store).init(key, hyper)
+
+    restart = jax.jit(over_members(alone.restart, placement, shared=1))
+    copying = make_copying(placement, outside=env.outside is not None)
+    return Functions(jax.jit(over_members(init, placement, shared=1)), restart, phase, copying)
+
+
+NOTHING: Any = ()
+"""The store of a program without demonstrations: a tree without arrays."""
+
+
+def _training(structure: Experiment, env: Env, placement: Placement, *, parts: Parts, store: Any) -> Training:
+    """Makes the training of a member, with demonstrations from a store, which may be traced."""
+    replay, study = parts.replay, None
+    if jax.tree.leaves(store):
+        assert parts.demonstrations is not None
+        many = {"iterations": structure.pretrain_updates, "alone": is_offline(structure)}
+        replay, study = with_store(replay, parts.demonstrations, store, spec=env.spec, **many)
+    return make_training(
         env,
         parts.agent,
-        parts.replay,
+        replay,
         explorer=parts.explorer,
         warmup=parts.warmup,
         num_envs=structure.num_envs,
@@ -53,38 +100,22 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
         eval_shared=structure.eval_env == "shared",
         agree=max_over_members(placement),
         layout=placement.layout,
+        study=study,
     )
-
-    def advancing(phase: Any) -> Any:
-        function = over_members(_unless_diverged(phase, placement), placement, shared=1)
-        return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
-
-    phases = {"fill": advancing(training.fill), "learn": advancing(training.learn)}
-    phases["evaluate"] = jax.jit(over_members(training.evaluate, placement, shared=1))
-    compiled: dict[str, Any] = {}
-
-    def phase(name: str, *arguments: Any) -> Any:
-        if name not in compiled:
-            compiled[name] = phases[name].lower(*arguments).compile()
-        return compiled[name]
-
-    restart = jax.jit(over_members(training.restart, placement, shared=1))
-    copying = make_copying(placement, outside=env.outside is not None)
-    return Functions(jax.jit(over_members(training.init, placement)), restart, phase, copying)
 
 
 def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
-    """Makes `(state, inputs, clocks) -> (state, metrics)`: a phase of training that members sit out once they have diverged."""
+    """Makes `(state, inputs, clocks, store) -> (state, metrics)`, a phase of training without members that have diverged."""
 
-    def mapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+    def mapped(state: Any, inputs: Inputs, clocks: tuple[Array, Array], store: Any) -> Any:
         key, hyper, active, begin, so_far = inputs
-        return phase(key, state, hyper, begin, jnp.where(active, clocks[1], begin), so_far)
+        return phase(key, state, hyper, begin, jnp.where(active, clocks[1], begin), so_far, store=store)
 
-    def vmapped(state: Any, inputs: tuple[Any, Hyperparams, Array, Array, Metrics], clocks: tuple[Array, Array]) -> Any:
+    def vmapped(state: Any, inputs: Inputs, clocks: tuple[Array, Array], store: Any) -> Any:
         # A diverged member still computes, but its new networks and metrics are discarded. The rest of its state (replay,
         # environment, noise) moves on, because selecting it would copy every replay.
         key, hyper, active, _, so_far = inputs
-        after, metrics = phase(key, state, hyper, *clocks, so_far)
+        after, metrics = phase(key, state, hyper, *clocks, so_far, store=store)
         kept = if_active(active, metrics, so_far)._replace(done=metrics.done)
         return replace(after, train=if_active(active, after.train, state.train)), kept
 
@@ -93,7 +124,9 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
 def structure_of(experiment: Experiment) -> Experiment:
     """Returns the experiment with every field that does not affect compilation set to a fixed value."""
-    return replace(experiment, seed=0, steps=1, preset="default", eval_every=1, host_order="textbook")
+    x = experiment
+    kind = {"steps": min(x.steps, 1), "updates": min(x.updates, 1), "demonstrations": "given" if x.demonstrations else ""}
+    return replace(x, **kind, seed=0, preset="default", eval_every=1, host_order="textbook")
 
 
 def if_active(active: Array, new: Any, old: Any) -> Any:

@@ -17,9 +17,9 @@ from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, SWITCHES, Experim
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Range, parse_ranges, random_points
 from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.blocks import evaluation_interval
+from ddpg_jax.running.clock import total_iterations, warmup_iterations
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change
-from ddpg_jax.running.program import total_iterations, warmup_iterations
 from ddpg_jax.running.rows import result_of
 
 EXPLOITS = 20

@@ -17,7 +17,9 @@ import numpy as np
 from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.experiment.build import named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.compiled import functions_of, structure_of
+from ddpg_jax.experiment.validate import is_offline
+from ddpg_jax.running.clock import step_at, study_iterations, warmup_iterations
+from ddpg_jax.running.compiled import NOTHING, Functions, functions_of, structure_of
 from ddpg_jax.running.copies import prepare
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.heirs import take_over
@@ -26,16 +28,6 @@ from ddpg_jax.running.placement import Placement, make_placement
 from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
 from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
-
-
-def warmup_iterations(experiment: Experiment) -> int:
-    """Returns the vector steps of the warm-up."""
-    return -(-experiment.warmup_steps // experiment.num_envs)
-
-
-def total_iterations(experiment: Experiment) -> int:
-    """Returns the vector steps of the whole run."""
-    return -(-experiment.steps // experiment.num_envs)
 
 
 class Interrupted(Exception):
@@ -52,7 +44,15 @@ class Program:
     some members have stopped for good, `regroup` seats the others in fewer or smaller calls.
     """
 
-    def __init__(self, experiment: Experiment, env: Env, members: list[Member], *, placement: Placement | None = None):
+    def __init__(
+        self,
+        experiment: Experiment,
+        env: Env,
+        members: list[Member],
+        *,
+        placement: Placement | None = None,
+        store: Any = NOTHING,
+    ):
         self.experiment, self.env, self.members = experiment, env, list(members)
         self.spec: EnvSpec = env.spec
         self._env_states: list[Any] = []
@@ -64,17 +64,24 @@ class Program:
         if env.outside is not None:
             many = {"members": len(members), "slots": self.placement.slots, "evaluated": 0 if self._shared else call.slots}
             self.outside_bytes = prepare(env.outside, env.spec, experiment, **many)
-        self._functions = functions_of(structure_of(experiment), env, call, *named_parts(experiment))
-        self._warmup = warmup_iterations(experiment)
+        self.store = store  # on the host
+        self._functions, self._store = self._make(call)
+        self._study, self._warmup = study_iterations(experiment), warmup_iterations(experiment)
         self._seats, self._inputs = Seats((), 0), []
         self._take(seat(self.placement))
+
+    def _make(self, call: Placement) -> tuple[Functions, Any]:
+        """Returns the functions of calls of this kind, and the demonstrations that all members share, on their devices."""
+        shapes = tuple(x.shape for x in jax.tree.leaves(self.store))
+        made = functions_of(structure_of(self.experiment), self.env, call, *named_parts(self.experiment), shapes)
+        return made, call.replicate(self.store)
 
     def _take(self, seats: Seats) -> None:
         """Prepares the calls of these seats."""
         live = seats.calls[0].placement
         if live != self._per_call:
             self._per_call = live
-            self._functions = functions_of(structure_of(self.experiment), self.env, live, *named_parts(self.experiment))
+            self._functions, self._store = self._make(live)
         known = dict(zip(self._seats.calls, self._inputs, strict=True))
         self._inputs = [known[call] if call in known else self._inputs_of(call) for call in seats.calls]
         self._seats = seats
@@ -140,7 +147,9 @@ class Program:
         """
         self._take(seat(self.placement))
         self._seed(0)
-        return self._register([self._run(lambda each=each: self._functions.init(*each)) for each in self._inputs], 0)
+        return self._register(
+            [self._run(lambda each=each: self._functions.init(*each, self._store)) for each in self._inputs], 0
+        )
 
     def _seed(self, i: int) -> None:
         """Seeds the global generators from which environments outside may draw."""
@@ -173,7 +182,7 @@ class Program:
         """Notes which environments outside a state uses after their reset, and checks them."""
         if self.env.outside is not None:
             self._env_states = [np.asarray(one.env) for one in state]
-            self._raise_outside_failure(f" at step {i * self.experiment.num_envs}")
+            self._raise_outside_failure(f" at step {step_at(self.experiment, i)}")
         return state
 
     def _run(self, call: Callable[[], Any]) -> Any:
@@ -226,7 +235,7 @@ class Program:
 
     def _columns(self, name: str, so_far: Metrics | None) -> Metrics:
         """Returns the metrics before a phase as columns `[M]`. Those of a journal are lists of numbers."""
-        none = no_metrics(("train_return_mean", *(reported(self.experiment) if name == "learn" else ())))
+        none = no_metrics(("train_return_mean", *(reported(self.experiment) if name != "fill" else ())))
         if so_far is None:
             return jax.tree.map(lambda zero: np.full(len(self.members), zero), none)
         return jax.tree.map(lambda zero, column: np.asarray(column, zero.dtype), none, so_far)
@@ -263,13 +272,13 @@ class Program:
         shape = (len(self.members),) if begin.ndim else ()
         chex.assert_shape(begin, shape, custom_message="Program.advance: begin must be [] or [M]")
         begin = np.broadcast_to(begin, len(self.members))
-        name = "fill" if begin.min() < self._warmup else "learn"
+        name = "study" if begin.min() < self._study else "fill" if begin.min() < self._warmup else "learn"
         clocks = self._clocks(int(begin.min()), end)
         columns = self._columns(name, so_far)
         given = list(zip(self._live(state), self._phase_inputs(begin, active, columns), strict=True))
-        run = self._functions.phase(name, *given[0], clocks)
+        run = self._functions.phase(name, *given[0], clocks, self._store)
         since = time.perf_counter()
-        results = self._in_turn(lambda each: run(*each, clocks), given)
+        results = self._in_turn(lambda each: run(*each, clocks, self._store), given)
         metrics = self._join([result[1] for result in results], columns)
         return [result[0] for result in results] + state[self._seats.live :], metrics, time.perf_counter() - since
 
@@ -289,7 +298,7 @@ class Program:
         """
         bad = metrics.bad_step[metrics.bad_step >= 0]
         if bad.size:
-            when = f" at step {(bad.min() + 1) * self.experiment.num_envs}"
+            when = f" at step {step_at(self.experiment, int(bad.min()) + 1)}"
             self._raise_outside_failure(when)
             raise EnvironmentFailure(f"gave a number that is not finite{when}")
 
@@ -308,7 +317,7 @@ class Program:
         given = self._live([(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)])
         run = self._functions.phase("evaluate", *given[0])
         returns, lengths = self._join(self._in_turn(lambda each: run(*each), given))
-        when = f" in the evaluation at step {i * self.experiment.num_envs}"
+        when = f" in the evaluation at step {step_at(self.experiment, i)}"
         self._raise_outside_failure(when)
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
             # The environment is at fault only if the actor has not diverged.
@@ -375,17 +384,18 @@ class Program:
 
     def shapes(self) -> Any:
         """Returns the arrays of `save` as a pytree of `jax.ShapeDtypeStruct`."""
-        one = jax.eval_shape(self._functions.init, *self._inputs[0])
+        one = jax.eval_shape(self._functions.init, *self._inputs[0], self._store)
         lead, axes = () if self.placement.single else (self.placement.slots,), 0 if self._per_call.single else 1
         return self.placement.abstract(jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[axes:]), x.dtype), one))
 
     def memory(self) -> int:
         """Returns the bytes that a device needs to learn and to evaluate, according to the compiler."""
         phase, count, call = self._functions.phase, len(self.members), self._per_call
-        one = call.abstract(jax.eval_shape(self._functions.init, *self._inputs[0]))
+        one = call.abstract(jax.eval_shape(self._functions.init, *self._inputs[0], self._store))
         states = bytes_of(one) // len(self.placement.devices)
         inputs = self._phase_inputs(np.zeros(count, int), np.ones(count, bool), self._columns("learn", None))[0]
-        learning = compiled_bytes(phase("learn", one, inputs, self._clocks(0, 1)))
+        name = "study" if is_offline(self.experiment) else "learn"
+        learning = compiled_bytes(phase(name, one, inputs, self._clocks(0, 1), self._store))
         evaluating = 0
         if self.experiment.eval_episodes:  # it does not read the replay
             evaluating = compiled_bytes(phase("evaluate", self._inputs[0][0], one, *self._clocks(0)))

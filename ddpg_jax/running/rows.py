@@ -11,6 +11,7 @@ import numpy as np
 
 from ddpg_jax.experiment.build import reported
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.running.clock import step_at
 from ddpg_jax.running.program import Member
 
 
@@ -50,14 +51,14 @@ def make_rows(
             "member": member.number,
             "seed": member.seed,
             **dict(member.swept),
-            "step": iteration * experiment.num_envs,
+            "step": step_at(experiment, iteration),
             "eval_return_mean": math.nan if unknown else float(returns[m].mean(dtype=np.float64)),
             "eval_return_std": math.nan if unknown else float(returns[m].std(dtype=np.float64)),
             "eval_length_mean": math.nan if unknown else float(lengths[m].mean(dtype=np.float64)),
             **means,
             "updates_per_second": math.nan if math.isnan(means["critic_loss"]) else speed,
             "seconds": round(seconds, 3),
-            "diverged_step": (int(diverged[m]) + 1) * experiment.num_envs if has_diverged else "",
+            "diverged_step": step_at(experiment, int(diverged[m]) + 1) if has_diverged else "",
         }
         rows.append(row)
     return rows

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.experiment.validate import is_offline
 from ddpg_jax.running.blocks import Judge, evaluation_interval
+from ddpg_jax.running.clock import length, step_at, total_iterations, warmup_iterations
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.intervals import ranking_score
-from ddpg_jax.running.program import Member, total_iterations, warmup_iterations
+from ddpg_jax.running.program import Member
 from ddpg_jax.running.results import Stop
 from ddpg_jax.running.rows import result_of
 
@@ -96,7 +98,7 @@ def make_pruning(rungs: Any, fraction: Any, groups: Sequence[Group]) -> Pruning:
         if len(own) < 2:
             raise ConfigError(f"prune={_shown(rungs)} needs at least two points on env={env} to compare; sweep a field")
     first = groups[0].experiment
-    steps = _steps(rungs, share, first.steps)
+    steps = _steps(rungs, share, length(first))
     for group in groups:
         _check_rungs(rungs, steps, group.experiment)
     return Pruning(steps, share)
@@ -137,12 +139,13 @@ def _steps(rungs: Any, share: float, total: int) -> tuple[int, ...]:
 def _check_rungs(rungs: Any, steps: Sequence[int], experiment: Experiment) -> None:
     """Raises ConfigError unless each rung has an evaluation of its own, after the warm-up and before the end."""
     x, at = experiment, rung_evaluations(experiment, steps)
-    last, learning = total_iterations(x) * x.num_envs, warmup_iterations(x) * x.num_envs
+    last = step_at(x, total_iterations(x))
+    learning = 0 if is_offline(x) else step_at(x, warmup_iterations(x))
     for step, evaluation in zip(steps, at, strict=True):
         where = f"prune={_shown(rungs)} has a rung at step {step:,}, "
         if evaluation >= last:
             raise ConfigError(
-                f"{where}which takes effect at the last evaluation or after it; give earlier ones (steps={x.steps})"
+                f"{where}which takes effect at the last evaluation or after it; give earlier ones (steps={length(x)})"
             )
         if evaluation <= learning:
             raise ConfigError(

@@ -20,7 +20,8 @@ import numpy as np
 from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, stream
-from ddpg_jax.training.vector_step import Collector, Schedule, Step, overlapped_step, textbook_step, warmup_step
+from ddpg_jax.training.study import Study, observe_demonstrations
+from ddpg_jax.training.vector_step import Collector, Schedule, Step, StepFunction, overlapped_step, textbook_step, warmup_step
 from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay
 
 Q_LIMIT = 1e8
@@ -70,6 +71,9 @@ class Training(NamedTuple):
     """Takes vector steps of collecting and learning, with the arguments of `fill`."""
     evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
     """`(key, state, i) -> (returns [K], lengths [K])` at vector step `i`: plays K whole episodes without noise."""
+    study: Callable[..., tuple[RunState, Metrics]]
+    """Takes gradient steps on demonstrations without stepping the environments, one for each `i`, with the arguments of
+    `fill`."""
 
 
 def make_training(
@@ -86,6 +90,7 @@ def make_training(
     eval_shared: bool = False,
     agree: Callable[[Array], Array] = lambda status: status,
     layout: Layout = PLAIN,
+    study: Study | None = None,
 ) -> Training:
     """Makes the training in which acting, environment, replay and updates are one compiled program.
 
@@ -104,12 +109,15 @@ def make_training(
         agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
             not be batched, because the end of the loop depends on it.
         layout: how the loop over vector steps is compiled.
+        study: demonstrations, if there are any; vector steps are then counted from the end of the gradient steps on them.
     """
+    first = 0 if study is None else study.iterations
     layout = layout if env.outside is None else layout._replace(unroll=1)
 
     def init(key: Key, hyper: Hyperparams) -> RunState:
         env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
         train = agent.init(stream(key, "init"), hyper)
+        train = train if study is None else observe_demonstrations(agent, train, hyper, study)
         noise = explorer.init(num_envs, train.params.actor)
         return RunState(train, replay.init(), noise, env_state, obs, jnp.zeros(num_envs))
 
@@ -134,18 +142,28 @@ def make_training(
     learn_step = overlapped_step(collect, schedule) if overlapped else textbook_step(collect, schedule)
     fill_step = warmup_step(collect, warmup)
 
-    def fill(
-        key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
-    ) -> tuple[RunState, Metrics]:
-        return block(lambda state, i: fill_step(key, state, hyper, i), state, begin, end=end, so_far=so_far, layout=layout)
+    def since(i: Array) -> Array:
+        return i - first if first else i
 
-    def learn(
-        key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
-    ) -> tuple[RunState, Metrics]:
-        return block(lambda state, i: learn_step(key, state, hyper, i), state, begin, end=end, so_far=so_far, layout=layout)
+    def study_step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
+        assert study is not None
+        state, info = gradient_steps(agent, study.replay, stream(key, "study"), state, hyper, updates=1, i=i)
+        return state, Step(info, jnp.full(num_envs, jnp.nan), jnp.array(True), jnp.int32(GO_ON), True)
+
+    def phase(step: StepFunction, clock: Callable[[Array], Array]) -> Callable[..., tuple[RunState, Metrics]]:
+        def advance(
+            key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
+        ) -> tuple[RunState, Metrics]:
+            def take(state: RunState, i: Array) -> tuple[RunState, Step]:
+                return step(key, state, hyper, clock(i))
+
+            return block(take, state, begin, end=end, so_far=so_far, layout=layout)
+
+        return advance
 
     evaluate = make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared)
-    return Training(init, restart, fill, learn, evaluate)
+    phases = phase(fill_step, since), phase(learn_step, since)
+    return Training(init, restart, *phases, evaluate, phase(study_step, lambda i: i))
 
 
 def make_evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from rich.console import Console
 import ddpg_jax
 from ddpg_jax.app import evaluation, job, progress
 from ddpg_jax.app.films import new_film
-from ddpg_jax.app.tracking import configuration
+from ddpg_jax.app.tracking import configuration, tracker
 from ddpg_jax.envs.extras import command_for
 from ddpg_jax.envs.registry import DEVICE
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, PRESETS, STRUCTURE
@@ -442,11 +443,11 @@ def test_a_reader_that_went_away_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
-def events(out: Path) -> list[tuple[str, int]]:
-    """Tags and steps in the one file of events of a run."""
+def events(folder: Path) -> list[tuple[str, int]]:
+    """Tags and steps in the one file of events of a folder."""
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-    (file,) = (out / "tensorboard").iterdir()
+    (file,) = folder.iterdir()
     data, seen = file.read_bytes(), []
     while data:  # records: length, checksum of it, event, checksum of it
         size = int.from_bytes(data[:8], "little")
@@ -461,14 +462,37 @@ def test_tensorboard_gets_every_evaluation_once(tmp_path: Path, capfd: pytest.Ca
     out = tmp_path / "out"
     assert run(*command(out, "--track", "tensorboard")) == 0
     assert capfd.readouterr().err.count("\n") == 3  # and no complaint about the losses that the warm-up does not have
-    seen = events(out)
-    assert {("member_0/eval_return_mean", step) for step in (200, 400, 600)} <= set(seen)
-    assert ("member_0/critic_loss", 200) not in seen
-    assert ("member_0/critic_loss", 600) in seen
+    seen = events(out / "tensorboard")
+    assert {("eval_return_mean", step) for step in (200, 400, 600)} <= set(seen)
+    assert ("critic_loss", 200) not in seen
+    assert ("critic_loss", 600) in seen
     shutil.rmtree(out / "checkpoints" / "600")  # as if it had been killed after the last row
     assert run(*command(out, "--track", "tensorboard", "--resume")) == 0
-    assert sorted(events(out)) == sorted(seen)
+    assert sorted(events(out / "tensorboard")) == sorted(seen)
     assert len(set(seen)) == len(seen)
+
+
+MEMBERS = {
+    "experiment": {"env": "x"},
+    "members": [{"member": m, "seed": m, "tau": 0.1 * m} for m in range(2)],
+    "start": "2026",
+    "hash": "abc",
+}
+BOTH = [
+    {"member": m, "seed": m, "tau": 0.1 * m, "step": 5, "eval_return_mean": 1.0 * m, "critic_loss": math.nan} for m in range(2)
+]
+
+
+def test_tensorboard_shows_members_as_runs(tmp_path: Path) -> None:
+    """In a folder each, with the same names of curves, so that they are drawn together."""
+    pytest.importorskip("tensorboardX")
+    with tracker("tensorboard", tmp_path, MEMBERS) as track:
+        track(BOTH)
+        track([{**BOTH[1], "step": 9}])
+    for m, steps in enumerate([[5], [5, 9]]):
+        seen = events(tmp_path / "tensorboard" / f"member_{m}")
+        assert [step for name, step in seen if name == "eval_return_mean"] == steps
+        assert "critic_loss" not in {name for name, _ in seen}
 
 
 class FakeRun:
@@ -512,6 +536,21 @@ def test_wandb_gets_one_run_for_a_folder_with_all_fields_and_each_row_once(
     assert (
         FakeRun.last.settings["config"].items() >= {"env": "Pendulum-v1", "actor_lr": 0.002, "gamma": 0.99, "seed": 0}.items()
     )
+
+
+def test_wandb_gets_the_members_of_a_sweep_as_runs_of_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its own values, and without rows that it has already."""
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=FakeRun, __spec__=True))
+    monkeypatch.setattr(FakeRun, "kept", {})
+    for _ in range(2):
+        with tracker("wandb", tmp_path / "mine", MEMBERS) as track:
+            track(BOTH)
+            track([{**BOTH[1], "step": 9}])
+    assert FakeRun.last.settings["config"] == {"env": "x", "seed": 1, "tau": 0.1}
+    assert FakeRun.last.settings["group"] == "mine"
+    rows = {name: [(step, values["step"]) for step, values in own] for name, own in FakeRun.kept.items()}
+    assert rows == {"abc-2026-0": [(0, 5)], "abc-2026-1": [(0, 5), (1, 9)]}
+    assert "critic_loss" not in FakeRun.kept["abc-2026-1"][0][1]
 
 
 def test_a_configuration_lists_what_members_differ_in() -> None:

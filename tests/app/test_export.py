@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddpg_jax.agent.policy import load_policy
 from ddpg_jax.app.export import export
 from ddpg_jax.app.report import readable
+from ddpg_jax.export.npz_file import npz_runner
 from tests.runs import rows, run
 
 
@@ -39,6 +41,23 @@ def test_a_policy_goes_out_with_the_numbers_of_its_run(
         "lillicrap",
     ):
         assert text in card
+
+
+def test_the_best_policy_goes_out_with_its_own_evaluation(
+    whole_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = whole_run(), tmp_path / "policy.npz"
+    assert run("export", str(folder), "--best", "--to", "npz", "--out", str(out), "--card") == 0
+    about = json.loads(str(np.load(out)["about"]))
+    best = max(rows(folder), key=lambda row: float(row["eval_return_mean"]))
+    assert about["run"]["evaluation"] == "best"
+    assert (about["run"]["step"], about["run"]["eval_return_mean"]) == (int(best["step"]), float(best["eval_return_mean"]))
+    assert "the one of the best evaluation, not the last" in (tmp_path / "policy.md").read_text()
+    obs = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+    policy = load_policy(folder / "policy_best")
+    np.testing.assert_allclose(npz_runner(out.read_bytes())[1](obs), policy(obs), atol=1e-5)
+    assert run("export", str(folder / "policy"), "--best", "--to", "npz", "--out", str(out)) == 2
+    assert "--best is not allowed" in capsys.readouterr().err
 
 
 def test_a_saved_policy_is_exported_without_a_run(whole_run: Callable[..., Path], tmp_path: Path) -> None:

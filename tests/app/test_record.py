@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ddpg_jax.agent.policy import load_policy
-from ddpg_jax.app.record import newest_ring
-from tests.runs import BACKENDS, newest, run
+from ddpg_jax.data.run_replay import newest_ring
+from tests.runs import BACKENDS, manifest, newest, run
 
 minari = pytest.importorskip("minari")
 pytest.importorskip("h5py")
@@ -44,6 +44,17 @@ def test_episodes_of_the_policy_are_a_dataset(
             assert episode.truncations[-1]
             assert np.allclose(episode.actions, policy(episode.observations[:-1]), atol=1e-4) == (name == "own")
             assert np.abs(episode.actions).max() <= 2.0
+
+
+def test_episodes_of_the_best_policy_are_a_file(whole_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Which needs no Minari, and holds the actions of that policy and of no other."""
+    folder, out = whole_run(), tmp_path / "best.npz"
+    assert run("record", str(folder), "--best", "--episodes", "2", "--out", str(out)) == 0
+    file, best = np.load(out), load_policy(folder / "policy_best")
+    assert file["observations"].shape == file["next_observations"].shape == (400, 3)
+    np.testing.assert_allclose(file["actions"], best(file["observations"]), atol=1e-4)
+    assert np.flatnonzero(file["truncations"]).tolist() == [199, 399]
+    assert not file["terminations"].any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -78,18 +89,20 @@ def test_the_replay_of_a_member_of_a_sweep(command_line: None, tmp_path: Path) -
     ]
     folder = tmp_path / "sweep"
     assert run("sweep", "probe/observation", "--seeds", "3", *words, "--out", str(folder)) == 0
-    rings = [newest_ring(folder, folder / "policy" / f"member_{m}")[0][:90] for m in range(3)]
+    rings = [newest_ring(folder, manifest(folder), m)[0][:90] for m in range(3)]
     assert not np.array_equal(rings[0], rings[1])
     assert not np.array_equal(rings[1], rings[2])
     alone = tmp_path / "alone"
     assert run("train", "probe/observation", "--seed", "2", *words, "--out", str(alone)) == 0
-    np.testing.assert_array_equal(newest_ring(alone, alone / "policy")[0][:90], rings[2])
+    np.testing.assert_array_equal(newest_ring(alone, manifest(alone))[0][:90], rings[2])
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--random", "--replay"], "--random and --replay cannot be combined; give one of them"),
+        (["--best", "--replay"], "--best and --replay cannot be combined; give one of them"),
+        (["--out", "nowhere/one.npz"], "out=nowhere/one.npz is not allowed; it must be a file in an existing folder"),
         (["--noise", "-1"], "noise=-1 is not allowed; it must be a number of at least 0"),
         (["--episodes", "0"], "episodes=0 is not allowed; it must be a whole number of at least 1"),
         (["--out", "none/of these/new"], "it must be a Minari id, such as pend/mine-v0, or a new folder in an existing one"),

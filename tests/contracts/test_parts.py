@@ -20,8 +20,10 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.agent.layers import INITS, PRECISIONS
 from ddpg_jax.envs.registry import DEVICE
+from ddpg_jax.experiment.build import Parts
 from ddpg_jax.experiment.experiment import SWITCHES
 from ddpg_jax.exploration import EXPLORERS
+from ddpg_jax.replay.demonstrations import make_store, mixed
 from ddpg_jax.replay.hindsight import STRATEGIES
 from ddpg_jax.replay.samplers import REPLAYS
 from ddpg_jax.schedules import SCHEDULES
@@ -31,6 +33,12 @@ ON = {"sync_period": 3.0, "huber_delta": 0.1, "actor_clip": 0.02, "critic_clip":
 OTHER = {"sync_period": 2.0, "actor_clip": 1e3, "critic_clip": 1e3}  # Adam hides a factor on ALL gradients
 IDENTITY = {"huber_delta": 1e9, "actor_clip": 1e9, "critic_clip": 1e9}
 """Where a part that is built does nothing, if that is not where it is left out."""
+
+NEEDS: dict[str, dict[str, Any]] = {
+    "bc_weight": {"demonstrations": "shown"},
+    "bc_alpha": {"demonstrations": "shown", "bc_weight": 1.0},  # alone, it is a factor on all gradients
+}
+"""What a part does nothing without."""
 
 FIELDS: dict[str, Any] = {
     "env": "probe/lqr",
@@ -75,6 +83,8 @@ STRUCTURES: list[dict[str, Any]] = [
     },  # of a relu that is active in a whole batch, the normalization cancels the bias
     {"targets": "joint", "tau": 0.005},  # without target networks, their rate must not be set
     {"critic_hidden": (6,), "actor_hidden": (5,)},
+    {"demonstrations": "shown"},
+    {"q_filter": True, "demonstrations": "shown", "bc_weight": 1.0},
 ]
 LQR = DEVICE["probe/lqr"]()
 GOAL = dj.Goal(1, lambda achieved, desired: (-jnp.abs(achieved - desired)[..., 0], jnp.ones(achieved.shape[:-1])))
@@ -110,9 +120,24 @@ def filled(replay: dj.Replay, num_envs: int = N) -> Any:
 
 
 @functools.cache
+def store(relabelled: bool) -> Any:
+    """The store of demonstrations: `transitions` of the second environment, which are worth more than those in the replay."""
+    steps: Any = jax.tree.map(lambda x: np.asarray(x[:, 1]), transitions())
+    return make_store(steps._replace(reward=steps.reward + 1), GOAL if relabelled else None)
+
+
+def build(experiment: dj.Experiment) -> Parts:
+    """The parts of an experiment, with a replay that mixes in demonstrations if it has any."""
+    parts = dj.build(experiment, SPEC)
+    if parts.demonstrations is None:
+        return parts
+    return parts._replace(replay=mixed(parts.replay, parts.demonstrations, store(experiment.hindsight != "none")))
+
+
+@functools.cache
 def program(experiment: dj.Experiment) -> Any:
     """`(keys [M], hypers [M], starts [M], stored) -> (Outcome, Outcome [M])`: the first alone, and all, vmapped."""
-    parts, steps = dj.build(experiment, SPEC), jax.tree.map(jnp.asarray, transitions())
+    parts, steps = build(experiment), jax.tree.map(jnp.asarray, transitions())
 
     def run(key: Any, hyper: dj.Hyperparams, start: Any, stored: Any) -> Outcome:
         def step(carry: Any, t: jax.Array) -> Any:
@@ -135,7 +160,7 @@ def program(experiment: dj.Experiment) -> Any:
 
 def call(experiment: dj.Experiment, hypers: list[dj.Hyperparams], seeds: tuple[int, ...]) -> tuple[Outcome, list[Outcome]]:
     """The outcome of the first member alone, and of all together."""
-    parts, keys = dj.build(experiment, SPEC), [jax.random.key(seed) for seed in seeds]
+    parts, keys = build(experiment), [jax.random.key(seed) for seed in seeds]
     starts = [parts.agent.init(key, hyper) for key, hyper in zip(keys, hypers, strict=True)]  # eager: nothing to compile
 
     def stack(trees: list[Any]) -> Any:
@@ -148,9 +173,9 @@ def call(experiment: dj.Experiment, hypers: list[dj.Hyperparams], seeds: tuple[i
 
 
 @functools.cache
-def plain() -> Outcome:
-    """Without any part, seed 0."""
-    experiment, hyper = dj.configure(FIELDS)
+def plain(needed: tuple[tuple[str, Any], ...] = ()) -> Outcome:
+    """Without any part except what others need, seed 0."""
+    experiment, hyper = dj.configure({**FIELDS, **dict(needed)})
     return call(experiment, [hyper] * 3, (0, 0, 1))[1][0]
 
 
@@ -170,19 +195,20 @@ ROUNDED = 1e-4  # and what a part makes of them that only rounds, as `precision`
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_part_that_is_a_number(name: str) -> None:
     """Left out at its off value; built in, it does something, has an identity, and is one program for all its values."""
-    off = SWITCHES[name]
-    assert dj.configure({**FIELDS, name: off})[0] == dj.configure(FIELDS)[0], "off, it must not be in the program"
+    off, needed = SWITCHES[name], tuple(NEEDS.get(name, {}).items())
+    fields = {**FIELDS, **dict(needed)}
+    assert dj.configure({**fields, name: off})[0] == dj.configure(fields)[0], "off, it must not be in the program"
     assert dj.configure(FIELDS)[0].parts == ()
 
     value = ON.get(name, off + 0.5)
-    experiment, hyper = dj.configure({**FIELDS, name: value})
-    assert experiment.parts == (name,)
+    experiment, hyper = dj.configure({**fields, name: value})
+    assert set(experiment.parts) == {name, *(other for other, _ in needed if other in SWITCHES)}
     others = [hyper._replace(**{name: x}) for x in (OTHER.get(name, off + 0.5 * (value - off)), IDENTITY.get(name, off))]
     alone, (member, halved, identity) = call(experiment, [hyper, *others], (0, 0, 0))
     assert_finite([member, halved, identity])
     assert distance(alone, member) < SAME, "a member is not what it is alone"
-    assert distance(identity, plain()) < SAME, "the identity of the part is none"
-    assert distance(member, plain()) > DIFFERENT, f"{name} does nothing"
+    assert distance(identity, plain(needed)) < SAME, "the identity of the part is none"
+    assert distance(member, plain(needed)) > DIFFERENT, f"{name} does nothing"
     assert distance(member, halved) > DIFFERENT, f"the value of {name} does not matter"
 
     _, (again, _, _) = call(experiment, [x._replace(gamma=0.5, tau=0.3) for x in (hyper, *others)], (7, 8, 9))
@@ -222,8 +248,10 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     assert program(experiment)._cache_size() == 1
 
 
+APART = ("huber_delta", "sync_period", "bc_weight", "bc_alpha")
+"""Parts that are values of other options, since they cannot be on without something else."""
 OPTIONS: dict[str, list[Any]] = {
-    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items() if name not in ("huber_delta", "sync_period")},
+    **{name: [off, ON.get(name, off + 0.5)] for name, off in SWITCHES.items() if name not in APART},
     "loss": ["squared", "huber", "categorical", "quantile"],  # of which the last two have losses of their own
     "exploration": list(EXPLORERS),
     "schedule": list(SCHEDULES),  # of noise and of learning rates: they do not meet
@@ -242,6 +270,7 @@ OPTIONS: dict[str, list[Any]] = {
     "activation": ["relu", "tanh"],
     "action_layer": [0, 1],
     "diagnostics": [False, True],
+    "demonstrations": ["none", "mixed", "cloned"],  # of which the last is bc_weight and bc_alpha, with the filter
 }
 
 
@@ -283,7 +312,7 @@ def test_every_pair_is_in_some_row() -> None:
 @pytest.mark.parametrize("row", range(len(ROWS)))
 def test_every_pair_of_parts_trains(row: int) -> None:
     """300 steps on a probe: finite, not diverged, and everything that had to be learned and stored has been."""
-    fields = {name: value for name, value in ROWS[row].items() if name not in ("schedule", "norm", "loss")}
+    fields = {name: value for name, value in ROWS[row].items() if name not in ("schedule", "norm", "loss", "demonstrations")}
     loss = ROWS[row]["loss"]
     fields |= {"critic": loss, "value_min": -5.0, "value_max": 1.0} if loss in dj.HEADS else {"td_loss": loss}
     fields |= {name: True for name in ("layer_norm", "batch_norm") if name == ROWS[row]["norm"]}
@@ -291,11 +320,14 @@ def test_every_pair_of_parts_trains(row: int) -> None:
         fields = {**{name: value for name, value in fields.items() if name != "action_layer"}, "network": "crossq"}
     fields |= {"slow": {}, "periodic": {"sync_period": 3.0}, "joint": {"tau": 0.005}}[ROWS[row]["targets"]]
     fields["targets"] = "joint" if ROWS[row]["targets"] == "joint" else "slow"
+    if (shown := ROWS[row]["demonstrations"]) != "none":
+        fields |= {"demonstrations": "shown"}
+        fields |= {"bc_weight": 0.5, "bc_alpha": 2.5, "q_filter": True} if shown == "cloned" else {}
     schedule, num_envs = ROWS[row]["schedule"], fields["num_envs"]
     fields |= {"huber_delta": 0.1} if loss == "huber" else {}
     fields = {**FIELDS, **fields, "noise_schedule": schedule, "lr_schedule": schedule, "updates_per_step": 1.0 / num_envs}
     experiment, hyper = dj.configure({**fields, "replay_capacity": 1_000})
-    parts = dj.build(experiment, SPEC)
+    parts = build(experiment)
     training = dj.make_training(
         LQR, parts.agent, parts.replay, explorer=parts.explorer, warmup=parts.warmup, num_envs=num_envs, updates=parts.updates
     )

@@ -51,6 +51,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "sb3": {**MILLION, "actor_lr": 1e-3, "hidden": (400, 300), "exploration": "none", "warmup_steps": 256, "init": "fan_in"},
     "sbx": {**MILLION, "actor_lr": 3e-4, "exploration": "none", "warmup_steps": 256, "init": "fan_in"},
     "td3": {**FUJIMOTO, **DELAYED, "num_critics": 2, "target_noise": 0.2, "parts": ("target_noise", "sync_period")},
+    "td3-bc": {
+        **{**DELAYED, "batch_size": 256, "init": "fan_in", "eval_every": 5_000, "num_critics": 2, "target_noise": 0.2},
+        **{"normalize_obs": True, "bc_weight": 1.0, "bc_alpha": 2.5, "steps": 0, "updates": 1_000_000},
+        "parts": ("target_noise", "sync_period", "bc_weight", "bc_alpha"),
+    },
     "d4pg": {
         **{"critic": "categorical", "n_step": 5, "replay": "prioritized", "critic_lr": 1e-4, "hidden": (400, 300)},
         **{"batch_size": 256, "exploration": "gaussian", "noise_sigma": 0.3, "replay_capacity": 1_000_000, "tau": 1.0},
@@ -92,7 +97,7 @@ def test_every_preset_has_the_values_of_its_source() -> None:
     for name, different in PUBLISHED.items():
         found = resolved(name)
         assert {field: value for field, value in found.items() if value != default[field]} == different, name
-        assert found["steps"] > found["warmup_steps"], f"{name} would never learn"
+        assert found["steps"] > found["warmup_steps"] or found["updates"], f"{name} would never learn"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

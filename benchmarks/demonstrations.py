@@ -1,0 +1,248 @@
+"""What demonstrations give: steps to success with and without them, and policies that are learned without any steps.
+
+    python -m benchmarks.demonstrations                       # reach and pendulum, a quarter of an hour on two cores
+    python -m benchmarks.demonstrations --only cheetah        # or: maze, reach, pendulum; hours
+    python -m benchmarks.demonstrations --only reach --again  # measures again what is there
+
+Each variant is a sweep over seeds, ten by default, which are the same for all, and is written to
+`benchmarks/results/demonstrations_KIND.json` as soon as it is measured; variants that are there are skipped, so that a
+benchmark that was stopped goes on. On point-reach and Pendulum-v1, networks are 64-64, and the warm-up of point-reach has 250
+steps.
+
+- reach, maze, cheetah: steps to the first evaluation at which the policy is good enough, online, with demonstrations of another
+  policy, which was trained with another seed: on point-reach and PointMaze_UMaze-v3, 20 episodes, and 90 % of the episodes end
+  at the goal; on HalfCheetah-v5, 100 episodes of a policy that is half trained, and a return of 5,000. A seed that does not get
+  there counts with twice the length of a run.
+- pendulum: the return of TD3+BC, offline, against that of the demonstrator, which was trained for so many steps and adds noise
+  of 0.1; 100 noise-free episodes of each policy, and 50 noisy ones of the demonstrator, which are the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ddpg_jax as dj
+from benchmarks.parts import score
+from ddpg_jax.data.collect import collect, greedy, noisy
+from ddpg_jax.data.npz_file import write_npz
+from ddpg_jax.envs.host import make_host
+from ddpg_jax.envs.host.make import maker
+from ddpg_jax.running.hardware import use_all_cores
+from ddpg_jax.training.rollout import rollout
+from ddpg_jax.types import EnvOptions
+
+RESULTS = Path(__file__).parent / "results"
+DEMONSTRATOR_SEED = 1_000
+
+SHARE: dict[str, dict[str, Any]] = {
+    "half": {},
+    "half, cloned": {"bc_weight": 10.0, "pretrain_updates": 5_000},
+    "half, filtered": {"bc_weight": 1.0, "pretrain_updates": 1_000, "q_filter": True},
+}
+"""Ways to use demonstrations: a share of the batches (Ball et al. 2023), and besides, clones of all of them, or with the
+Q-filter of those that the critic values more (Nair et al. 2018)."""
+
+
+class Task(NamedTuple):
+    """Describes an environment in which the steps to success are counted."""
+
+    env: str
+    fields: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    """Name -> fields; those without `shown` learn without demonstrations."""
+    demonstrator: dict[str, Any]
+    """The fields with which the demonstrator is trained."""
+    episodes: int
+    measure: Callable[[dict[str, Any], dj.Policy], float]
+    enough: float
+    """The measure from which on a policy is good enough."""
+
+
+def returned(row: dict[str, Any], policy: dj.Policy) -> float:
+    """The mean return of the evaluation; where an episode ends with the only reward, the share of successes."""
+    del policy
+    return row["eval_return_mean"]
+
+
+@functools.cache
+def _ends_at_goal(unit_action: Any) -> Any:
+    env = dj.envs.make_device("point-reach")
+
+    def share(params: Any) -> jax.Array:
+        start_key, step_key = jax.random.split(jax.random.key(0))
+        start = jax.vmap(env.reset)(jax.random.split(start_key, 100))
+
+        def step(carry: Any, key: jax.Array) -> Any:
+            env_state, obs = carry
+            env_state, obs, one = jax.vmap(env.step)(jax.random.split(key, 100), env_state, obs, unit_action(params, obs))
+            return (env_state, obs), one.reward
+
+        _, rewards = jax.lax.scan(step, start, jax.random.split(step_key, 50))
+        return jnp.mean(rewards[-1] > -1.0)
+
+    return jax.jit(share)
+
+
+SHARES: list[Any] = []
+
+
+def at_goal(row: dict[str, Any], policy: dj.Policy) -> float:
+    """The share of 100 episodes of point-reach that end at the goal; the policies all have the same network."""
+    del row
+    if not SHARES:
+        SHARES.append(_ends_at_goal(policy.unit_action))
+    return float(SHARES[0](policy.params))
+
+
+HINDSIGHT = {"hindsight": "future"}
+SMALL = {"hidden": (64, 64)}
+REACH = {**SMALL, "gamma": 0.95, "exploration": "gaussian", "epsilon_uniform": 0.2, "warmup_steps": 250}
+MAZE = {"env_kwargs": "continuing_task=false", "gamma": 0.98, "exploration": "gaussian", "epsilon_uniform": 0.2}
+TASKS: dict[str, Task] = {
+    "reach": Task(
+        "point-reach",
+        {**REACH, "steps": 10_000, "eval_every": 250, "eval_episodes": 1},
+        {
+            "hindsight": HINDSIGHT,
+            **{f"hindsight, {name}": {**HINDSIGHT, **fields, "shown": True} for name, fields in SHARE.items()},
+            "half": {"shown": True},
+        },
+        {**HINDSIGHT, "steps": 8_000, "eval_every": 8_000},
+        20,
+        at_goal,
+        0.9,
+    ),
+    "maze": Task(
+        "PointMaze_UMaze-v3",
+        {**MAZE, "steps": 200_000, "eval_every": 2_000, "eval_episodes": 50},
+        {
+            "hindsight": HINDSIGHT,
+            **{f"hindsight, {name}": {**HINDSIGHT, **fields, "shown": True} for name, fields in SHARE.items()},
+        },
+        {**HINDSIGHT, "steps": 200_000},
+        20,
+        returned,
+        0.9,
+    ),
+    "cheetah": Task(
+        "HalfCheetah-v5",
+        {"preset": "td3", "warmup_steps": 10_000, "steps": 500_000, "eval_every": 5_000},
+        {"alone": {}, "half": {"shown": True}},
+        {"steps": 150_000},
+        100,
+        returned,
+        5_000.0,
+    ),
+}
+
+
+def steps_to(name: str, task: Task, seeds: int, steps: int) -> dict[str, Any]:
+    """The steps to success of a variant, one for each seed."""
+    fields = {**task.fields, **task.variants[name], "steps": steps}
+    reached: dict[int, float] = {}
+
+    def look(member: int, step: int, row: dict[str, Any], policy: dj.Policy) -> bool:
+        if task.measure(row, policy) >= task.enough:
+            reached[member] = float(step)
+        return member not in reached
+
+    with tempfile.TemporaryDirectory() as folder:
+        if fields.pop("shown", False):
+            fields["demonstrations"] = str(Path(folder) / "shown.npz")
+            write_npz(Path(fields["demonstrations"]), demonstrations(task))
+        dj.sweep(task.env, seeds=seeds, on_evaluation=look, **fields)
+    return score([reached.get(m, 2.0 * steps) for m in range(seeds)])
+
+
+def demonstrations(task: Task) -> list[Any]:
+    """Noise-free episodes of a demonstrator, of which all variants see the same."""
+    fields = {"env_kwargs": "{}", **task.fields, **task.demonstrator}
+    policy = trained(task.env, tuple(fields.items()))
+    name, options = task.env, EnvOptions(env_kwargs=dj.configure(fields)[0].env_kwargs)
+    device = None if "Maze" in name or "Cheetah" in name else dj.envs.make_device(name)
+    make = None if device else maker(name, options)
+    env = device or make_host(name, options)
+    return collect(env, greedy(lambda obs: policy.unit_action(policy.params, obs)), episodes=task.episodes, seed=0, make=make)
+
+
+@functools.cache
+def trained(env: str, fields: tuple[tuple[str, Any], ...]) -> dj.Policy:
+    """A policy of the seed of demonstrators."""
+    return dj.train(env, seed=DEMONSTRATOR_SEED, **dict(fields)).policy
+
+
+DEMONSTRATORS = {"half trained": 3_000, "trained": 15_000}
+"""Steps after which the demonstrators of Pendulum are taken."""
+
+
+def offline(name: str, seeds: int, updates: int) -> dict[str, Any]:
+    """The returns of TD3+BC, one for each seed, beside those of the data and of the demonstrator without noise."""
+    env = dj.envs.make_device("Pendulum-v1")
+    policy = trained("Pendulum-v1", (("steps", DEMONSTRATORS[name]), ("eval_every", DEMONSTRATORS[name]), *SMALL.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shown.npz"
+        episodes = collect(env, noisy(lambda obs: policy.unit_action(policy.params, obs), 0.1), episodes=50, seed=0)
+        write_npz(path, episodes)
+        fields = {"preset": "td3-bc", **SMALL, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": 1}
+        sweep = dj.sweep("Pendulum-v1", seeds=seeds, demonstrations=str(path), **fields)
+    data = [float(episode.reward.sum()) for episode in episodes]
+    own = mean_return(env, policy)
+    return {**score([mean_return(env, one) for one in sweep.policies]), "data": float(np.mean(data)), "demonstrator": own}
+
+
+def mean_return(env: dj.Env, policy: dj.Policy, episodes: int = 100) -> float:
+    """The mean return over episodes that are the same for all policies."""
+
+    def act(params: Any, obs: jax.Array) -> jax.Array:
+        return policy.unit_action(params, obs)
+
+    returns, _ = rollout(env, act, jax.random.key(7), actor_params=policy.params, episodes=episodes)
+    return float(returns.mean())
+
+
+def measures(kind: str) -> tuple[Callable[[str, int, int], dict[str, Any]], list[str], int]:
+    """What is measured, of which variants, and how long a run is."""
+    if kind == "pendulum":
+        return offline, list(DEMONSTRATORS), 10_000
+    task = TASKS[kind]
+    return lambda name, seeds, steps: steps_to(name, task, seeds, steps), list(task.variants), task.fields["steps"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=(*TASKS, "pendulum"))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, help="in place of the usual number")
+    parser.add_argument("--again", action="store_true", help="measure again what is there")
+    options = parser.parse_args()
+    use_all_cores()
+    from ddpg_jax.app.machine import machine
+    from ddpg_jax.app.report import as_json
+
+    for kind in [options.only] if options.only else ["reach", "pendulum"]:
+        measure, names, usual = measures(kind)
+        steps, path = options.steps or usual, RESULTS / f"demonstrations_{kind}.json"
+        command = f"python -m benchmarks.demonstrations --only {kind} --seeds {options.seeds} --steps {steps}"
+        about = {"command": command, "steps": steps, **machine()}
+        kept = json.loads(path.read_text()) if path.exists() and not options.again else {}
+        rows = kept.get("rows", {}) if kept.get("command") == command else {}
+        for name in names:
+            rows[name] = rows.get(name) or measure(name, options.seeds, steps)
+            beside = "".join(f"  {word} {x:.1f}" for word, x in rows[name].items() if word in ("data", "demonstrator"))
+            low, high = rows[name]["low"], rows[name]["high"]
+            print(f"{kind:10s} {name:24s} {rows[name]['iqm']:9.1f} [{low:.1f}, {high:.1f}]{beside}", flush=True)
+            path.write_text(as_json({"rows": rows, **about}))
+
+
+if __name__ == "__main__":
+    main()

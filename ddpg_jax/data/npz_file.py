@@ -1,0 +1,94 @@
+"""Reads and writes episodes as `.npz` files of named arrays, one row for each step."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpg_jax.data.episodes import Episode, flat_obs
+from ddpg_jax.errors import ConfigError, one_line
+
+NEEDED = ("observations", "actions", "rewards", "terminations", "truncations")
+"""Arrays that a file must have, `[D, ...]` each."""
+SUCCESSORS = "next_observations"
+"""The array that it may have, besides."""
+
+
+def write_npz(path: Path, episodes: Sequence[Episode]) -> None:
+    """Writes episodes, one after the other, with the observations after each step. The parts of goals are concatenated.
+
+    >>> import tempfile
+    >>> one = Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.zeros(2), True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_npz(Path(folder) / "one.npz", [one])
+    ...     read_npz(Path(folder) / "one.npz")[0].obs.shape
+    (3, 2)
+    """
+    obs = [flat_obs(episode.obs) for episode in episodes]
+    ends = np.concatenate([np.arange(1, len(episode) + 1) == len(episode) for episode in episodes])
+    terminated = np.repeat([episode.terminated for episode in episodes], [len(episode) for episode in episodes])
+    np.savez_compressed(
+        path,
+        observations=np.concatenate([one[:-1] for one in obs]),
+        next_observations=np.concatenate([one[1:] for one in obs]),
+        actions=np.concatenate([episode.action for episode in episodes]),
+        rewards=np.concatenate([episode.reward for episode in episodes]),
+        terminations=ends & terminated,
+        truncations=ends & ~terminated,
+    )
+
+
+def read_npz(path: Path) -> list[Episode]:
+    """Reads episodes from a file.
+
+    Without `next_observations`, the successor of a step is the next row, and the last step of an episode that did not
+    terminate is left out, since its successor is not known. With them, an episode is divided where the next row is another
+    state than the successor.
+
+    Raises:
+        ConfigError: the file cannot be read, lacks an array, or its arrays have different lengths.
+    """
+    arrays = _arrays(path)
+    absent = [name for name in NEEDED if name not in arrays]
+    if absent:
+        raise ConfigError(f"{path} has no array {', '.join(absent)}; it must have {', '.join(NEEDED)}")
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ConfigError(f"{path} has arrays of different lengths ({found}); they must have one row for each step")
+    obs, action, reward, terminated, truncated = (arrays[name] for name in NEEDED)
+    if reward.ndim != 1 or terminated.ndim != 1 or truncated.ndim != 1:
+        raise ConfigError(f"{path} has rewards, terminations or truncations of more than one dimension; they must be vectors")
+    after = arrays.get(SUCCESSORS)
+    if after is not None and after.shape != obs.shape:
+        raise ConfigError(f"{path} has {SUCCESSORS} of shape {after.shape}; it must be that of observations, {obs.shape}")
+    if not len(reward):
+        return []
+    terminated, truncated = terminated.astype(bool), truncated.astype(bool)
+    ends = terminated | truncated
+    ends[-1] = True
+    if after is not None:
+        ends[:-1] |= (after[:-1] != obs[1:]).reshape(len(obs) - 1, -1).any(axis=1)
+    episodes, begin = [], 0
+    for end in np.flatnonzero(ends) + 1:
+        over = bool(terminated[end - 1])
+        known = after is not None or over
+        stop = end if known else end - 1
+        last = after[end - 1 : end] if after is not None else obs[end - 1 : end]  # after a termination, it does not matter
+        states = np.concatenate([obs[begin:stop], last]) if known else obs[begin:end]
+        episodes.append(Episode(states, action[begin:stop], reward[begin:stop], over))
+        begin = end
+    return [episode for episode in episodes if len(episode)]
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """Reads the arrays that are known, without unpickling anything."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (*NEEDED, SUCCESSORS) if name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as a .npz file: {one_line(error)}") from error

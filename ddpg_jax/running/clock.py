@@ -1,0 +1,58 @@
+"""Converts between iterations, the clock of a program, and steps, which users see.
+
+The first iterations of a run are updates on demonstrations, if there are any; all others are vector steps. The steps of a run
+that has nothing but updates are these.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.experiment.validate import is_offline
+
+
+def study_iterations(experiment: Experiment) -> int:
+    """Returns the updates on demonstrations at the beginning, each of which is an iteration."""
+    return experiment.updates if is_offline(experiment) else experiment.pretrain_updates
+
+
+def warmup_iterations(experiment: Experiment) -> int:
+    """Returns the iterations before learning from the replay begins: those on demonstrations, and the warm-up."""
+    warmup = 0 if is_offline(experiment) else experiment.warmup_steps
+    return study_iterations(experiment) + -(-warmup // experiment.num_envs)
+
+
+def total_iterations(experiment: Experiment) -> int:
+    """Returns the iterations of the whole run."""
+    return study_iterations(experiment) + -(-experiment.steps // experiment.num_envs)
+
+
+def learns(experiment: Experiment) -> bool:
+    """Returns True unless a run consists of nothing but its warm-up."""
+    return study_iterations(experiment) > 0 or total_iterations(experiment) > warmup_iterations(experiment)
+
+
+def origin(experiment: Experiment) -> int:
+    """Returns the iteration at which steps are counted from 0."""
+    return 0 if is_offline(experiment) else experiment.pretrain_updates
+
+
+def step_at(experiment: Experiment, iteration: int) -> int:
+    """Returns the steps of each member after so many iterations.
+
+    >>> step_at(Experiment(num_envs=4, pretrain_updates=100), 103), step_at(Experiment(steps=0, updates=5), 3)
+    (12, 3)
+    """
+    return max(iteration - origin(experiment), 0) * experiment.num_envs
+
+
+def length(experiment: Experiment) -> int:
+    """Returns the length of a run as its user gave it: its steps, or its updates if it has no steps."""
+    return experiment.updates if is_offline(experiment) else experiment.steps
+
+
+def endless(experiment: Experiment) -> Experiment:
+    """Returns the same run with as many steps as there can be."""
+    return replace(experiment, **{"updates" if is_offline(experiment) else "steps": sys.maxsize})
