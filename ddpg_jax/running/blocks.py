@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.experiment.experiment import Experiment, updates_of
-from ddpg_jax.running.clock import endless, origin, step_at, study_iterations, total_iterations, warmup_iterations
+from ddpg_jax.running.clock import endless, offline_iterations, origin, step_at, total_iterations, warmup_iterations
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.program import Interrupted, Program
 from ddpg_jax.running.rows import make_rows
@@ -106,12 +106,12 @@ def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int,
     every = evaluation_interval(x)
     updates, apart = updates_of(x)
     limit = max(1, BLOCK_UPDATES // updates) * apart
-    warmup, study, first = warmup_iterations(x), study_iterations(x), origin(x)
+    warmup, offline, first = warmup_iterations(x), offline_iterations(x), origin(x)
     i = begin
     while i < total:
         evaluation = min(first if i < first else first + ((i - first) // every + 1) * every, total)
-        most = BLOCK_UPDATES if i < study else limit
-        end = min(evaluation, i + most, study if i < study else warmup if i < warmup else total)
+        most = BLOCK_UPDATES if i < offline else limit
+        end = min(evaluation, i + most, offline if i < offline else warmup if i < warmup else total)
         yield i, end, end == evaluation
         i = end
 
@@ -312,7 +312,7 @@ class _Run:
         updates = (
             ((end - first) // apart - (begin - first) // apart) * each if begin >= warmup_iterations(self.experiment) else 0
         )
-        updates = end - begin if begin < study_iterations(self.experiment) else updates
+        updates = end - begin if begin < offline_iterations(self.experiment) else updates
         self.pending.append({"sums": sums, "counts": counts, "updates": updates, "seconds": self.block_seconds})
 
     def _take_rows(self, end: int) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.experiment.validate import is_offline
 
 
-def study_iterations(experiment: Experiment) -> int:
+def offline_iterations(experiment: Experiment) -> int:
     """Returns the updates on demonstrations at the beginning, each of which is an iteration."""
     return experiment.updates if is_offline(experiment) else experiment.pretrain_updates
 
@@ -21,17 +21,17 @@ def study_iterations(experiment: Experiment) -> int:
 def warmup_iterations(experiment: Experiment) -> int:
     """Returns the iterations before learning from the replay begins: those on demonstrations, and the warm-up."""
     warmup = 0 if is_offline(experiment) else experiment.warmup_steps
-    return study_iterations(experiment) + -(-warmup // experiment.num_envs)
+    return offline_iterations(experiment) + -(-warmup // experiment.num_envs)
 
 
 def total_iterations(experiment: Experiment) -> int:
     """Returns the iterations of the whole run."""
-    return study_iterations(experiment) + -(-experiment.steps // experiment.num_envs)
+    return offline_iterations(experiment) + -(-experiment.steps // experiment.num_envs)
 
 
 def learns(experiment: Experiment) -> bool:
     """Returns True unless a run consists of nothing but its warm-up."""
-    return study_iterations(experiment) > 0 or total_iterations(experiment) > warmup_iterations(experiment)
+    return offline_iterations(experiment) > 0 or total_iterations(experiment) > warmup_iterations(experiment)
 
 
 def origin(experiment: Experiment) -> int:
@@ -46,6 +46,11 @@ def step_at(experiment: Experiment, iteration: int) -> int:
     (12, 3)
     """
     return max(iteration - origin(experiment), 0) * experiment.num_envs
+
+
+def learning_step(experiment: Experiment) -> int:
+    """Returns the step at which learning from the replay begins; 0 if there is nothing but updates."""
+    return 0 if is_offline(experiment) else step_at(experiment, warmup_iterations(experiment))
 
 
 def length(experiment: Experiment) -> int:

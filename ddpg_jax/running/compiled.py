@@ -16,7 +16,7 @@ from ddpg_jax.experiment.validate import is_offline
 from ddpg_jax.running.heirs import Copying, make_copying
 from ddpg_jax.running.placement import Placement, max_over_members, over_members
 from ddpg_jax.training.loop import Metrics, Training, make_training
-from ddpg_jax.training.study import with_store
+from ddpg_jax.training.offline import with_store
 from ddpg_jax.types import Array, Env, Hyperparams
 
 Inputs: TypeAlias = tuple[Any, Hyperparams, Array, Array, Metrics]
@@ -59,7 +59,7 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
         return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
 
     alone = training(NOTHING)
-    phases = {name: advancing(name) for name in ("study", "fill", "learn")}
+    phases = {name: advancing(name) for name in ("offline", "fill", "learn")}
     phases["evaluate"] = jax.jit(over_members(alone.evaluate, placement, shared=1))
     compiled: dict[str, Any] = {}
 
@@ -82,11 +82,11 @@ NOTHING: Any = ()
 
 def _training(structure: Experiment, env: Env, placement: Placement, *, parts: Parts, store: Any) -> Training:
     """Makes the training of a member, with demonstrations from a store, which may be traced."""
-    replay, study = parts.replay, None
+    replay, offline = parts.replay, None
     if jax.tree.leaves(store):
         assert parts.demonstrations is not None
         many = {"iterations": structure.pretrain_updates, "alone": is_offline(structure)}
-        replay, study = with_store(replay, parts.demonstrations, store, spec=env.spec, **many)
+        replay, offline = with_store(replay, parts.demonstrations, store, spec=env.spec, **many)
     return make_training(
         env,
         parts.agent,
@@ -100,7 +100,7 @@ def _training(structure: Experiment, env: Env, placement: Placement, *, parts: P
         eval_shared=structure.eval_env == "shared",
         agree=max_over_members(placement),
         layout=placement.layout,
-        study=study,
+        offline=offline,
     )
 
 

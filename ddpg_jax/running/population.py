@@ -17,7 +17,7 @@ from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, SWITCHES, Experim
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Range, parse_ranges, random_points
 from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.blocks import evaluation_interval
-from ddpg_jax.running.clock import total_iterations, warmup_iterations
+from ddpg_jax.running.clock import learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.rows import result_of
@@ -144,7 +144,7 @@ def make_population(
         raise ConfigError(f"a population is one program, and {off} switches a part off; leave it out of the range")
     experiment, members = groups[0]
     own = [member._replace(seed=coerce("seed", member.seed + member.number)) for member in members]
-    begin = warmup_iterations(experiment) * experiment.num_envs
+    begin = learning_step(experiment)
     chosen = make_exploit(exploit, experiment)
     plan = Population(experiment.seed, ranges, chosen, begin, chosen.every if _values(exploit).get("every") else None)
     return [Group(experiment, own)], plan
@@ -239,17 +239,17 @@ def _factors(value: Any) -> tuple[float, float]:
 def _every(value: Any, experiment: Experiment) -> int:
     """Reads the steps between two exploits, and checks that there is one."""
     each = evaluation_interval(experiment) * experiment.num_envs
-    default = max(1, int(experiment.steps / EXPLOITS / each + 0.5)) * each
+    default = max(1, int(length(experiment) / EXPLOITS / each + 0.5)) * each
     every = default if value is None else integer("every", value, low=1)
     if every % each:
         raise ConfigError(
             f"exploit: every={every} is not allowed; it must be a multiple of {each}, the steps between two evaluations "
             f"(eval_every={experiment.eval_every})"
         )
-    last, begin = total_iterations(experiment) * experiment.num_envs, warmup_iterations(experiment) * experiment.num_envs
+    last, begin = step_at(experiment, total_iterations(experiment)), learning_step(experiment)
     if (begin // every + 1) * every >= last:
         raise ConfigError(
             f"exploit: every={every} leaves no exploit between the warm-up and the last evaluation "
-            f"(warmup_steps={experiment.warmup_steps}, steps={experiment.steps}); lower it or eval_every"
+            f"(warmup_steps={experiment.warmup_steps}, steps={length(experiment)}); lower it or eval_every"
         )
     return every

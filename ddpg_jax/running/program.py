@@ -18,7 +18,7 @@ from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.experiment.build import named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.experiment.validate import is_offline
-from ddpg_jax.running.clock import step_at, study_iterations, warmup_iterations
+from ddpg_jax.running.clock import offline_iterations, step_at, warmup_iterations
 from ddpg_jax.running.compiled import NOTHING, Functions, functions_of, structure_of
 from ddpg_jax.running.copies import prepare
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
@@ -66,7 +66,7 @@ class Program:
             self.outside_bytes = prepare(env.outside, env.spec, experiment, **many)
         self.store = store  # on the host
         self._functions, self._store = self._make(call)
-        self._study, self._warmup = study_iterations(experiment), warmup_iterations(experiment)
+        self._offline, self._warmup = offline_iterations(experiment), warmup_iterations(experiment)
         self._seats, self._inputs = Seats((), 0), []
         self._take(seat(self.placement))
 
@@ -272,7 +272,7 @@ class Program:
         shape = (len(self.members),) if begin.ndim else ()
         chex.assert_shape(begin, shape, custom_message="Program.advance: begin must be [] or [M]")
         begin = np.broadcast_to(begin, len(self.members))
-        name = "study" if begin.min() < self._study else "fill" if begin.min() < self._warmup else "learn"
+        name = "offline" if begin.min() < self._offline else "fill" if begin.min() < self._warmup else "learn"
         clocks = self._clocks(int(begin.min()), end)
         columns = self._columns(name, so_far)
         given = list(zip(self._live(state), self._phase_inputs(begin, active, columns), strict=True))
@@ -394,7 +394,7 @@ class Program:
         one = call.abstract(jax.eval_shape(self._functions.init, *self._inputs[0], self._store))
         states = bytes_of(one) // len(self.placement.devices)
         inputs = self._phase_inputs(np.zeros(count, int), np.ones(count, bool), self._columns("learn", None))[0]
-        name = "study" if is_offline(self.experiment) else "learn"
+        name = "offline" if is_offline(self.experiment) else "learn"
         learning = compiled_bytes(phase(name, one, inputs, self._clocks(0, 1), self._store))
         evaluating = 0
         if self.experiment.eval_episodes:  # it does not read the replay

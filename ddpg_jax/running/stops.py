@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.experiment.validate import is_offline
 from ddpg_jax.running.blocks import Judge, evaluation_interval
-from ddpg_jax.running.clock import length, step_at, total_iterations, warmup_iterations
+from ddpg_jax.running.clock import learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.intervals import ranking_score
 from ddpg_jax.running.program import Member
@@ -140,7 +139,7 @@ def _check_rungs(rungs: Any, steps: Sequence[int], experiment: Experiment) -> No
     """Raises ConfigError unless each rung has an evaluation of its own, after the warm-up and before the end."""
     x, at = experiment, rung_evaluations(experiment, steps)
     last = step_at(x, total_iterations(x))
-    learning = 0 if is_offline(x) else step_at(x, warmup_iterations(x))
+    learning = learning_step(x)
     for step, evaluation in zip(steps, at, strict=True):
         where = f"prune={_shown(rungs)} has a rung at step {step:,}, "
         if evaluation >= last:

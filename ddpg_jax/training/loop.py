@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.replay.ring import end_open_episodes
+from ddpg_jax.training.offline import Offline, observe_demonstrations
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, stream
-from ddpg_jax.training.study import Study, observe_demonstrations
 from ddpg_jax.training.vector_step import Collector, Schedule, Step, StepFunction, overlapped_step, textbook_step, warmup_step
 from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay
 
@@ -71,7 +71,7 @@ class Training(NamedTuple):
     """Takes vector steps of collecting and learning, with the arguments of `fill`."""
     evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
     """`(key, state, i) -> (returns [K], lengths [K])` at vector step `i`: plays K whole episodes without noise."""
-    study: Callable[..., tuple[RunState, Metrics]]
+    offline: Callable[..., tuple[RunState, Metrics]]
     """Takes gradient steps on demonstrations without stepping the environments, one for each `i`, with the arguments of
     `fill`."""
 
@@ -90,7 +90,7 @@ def make_training(
     eval_shared: bool = False,
     agree: Callable[[Array], Array] = lambda status: status,
     layout: Layout = PLAIN,
-    study: Study | None = None,
+    offline: Offline | None = None,
 ) -> Training:
     """Makes the training in which acting, environment, replay and updates are one compiled program.
 
@@ -109,15 +109,15 @@ def make_training(
         agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
             not be batched, because the end of the loop depends on it.
         layout: how the loop over vector steps is compiled.
-        study: demonstrations, if there are any; vector steps are then counted from the end of the gradient steps on them.
+        offline: demonstrations, if there are any; vector steps are then counted from the end of the gradient steps on them.
     """
-    first = 0 if study is None else study.iterations
+    first = 0 if offline is None else offline.iterations
     layout = layout if env.outside is None else layout._replace(unroll=1)
 
     def init(key: Key, hyper: Hyperparams) -> RunState:
         env_state, obs = jax.vmap(env.reset)(jax.random.split(stream(key, "reset"), num_envs))
         train = agent.init(stream(key, "init"), hyper)
-        train = train if study is None else observe_demonstrations(agent, train, hyper, study)
+        train = train if offline is None else observe_demonstrations(agent, train, hyper, offline)
         noise = explorer.init(num_envs, train.params.actor)
         return RunState(train, replay.init(), noise, env_state, obs, jnp.zeros(num_envs))
 
@@ -145,9 +145,9 @@ def make_training(
     def since(i: Array) -> Array:
         return i - first if first else i
 
-    def study_step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
-        assert study is not None
-        state, info = gradient_steps(agent, study.replay, stream(key, "study"), state, hyper, updates=1, i=i)
+    def offline_step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
+        assert offline is not None
+        state, info = gradient_steps(agent, offline.replay, stream(key, "offline"), state, hyper, updates=1, i=i)
         return state, Step(info, jnp.full(num_envs, jnp.nan), jnp.array(True), jnp.int32(GO_ON), True)
 
     def phase(step: StepFunction, clock: Callable[[Array], Array]) -> Callable[..., tuple[RunState, Metrics]]:
@@ -163,7 +163,7 @@ def make_training(
 
     evaluate = make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared)
     phases = phase(fill_step, since), phase(learn_step, since)
-    return Training(init, restart, *phases, evaluate, phase(study_step, lambda i: i))
+    return Training(init, restart, *phases, evaluate, phase(offline_step, lambda i: i))
 
 
 def make_evaluate(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Replay, TrainState, Transition
 
-STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eval", "study")
+STREAMS = ("init", "warmup", "explore", "sample", "update", "env", "reset", "eval", "offline")
 """The purposes of random draws. The position of a purpose determines its keys."""
 
 

@@ -10,7 +10,7 @@ from ddpg_jax.replay.demonstrations import all_transitions, mixed, only
 from ddpg_jax.types import Agent, EnvSpec, Hyperparams, Replay, TrainState, Transition
 
 
-class Study(NamedTuple):
+class Offline(NamedTuple):
     """Holds what a member learns from demonstrations."""
 
     replay: Replay
@@ -25,7 +25,7 @@ class Study(NamedTuple):
 
 def with_store(
     replay: Replay, demonstrations: Replay, store: Any, *, spec: EnvSpec, iterations: int, alone: bool
-) -> tuple[Replay, Study]:
+) -> tuple[Replay, Offline]:
     """Returns the replay of a training with demonstrations, and what it learns from them before its first step.
 
     Args:
@@ -37,12 +37,12 @@ def with_store(
         alone: True for a training without vector steps, whose replay then stores nothing.
     """
     shown = only(demonstrations, store)
-    study = Study(shown, all_transitions(store, spec.obs_dim, spec.action_dim), iterations, alone)
-    return shown if alone else mixed(replay, demonstrations, store), study
+    offline = Offline(shown, all_transitions(store, spec.obs_dim, spec.action_dim), iterations, alone)
+    return shown if alone else mixed(replay, demonstrations, store), offline
 
 
-def observe_demonstrations(agent: Agent, train: TrainState, hyper: Hyperparams, study: Study) -> TrainState:
+def observe_demonstrations(agent: Agent, train: TrainState, hyper: Hyperparams, offline: Offline) -> TrainState:
     """Updates the running statistics of an agent with all demonstrations, unless a member never learns from them."""
-    always = study.iterations > 0 or study.alone
-    used = jnp.full(len(study.transitions.reward), True if always else jnp.asarray(hyper.demo_fraction) > 0)
-    return agent.observe(train, study.transitions, used)
+    always = offline.iterations > 0 or offline.alone
+    used = jnp.full(len(offline.transitions.reward), True if always else jnp.asarray(hyper.demo_fraction) > 0)
+    return agent.observe(train, offline.transitions, used)
