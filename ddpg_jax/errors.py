@@ -1,4 +1,4 @@
-"""Defines the errors that reach the user as one sentence."""
+"""Defines the errors of this package; those that reach the user are one sentence."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ class ConfigError(ValueError):
 
 class EnvironmentFailure(RuntimeError):
     """Reports that an environment raised, returned a non-finite number or changed its shapes, and at which step."""
+
+
+class Interrupted(Exception):
+    """Says that a signal has stopped an evaluation; the user never sees it."""
 
 
 def one_line(error: BaseException) -> str:

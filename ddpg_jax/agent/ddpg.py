@@ -135,10 +135,7 @@ def make_agent(
     (5, 1)
     """
     action_dim = action_dim_of(actor, critic, obs_dim, outputs=head.outputs)
-    if actor_penalties and "squash" not in inspect.signature(actor.__call__).parameters:
-        raise ConfigError(
-            f"{type(actor).__name__} has no argument squash, which action_penalty needs; add it or set action_penalty=0"
-        )
+    check_squash(actor, actor_penalties)
     critics = Critics(critic, num_critics)
     outputs_of = functools.partial(apply, critics)
     actor_tx, critic_tx = optimizers
@@ -263,6 +260,18 @@ def delayed(delay: int, t_update: Array, update: Callable[..., tuple[Any, Params
         return jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), measured), params, opt
 
     return jax.lax.cond(t_update % delay == 0, update, keep, params, opt)
+
+
+def check_squash(actor: nn.Module, penalties: tuple[ActorPenalty, ...]) -> None:
+    """Checks that penalties, if there are any, can see what is before the actor's last tanh.
+
+    Raises:
+        ConfigError: the actor has no argument `squash`.
+    """
+    if penalties and "squash" not in inspect.signature(actor.__call__).parameters:
+        raise ConfigError(
+            f"{type(actor).__name__} has no argument squash, which action_penalty needs; add it or set action_penalty=0"
+        )
 
 
 def check_batch(batch: Transition, weight: Array, obs_dim: int, action_dim: int) -> None:

@@ -13,10 +13,11 @@ import chex
 import jax
 import numpy as np
 
+from ddpg_jax.errors import Interrupted
 from ddpg_jax.experiment.experiment import Experiment, updates_of
 from ddpg_jax.running.clock import endless, offline_iterations, origin, step_at, total_iterations, warmup_iterations
 from ddpg_jax.running.members import Change
-from ddpg_jax.running.program import Interrupted, Program
+from ddpg_jax.running.program import Program
 from ddpg_jax.running.rows import make_rows
 from ddpg_jax.training.loop import Metrics
 

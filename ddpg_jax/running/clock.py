@@ -29,6 +29,18 @@ def total_iterations(experiment: Experiment) -> int:
     return offline_iterations(experiment) + -(-experiment.steps // experiment.num_envs)
 
 
+def phase_at(experiment: Experiment, iteration: int) -> str:
+    """Returns what an iteration does: `offline`, `fill` or `learn`, as the functions of a training are called.
+
+    >>> x = Experiment(pretrain_updates=5, warmup_steps=10)
+    >>> phase_at(x, 4), phase_at(x, 14), phase_at(x, 15)
+    ('offline', 'fill', 'learn')
+    """
+    if iteration < offline_iterations(experiment):
+        return "offline"
+    return "fill" if iteration < warmup_iterations(experiment) else "learn"
+
+
 def learns(experiment: Experiment) -> bool:
     """Returns True unless a run consists of nothing but its warm-up."""
     return offline_iterations(experiment) > 0 or total_iterations(experiment) > warmup_iterations(experiment)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.running.placement import Placement
+from ddpg_jax.running.seats import Call
 from ddpg_jax.types import Hyperparams
 
 
@@ -30,6 +31,12 @@ def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Arra
     if placement.single:
         return placement.put((jax.random.key(padded[0].seed), jax.tree.map(lambda x: x[0], hypers)))
     return placement.put((jax.vmap(jax.random.key)(np.array([member.seed for member in padded], np.uint32)), hypers))
+
+
+def inputs_of(members: list[Member], call: Call) -> tuple[jax.Array, Hyperparams]:
+    """Stacks the keys and the hyperparameters of the members in a call; padding is copies of the last one."""
+    last = len(members) - 1
+    return stack_members([members[min(slot, last)] for slot in call.slots], call.placement)
 
 
 class Change(NamedTuple):

@@ -14,24 +14,20 @@ import chex
 import jax
 import numpy as np
 
-from ddpg_jax.errors import EnvironmentFailure
+from ddpg_jax.errors import EnvironmentFailure, Interrupted
 from ddpg_jax.experiment.build import named_parts, reported
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.experiment.validate import is_offline
-from ddpg_jax.running.clock import offline_iterations, step_at, warmup_iterations
+from ddpg_jax.running.clock import phase_at, step_at
 from ddpg_jax.running.compiled import NOTHING, Functions, functions_of, structure_of
 from ddpg_jax.running.copies import prepare
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
 from ddpg_jax.running.heirs import take_over
-from ddpg_jax.running.members import Change, Member, changed, stack_members
+from ddpg_jax.running.members import Change, Member, changed, inputs_of
 from ddpg_jax.running.placement import Placement, make_placement
 from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
-from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
-
-
-class Interrupted(Exception):
-    """Raised when a signal has stopped an evaluation."""
+from ddpg_jax.types import Env, EnvSpec, Params
 
 
 class Program:
@@ -66,7 +62,6 @@ class Program:
             self.outside_bytes = prepare(env.outside, env.spec, experiment, **many)
         self.store = store  # on the host
         self._functions, self._store = self._make(call)
-        self._offline, self._warmup = offline_iterations(experiment), warmup_iterations(experiment)
         self._seats, self._inputs = Seats((), 0), []
         self._take(seat(self.placement))
 
@@ -83,12 +78,8 @@ class Program:
             self._per_call = live
             self._functions, self._store = self._make(live)
         known = dict(zip(self._seats.calls, self._inputs, strict=True))
-        self._inputs = [known[call] if call in known else self._inputs_of(call) for call in seats.calls]
+        self._inputs = [known[call] if call in known else inputs_of(self.members, call) for call in seats.calls]
         self._seats = seats
-
-    def _inputs_of(self, call: Call) -> tuple[jax.Array, Hyperparams]:
-        last = len(self.members) - 1
-        return stack_members([self.members[min(slot, last)] for slot in call.slots], call.placement)
 
     def regroup(self, state: list[Any], stopped: np.ndarray) -> list[Any]:
         """Returns the state with the members that go on in as few calls, or as few lanes, as they need; it is consumed.
@@ -116,7 +107,7 @@ class Program:
         for change in changes:
             m = index[change.member]
             self.members[m] = changed(self.members[m], change.values)
-        self._inputs = [self._inputs_of(call) for call in self._seats.calls]
+        self._inputs = [inputs_of(self.members, call) for call in self._seats.calls]
 
     def inherit(self, state: list[Any], changes: Iterable[Change]) -> list[Any]:
         """Returns the state after these changes, one after the other; it is consumed."""
@@ -147,9 +138,8 @@ class Program:
         """
         self._take(seat(self.placement))
         self._seed(0)
-        return self._register(
-            [self._run(lambda each=each: self._functions.init(*each, self._store)) for each in self._inputs], 0
-        )
+        init, store = self._functions.init, self._store
+        return self._register([self._run(lambda each=each: init(*each, store)) for each in self._inputs], 0)
 
     def _seed(self, i: int) -> None:
         """Seeds the global generators from which environments outside may draw."""
@@ -272,7 +262,7 @@ class Program:
         shape = (len(self.members),) if begin.ndim else ()
         chex.assert_shape(begin, shape, custom_message="Program.advance: begin must be [] or [M]")
         begin = np.broadcast_to(begin, len(self.members))
-        name = "offline" if begin.min() < self._offline else "fill" if begin.min() < self._warmup else "learn"
+        name = phase_at(self.experiment, begin.min())
         clocks = self._clocks(int(begin.min()), end)
         columns = self._columns(name, so_far)
         given = list(zip(self._live(state), self._phase_inputs(begin, active, columns), strict=True))

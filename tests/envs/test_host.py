@@ -24,10 +24,11 @@ import ddpg_jax as dj
 from ddpg_jax.envs.host import host_env, make_host, stopping
 from ddpg_jax.envs.host.callback import HostEnvs
 from ddpg_jax.envs.spaces import spec_of
+from ddpg_jax.errors import Interrupted
 from ddpg_jax.replay.ring import unpack
 from ddpg_jax.running.compiled import functions_of
 from ddpg_jax.running.hardware import bytes_of
-from ddpg_jax.running.program import Interrupted, Program
+from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import make_training
 from ddpg_jax.training.step import gradient_steps, store, stream
 from tests.agents import mlp_agent
