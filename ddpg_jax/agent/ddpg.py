@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import chex
 import flax.linen as nn
@@ -47,6 +47,15 @@ Imitation: TypeAlias = Callable[..., Array]
 `q_values(action [B, A]) -> q [B]`, the first critic in the same states."""
 TargetRate: TypeAlias = Callable[[Hyperparams, Array], Scalar]
 """`(hyper, t_update) -> tau`: the rate at which the targets follow in this update."""
+
+
+class ActorTerms(NamedTuple):
+    """Holds what changes the actor's loss."""
+
+    penalties: tuple[ActorPenalty, ...] = ()
+    value_scale: ValueScale | None = None
+    imitation: Imitation | None = None
+
 
 ADAM = Nets(adam(lambda hyper: hyper.actor_lr), adam(lambda hyper: hyper.critic_lr))
 """The optimizers of the paper, for actor and critic."""
@@ -137,15 +146,13 @@ def make_agent(
     action_dim = action_dim_of(actor, critic, obs_dim, outputs=head.outputs)
     check_squash(actor, actor_penalties)
     critics = Critics(critic, num_critics)
-    outputs_of = functools.partial(apply, critics)
-    actor_tx, critic_tx = optimizers
     init = make_init(actor, critics, head, optimizers, targets=targets, obs_dim=obs_dim, action_dim=action_dim)
     update_critic = targets.make_critic_update(
-        critics, head, critic_tx, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose
+        critics, head, optimizers.critic, td_loss=td_loss, penalties=critic_penalties, diagnose=diagnose
     )
-    terms = {"penalties": actor_penalties, "value_scale": value_scale, "imitation": imitation}
-    objective = make_actor_objective(actor, critic, **terms, head=head, judge=targets.judge)
-    update_actor = make_actor_update(actor, objective, actor_tx, diagnose=diagnose)
+    terms = ActorTerms(actor_penalties, value_scale, imitation)
+    objective = make_actor_objective(actor, critic, terms, head=head, judge=targets.judge)
+    update_actor = make_actor_update(actor, objective, optimizers.actor, diagnose=diagnose)
 
     def act(actor_params: Params, obs: Array) -> Array:
         chex.assert_shape(obs, (..., obs_dim), custom_message="agent.act: obs must be [..., O]")
@@ -171,7 +178,7 @@ def make_agent(
     def q_values(critic_params: Params, obs: Array, action: Array) -> Array:
         chex.assert_shape(obs, (..., obs_dim), custom_message="agent.q_values: obs must be [..., O]")
         chex.assert_shape(action, (*obs.shape[:-1], action_dim), custom_message="agent.q_values: action must be [..., A]")
-        return head.mean(critic_params.get(SUPPORT, {}), outputs_of(critic_params, obs, action))
+        return head.mean(critic_params.get(SUPPORT, {}), apply(critics, critic_params, obs, action))
 
     return Agent(init, act, q_values, update, observe=no_observe)
 
@@ -219,10 +226,8 @@ def make_actor_update(
 def make_actor_objective(
     actor: nn.Module,
     critic: nn.Module,
+    terms: ActorTerms,
     *,
-    penalties: tuple[ActorPenalty, ...],
-    value_scale: ValueScale | None,
-    imitation: Imitation | None,
     head: Head,
     judge: Callable[..., Array],
 ) -> Callable[[Params, Params, Transition, Hyperparams], Array]:
@@ -239,12 +244,12 @@ def make_actor_objective(
             return first_critic(critic_params, batch.obs, action)[0]
 
         loss = actor_loss(actor_params, critic_params, act, first_critic, batch.obs)
-        if value_scale is not None:
-            loss = loss * value_scale(q_values(act(actor_params, batch.obs)), hyper)
-        for penalty in penalties:
+        if terms.value_scale is not None:
+            loss = loss * terms.value_scale(q_values(act(actor_params, batch.obs)), hyper)
+        for penalty in terms.penalties:
             loss = loss + penalty(act(actor_params, batch.obs, squash=identity), hyper)
-        if imitation is not None:
-            loss = loss + imitation(act(actor_params, batch.obs), batch, q_values, hyper)
+        if terms.imitation is not None:
+            loss = loss + terms.imitation(act(actor_params, batch.obs), batch, q_values, hyper)
         return loss
 
     return objective

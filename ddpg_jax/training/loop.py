@@ -21,7 +21,16 @@ from ddpg_jax.replay.ring import end_open_episodes
 from ddpg_jax.training.offline import Offline, observe_demonstrations
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import RunState, gradient_steps, stream
-from ddpg_jax.training.vector_step import Collector, Schedule, Step, StepFunction, overlapped_step, textbook_step, warmup_step
+from ddpg_jax.training.vector_step import (
+    Collector,
+    Schedule,
+    Step,
+    StepFunction,
+    offline_step,
+    overlapped_step,
+    textbook_step,
+    warmup_step,
+)
 from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay
 
 Q_LIMIT = 1e8
@@ -142,28 +151,25 @@ def make_training(
     learn_step = overlapped_step(collect, schedule) if overlapped else textbook_step(collect, schedule)
     fill_step = warmup_step(collect, warmup)
 
-    def since(i: Array) -> Array:
-        return i - first if first else i
-
-    def offline_step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
-        assert offline is not None
-        state, info = gradient_steps(agent, offline.replay, stream(key, "offline"), state, hyper, updates=1, i=i)
-        return state, Step(info, jnp.full(num_envs, jnp.nan), jnp.array(True), jnp.int32(GO_ON), True)
-
-    def phase(step: StepFunction, clock: Callable[[Array], Array]) -> Callable[..., tuple[RunState, Metrics]]:
-        def advance(
-            key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
-        ) -> tuple[RunState, Metrics]:
-            def take(state: RunState, i: Array) -> tuple[RunState, Step]:
-                return step(key, state, hyper, clock(i))
-
-            return block(take, state, begin, end=end, so_far=so_far, layout=layout)
-
-        return advance
-
+    shown = offline.replay if offline else replay
+    steps = (fill_step, first), (learn_step, first), (offline_step(agent, shown, num_envs), 0)
+    fill, learn, learn_from_demonstrations = (in_blocks(step, layout=layout, origin=clock) for step, clock in steps)
     evaluate = make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared)
-    phases = phase(fill_step, since), phase(learn_step, since)
-    return Training(init, restart, *phases, evaluate, phase(offline_step, lambda i: i))
+    return Training(init, restart, fill, learn, evaluate, learn_from_demonstrations)
+
+
+def in_blocks(step: StepFunction, *, layout: Layout, origin: int) -> Callable[..., tuple[RunState, Metrics]]:
+    """Returns `Training.fill`, or one of its like, which takes such steps; their clock is 0 at iteration `origin`."""
+
+    def advance(
+        key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None
+    ) -> tuple[RunState, Metrics]:
+        def take(state: RunState, i: Array) -> tuple[RunState, Step]:
+            return step(key, state, hyper, i - origin if origin else i)
+
+        return block(take, state, begin, end=end, so_far=so_far, layout=layout)
+
+    return advance
 
 
 def make_evaluate(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.training.step import RunState, store, stream
+from ddpg_jax.training.step import RunState, gradient_steps, store, stream
 from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Replay, Transition
 
 
@@ -88,6 +88,16 @@ def warmup_step(collect: Collector, warmup: Explorer) -> StepFunction:
     def step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
         action, noise = collect.act(warmup, "warmup", key, state, hyper, i)
         return collect.store(state, noise, action, collect.step(key, state, action, i))
+
+    return step
+
+
+def offline_step(agent: Agent, replay: Replay, num_envs: int) -> StepFunction:
+    """Makes a step of learning from demonstrations: one update, while N environments stay where they are."""
+
+    def step(key: Key, state: RunState, hyper: Hyperparams, i: Array) -> tuple[RunState, Step]:
+        state, info = gradient_steps(agent, replay, stream(key, "offline"), state, hyper, updates=1, i=i)
+        return state, Step(info, jnp.full(num_envs, jnp.nan), jnp.array(True), jnp.int32(GO_ON), True)
 
     return step
 

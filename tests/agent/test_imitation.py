@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.agent.ddpg import make_actor_objective
+from ddpg_jax.agent.ddpg import ActorTerms, make_actor_objective
 from ddpg_jax.agent.heads import scalar
 from ddpg_jax.agent.imitation import cloning, filtered_cloning, inverse_magnitude
 from ddpg_jax.agent.targets import SLOW
@@ -49,9 +49,7 @@ def test_the_actors_loss_against_numpy(filtered: bool, scaled: bool, share: floa
     params, batch = AGENT.init(jax.random.key(1), HYPER).params, batch_of(2, share)
     objective = make_actor_objective(
         *NETS,
-        penalties=(),
-        value_scale=inverse_magnitude if scaled else None,
-        imitation=filtered_cloning if filtered else cloning,
+        ActorTerms((), inverse_magnitude if scaled else None, filtered_cloning if filtered else cloning),
         head=scalar(),
         judge=SLOW.judge,
     )
