@@ -31,15 +31,18 @@ def write_npz(path: Path, episodes: Sequence[Episode]) -> None:
     obs = [flat_obs(episode.obs) for episode in episodes]
     ends = np.concatenate([np.arange(1, len(episode) + 1) == len(episode) for episode in episodes])
     terminated = np.repeat([episode.terminated for episode in episodes], [len(episode) for episode in episodes])
-    np.savez_compressed(
-        path,
-        observations=np.concatenate([one[:-1] for one in obs]),
-        next_observations=np.concatenate([one[1:] for one in obs]),
-        actions=np.concatenate([episode.action for episode in episodes]),
-        rewards=np.concatenate([episode.reward for episode in episodes]),
-        terminations=ends & terminated,
-        truncations=ends & ~terminated,
-    )
+    arrays = {
+        "observations": np.concatenate([one[:-1] for one in obs]),
+        SUCCESSORS: np.concatenate([one[1:] for one in obs]),
+        "actions": np.concatenate([episode.action for episode in episodes]),
+        "rewards": np.concatenate([episode.reward for episode in episodes]),
+        "terminations": ends & terminated,
+        "truncations": ends & ~terminated,
+    }
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    temporary.replace(path)
 
 
 def read_npz(path: Path) -> list[Episode]:
