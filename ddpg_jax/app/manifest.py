@@ -179,6 +179,7 @@ def check_resumable(
             f"out={out} holds a run of {len(old['members'])} members, not of {len(new['members'])}; resume it with the "
             "settings it was started with"
         )
+    new.pop("offline", None)  # which `_shortened` explains
     if set(manifest.get("backends", [])) == {"device"}:
         del new["host_order"]  # nothing runs in the order of the host
     pairs = [(old, new), *zip(old["members"], new["members"], strict=True)]
@@ -225,6 +226,7 @@ def _identity(experiment: Experiment, members: list[Member]) -> dict[str, Any]:
     """Returns everything that a run's results depend on, except its length, as plain JSON."""
     identity: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment)))
     del identity["steps"], identity["updates"]
+    identity |= {"offline": True} if is_offline(experiment) else {}
     own = [{"seed": member.seed, **member.hyper._asdict(), **dict(member.swept)} for member in members]
     return {**identity, "members": own}
 

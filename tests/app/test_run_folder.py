@@ -381,7 +381,10 @@ def test_the_digest_differs_with_any_field_but_steps() -> None:
         digests[name] = digest(experiment, [Member(0, hyper._replace(**{name: another(name, value)}))])
     for seeds in ((1,), (0, 1), (1, 0)):
         digests[str(seeds)] = digest(experiment, [Member(seed, hyper) for seed in seeds])
-    assert digests.pop("steps") == digest(experiment, [Member(0, hyper)])
+    own = digest(experiment, [Member(0, hyper)])
+    assert digests.pop("steps") == digests.pop("updates") == own
+    digests["offline"] = digest(dataclasses.replace(experiment, steps=0, updates=5), [Member(0, hyper)])
+    assert digests["offline"] == digest(dataclasses.replace(experiment, steps=0, updates=9), [Member(0, hyper)])
     digests["defaults"] = digest(dj.Experiment(), [Member(0, dj.Hyperparams())])
     assert len(set(digests.values())) == len(digests)
 

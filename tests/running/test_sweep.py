@@ -136,6 +136,7 @@ def test_a_number_is_swept_where_some_points_read_it() -> None:
         "lr_schedule": "linear",
         "replay": "prioritized",
         "target_noise": 0.2,
+        "demonstrations": "shown.npz",
     }
     everything |= {"critic": "categorical", "num_envs": 2}
     numbers = [name for name, field in FIELDS.items() if field.read_by]
