@@ -54,6 +54,16 @@ _FUJIMOTO: dict[str, Any] = {
     "eval_every": 5_000,
 }
 
+_TD3: dict[str, Any] = {
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+    "num_critics": 2,
+    "policy_delay": 2,
+    "sync_period": 2.0,
+    "target_noise": 0.2,
+    "target_noise_clip": 0.5,
+}
+
 _PRESETS: dict[str, Preset] = {
     "default": Preset(
         "Common defaults: the learning rates of Lillicrap et al. 2015, tau 0.005, 256-256 networks, 1e5 transitions."
@@ -198,13 +208,7 @@ _PRESETS: dict[str, Preset] = {
         "TD3.py of Fujimoto et al. 2018: two critics, target policy smoothing, actor and targets at every second update.",
         {
             **_FUJIMOTO,
-            "actor_lr": 3e-4,
-            "critic_lr": 3e-4,
-            "num_critics": 2,
-            "policy_delay": 2,
-            "sync_period": 2.0,
-            "target_noise": 0.2,
-            "target_noise_clip": 0.5,
+            **_TD3,
         },
         (SECOND, SCALED),
     ),
@@ -212,13 +216,7 @@ _PRESETS: dict[str, Preset] = {
         "TD3+BC of Fujimoto and Gu 2021, offline: TD3 whose actor also clones the data, alpha 2.5, normalized observations.",
         {
             **{name: _FUJIMOTO[name] for name in ("batch_size", "init", "eval_every")},
-            "actor_lr": 3e-4,
-            "critic_lr": 3e-4,
-            "num_critics": 2,
-            "policy_delay": 2,
-            "sync_period": 2.0,
-            "target_noise": 0.2,
-            "target_noise_clip": 0.5,
+            **_TD3,
             "normalize_obs": True,
             "bc_weight": 1.0,
             "bc_alpha": 2.5,
