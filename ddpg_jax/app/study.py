@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpg_jax.app.hold import locked_file
+from ddpg_jax.app.study_journal import open_journal
 from ddpg_jax.envs.extras import missing
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.grid import Point, Range
@@ -19,6 +21,8 @@ from ddpg_jax.experiment.grid import Point, Range
 SAMPLERS = ("tpe", "random", "qmc", "cmaes")
 """Ways to choose points: tree-structured Parzen estimators (Bergstra et al. 2011), uniformly at random, a Sobol sequence, and
 the evolution strategy CMA-ES (Hansen 2016)."""
+TRAINED = "trained"
+"""The attribute of the last trial of a batch, with the values of all its trials."""
 PACKAGES = {"tpe": ("optuna",), "random": ("optuna",), "qmc": ("optuna", "scipy"), "cmaes": ("optuna", "cmaes")}
 
 
@@ -32,6 +36,17 @@ def check_installed(sampler: str) -> None:
         raise ConfigError(f"sampler={sampler} is not allowed; it must be one of {', '.join(SAMPLERS)}")
     if any(importlib.util.find_spec(package) is None for package in PACKAGES[sampler]):
         raise ConfigError(missing(f"sampler={sampler}", "tune"))
+
+
+class Reached(NamedTuple):
+    """What a point has reached."""
+
+    returns: list[float]
+    """The final return of each seed."""
+    value: float
+    """Their IQM. If it is not finite, the sampler learns that the point is worse than all others."""
+    curve: Mapping[int, float]
+    """Maps the step of each evaluation to the mean return over seeds."""
 
 
 class Finished(NamedTuple):
@@ -58,16 +73,14 @@ class Study:
 
     def __init__(self, folder: Path, ranges: Mapping[str, Range], *, sampler: str, seed: int):
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._sampler, self._seed = optuna, sampler, seed
-        self._ranges = {name: _distribution(field) for name, field in ranges.items()}
+        self._ranges, self._distributions = ranges, {name: _distribution(field) for name, field in ranges.items()}
         self._workers = folder / "workers"
         self._workers.mkdir(exist_ok=True)
         self.worker, self._lock = self._enter()
-        storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        storage = open_journal(folder / "study.journal")
         self._study = optuna.create_study(study_name="ddpg-jax", storage=storage, direction="maximize", load_if_exists=True)
         self._give_up_lost()
 
@@ -79,10 +92,11 @@ class Study:
         raise ConfigError(f"{self._workers} holds the files of 1,000 processes at work; wait for some of them")
 
     def _give_up_lost(self) -> None:
-        """Fails the trials of processes that have died, so that their points can be asked for again."""
-        for trial in self._in_state("RUNNING"):
-            if "worker" in trial.user_attrs and not self._at_work(trial):
-                self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+        """Ends the trials of processes that have died: those that were trained count, and the others can be asked for again."""
+        lost = [trial for trial in self._in_state("RUNNING") if "worker" in trial.user_attrs and not self._at_work(trial)]
+        values = {int(number): value for trial in lost for number, value in trial.user_attrs.get(TRAINED, {}).items()}
+        for trial in lost:
+            self._end(trial.number, values.get(trial.number))
 
     def _at_work(self, trial: Any) -> bool:
         """Returns True if another process is training a point."""
@@ -120,47 +134,72 @@ class Study:
         done = len(self._in_state("COMPLETE", "PRUNED"))
         seed = int(np.random.SeedSequence([self._seed, done, self.worker]).generate_state(1)[0])
         self._study.sampler = self._make_sampler(seed)
+        places = self._free_places(count) if self._sampler == "qmc" else [-1] * count
         trials = []
-        for _ in range(count):
-            trials.append(self._study.ask(self._ranges))
+        for place in places:
+            if place >= 0:
+                self._study.sampler = self._at_place(place)
+            trials.append(self._study.ask(self._distributions))
             trials[-1].set_user_attr("worker", self.worker)
+            if place >= 0:
+                trials[-1].set_user_attr("place", place)
         return trials
+
+    def _free_places(self, count: int) -> list[int]:
+        """Returns the first places of the sequence at which no point was trained or is being trained."""
+        taken = {trial.user_attrs.get("place") for trial in self._in_state("COMPLETE", "PRUNED", "RUNNING")}
+        return list(itertools.islice((place for place in itertools.count() if place not in taken), count))
+
+    def _at_place(self, place: int) -> Any:
+        """Returns a sampler of the point at a place of the Sobol sequence of this study."""
+        from scipy.stats.qmc import Sobol
+
+        engine = Sobol(len(self._ranges), rng=self._seed)
+        if place:
+            engine.fast_forward(place)
+        shares = engine.random(1)[0]
+        point = {name: own.at([share])[0] for (name, own), share in zip(self._ranges.items(), shares, strict=True)}
+        return _quietly(self._optuna.samplers.PartialFixedSampler, point, self._optuna.samplers.RandomSampler())
 
     def _make_sampler(self, seed: int) -> Any:
         samplers = self._optuna.samplers
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # parts of them are called experimental
-            if self._sampler == "tpe":
-                return samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-            if self._sampler == "cmaes":
-                return samplers.CmaEsSampler(seed=seed)
-            if self._sampler == "qmc":  # the sequence is that of the study: all its batches share one seed
-                return samplers.QMCSampler(seed=self._seed, scramble=True)
-            return samplers.RandomSampler(seed=seed)
+        if self._sampler == "tpe":
+            return _quietly(samplers.TPESampler, seed=seed, multivariate=True, constant_liar=True)
+        if self._sampler == "cmaes":
+            return _quietly(samplers.CmaEsSampler, seed=seed)
+        return samplers.RandomSampler(seed=seed)
 
-    def tell(self, trial: Any, returns: Sequence[float], *, value: float, curve: Mapping[int, float]) -> None:
-        """Records what a point has reached.
+    def tell(self, trials: Sequence[Any], reached: Sequence[Reached]) -> None:
+        """Records what the points of a batch have reached. Whenever a process is killed, all of them count, or none.
 
         Args:
-            trial: of the point.
-            returns: the final return of each seed.
-            value: their IQM. If it is not finite, the sampler learns that the point is worse than all others.
-            curve: maps the step of each evaluation to the mean return over seeds.
+            trials: of the points.
+            reached: by each of them.
         """
-        trial.set_user_attr("returns", [float(x) for x in returns])
-        for step, mean in curve.items():
-            if math.isfinite(mean):
-                trial.report(mean, step)
+        for trial, one in zip(trials, reached, strict=True):
+            trial.set_user_attr("returns", [float(x) for x in one.returns])
+            for step, mean in one.curve.items():
+                if math.isfinite(mean):
+                    trial.report(mean, step)
+        values = [float(one.value) for one in reached]
+        # From this line of the journal on, the batch counts. The trial that has it is the last to end.
+        trials[-1].set_user_attr(TRAINED, {str(trial.number): value for trial, value in zip(trials, values, strict=True)})
+        for trial, value in zip(trials, values, strict=True):
+            self._end(trial.number, value)
+
+    def _end(self, number: int, value: float | None) -> None:
+        """Ends a trial: with a value, as pruned if that is not finite, or as failed without one."""
         states = self._optuna.trial.TrialState
-        if math.isfinite(value):
-            self._study.tell(trial, float(value), state=states.COMPLETE)
+        if value is not None and math.isfinite(value):
+            self._study.tell(number, value, state=states.COMPLETE, skip_if_finished=True)
         else:
-            self._study.tell(trial, state=states.PRUNED)
+            self._study.tell(number, state=states.FAIL if value is None else states.PRUNED, skip_if_finished=True)
 
     def give_back(self, trials: Sequence[Any]) -> None:
         """Fails trials that were not trained to the end."""
-        for trial in trials:
-            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        if TRAINED not in trials[-1].user_attrs:  # otherwise the next process at work ends them
+            for trial in trials:
+                self._end(trial.number, None)
 
     def importances(self) -> dict[str, float]:
         """Returns the share of each field in the variation among the best points (PED-ANOVA, Watanabe et al. 2023).
@@ -173,6 +212,13 @@ class Study:
             if len({trial.value for trial in self._in_state("COMPLETE")}) < 10:
                 return {}
             return dict(self._optuna.importance.get_param_importances(self._study, evaluator=evaluator))
+
+
+def _quietly(make: Any, *given: Any, **more: Any) -> Any:
+    """Makes a sampler without the warning that it is experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(*given, **more)
 
 
 def _distribution(field: Range) -> Any:

@@ -30,7 +30,7 @@ from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.report import as_json, readable
 from ddpg_jax.app.signals import signals
 from ddpg_jax.app.stderr import tell
-from ddpg_jax.app.study import Finished, Study, check_installed
+from ddpg_jax.app.study import Finished, Reached, Study, check_installed
 from ddpg_jax.app.study_plan import SETTINGS, Plan, read_plan
 from ddpg_jax.app.tune_figure import tune_figure
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
@@ -66,9 +66,7 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
         while (left := points - len(study.finished) - study.elsewhere) > 0:
             with _asked(study, min(batch, left)) as trials:
                 sweep = _train(plan, [trial.params for trial in trials], received=received, beside=len(study.finished))
-                for h, trial in enumerate(trials):
-                    value = float(ranking_score(sweep.final[h]))
-                    study.tell(trial, sweep.final[h].tolist(), value=value, curve=_curve(sweep, h))
+                study.tell(trials, [_reached(sweep, h) for h in range(len(trials))])
             _write(folder, plan, study)
             _tell_progress(study.finished, points)
         _write(folder, plan, study)
@@ -142,9 +140,11 @@ def _train(plan: Plan, points: list[Point], *, received: list[int], beside: int)
     return Sweep(points, list(range(plan.seed, plan.seed + plan.seeds)), rows, [])
 
 
-def _curve(sweep: Sweep, h: int) -> dict[int, float]:
-    """Maps the steps of the evaluations of a point to the means over its seeds."""
-    return {int(step): float(mean) for step, mean in zip(sweep.steps[h, 0], sweep.returns[h].mean(axis=0), strict=True)}
+def _reached(sweep: Sweep, h: int) -> Reached:
+    """Returns what a point has reached."""
+    means = sweep.returns[h].mean(axis=0)
+    curve = {int(step): float(mean) for step, mean in zip(sweep.steps[h, 0], means, strict=True)}
+    return Reached(sweep.final[h].tolist(), float(ranking_score(sweep.final[h])), curve)
 
 
 def _best(finished: Sequence[Finished]) -> Finished | None:

@@ -57,8 +57,13 @@ class Range(NamedTuple):
 
     def draw(self, generator: np.random.Generator, count: int) -> list[Any]:
         """Draws values, of the type of `low`; whole ones are rounded down, so that `high` is as likely as the others."""
+        return self.at(generator.random(count))
+
+    def at(self, shares: Any) -> list[Any]:
+        """Returns the values at these shares of the range, which are in [0, 1]: 0 is `low`, and 1 is `high`."""
         low, end = self.low, self.high + 1 if self.whole else self.high
-        drawn = generator.uniform(*((math.log(low), math.log(end)) if self.log else (low, end)), size=count)
+        first, last = (math.log(low), math.log(end)) if self.log else (low, end)
+        drawn = first + (last - first) * np.asarray(shares)
         values = np.exp(drawn) if self.log else drawn
         return [type(low)(math.floor(x) if self.whole else x) for x in np.clip(values, low, self.high).tolist()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from ddpg_jax.app import tune as tuning
-from ddpg_jax.app.study import Study
+from ddpg_jax.app.study import Reached, Study
+from ddpg_jax.app.study_journal import open_journal
 from ddpg_jax.experiment.grid import parse_ranges
 from tests.runs import run, start
 
@@ -36,13 +38,12 @@ def value(point: dict[str, Any]) -> float:
 
 def turn(one: Study, count: int = 4) -> list[dict[str, Any]]:
     trials = one.ask(count)
-    for trial in trials:
-        x = value(trial.params)
-        one.tell(trial, [x], value=x, curve={100: x})
+    values = [value(trial.params) for trial in trials]
+    one.tell(trials, [Reached([x], x, {100: x}) for x in values])
     return [trial.params for trial in trials]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_interrupted_studies_ask_for_the_same_points(tmp_path: Path, sampler: str) -> None:
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -60,6 +61,50 @@ def test_interrupted_studies_ask_for_the_same_points(tmp_path: Path, sampler: st
     assert found == expected
     assert all(4 <= point["batch_size"] <= 6 and 1e-5 <= point["critic_lr"] <= 1e-1 for batch in found for point in batch)
     assert len({point["critic_lr"] for batch in found for point in batch}) == 20
+
+
+@pytest.mark.parametrize("line", [b"returns", b"trained", b'"op_code":6'])
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_a_study_that_is_killed_while_it_writes_goes_on_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, part: float
+) -> None:
+    """The process is killed when this part of a line of this kind is on the disk."""
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = study(tmp_path / "whole")
+    expected = [turn(whole) for _ in range(3)]
+    monkeypatch.chdir(tmp_path)
+    first = study(Path("parts"))
+    turn(first)
+    before = len(Path("parts/study.journal").read_bytes())
+    turn(first)
+    del first
+    journal = Path("parts/study.journal").read_bytes()
+    lines = [match.start() for match in re.finditer(rb"[^\n]+\n", journal) if match.start() >= before and line in match.group()]
+    begin = lines[min(1, len(lines) - 1)]
+    end = journal.index(b"\n", begin)
+    Path("parts/study.journal").write_bytes(journal[: begin + int((end + 1 - begin) * part)])
+    again = study(Path("parts"))
+    found = [one.point for one in again.finished]
+    assert len(found) in (4, 8), "all points of a batch count, or none"
+    while len(found) < 12:
+        found += turn(again)
+    assert found == [point for batch in expected for point in batch]
+    del again
+    assert [one.point for one in study(Path("parts")).finished] == found
+
+
+def test_a_lock_that_was_left_behind_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a folder that is given relative to the current one."""
+    monkeypatch.chdir(tmp_path)
+    Path("killed").mkdir()
+    at = iter(range(0, 1_000_000, 5))
+    monkeypatch.setattr("time.monotonic", lambda: next(at))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    backend = open_journal(Path("killed/study.journal"))._backend
+    backend._lock.acquire()
+    assert Path("killed/study.journal.lock").exists()
+    assert len(turn(study(Path("killed")))) == 4
 
 
 def test_tpe_comes_closer_to_an_optimum_than_chance(tmp_path: Path) -> None:
@@ -88,9 +133,9 @@ def test_points_of_processes_at_work_are_left_to_them(tmp_path: Path) -> None:
 def test_diverged_points_are_avoided_but_not_the_best(tmp_path: Path) -> None:
     one = study(tmp_path)
     for _ in range(8):
-        for trial in one.ask(4):
-            diverged = trial.params["critic_lr"] > 1e-3
-            one.tell(trial, [math.nan if diverged else 1.0], value=-math.inf if diverged else 1.0, curve={100: math.nan})
+        trials = one.ask(4)
+        diverged = [trial.params["critic_lr"] > 1e-3 for trial in trials]
+        one.tell(trials, [Reached([math.nan], -math.inf, {100: math.nan}) if d else Reached([1.0], 1.0, {}) for d in diverged])
     later = one.ask(8)
     assert sum(trial.params["critic_lr"] > 1e-3 for trial in later) <= 2
     assert math.isnan(max(one.finished, key=lambda done: done.point["critic_lr"]).value)
