@@ -53,4 +53,6 @@ def keys_of_run(manifest: dict[str, Any]) -> list[str]:
 
 def _keys_of_study(plan: Plan) -> list[str]:
     """Returns the keys of everything that a study uses."""
-    return [*references(configure(plan.fields)[0], members=2), *SAMPLED_BY.get(plan.sampler, []), "akiba2019", "watanabe2023"]
+    sampled = [configure({**plan.fields, **point})[0] for point in plan.trial_points()]  # a range may switch a part on
+    used = [key for experiment in sampled for key in references(experiment, members=2)]
+    return [*used, *SAMPLED_BY.get(plan.sampler, []), "akiba2019", "watanabe2023"]

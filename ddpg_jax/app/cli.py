@@ -74,7 +74,7 @@ def _hint(command: str, option: str, *value: str) -> str:
     """Suggests what may have been meant by an option that a command does not have."""
     if value and command == "sweep" and option in FIELDS:
         return f"write --grid {option}={value[0]}, one --grid for each field"
-    if command == "train" and _takes("sweep", option):
+    if command in ("train", "tune") and _takes("sweep", option):
         return "ddpg-jax sweep has it, and trains many policies at once"
     close = nearest_fields(option.lstrip("-").replace("-", "_")) if command in ("train", "sweep", "tune") else ()
     names = ", ".join(f"--{name.replace('_', '-')}" for name in close)

@@ -13,6 +13,7 @@ from ddpg_jax.app.hold import LOCK, Hold, mark_of
 from ddpg_jax.app.manifest import check_resumable, digest, read_manifest
 from ddpg_jax.app.processes import ALONE, Processes
 from ddpg_jax.app.stderr import tell
+from ddpg_jax.app.study_plan import SETTINGS
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.program import Member
@@ -141,6 +142,11 @@ class RunFolder:
         try:
             return read_manifest(self.path / "manifest.json")
         except FileNotFoundError as error:
+            if (self.path / SETTINGS).exists():
+                raise ConfigError(
+                    f"{self.given} holds a study and no run; its results are in points.csv and importance.png there, and "
+                    f"ddpg-jax sweep ENV --preset {self.given / 'best.json'} trains the best point"
+                ) from error
             raise ConfigError(f"{self.given} holds no run; it has no manifest.json") from error
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{self.given}/manifest.json cannot be read: {error}") from error

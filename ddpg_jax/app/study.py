@@ -46,7 +46,7 @@ class Reached(NamedTuple):
     value: float
     """Their IQM. If it is not finite, the sampler learns that the point is worse than all others."""
     curve: Mapping[int, float]
-    """Maps the step of each evaluation to the mean return over seeds."""
+    """Maps the step of each evaluation to the mean return over seeds, as long as that is finite."""
 
 
 class Finished(NamedTuple):
@@ -179,8 +179,7 @@ class Study:
         for trial, one in zip(trials, reached, strict=True):
             trial.set_user_attr("returns", [float(x) for x in one.returns])
             for step, mean in one.curve.items():
-                if math.isfinite(mean):
-                    trial.report(mean, step)
+                trial.report(mean, step)
         values = [float(one.value) for one in reached]
         # From this line of the journal on, the batch counts. The trial that has it is the last to end.
         trials[-1].set_user_attr(TRAINED, {str(trial.number): value for trial, value in zip(trials, values, strict=True)})

@@ -15,7 +15,7 @@ def open_journal(path: Path) -> Any:
 
     Optuna appends lines while it holds a lock, a file beside the journal. If a process is killed or the disk is full while it
     writes, the next line would follow a part of one, after which nothing could be read any more. A lock that a process has left
-    behind is removed after half a minute; by default it is a symbolic link, which nobody would remove if its target is relative.
+    behind is removed after half a minute; by default it is a symbolic link, which nobody removes if its target is relative.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -40,7 +40,7 @@ def ends_whole(path: Path) -> bool:
     """Returns True if a file is empty or ends with a whole line."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        return size == 0 or file.seek(size - 1) < size and file.read(1) == b"\n"
+        return size == 0 or (file.seek(size - 1) < size and file.read(1) == b"\n")
 
 
 def drop_unfinished(path: Path) -> None:

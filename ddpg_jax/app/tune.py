@@ -141,9 +141,9 @@ def _train(plan: Plan, points: list[Point], *, received: list[int], beside: int)
 
 
 def _reached(sweep: Sweep, h: int) -> Reached:
-    """Returns what a point has reached."""
+    """Returns what a point has reached. Its curve ends where a seed diverges, since others may have more steps."""
     means = sweep.returns[h].mean(axis=0)
-    curve = {int(step): float(mean) for step, mean in zip(sweep.steps[h, 0], means, strict=True)}
+    curve = {int(step): float(mean) for step, mean in zip(sweep.steps[h, 0], means, strict=True) if math.isfinite(mean)}
     return Reached(sweep.final[h].tolist(), float(ranking_score(sweep.final[h])), curve)
 
 
@@ -189,8 +189,10 @@ def _conclusion(folder: Path, finished: Sequence[Finished]) -> str:
     best = _best(finished)
     if best is None:
         return f"all of {plural(len(finished), 'point')} have diverged; {folder}"
-    median = float(np.nanmedian([one.value for one in finished]))
+    values = np.array([one.value for one in finished])
+    diverged, median = int(np.isnan(values).sum()), readable(float(np.nanmedian(values)))
+    others = f"{diverged} diverged, median of the others {median}" if diverged else f"median {median}"
     return (
-        f"best of {plural(len(finished), 'point')}: {readable(best.value)} (median {readable(median)}) with "
+        f"best of {plural(len(finished), 'point')}: {readable(best.value)} ({others}) with "
         f"{_shown(best.point)}; train it on new seeds with --preset {folder / 'best.json'}"
     )

@@ -92,7 +92,11 @@ def parse_ranges(ranges: Mapping[str, str]) -> dict[str, Range]:
         if kind not in ("log", "uniform") or len(ends) != 2:
             raise ConfigError(f"sample: {name}={text} is not allowed; it must be log:LOW:HIGH or uniform:LOW:HIGH")
         low, high = (coerce(name, end) for end in ends)
-        if isinstance(low, bool) or not isinstance(low, int | float) or not low < high or (kind == "log" and low <= 0):
+        if isinstance(low, bool) or not isinstance(low, int | float):
+            raise ConfigError(
+                f"sample: {name}={text} is not allowed, since its values are not numbers; give it one value, or a grid"
+            )
+        if not low < high or (kind == "log" and low <= 0):
             raise ConfigError(f"sample: {name}={text} is not allowed; LOW must be below HIGH, and above 0 for log")
         found[name] = Range(low, high, kind == "log", isinstance(low, int) or FIELDS[name].whole)
     return found

@@ -140,7 +140,7 @@ def _best(path: Any, final: Mapping[int, float]) -> int:
     known = {member: value for member, value in final.items() if not math.isnan(value)}
     if not known and len(final) > 1:
         raise ConfigError(
-            f"schedule={path} has no {FINAL}, and so does not say which member is the best; leave one member in it"
+            f"schedule={path} has no {FINAL} that is a number, to say which member is the best; leave one member in it"
         )
     return max(known or final, key=lambda member: (known or final)[member])
 

@@ -8,14 +8,17 @@ import math
 import re
 import signal
 import subprocess
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ddpg_jax.app import tune as tuning
-from ddpg_jax.app.study import Reached, Study
+from ddpg_jax.app.study import Finished, Reached, Study
 from ddpg_jax.app.study_journal import open_journal
+from ddpg_jax.app.tune_figure import tune_figure
 from ddpg_jax.experiment.grid import parse_ranges
 from tests.runs import run, start
 
@@ -141,17 +144,14 @@ def test_diverged_points_are_avoided_but_not_the_best(tmp_path: Path) -> None:
     assert math.isnan(max(one.finished, key=lambda done: done.point["critic_lr"]).value)
 
 
-def arguments(out: Path, *more: str) -> list[str]:
+def arguments(out: Path, *more: str, sampled: Sequence[str] = ("critic_lr=log:1e-5:1e-1", "tau=log:1e-3:1")) -> list[str]:
     fields = ["--steps", "150", "--warmup-steps", "50", "--hidden", "8", "--batch-size", "8", "--replay-capacity", "200"]
     fields += [
         "--eval-every",
         "50",
         "--eval-episodes",
         "2",
-        "--sample",
-        "critic_lr=log:1e-5:1e-1",
-        "--sample",
-        "tau=log:1e-3:1",
+        *(word for one in sampled for word in ("--sample", one)),
     ]
     return ["tune", "probe/observation", *fields, "--batch", "4", "--seeds", "2", "--out", str(out), *more]
 
@@ -199,6 +199,42 @@ def test_a_study_from_the_command_line(tmp_path: Path, capsys: Capture, monkeypa
     assert all(key in cited for key in ("lillicrap2015", "akiba2019", "bergstra2011", "watanabe2023"))
 
 
+def test_points_that_diverge_are_told_from_the_others(tmp_path: Path, capsys: Capture) -> None:
+    """Those in a program of their own have fewer evaluations, since it ends when all its members have diverged."""
+    out = tmp_path / "study"
+    sampled = ("critic_lr=log:1e-3:1e30", "n_step=uniform:1:2")
+    assert run(*arguments(out, "--sampler", "random", "--points", "6", "--batch", "6", sampled=sampled)) == 0
+    line, table = capsys.readouterr().out, points(out)
+    diverged = [row for row in table if row["final_return_iqm"] == "nan"]
+    assert 0 < len(diverged) < 6
+    assert len({row["n_step"] for row in table}) > 1
+    assert f"({len(diverged)} diverged, median of the others" in line
+    assert run("report", str(out), "--out", str(tmp_path / "report.md")) == 2
+    assert "holds a study and no run; its results are in points.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, math.nan, 2.0]])
+def test_the_figure_shows_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("ddpg_jax.app.tune_figure.save", lambda figure, path: drawn.append(figure) or figure.savefig(path))
+    done = [Finished(k, {"tau": 0.1 / (k + 1), "n_step": k + 1}, x, [x], {}) for k, x in enumerate(values)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a layout that cannot be made
+        tune_figure(done, {}, "title", path=tmp_path / "figure.png")
+    history, _, *fields = drawn[0].axes
+    crosses = [list(line.get_xdata()) for axes in (history, *fields) for line in axes.lines if line.get_label() == "diverged"]
+    assert crosses == ([] if len(values) == 1 else [[2], [0.05], [2]])
+    assert list(history.lines[0].get_xdata()) == list(range(1, len(values) + 1))
+
+
+def test_a_study_cites_the_parts_that_its_ranges_switch_on(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "study"
+    assert run(*arguments(out, "--points", "1", sampled=["target_noise=uniform:0.1:0.3"])) == 0
+    capsys.readouterr()
+    assert run("cite", str(out)) == 0
+    assert "{fujimoto2018," in capsys.readouterr().out
+
+
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     out = tmp_path / "both"
     assert run(*arguments(out, "--points", "4")) == 0
@@ -221,6 +257,8 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         (["--n-step", "0"], "n_step=0"),
         (["--huber-delta", "-1"], "huber_delta"),
         (["--grid", "tau=0.1"], "--grid"),
+        (["--hours", "1"], "ddpg-jax sweep has it"),
+        (["--sample", "layer_norm=uniform:0:1"], "not numbers"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_sentence(tmp_path: Path, capsys: Capture, more: list[str], named: str) -> None:
