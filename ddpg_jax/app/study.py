@@ -68,7 +68,7 @@ class Study:
 
     The points depend only on what is finished: each batch is drawn by a new sampler, whose seed is made of that of the study,
     the number of finished points, and the number of this process among those at work. Hence one process that is interrupted and
-    resumed asks for the same points as one that is not.
+    resumed asks for the same points as one that is not, except of CMA-ES, whose draws depend on the numbers of trials, too.
     """
 
     def __init__(self, folder: Path, ranges: Mapping[str, Range], *, sampler: str, seed: int):

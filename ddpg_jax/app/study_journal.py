@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ddpg_jax.app.files import naming_errors
+
 SEARCHED = 4096
 """Bytes that are read at once to find the end of the last whole line."""
 
@@ -30,7 +32,8 @@ def open_journal(path: Path) -> Any:
                     drop_unfinished(path)
                 finally:
                     lock.release()
-            super().append_logs(logs)
+            with naming_errors(path):
+                super().append_logs(logs)
 
     lock = JournalFileOpenLock(str(path))
     return JournalStorage(Backend(str(path), lock_obj=lock))

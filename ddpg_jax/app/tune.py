@@ -89,7 +89,8 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
     if not (folder / SETTINGS).exists():
         if resume:
             raise ConfigError(f"out={folder} holds no study to resume; leave out --resume to begin one")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # Whoever was killed while it began the study has left a file of another name.
+        if folder.exists() and (not folder.is_dir() or any(path.name != f"{SETTINGS}.tmp" for path in folder.iterdir())):
             raise ConfigError(f"out={folder} is not an empty folder and holds no study; name a new or empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["ddpg-jax", *sys.argv[1:]])

@@ -280,6 +280,10 @@ def test_another_plan_in_the_folder_is_refused(tmp_path: Path, capsys: Capture) 
     assert run("tune", "probe/observation", "--out", str(out)) == 2
     assert "--sample" in capsys.readouterr().err
     (tmp_path / "other").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "tune.json.tmp").write_text("{")
+    assert run(*arguments(tmp_path / "begun", "--points", "1")) == 0, "killed before there was a study"
+    capsys.readouterr()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     assert run(*arguments(tmp_path / "other")) == 2
     assert "is not an empty folder" in capsys.readouterr().err
