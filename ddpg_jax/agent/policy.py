@@ -29,6 +29,7 @@ from ddpg_jax.agent.policy_file import (
 )
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.files import write_bytes
 from ddpg_jax.types import Array, EnvSpec, Params
 
 
@@ -101,23 +102,13 @@ class Policy:
         about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
         about["own_sha256"] = self_digest(about)
         # If the process is killed midway, the two files still match.
-        _replace(folder / "policy.json", _json({**about, "sha256": [digest, *digest_of(folder / "actor.npz")]}))
-        _replace(folder / "actor.npz", data)
-        _replace(folder / "policy.json", _json({**about, "sha256": [digest]}))
+        write_bytes(folder / "policy.json", _json({**about, "sha256": [digest, *digest_of(folder / "actor.npz")]}))
+        write_bytes(folder / "actor.npz", data)
+        write_bytes(folder / "policy.json", _json({**about, "sha256": [digest]}))
 
 
 def _json(about: dict[str, Any]) -> bytes:
     return (json.dumps(about, indent=2) + "\n").encode()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def _unit(actor: nn.Module, params: Params, obs: Array) -> Array:

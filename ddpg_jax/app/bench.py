@@ -28,12 +28,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.api import make_program
-from ddpg_jax.app.files import write_text
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.report import as_json
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment, configure, updates_of
+from ddpg_jax.files import write_text
 from ddpg_jax.running.clock import warmup_iterations
 from ddpg_jax.running.hardware import use_one_core
 from ddpg_jax.running.program import Member

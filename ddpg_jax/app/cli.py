@@ -255,8 +255,8 @@ def _kind(options: argparse.Namespace) -> str:
 def _export(options: argparse.Namespace) -> int:
     from ddpg_jax.app.card import card_path, model_card
     from ddpg_jax.app.export import export
-    from ddpg_jax.app.files import write_text
     from ddpg_jax.app.machine import check_jax
+    from ddpg_jax.files import write_text
 
     _import(options)
     card = card_path(options.dir, options.out) if options.card else None

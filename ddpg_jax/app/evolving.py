@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ddpg_jax.app.files import write_text
 from ddpg_jax.app.schedule_figure import draw_schedule
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.files import write_text
 from ddpg_jax.running.members import Change, Member, ancestry
 from ddpg_jax.running.population import Population
 from ddpg_jax.running.rows import result_of

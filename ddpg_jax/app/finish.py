@@ -9,11 +9,11 @@ from ddpg_jax.agent.policy import read_policy
 from ddpg_jax.app import report
 from ddpg_jax.app.evolving import write_evolution
 from ddpg_jax.app.figures import figures
-from ddpg_jax.app.files import write_text
 from ddpg_jax.app.manifest import now
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.files import write_text
 from ddpg_jax.running.clock import learns
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.members import Change

@@ -11,8 +11,8 @@ from typing import Any
 
 from ddpg_jax.agent.policy_file import open_regular
 from ddpg_jax.app import report
-from ddpg_jax.app.files import naming_errors, write_text
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.files import naming_errors, write_text
 
 LIMIT = 1 << 32
 """Bytes of a table at most."""

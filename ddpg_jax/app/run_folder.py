@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_jax.app import metrics_table
-from ddpg_jax.app.files import write_text
 from ddpg_jax.app.hold import LOCK, Hold, mark_of
 from ddpg_jax.app.manifest import check_resumable, digest, read_manifest
 from ddpg_jax.app.processes import ALONE, Processes
@@ -16,6 +15,7 @@ from ddpg_jax.app.stderr import tell
 from ddpg_jax.app.study_plan import SETTINGS
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.files import write_text
 from ddpg_jax.running.program import Member
 
 CONTENTS = (

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ddpg_jax.app.files import naming_errors
+from ddpg_jax.files import naming_errors
 
 SEARCHED = 4096
 """Bytes that are read at once to find the end of the last whole line."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_jax.app import files
+from ddpg_jax import files
 from ddpg_jax.app.hold import one_at_a_time
 from ddpg_jax.app.job import Stopped
 from ddpg_jax.app.machine import machine

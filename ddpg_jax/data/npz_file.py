@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from ddpg_jax.data.episodes import Episode, flat_obs
 from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.files import write_bytes
 
 NEEDED = ("observations", "actions", "rewards", "terminations", "truncations")
 """Arrays that a file must have, `[D, ...]` each."""
@@ -39,10 +41,9 @@ def write_npz(path: Path, episodes: Sequence[Episode]) -> None:
         "terminations": ends & terminated,
         "truncations": ends & ~terminated,
     }
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(path)
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    write_bytes(path, data.getvalue())
 
 
 def read_npz(path: Path) -> list[Episode]:

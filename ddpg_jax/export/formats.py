@@ -15,6 +15,7 @@ from ddpg_jax.export.function import check_finite, check_same
 from ddpg_jax.export.npz_file import npz_bytes, npz_runner
 from ddpg_jax.export.onnx_file import onnx_bytes, onnx_runner
 from ddpg_jax.export.stablehlo_file import stablehlo_bytes, stablehlo_runner
+from ddpg_jax.files import write_bytes
 
 CITATION = (
     "ddpg_jax: Deep Deterministic Policy Gradient in JAX; Lillicrap et al. 2015, Continuous control with deep reinforcement "
@@ -83,9 +84,7 @@ def export_policy(policy: Policy, path: str | Path, *, to: str = "", notes: Mapp
     data = FORMATS[to].write(policy, about)
     program, run = FORMATS[to].runner(data)
     difference = check_same(policy, run, program=program)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_bytes(path, data)
     return Exported(path, difference, program, about)
 
 

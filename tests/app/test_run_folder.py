@@ -24,12 +24,12 @@ import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import hold, metrics_table, report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.files import write_text
 from ddpg_jax.app.manifest import digest, new_manifest
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, configure
+from ddpg_jax.files import write_text
 from ddpg_jax.running.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
 

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically: to a temporary name first, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
     with naming_errors(path):
-        temporary.write_text(text)
+        temporary.write_bytes(data)
         temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text atomically, as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 @contextlib.contextmanager
