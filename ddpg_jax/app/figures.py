@@ -26,6 +26,8 @@ WIDTH = 80
 """Characters in a line below or above the axes."""
 MAX_TICKS = 6
 """Values of a field that have ticks of their own."""
+WIDE = 20.0
+"""Ratio of the largest value of a field to the smallest from which on its axis is logarithmic."""
 MAX_CELLS = 10
 """Cells in a row of a heat map; more leave no room for numbers, nor for the names of all values."""
 
@@ -236,10 +238,15 @@ def sensitivity(
     save(figure, path)
 
 
+def is_wide(values: np.ndarray) -> bool:
+    """Returns True for positive numbers of different magnitudes, which need a logarithmic axis."""
+    return bool(len(values) and values.min() > 0 and values.max() / values.min() > WIDE)
+
+
 def _scale(axes: Any, values: np.ndarray) -> None:
     """Scales the axis of a field: logarithmic for numbers of different magnitudes, with room for 0; few values have ticks."""
     above = values[values > 0]
-    if values.min() >= 0 and len(above) > 1 and above.max() / above.min() > 20:
+    if values.min() >= 0 and is_wide(above):
         if len(above) == len(values):
             axes.set_xscale("log")
         else:

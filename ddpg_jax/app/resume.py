@@ -19,8 +19,8 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.blocks import Journal, evaluation_interval, schedule
-from ddpg_jax.running.clock import origin, step_at, total_iterations
+from ddpg_jax.running.blocks import Journal, schedule
+from ddpg_jax.running.clock import evaluation_interval, origin, step_at, total_iterations
 
 
 def restore_rows(

@@ -13,13 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from ddpg_jax.app.figures import GREY, save
+from ddpg_jax.app.figures import GREY, is_wide, save
 from ddpg_jax.running.members import Change, ancestry
 
 COLUMNS = 2
 """Panels beside each other."""
-WIDE = 20.0
-"""Ratio of the largest value of a field to the smallest from which on its axis is logarithmic."""
 
 
 def draw_schedule(changes: Sequence[Change], final: Mapping[int, float], *, best: int, last: int, path: Path) -> None:
@@ -49,8 +47,7 @@ def draw_schedule(changes: Sequence[Change], final: Mapping[int, float], *, best
         _steps(axes, [(stage.step, stage.values[field]) for stage in stages], last, color="C3", lw=3.0)
         passed = [stage for stage in stages if stage.step]
         axes.plot([stage.step for stage in passed], [stage.values[field] for stage in passed], "o", color="C3", ms=5)
-        every = np.array([change.values[field] for change in changes])
-        if every.min() > 0 and every.max() / every.min() > WIDE:
+        if is_wide(np.array([change.values[field] for change in changes])):
             axes.set_yscale("log")
         axes.set_title(field, fontsize="medium")
         axes.grid(alpha=0.25)

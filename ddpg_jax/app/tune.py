@@ -63,14 +63,14 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
         _check(plan)
         _claim(folder, plan, resume=resume)
         study = Study(folder, ranges, sampler=plan.sampler, seed=plan.seed)
-        while (left := points - len(study.finished) - study.elsewhere) > 0:
+        while True:
+            _write(folder, plan, study)
+            if (left := points - len(study.finished) - study.elsewhere) <= 0:
+                return _conclusion(folder, study.finished)
             with _asked(study, min(batch, left)) as trials:
                 sweep = _train(plan, [trial.params for trial in trials], received=received, beside=len(study.finished))
                 study.tell(trials, [_reached(sweep, h) for h in range(len(trials))])
-            _write(folder, plan, study)
             _tell_progress(study.finished, points)
-        _write(folder, plan, study)
-        return _conclusion(folder, study.finished)
 
 
 def _check(plan: Plan) -> None:

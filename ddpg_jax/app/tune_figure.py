@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ddpg_jax.app.figures import save
+from ddpg_jax.app.figures import is_wide, save
 from ddpg_jax.app.study import Finished
 
 
@@ -52,7 +52,7 @@ def tune_figure(finished: Sequence[Finished], importances: Mapping[str, float], 
         axes.set_xlabel(name)
         if all(isinstance(one.point[name], int) for one in finished):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if tried.min() > 0 and tried.max() / tried.min() > 20:
+        if is_wide(tried):
             axes.set_xscale("log")
             within = (1,) if tried.max() / tried.min() > 300 else (1, 3)
             axes.xaxis.set_major_locator(LogLocator(subs=within))

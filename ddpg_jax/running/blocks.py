@@ -15,7 +15,16 @@ import numpy as np
 
 from ddpg_jax.errors import Interrupted
 from ddpg_jax.experiment.experiment import Experiment, updates_of
-from ddpg_jax.running.clock import endless, offline_iterations, origin, step_at, total_iterations, warmup_iterations
+from ddpg_jax.running.clock import (
+    endless,
+    evaluation_interval,
+    offline_iterations,
+    origin,
+    phase_at,
+    step_at,
+    total_iterations,
+    warmup_iterations,
+)
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.program import Program
 from ddpg_jax.running.rows import make_rows
@@ -310,10 +319,8 @@ class _Run:
         sums, counts, *_ = _to_lists(self.metrics)
         each, apart = updates_of(self.experiment)
         begin, first = self.block_begin, origin(self.experiment)
-        updates = (
-            ((end - first) // apart - (begin - first) // apart) * each if begin >= warmup_iterations(self.experiment) else 0
-        )
-        updates = end - begin if begin < offline_iterations(self.experiment) else updates
+        learned = ((end - first) // apart - (begin - first) // apart) * each
+        updates = {"offline": end - begin, "fill": 0, "learn": learned}[phase_at(self.experiment, begin)]
         self.pending.append({"sums": sums, "counts": counts, "updates": updates, "seconds": self.block_seconds})
 
     def _take_rows(self, end: int) -> list[dict[str, Any]]:
@@ -335,11 +342,6 @@ class _Run:
         full = (end - origin(self.experiment)) % evaluation_interval(self.experiment) == 0
         self.pending = [] if full else self.pending
         return [row for row, absent in zip(rows, self.absent, strict=True) if not absent]
-
-
-def evaluation_interval(experiment: Experiment) -> int:
-    """Returns the vector steps between two evaluations."""
-    return -(-experiment.eval_every // experiment.num_envs)
 
 
 def _is_cut_short(experiment: Experiment, begin: int, end: int) -> bool:

@@ -60,6 +60,16 @@ def step_at(experiment: Experiment, iteration: int) -> int:
     return max(iteration - origin(experiment), 0) * experiment.num_envs
 
 
+def evaluation_interval(experiment: Experiment) -> int:
+    """Returns the vector steps between two evaluations."""
+    return -(-experiment.eval_every // experiment.num_envs)
+
+
+def evaluation_steps(experiment: Experiment) -> int:
+    """Returns the steps between two evaluations, `eval_every` rounded up to whole vector steps."""
+    return evaluation_interval(experiment) * experiment.num_envs
+
+
 def learning_step(experiment: Experiment) -> int:
     """Returns the step at which learning from the replay begins; 0 if there is nothing but updates."""
     return 0 if is_offline(experiment) else step_at(experiment, warmup_iterations(experiment))

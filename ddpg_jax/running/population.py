@@ -16,8 +16,7 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, SWITCHES, Experiment, coerce
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Range, parse_ranges, random_points
 from ddpg_jax.experiment.values import integer
-from ddpg_jax.running.blocks import evaluation_interval
-from ddpg_jax.running.clock import learning_step, length, step_at, total_iterations
+from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.rows import result_of
@@ -238,7 +237,7 @@ def _factors(value: Any) -> tuple[float, float]:
 
 def _every(value: Any, experiment: Experiment) -> int:
     """Reads the steps between two exploits, and checks that there is one."""
-    each = evaluation_interval(experiment) * experiment.num_envs
+    each = evaluation_steps(experiment)
     default = max(1, int(length(experiment) / EXPLOITS / each + 0.5)) * each
     every = default if value is None else integer("every", value, low=1)
     if every % each:

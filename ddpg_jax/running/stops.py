@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.blocks import Judge, evaluation_interval
-from ddpg_jax.running.clock import learning_step, length, step_at, total_iterations
+from ddpg_jax.running.blocks import Judge
+from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.intervals import ranking_score
 from ddpg_jax.running.program import Member
@@ -163,7 +163,7 @@ def rung_evaluations(experiment: Experiment, steps: Sequence[int]) -> list[int]:
     >>> rung_evaluations(Experiment(eval_every=1_000), [1, 1_000, 1_500])
     [1000, 1000, 2000]
     """
-    each = evaluation_interval(experiment) * experiment.num_envs
+    each = evaluation_steps(experiment)
     return [-(-step // each) * each for step in steps]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment, coerce, configure
-from ddpg_jax.running.blocks import evaluation_interval
+from ddpg_jax.running.clock import evaluation_steps
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change, Member, Stage, ancestry
 
@@ -147,7 +147,7 @@ def _best(path: Any, final: Mapping[int, float]) -> int:
 
 def _check(stage: Stage, experiment: Experiment, fields: Mapping[str, Any]) -> None:
     """Raises ConfigError unless the program can go on with the values of a stage."""
-    each = evaluation_interval(experiment) * experiment.num_envs
+    each = evaluation_steps(experiment)
     if stage.step % each:
         raise ConfigError(
             f"schedule: values change at step {stage.step:,}, which is not at an evaluation "
