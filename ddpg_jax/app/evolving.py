@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ddpg_jax.app.exchange import make_exchange
+from ddpg_jax.app.processes import Processes
 from ddpg_jax.app.schedule_figure import draw_schedule
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.files import write_text
@@ -50,16 +52,21 @@ def resumed(evolution: Evolution | None, recorded: Mapping[str, Any]) -> Evoluti
     return evolution
 
 
-def check_alone_in(processes: int, evolution: Evolution | None) -> None:
-    """Checks that a population has all its members in one process, as no states cross from one to another.
+def changing(evolution: Evolution | None, folder: Path, processes: Processes) -> dict[str, Any]:
+    """Returns the arguments of `run_blocks` with which members change: all processes decide the same, about all members.
 
-    Raises:
-        ConfigError: several processes share it.
+    Args:
+        evolution: what decides, given the rows of all members; None if nothing changes.
+        folder: which the processes share, for states that cross from one to another.
+        processes: which train the members.
     """
-    if isinstance(evolution, Population) and processes > 1:
-        raise ConfigError(
-            f"population is not allowed with num_processes={processes}; its members learn from each other in one process"
-        )
+    if evolution is None:
+        return {}
+
+    def evolve(rows: list[dict[str, Any]]) -> Sequence[Change]:
+        return evolution([row for each in processes.gather(rows) for row in each])
+
+    return {"evolve": evolve, "exchange": make_exchange(folder, processes)}
 
 
 def write_evolution(

@@ -55,6 +55,15 @@ class IdleProgram:
         del stopped
         return state
 
+    def adopt(self, changes: Any) -> None:
+        """Does nothing."""
+
+    def inherit(self, state: Any, changes: Any, exchange: Any) -> Any:
+        """Returns the state; takes part in the exchange of others, as all processes must."""
+        if any(change.parent != change.member for change in changes):
+            exchange({}, {})
+        return state
+
     def actors(self, state: Any, members: Any) -> list[Any]:
         """Returns the actors of no members."""
         del state, members

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.evolving import check_alone_in
+from ddpg_jax.app.evolving import changing
 from ddpg_jax.app.finish import finish
 from ddpg_jax.app.manifest import new_manifest, now
 from ddpg_jax.app.metrics_table import RowDigest
@@ -27,7 +27,7 @@ from ddpg_jax.app.stderr import message_of
 from ddpg_jax.app.stopping import TIME_IS_UP, make_referee
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.running.blocks import Journal, Tick, nobody_changes, run_blocks
+from ddpg_jax.running.blocks import Journal, Tick, run_blocks
 from ddpg_jax.running.clock import step_at
 from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.members import Change, Member
@@ -62,7 +62,6 @@ def train(groups: list[Group], options: Options, processes: Processes = ALONE) -
         folder = RunFolder(options.out or default_folder(experiment, members), processes)
         check_tracker(options.track)
         check_same_command(experiment, members, folder, options=options)
-        check_alone_in(processes.total, options.evolution)
         if options.resume:
             claim(folder, experiment, members, options=options)
             options = options.resumed(folder.manifest())
@@ -288,8 +287,8 @@ class ProgramJob:
             begun = {"begin": begin, "journal": journal, "gather": self.processes.gather}
             referee = self.job.referee
             judge = referee.judge(self.program.members) if referee else lambda rows, state: []
-            evolve = self.job.options.evolution or nobody_changes
-            for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge, evolve=evolve):
+            changes = changing(self.job.options.evolution, self.folder.path / "checkpoints", self.processes)
+            for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge, **changes):
                 state, journal = tick.state, tick.journal
                 self._attend(tick, display)
         self.checkpoints.wait()

@@ -25,6 +25,7 @@ from ddpg_jax.running.clock import (
     total_iterations,
     warmup_iterations,
 )
+from ddpg_jax.running.heirs import Exchange, nothing_to_exchange
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.program import Program
 from ddpg_jax.running.rows import make_rows
@@ -136,6 +137,7 @@ def run_blocks(
     gather: Callable[[Any], list[Any]] = lambda message: [message],
     judge: Judge = lambda rows, state: [],
     evolve: Evolve = nobody_changes,
+    exchange: Exchange = nothing_to_exchange,
 ) -> Iterator[Tick]:
     """Runs a program from vector step `begin` to its end; the caller logs, draws and saves at the ticks.
 
@@ -147,12 +149,15 @@ def run_blocks(
         journal: from the same checkpoint.
         gather: `(message) -> messages`, one from each process that takes part in the run; all processes call it together.
         judge: decides after each evaluation which members stop. Of several processes, each asks its own at the same steps.
-        evolve: decides after each evaluation which members take over the states of others, or other hyperparameters.
+        evolve: decides after each evaluation which members take over the states of others, or other hyperparameters. Of several
+            processes, each asks its own at the same steps, and all must decide the same.
+        exchange: brings states of members from one process to another.
 
     Raises:
         EnvironmentFailure: see `Program.advance`.
     """
-    run = _Run(program, experiment, state, begin=begin, journal=journal, gather=gather, judge=judge, evolve=evolve)
+    ways = {"gather": gather, "judge": judge, "evolve": evolve, "exchange": exchange}
+    run = _Run(program, experiment, state, begin=begin, journal=journal, **ways)
     for block_begin, end, evaluating in schedule(experiment, run.journal.begin):
         run.begin_block(block_begin)
         while run.iteration < end:
@@ -185,10 +190,12 @@ class _Run:
         gather: Callable[[Any], list[Any]],
         judge: Judge,
         evolve: Evolve,
+        exchange: Exchange,
     ):
         members = len(program.members)
         journal = journal or Journal([], [-1] * members, begin)
-        self.program, self.experiment, self.gather, self.judge, self.evolve = program, experiment, gather, judge, evolve
+        self.program, self.experiment = program, experiment
+        self.gather, self.judge, self.evolve, self.exchange = gather, judge, evolve, exchange
         self.state, self.iteration, self.journal = state, begin, journal
         self.pending, self.elapsed = [*journal.pending], journal.elapsed
         self.diverged = np.array(journal.diverged)
@@ -211,7 +218,7 @@ class _Run:
         """Notes where the block begins, which may be one that a checkpoint has left unfinished."""
         self.block_begin = begin
         if due := self.lineage[self.in_force :]:
-            self.state = self.program.inherit(self.state, due)
+            self.state = self.program.inherit(self.state, due, self.exchange)
             reborn = {change.member for change in due if change.parent != change.member}
             self.diverged[[member.number in reborn for member in self.program.members]] = -1
             self.in_force = len(self.lineage)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 
+from ddpg_jax.running.members import Change
 from ddpg_jax.running.placement import Placement
 from ddpg_jax.running.seats import Seats
 from ddpg_jax.training.step import fork
@@ -49,21 +51,64 @@ def make_copying(placement: Placement, *, outside: bool) -> Copying:
     return Copying(jax.jit(take), placing(whole), placing(lambda own, parent: parent))
 
 
-def take_over(state: list[Any], seats: Seats, copying: Copying, *, member: int, parent: int, replay: str) -> list[Any]:
-    """Returns the state after a member has taken over that of another one; the state is consumed.
+Loan: TypeAlias = tuple[int, str]
+"""The number of a member whose state others take over, and how much of it: `copy` or `keep`, as in `Change.replay`."""
+
+Exchange: TypeAlias = Callable[[Mapping[Loan, Any], Mapping[Loan, Any]], Mapping[Loan, Any]]
+"""`(lent, wanted) -> got`: gives states of this process's members to the other processes, and returns those that it wants.
+
+`wanted` has the shapes; `got` has NumPy arrays for each. All processes call it together, also those that neither lend nor want.
+"""
+
+
+def nothing_to_exchange(lent: Mapping[Loan, Any], wanted: Mapping[Loan, Any]) -> Mapping[Loan, Any]:
+    """Exchanges nothing, since all members are in this process."""
+    del lent, wanted
+    return {}
+
+
+def hand_over(
+    state: list[Any],
+    seats: Seats,
+    copying: Copying,
+    *,
+    changes: Sequence[Change],
+    index: Mapping[int, int],
+    exchange: Exchange,
+) -> list[Any]:
+    """Returns the state after members have taken over those of others; it is consumed.
 
     Args:
         state: one entry for each call.
         seats: of the members in the calls.
         copying: for these calls.
-        member: index of the member.
-        parent: index of the other one.
-        replay: `copy` for all of the state, `keep` for the networks and optimizers alone.
+        changes: of all processes, in which no member is both replaced and a parent.
+        index: the members of this process, by their numbers.
+        exchange: brings states from one process to another.
     """
-    (c, k), (p, j) = seats.find(member), seats.find(parent)
-    if replay == "copy":
-        new = copying.place(state[c], copying.take(state[p], j), k)
-    else:
-        train = copying.place_train(state[c].train, copying.take(state[p].train, j), k)
-        new = state[c].replace(train=train)
-    return [new if i == c else one for i, one in enumerate(state)]
+
+    def find(member: int, replay: str) -> tuple[Any, int, int]:
+        """Returns the states of a call, or the networks and optimizers alone, and where the member is."""
+        c, k = seats.find(index[member])
+        return (state[c] if replay == "copy" else state[c].train), c, k
+
+    def take(member: int, replay: str) -> Any:
+        tree, _, k = find(member, replay)
+        return copying.take(tree, k)
+
+    lent = {(one.parent, one.replay) for one in changes if one.parent in index and one.member not in index}
+    wanted = {(one.parent, one.replay): one.member for one in changes if one.member in index and one.parent not in index}
+    parents = {loan: jax.tree.map(np.asarray, take(*loan)) for loan in lent}
+    shapes = {loan: jax.eval_shape(lambda m=member, r=loan[1]: take(m, r)) for loan, member in wanted.items()}
+    got = exchange(parents, shapes)
+    for one in changes:
+        if one.member not in index:
+            continue
+        parent = take(one.parent, one.replay) if one.parent in index else got[one.parent, one.replay]
+        tree, c, k = find(one.member, one.replay)
+        if one.replay == "copy":
+            new = copying.place(tree, parent, k)
+        else:
+            new = state[c].replace(train=copying.place_train(tree, parent, k))
+        state = [new if i == c else call for i, call in enumerate(state)]
+    return state

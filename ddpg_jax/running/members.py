@@ -24,6 +24,11 @@ class Member(NamedTuple):
     """The fields that the sweep varies, with this member's values."""
 
 
+def index_of(members: Sequence[Member]) -> dict[int, int]:
+    """Maps the numbers of members to their indices."""
+    return {member.number: m for m, member in enumerate(members)}
+
+
 def stack_members(members: list[Member], placement: Placement) -> tuple[jax.Array, Hyperparams]:
     """Stacks the keys `[M]` and the hyperparameters `[M]` of the members, padded with copies of the last one."""
     padded = members + members[-1:] * (placement.slots - len(members))

@@ -84,7 +84,7 @@ def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str,
     diverged = {row["member"] for row in rows if row["diverged_step"] != ""}
     ranked = sorted(results, key=lambda member: (member in diverged, -results[member], member))
     count = max(1, int(len(ranked) * exploit.fraction + 1e-9))
-    best = [member for member in ranked[:count] if results[member] > -math.inf]
+    best = [member for member in ranked[:count] if results[member] > -math.inf and member not in diverged]
     worst = [member for member in ranked if member in diverged or member in ranked[len(ranked) - count :]]
     by_member = {row["member"]: row for row in rows}
     changes = []

@@ -22,8 +22,8 @@ from ddpg_jax.running.clock import phase_at, step_at
 from ddpg_jax.running.compiled import NOTHING, Functions, functions_of, structure_of
 from ddpg_jax.running.copies import prepare
 from ddpg_jax.running.hardware import bytes_of, compiled_bytes
-from ddpg_jax.running.heirs import take_over
-from ddpg_jax.running.members import Change, Member, changed, inputs_of
+from ddpg_jax.running.heirs import Exchange, hand_over, nothing_to_exchange
+from ddpg_jax.running.members import Change, Member, changed, index_of, inputs_of
 from ddpg_jax.running.placement import Placement, make_placement
 from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
@@ -102,21 +102,20 @@ class Program:
         return state
 
     def adopt(self, changes: Iterable[Change]) -> None:
-        """Gives members other hyperparameters, from the next step on."""
-        index = {member.number: m for m, member in enumerate(self.members)}
+        """Gives members other hyperparameters, from the next step on. Changes of members of other processes are ignored."""
+        index = index_of(self.members)
         for change in changes:
-            m = index[change.member]
-            self.members[m] = changed(self.members[m], change.values)
+            if (m := index.get(change.member)) is not None:
+                self.members[m] = changed(self.members[m], change.values)
         self._inputs = [inputs_of(self.members, call) for call in self._seats.calls]
 
-    def inherit(self, state: list[Any], changes: Iterable[Change]) -> list[Any]:
-        """Returns the state after these changes, one after the other; it is consumed."""
+    def inherit(self, state: list[Any], changes: Iterable[Change], exchange: Exchange = nothing_to_exchange) -> list[Any]:
+        """Returns the state after these changes; it is consumed. If states are taken over, all processes exchange them."""
         self._check(state)
-        index = {member.number: m for m, member in enumerate(self.members)}
-        for change in changes:
-            if change.parent != change.member:
-                pair = {"member": index[change.member], "parent": index[change.parent], "replay": change.replay}
-                state = take_over(state, self._seats, self._functions.copying, **pair)
+        changes = list(changes)
+        if moves := [change for change in changes if change.parent != change.member]:
+            index, copying = index_of(self.members), self._functions.copying
+            state = hand_over(state, self._seats, copying, changes=moves, index=index, exchange=exchange)
         self.adopt(changes)
         return state
 

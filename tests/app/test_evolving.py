@@ -15,7 +15,7 @@ from ddpg_jax.app import cli, evolving, points, report
 from ddpg_jax.app.cite import keys_of_run
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.app.figures import learning_curves
-from ddpg_jax.running.population import Exploit, make_population
+from ddpg_jax.running.population import Exploit
 from tests.app.test_stopping import policies
 from tests.runs import TINY, manifest, rows, run
 
@@ -161,14 +161,6 @@ def test_exploit_alone_has_defaults() -> None:
     assert found is not None
     assert isinstance(found[1], evolving.Population)
     assert found[1].exploit == Exploit(2_000, 0.2, (0.8, 1.25), 0.0, "copy")
-
-
-def test_a_population_trains_in_one_process() -> None:
-    _, plan = make_population(2, {"tau": "log:1e-3:1"}, {"env": "Pendulum-v1"})
-    evolving.check_alone_in(1, plan)
-    evolving.check_alone_in(2, None)
-    with pytest.raises(cli.ConfigError, match="population is not allowed with num_processes=2"):
-        evolving.check_alone_in(2, plan)
 
 
 def test_members_of_a_population_are_named_by_their_numbers(grown: Path, tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,6 +28,7 @@ import ddpg_jax as dj
 from ddpg_jax.api import make_program
 from ddpg_jax.app import processes as module
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
+from ddpg_jax.app.exchange import make_exchange
 from ddpg_jax.app.idle import idle_program
 from ddpg_jax.app.manifest import new_manifest
 from ddpg_jax.app.processes import ALONE, Ended, Meeting, Processes, connected, detect, listen
@@ -488,6 +492,33 @@ def test_another_number_of_processes_cannot_resume(tmp_path: Path) -> None:
     RunFolder(tmp_path, Processes(2, 0)).claim(experiment, members, resume=True, overwrite=False)
 
 
+def test_states_cross_from_one_process_to_another(tmp_path: Path) -> None:
+    """Bit by bit, of any dtype and shape; what a process that was killed has left is gone afterwards, as everything else."""
+    trees = [
+        {"x": np.arange(6, dtype=np.float32).reshape(2, 3) + k, "y": jnp.array(0.1 * k, jnp.bfloat16), "z": np.array([k > 0])}
+        for k in range(3)
+    ]
+    (tmp_path / "exchange_1").mkdir()
+    (tmp_path / "exchange_1" / "torn.npz").write_bytes(b"PK")
+    shapes = jax.eval_shape(lambda: trees[0])
+
+    def trade(processes: Processes) -> list[Any]:
+        exchange, k = make_exchange(tmp_path, processes), processes.number
+        first = exchange(
+            {(k, "copy"): trees[k], (k, "keep"): trees[2]} if k < 2 else {}, {(1 - k, "copy"): shapes} if k < 2 else {}
+        )
+        again = exchange({(5, "keep"): trees[1]} if k == 1 else {}, {(5, "keep"): shapes} if k != 1 else {})
+        return [*first.items(), *again.items()]
+
+    found = [future.result() for future in together(trade, trade, trade)]
+    assert [[loan for loan, _ in own] for own in found] == [[(1, "copy"), (5, "keep")], [(0, "copy")], [(5, "keep")]]
+    for own, expected in zip(found, ([trees[1], trees[1]], [trees[0]], [trees[1]]), strict=True):
+        for (_, tree), true in zip(own, expected, strict=True):
+            chex.assert_trees_all_equal(tree, true)
+            chex.assert_trees_all_equal_dtypes(tree, true)
+    assert not list(tmp_path.iterdir())
+
+
 # Real processes
 
 SETTINGS = (
@@ -533,6 +564,15 @@ def until_the_end(processes: list[subprocess.Popen[str]]) -> Iterator[list[subpr
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def when(happened: Callable[[], bool], both: list[subprocess.Popen[str]]) -> None:
+    """Waits until something has happened, while two processes are at work."""
+    deadline = time.monotonic() + LIMIT
+    while not happened():
+        assert time.monotonic() < deadline
+        assert both[1].poll() is None
+        time.sleep(0.0005)
 
 
 def ends(both: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
@@ -595,11 +635,7 @@ def test_however_a_process_ends_the_sweep_goes_on_to_the_same_end(whole: Path, t
     out = tmp_path / "out"
 
     def until(step: int, both: list[subprocess.Popen[str]]) -> None:
-        deadline = time.monotonic() + LIMIT
-        while not (out / "checkpoints" / "process_1" / str(step)).exists():
-            assert time.monotonic() < deadline
-            assert both[1].poll() is None
-            time.sleep(0.0005)
+        when((out / "checkpoints" / "process_1" / str(step)).exists, both)
 
     for victim, step, more in ((1, 200, ()), (0, 600, ("--resume",))):
         with pair(out, *SEEDS, *more) as both:
@@ -627,6 +663,38 @@ def test_however_a_process_ends_the_sweep_goes_on_to_the_same_end(whole: Path, t
             assert status == 0, progress
     assert rows(out) == rows(whole)
     assert policies(out) == policies(whole)
+
+
+POPULATION = "--population {} --sample critic_lr=log:1e-4:3e-2 --exploit every=200,fraction=0.5,replay={} --seed 2"
+
+
+def test_a_population_learns_across_processes(tmp_path: Path) -> None:
+    """One process dies on the way."""
+    words, out = POPULATION.format(4, "copy").split(), tmp_path / "out"
+    assert run(*SETTINGS, *words, "--out", str(tmp_path / "whole")) == 0
+    with pair(out, *words) as both:
+        when((out / "checkpoints" / "process_1" / "800").exists, both)
+        both[1].kill()
+        assert ends(both)[0][0] == 1
+    with pair(out, *words, "--resume") as both:
+        for status, _, progress in ends(both):
+            assert status == 0, progress
+    changes = (out / "schedule.csv").read_text().splitlines()
+    assert any(change.split(",")[1] in "01" and change.split(",")[2] in "23" for change in changes[5:]), "nobody has crossed"
+    assert changes == (tmp_path / "whole" / "schedule.csv").read_text().splitlines()
+    assert rows(out) == rows(tmp_path / "whole")
+    assert policies(out) == policies(tmp_path / "whole")
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"process_0", "process_1"}
+
+
+def test_a_population_smaller_than_its_processes(tmp_path: Path) -> None:
+    """The third one has nothing to do."""
+    words = POPULATION.format(2, "keep").split()
+    assert run(*SETTINGS, *words, "--out", str(tmp_path / "whole")) == 0
+    with three(tmp_path / "out", *words) as processes:
+        assert [status for status, *_ in ends(processes)] == [0] * 3
+    assert (tmp_path / "out" / "schedule.csv").read_text() == (tmp_path / "whole" / "schedule.csv").read_text()
+    assert policies(tmp_path / "out") == policies(tmp_path / "whole")
 
 
 def test_what_the_first_process_finds_wrong_ends_both(whole: Path, tmp_path: Path) -> None:
