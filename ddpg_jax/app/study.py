@@ -23,6 +23,8 @@ SAMPLERS = ("tpe", "random", "qmc", "cmaes")
 the evolution strategy CMA-ES (Hansen 2016)."""
 TRAINED = "trained"
 """The attribute of the last trial of a batch, with the values of all its trials."""
+ASIDE = "aside"
+"""The attribute of trials that were set aside."""
 PACKAGES = {"tpe": ("optuna",), "random": ("optuna",), "qmc": ("optuna", "scipy"), "cmaes": ("optuna", "cmaes")}
 
 
@@ -66,9 +68,10 @@ class Finished(NamedTuple):
 class Study:
     """Points that were asked for, and what they have reached. Several processes may share one study.
 
-    The points depend only on what is finished: each batch is drawn by a new sampler, whose seed is made of that of the study,
-    the number of finished points, and the number of this process among those at work. Hence one process that is interrupted and
-    resumed asks for the same points as one that is not, except of CMA-ES, whose draws depend on the numbers of trials, too.
+    The points depend only on what is finished or set aside: each batch is drawn by a new sampler, whose seed is made of that of
+    the study, the number of those points, and the number of this process among those at work. Hence one process that is
+    interrupted and resumed asks for the same points as one that is not, except of CMA-ES, whose draws depend on the numbers of
+    trials, too.
     """
 
     def __init__(self, folder: Path, ranges: Mapping[str, Range], *, sampler: str, seed: int):
@@ -131,7 +134,7 @@ class Study:
 
     def ask(self, count: int) -> list[Any]:
         """Asks for points, and returns their trials, whose `params` are the points."""
-        done = len(self._in_state("COMPLETE", "PRUNED"))
+        done = len(self._in_state("COMPLETE", "PRUNED")) + len(self._set_aside())
         seed = int(np.random.SeedSequence([self._seed, done, self.worker]).generate_state(1)[0])
         self._study.sampler = self._make_sampler(seed)
         places = self._free_places(count) if self._sampler == "qmc" else [-1] * count
@@ -147,7 +150,8 @@ class Study:
 
     def _free_places(self, count: int) -> list[int]:
         """Returns the first places of the sequence at which no point was trained or is being trained."""
-        taken = {trial.user_attrs.get("place") for trial in self._in_state("COMPLETE", "PRUNED", "RUNNING")}
+        not_free = [*self._in_state("COMPLETE", "PRUNED", "RUNNING"), *self._set_aside()]
+        taken = {trial.user_attrs.get("place") for trial in not_free}
         return list(itertools.islice((place for place in itertools.count() if place not in taken), count))
 
     def _at_place(self, place: int) -> Any:
@@ -199,6 +203,15 @@ class Study:
         if TRAINED not in trials[-1].user_attrs:  # otherwise the next process at work ends them
             for trial in trials:
                 self._end(trial.number, None)
+
+    def set_aside(self, trials: Sequence[Any]) -> None:
+        """Fails trials of points that an environment did not survive, which are not asked for again, as it may never do."""
+        for trial in trials:
+            trial.set_user_attr(ASIDE, True)
+        self.give_back(trials)
+
+    def _set_aside(self) -> list[Any]:
+        return [trial for trial in self._in_state("FAIL") if ASIDE in trial.user_attrs]
 
     def importances(self) -> dict[str, float]:
         """Returns the share of each field in the variation among the best points (PED-ANOVA, Watanabe et al. 2023).

@@ -53,7 +53,7 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
 
     Raises:
         ConfigError: the plan or the folder cannot be used, before anything is written.
-        EnvironmentFailure: the environment failed; the points of this batch can be asked for again.
+        EnvironmentFailure: the environment failed; the points of this batch are not asked for again.
         Stopped: a signal arrived.
     """
     ranges = parse_ranges(plan.ranges)
@@ -106,10 +106,15 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _asked(study: Study, count: int) -> Iterator[list[Any]]:
-    """Asks for a batch of points, and gives them back if they are not trained to the end."""
+    """Asks for a batch of points, and gives them back if they are not trained to the end; or aside, if an environment fails."""
     trials = study.ask(count)
     try:
         yield trials
+    except EnvironmentFailure as failure:
+        study.set_aside(trials)
+        raise EnvironmentFailure(
+            f"{failure}; --resume goes on with other points than the {len(trials)} of this batch"
+        ) from failure
     except BaseException:
         study.give_back(trials)
         raise

@@ -19,6 +19,7 @@ from ddpg_jax.app import tune as tuning
 from ddpg_jax.app.study import Finished, Reached, Study
 from ddpg_jax.app.study_journal import open_journal
 from ddpg_jax.app.tune_figure import tune_figure
+from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.experiment.grid import parse_ranges
 from tests.runs import run, start
 
@@ -197,6 +198,27 @@ def test_a_study_from_the_command_line(tmp_path: Path, capsys: Capture, monkeypa
     assert run("cite", str(whole)) == 0
     cited = capsys.readouterr().out
     assert all(key in cited for key in ("lillicrap2015", "akiba2019", "bergstra2011", "watanabe2023"))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_points_that_an_environment_does_not_survive_are_not_asked_for_again(
+    tmp_path: Path, sampler: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[dict[str, Any]]] = []
+
+    def fails(plan: Any, points: list[dict[str, Any]], **more: Any) -> Any:
+        asked.append(points)
+        raise EnvironmentFailure("env=probe/observation fell over")
+
+    words = arguments(tmp_path / "study", "--points", "4", "--sampler", sampler)
+    monkeypatch.setattr(tuning, "_train", fails)
+    for more in ([], ["--resume"]):
+        assert run(*words, *more) == 2
+        assert "fell over; --resume goes on with other points than the 4 of this batch" in capsys.readouterr().err
+    assert not any(point in asked[0] for point in asked[1])
+    monkeypatch.undo()
+    assert run(*words, "--resume") == 0
+    assert len(points(tmp_path / "study")) == 4
 
 
 def test_points_that_diverge_are_told_from_the_others(tmp_path: Path, capsys: Capture) -> None:
