@@ -1,7 +1,7 @@
 """What demonstrations give: steps to success with and without them, and policies that are learned without any steps.
 
     python -m benchmarks.demonstrations                       # reach and pendulum, a quarter of an hour on two cores
-    python -m benchmarks.demonstrations --only cheetah        # or: maze, reach, pendulum; hours
+    python -m benchmarks.demonstrations --only cheetah        # or: maze, half_cheetah, reach, pendulum; half an hour each
     python -m benchmarks.demonstrations --only reach --again  # measures again what is there
 
 Each variant is a sweep over seeds, ten by default, which are the same for all, and is written to
@@ -13,8 +13,9 @@ steps.
   policy, which was trained with another seed: on point-reach and PointMaze_UMaze-v3, 20 episodes, and 90 % of the episodes end
   at the goal; on HalfCheetah-v5, 100 episodes of a policy that is half trained, and a return of 5,000. A seed that does not get
   there counts with twice the length of a run.
-- pendulum: the return of TD3+BC, offline, against that of the demonstrator, which was trained for so many steps and adds noise
-  of 0.1; 100 noise-free episodes of each policy, and 50 noisy ones of the demonstrator, which are the data.
+- pendulum, half_cheetah: the return of TD3+BC, offline, against that of the demonstrator, which was trained for so many steps.
+  The data are 50 and 100 of its episodes with noise of 0.1, and all policies are compared without noise, over 100 and 20
+  episodes.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
+from benchmarks import suite_tasks
 from benchmarks.parts import score
 from ddpg_jax.data.collect import collect, greedy, noisy
 from ddpg_jax.data.npz_file import write_npz
+from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
 from ddpg_jax.running.hardware import use_all_cores
-from ddpg_jax.training.rollout import rollout
 from ddpg_jax.types import EnvOptions
 
 RESULTS = Path(__file__).parent / "results"
@@ -108,6 +110,7 @@ HINDSIGHT = {"hindsight": "future"}
 SMALL = {"hidden": (64, 64)}
 REACH = {**SMALL, "gamma": 0.95, "exploration": "gaussian", "epsilon_uniform": 0.2, "warmup_steps": 250}
 MAZE = {"env_kwargs": "continuing_task=false", "gamma": 0.98, "exploration": "gaussian", "epsilon_uniform": 0.2}
+FAMILY = {**suite_tasks.FAMILY, "warmup_steps": 10_000, "replay_capacity": 200_000}
 TASKS: dict[str, Task] = {
     "reach": Task(
         "point-reach",
@@ -136,9 +139,9 @@ TASKS: dict[str, Task] = {
     ),
     "cheetah": Task(
         "HalfCheetah-v5",
-        {"preset": "td3", "warmup_steps": 10_000, "steps": 500_000, "eval_every": 5_000},
+        {**FAMILY, "steps": 200_000, "eval_every": 5_000},
         {"alone": {}, "half": {"shown": True}},
-        {"steps": 150_000},
+        {"steps": 50_000},
         100,
         returned,
         5_000.0,
@@ -168,11 +171,7 @@ def demonstrations(task: Task) -> list[Any]:
     """Noise-free episodes of a demonstrator, of which all variants see the same."""
     fields = {"env_kwargs": "{}", **task.fields, **task.demonstrator}
     policy = trained(task.env, tuple(fields.items()))
-    name, options = task.env, EnvOptions(env_kwargs=dj.configure(fields)[0].env_kwargs)
-    device = None if "Maze" in name or "Cheetah" in name else dj.envs.make_device(name)
-    make = None if device else maker(name, options)
-    env = device or make_host(name, options)
-    return collect(env, greedy(lambda obs: policy.unit_action(policy.params, obs)), episodes=task.episodes, seed=0, make=make)
+    return shown(task.env, greedy(acting(policy)), task.episodes, dj.configure(fields)[0].env_kwargs)
 
 
 @functools.cache
@@ -181,46 +180,72 @@ def trained(env: str, fields: tuple[tuple[str, Any], ...]) -> dj.Policy:
     return dj.train(env, seed=DEMONSTRATOR_SEED, **dict(fields)).policy
 
 
-DEMONSTRATORS = {"half trained": 3_000, "trained": 15_000}
-"""Steps after which the demonstrators of Pendulum are taken."""
+class Offline(NamedTuple):
+    """Describes data of which policies are learned without any steps."""
+
+    env: str
+    fields: dict[str, Any]
+    """Of TD3+BC."""
+    demonstrator: dict[str, Any]
+    """The fields with which the demonstrators are trained."""
+    steps: dict[str, int]
+    """For how many steps they are trained, by their names."""
+    episodes: int
+    """Noisy ones of a demonstrator, which are the data."""
+    compared: int
+    """Noise-free episodes of each policy."""
+    updates: int
 
 
-def offline(name: str, seeds: int, updates: int) -> dict[str, Any]:
+OFFLINE = {
+    "pendulum": Offline("Pendulum-v1", SMALL, SMALL, {"half trained": 3_000, "trained": 15_000}, 50, 100, 10_000),
+    "half_cheetah": Offline("HalfCheetah-v5", {"batch_size": 64}, FAMILY, {"half trained": 50_000}, 100, 20, 30_000),
+}
+
+
+def offline(task: Offline, name: str, seeds: int, updates: int) -> dict[str, Any]:
     """The returns of TD3+BC, one for each seed, beside those of the data and of the demonstrator without noise."""
-    env = dj.envs.make_device("Pendulum-v1")
-    policy = trained("Pendulum-v1", (("steps", DEMONSTRATORS[name]), ("eval_every", DEMONSTRATORS[name]), *SMALL.items()))
+    steps = task.steps[name]
+    policy = trained(task.env, tuple({**task.demonstrator, "steps": steps, "eval_every": steps}.items()))
+    episodes = shown(task.env, noisy(acting(policy), 0.1), task.episodes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shown.npz"
-        episodes = collect(env, noisy(lambda obs: policy.unit_action(policy.params, obs), 0.1), episodes=50, seed=0)
         write_npz(path, episodes)
-        fields = {"preset": "td3-bc", **SMALL, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": 1}
-        sweep = dj.sweep("Pendulum-v1", seeds=seeds, demonstrations=str(path), **fields)
-    data = [float(episode.reward.sum()) for episode in episodes]
-    own = mean_return(env, policy)
-    return {**score([mean_return(env, one) for one in sweep.policies]), "data": float(np.mean(data)), "demonstrator": own}
+        fields = {**task.fields, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": task.compared}
+        sweep = dj.sweep(task.env, seeds=seeds, preset="td3-bc", demonstrations=str(path), **fields)
+    own = shown(task.env, greedy(acting(policy)), task.compared)
+    return {**score(sweep.final[0].tolist()), "data": mean_return(episodes), "demonstrator": mean_return(own)}
 
 
-def mean_return(env: dj.Env, policy: dj.Policy, episodes: int = 100) -> float:
-    """The mean return over episodes that are the same for all policies."""
+def acting(policy: dj.Policy) -> Callable[[Any], Any]:
+    """The policy as a function of the observation."""
+    return lambda obs: policy.unit_action(policy.params, obs)
 
-    def act(params: Any, obs: jax.Array) -> jax.Array:
-        return policy.unit_action(params, obs)
 
-    returns, _ = rollout(env, act, jax.random.key(7), actor_params=policy.params, episodes=episodes)
-    return float(returns.mean())
+def shown(name: str, act: Any, episodes: int, env_kwargs: str = "{}") -> list[Any]:
+    """Episodes of an environment, on the device if it is written in JAX."""
+    options = EnvOptions(env_kwargs=env_kwargs)
+    if (device := device_env("auto", name, options)) is not None:
+        return collect(device, act, episodes=episodes, seed=0)
+    return collect(make_host(name, options), act, episodes=episodes, seed=0, make=maker(name, options))
+
+
+def mean_return(episodes: list[Any]) -> float:
+    return float(np.mean([episode.reward.sum() for episode in episodes]))
 
 
 def measures(kind: str) -> tuple[Callable[[str, int, int], dict[str, Any]], list[str], int]:
     """What is measured, of which variants, and how long a run is."""
-    if kind == "pendulum":
-        return offline, list(DEMONSTRATORS), 10_000
+    if kind in OFFLINE:
+        data = OFFLINE[kind]
+        return lambda name, seeds, updates: offline(data, name, seeds, updates), list(data.steps), data.updates
     task = TASKS[kind]
     return lambda name, seeds, steps: steps_to(name, task, seeds, steps), list(task.variants), task.fields["steps"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=(*TASKS, "pendulum"))
+    parser.add_argument("--only", choices=(*TASKS, *OFFLINE))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="in place of the usual number")
     parser.add_argument("--again", action="store_true", help="measure again what is there")

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import accelerator_tables, suite_tables
 from benchmarks import population as of_populations
+from benchmarks import pruning as of_pruning
 from benchmarks import sweeps as of_sweeps
 from benchmarks.peers import ratios
 
@@ -285,6 +286,12 @@ def populations() -> str:
     return "\n".join(line for section in sections for line in section)
 
 
+def pruning() -> str:
+    """A pruned sweep beside a whole one."""
+    result = load("pruning")
+    return "\n".join([*of_pruning.table(result), "", where(result, "pruning"), ""]) if result else ""
+
+
 REACH = "Demonstrations on point-reach: steps until 90 % of the episodes end at the goal"
 OFFLINE = "TD3+BC without steps, on Pendulum-v1: returns beside the data's and the demonstrator's without noise"
 
@@ -303,6 +310,7 @@ def page() -> str:
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
         populations(),
+        pruning(),
         parts("reach", REACH, "IQM of the steps", 0, script="demonstrations"),
         parts("pendulum", OFFLINE, "IQM of the return", script="demonstrations"),
         speed(),
