@@ -1,7 +1,7 @@
 """What the parts do and cost: every preset, each part on and off, overestimation of DDPG against TD3, hindsight against none.
 
     python -m benchmarks.parts                    # everything, hours on two cores
-    python -m benchmarks.parts --only presets     # or: parts, speed, bias, hindsight
+    python -m benchmarks.parts --only presets     # or: parts, speed, time, bias, hindsight
     python -m benchmarks.parts --only parts --row "huber 1"     # and others; beside the rows that were measured before
 
 Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
@@ -13,6 +13,8 @@ are the same for all variants, so that comparisons are paired. A row measured by
 - parts: Pendulum-v1, 10,000 steps, the defaults with one thing changed.
 - speed: updates/s of each part over those of the defaults, with networks of the same sizes, measured in turns of so many steps,
   as many as there are seeds elsewhere.
+- time: seconds of training, without compilation and evaluations, until an evaluation first reaches a return; one run after the
+  other, on all cores. A seed that does not get there counts twice the seconds of its run.
 - bias: Pendulum-v1, 20,000 steps at gamma 0.95: what the critic says of visited states minus the discounted return that
   follows, over states from which 100 steps are left (0.95 ** 100 is 0.006).
 - hindsight: point-reach, the share of 100 episodes of the noise-free policy, the same for all, that end at the goal; the curves
@@ -117,6 +119,36 @@ def speed(name: str, rounds: int, steps: int) -> dict[str, Any]:
     return {**score(rates[:, 0] / rates[:, 1]), "updates_per_second": rates[:, 0].tolist()}
 
 
+PARALLEL: dict[str, Any] = {
+    "preset": "parallel",
+    "num_envs": 64,
+    "updates_per_step": 2 / 64,
+    "batch_size": 256,
+    "warmup_steps": 1_024,
+    "actor_hidden": (64, 64),
+    "critic_hidden": (64, 64),
+    "actor_lr": 3e-3,
+    "critic_lr": 3e-3,
+}
+"""The preset for accelerators, cut down to two cores of a CPU."""
+TIMES: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "Pendulum-v1, defaults": ("Pendulum-v1", -250.0, {"steps": 30_000, "eval_every": 1_000}),
+    "Pendulum-v1, parallel": ("Pendulum-v1", -250.0, {**PARALLEL, "steps": 256_000, "eval_every": 1_280}),
+    "brax/inverted_pendulum, defaults": ("brax/inverted_pendulum", 900.0, {"steps": 30_000, "eval_every": 1_000}),
+    "brax/inverted_pendulum, parallel": ("brax/inverted_pendulum", 900.0, {**PARALLEL, "steps": 256_000, "eval_every": 1_280}),
+}
+"""Name -> environment, the return to reach, and fields."""
+
+
+def seconds_to(name: str, seeds: int, steps: int) -> dict[str, Any]:
+    """How long the training takes until it has reached a return."""
+    del steps
+    env, enough, fields = TIMES[name]
+    dj.train(env, **{**fields, "steps": 2 * fields["eval_every"] + 1_280})  # compiles
+    last = [dj.train(env, seed=seed, until=enough, **fields).rows[-1] for seed in range(seeds)]
+    return score([row["seconds"] * (1 if row["eval_return_mean"] >= enough else 2) for row in last])
+
+
 def bias(name: str, seeds: int, steps: int) -> dict[str, Any]:
     """Overestimation at the end of training."""
     env = dj.envs.make_device("Pendulum-v1")
@@ -163,6 +195,7 @@ KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str
     "presets": (preset, dj.PRESETS, 10_000),
     "parts": (part, PARTS, 10_000),
     "speed": (speed, PARTS, 1_000),
+    "time": (seconds_to, TIMES, 0),
     "bias": (bias, ("defaults", "two critics", "TD3"), 20_000),
     "hindsight": (hindsight, ("none", "future", "final", "episode"), 20_000),
 }
