@@ -17,7 +17,7 @@ from ddpg_jax.running.heirs import Exchange, Loan, nothing_to_exchange
 
 
 def make_exchange(folder: Path, processes: Processes) -> Exchange:
-    """Returns the exchange of one of these processes. Each writes into a folder of its own, which it empties afterwards.
+    """Returns the exchange of one of these processes. Each writes into a folder of its own, which it removes afterwards.
 
     Args:
         folder: which all processes share, such as that of the checkpoints.
@@ -26,11 +26,15 @@ def make_exchange(folder: Path, processes: Processes) -> Exchange:
     if processes.total == 1:
         return nothing_to_exchange
     own = folder / f"exchange_{processes.number}"
+    shutil.rmtree(own, ignore_errors=True)  # of a run that was killed
 
     def exchange(lent: Mapping[Loan, Any], wanted: Mapping[Loan, Any]) -> Mapping[Loan, Any]:
-        shutil.rmtree(own, ignore_errors=True)  # of a run that was killed
-        files = [[*loan, str(_write(own, tree).relative_to(folder))] for loan, tree in lent.items()]
-        told = processes.gather(files)  # when all have been written
+        try:
+            files = [[*loan, str(_write(own, tree).relative_to(folder))] for loan, tree in lent.items()]
+            told = processes.gather(files)  # when all have been written
+        except BaseException:
+            shutil.rmtree(own, ignore_errors=True)  # which nobody reads yet, and which may have filled the disk
+            raise
         paths = {(member, replay): folder / name for each in told for member, replay, name in each}
         got = {loan: _read(paths[loan], shapes) for loan, shapes in wanted.items()}
         processes.gather(None)  # when all have been read
@@ -41,11 +45,11 @@ def make_exchange(folder: Path, processes: Processes) -> Exchange:
 
 
 def _write(folder: Path, tree: Any) -> Path:
-    """Writes arrays into a new file, whose name no file system remembers from before; any dtype, as bytes."""
+    """Writes arrays of any dtype, as bytes, into a file with a new name, since network file systems remember old ones."""
     path = folder / f"{uuid.uuid4().hex}.npz"
     with naming_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, *[np.frombuffer(np.asarray(leaf).tobytes(), np.uint8) for leaf in jax.tree.leaves(tree)])
+        folder.mkdir(exist_ok=True)
+        np.savez(path, *[np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in jax.tree.leaves(tree)])
     return path
 
 
@@ -54,5 +58,5 @@ def _read(path: Path, shapes: Any) -> Any:
     leaves, structure = jax.tree.flatten(shapes)
     with naming_errors(path), np.load(path) as file:
         data = [file[name] for name in file.files]
-    arrays = [np.frombuffer(raw.tobytes(), leaf.dtype).reshape(leaf.shape) for raw, leaf in zip(data, leaves, strict=True)]
+    arrays = [raw.view(leaf.dtype).reshape(leaf.shape) for raw, leaf in zip(data, leaves, strict=True)]
     return jax.tree.unflatten(structure, arrays)

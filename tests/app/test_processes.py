@@ -5,6 +5,7 @@ How processes find each other and talk is tested with threads in their places; w
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -516,6 +517,42 @@ def test_states_cross_from_one_process_to_another(tmp_path: Path) -> None:
         for (_, tree), true in zip(own, expected, strict=True):
             chex.assert_trees_all_equal(tree, true)
             chex.assert_trees_all_equal_dtypes(tree, true)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both let go of what they have written, so that there is room again, also for the manifest."""
+    real = np.savez
+
+    def savez(path: Path, *arrays: Any) -> None:
+        real(path, *arrays)
+        if path.parent.name == "exchange_1":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", savez)
+
+    def trade(processes: Processes) -> None:
+        make_exchange(tmp_path, processes)({(processes.number, "copy"): {"x": np.zeros(3)}}, {})
+
+    other, full = [future.exception() for future in together(trade, trade)]
+    assert isinstance(full, OSError)
+    assert "exchange_1" in full.filename
+    assert isinstance(other, Ended)
+    assert "No space left on device" in str(other)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_has_left_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+    """Also if nobody is replaced from there on: environments that cannot be kept may lead elsewhere."""
+    (tmp_path / "exchange_1").mkdir()
+    make_exchange(tmp_path, Processes(2, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path: Path) -> None:
+    exchange = make_exchange(tmp_path / "moved", Processes(2, 0, gather=lambda message: [message] * 2))
+    with pytest.raises(FileNotFoundError, match="moved"):
+        exchange({(0, "copy"): {"x": np.zeros(3)}}, {})
     assert not list(tmp_path.iterdir())
 
 
