@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import uuid
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,9 +56,16 @@ def _write(folder: Path, tree: Any) -> Path:
 
 
 def _read(path: Path, shapes: Any) -> Any:
-    """Reads arrays of these shapes and dtypes."""
+    """Reads arrays of these shapes and dtypes.
+
+    Raises:
+        OSError: they cannot be read, or have not arrived whole.
+    """
     leaves, structure = jax.tree.flatten(shapes)
-    with naming_errors(path), np.load(path) as file:
-        data = [file[name] for name in file.files]
+    try:
+        with naming_errors(path), np.load(path) as file:
+            data = [file[name] for name in file.files]
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise OSError(errno.EIO, "what another process wrote there is not whole", str(path)) from error
     arrays = [raw.view(leaf.dtype).reshape(leaf.shape) for raw, leaf in zip(data, leaves, strict=True)]
     return jax.tree.unflatten(structure, arrays)

@@ -549,6 +549,15 @@ def test_what_a_killed_process_has_left_is_removed_when_it_goes_on(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"lost"])
+def test_a_state_that_does_not_arrive_whole_is_one_line(content: bytes, tmp_path: Path) -> None:
+    """Not every file system shows at once what another host has written."""
+    (tmp_path / "torn.npz").write_bytes(content)
+    exchange = make_exchange(tmp_path, Processes(2, 0, gather=lambda message: [message, [[1, "copy", "torn.npz"]]]))
+    with pytest.raises(OSError, match=r"not whole.*torn.npz"):
+        exchange({}, {(1, "copy"): {"x": np.zeros(3)}})
+
+
 def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path: Path) -> None:
     exchange = make_exchange(tmp_path / "moved", Processes(2, 0, gather=lambda message: [message] * 2))
     with pytest.raises(FileNotFoundError, match="moved"):
