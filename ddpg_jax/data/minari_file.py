@@ -84,16 +84,15 @@ def write_minari(
     namespace = target.name.rpartition("/")[0]
     if target.listed and namespace and namespace not in list_local_namespaces():
         create_namespace(namespace)
+    data = target.path.absolute() / "data"  # Minari looks for the files of a relative path at another place
     try:
-        (target.path / "data").mkdir(parents=True)
+        data.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            storage = MinariStorage.new(
-                target.path / "data", observation_space=observation_space, action_space=action_space, env_spec=env_spec
-            )
+            storage = MinariStorage.new(data, observation_space=observation_space, action_space=action_space, env_spec=env_spec)
             storage.update_metadata({"dataset_id": target.name, "minari_version": minari.__version__, **about})
             storage.update_episodes(_buffer(i, episode) for i, episode in enumerate(episodes))
-            found = minari.MinariDataset(target.path / "data")
+            found = minari.MinariDataset(data)
         if (found.total_episodes, found.total_steps) != (len(episodes), sum(map(len, episodes))):
             raise OSError(f"{target.path} does not hold what was written")
     except BaseException:

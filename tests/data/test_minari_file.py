@@ -72,6 +72,15 @@ def test_a_folder_is_a_dataset_too(tmp_path: Path) -> None:
     assert not (tmp_path / "minari").exists()
 
 
+def test_a_folder_is_named_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minari itself measures a new dataset only under an absolute path."""
+    monkeypatch.chdir(tmp_path)
+    given = episodes(lambda length: np.zeros((length, 3), np.float32))
+    target = file.target_of("./mine")
+    file.write_minari(target, given, observation_space=Box(-1, 1, (3,)), action_space=ACTIONS, env_spec=None, about={})
+    assert minari.MinariDataset("mine/data").total_episodes == 3
+
+
 def test_what_exists_is_kept_and_what_fails_is_gone(tmp_path: Path) -> None:
     target = file.target_of(str(tmp_path / "new"))
     wrong = [Episode({"a": np.zeros((3, 3))}, np.zeros((2, 1), np.float32), np.zeros(2), True)]
