@@ -83,14 +83,15 @@ def transitions_of(episodes: Sequence[Episode], spec: EnvSpec) -> Transition:
     last = np.zeros(lengths.sum(), bool)
     last[np.cumsum(lengths) - 1] = True
     terminated = np.repeat([episode.terminated for episode in episodes], lengths)
-    arrays: Any = (
-        np.concatenate([one[:-1] for one in obs]).astype(np.float32),
-        unit_actions(action, spec).astype(np.float32),
-        np.concatenate([episode.reward for episode in episodes]).astype(np.float32),
-        1.0 - (last & terminated).astype(np.float32),
-        last,
-        np.concatenate([one[1:] for one in obs]).astype(np.float32),
-    )
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and are refused below
+        arrays: Any = (
+            np.concatenate([one[:-1] for one in obs]).astype(np.float32),
+            unit_actions(action, spec).astype(np.float32),
+            np.concatenate([episode.reward for episode in episodes]).astype(np.float32),
+            1.0 - (last & terminated).astype(np.float32),
+            last,
+            np.concatenate([one[1:] for one in obs]).astype(np.float32),
+        )
     found = Transition(*arrays)
     for name, array in (("observations", found.obs), ("observations", found.next_obs), ("rewards", found.reward)):
         if not np.isfinite(array).all():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,14 @@ def read_npz(path: Path) -> list[Episode]:
     state than the successor.
 
     Raises:
-        ConfigError: the file cannot be read, lacks an array, or its arrays have different lengths.
+        ConfigError: the file cannot be read, lacks an array, its arrays have different lengths or hold no numbers, or the
+            successors of all its steps are unknown.
     """
     arrays = _arrays(path)
     absent = [name for name in NEEDED if name not in arrays]
     if absent:
         raise ConfigError(f"{path} has no array {', '.join(absent)}; it must have {', '.join(NEEDED)}")
+    _check_types(path, arrays)
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -86,13 +87,27 @@ def read_npz(path: Path) -> list[Episode]:
         states = np.concatenate([obs[begin:stop], last]) if known else obs[begin:end]
         episodes.append(Episode(states, action[begin:stop], reward[begin:stop], over))
         begin = end
-    return [episode for episode in episodes if len(episode)]
+    episodes = [episode for episode in episodes if len(episode)]
+    if not episodes:
+        raise ConfigError(f"{path} has no step whose successor is known; add {SUCCESSORS}")
+    return episodes
+
+
+def _check_types(path: Path, arrays: dict[str, Any]) -> None:
+    """Raises ConfigError unless arrays hold real numbers, and those of ends nothing but 0 and 1."""
+    for name, array in arrays.items():
+        end = name in ("terminations", "truncations")
+        wanted = "booleans, or numbers 0 and 1" if end else "numbers"
+        if array.dtype.kind not in "biuf":
+            raise ConfigError(f"{path} has {name} of type {array.dtype}; they must be {wanted}")
+        if end and not np.isin(array, (0, 1)).all():
+            raise ConfigError(f"{path} has {name} other than 0 and 1; they must be {wanted}")
 
 
 def _arrays(path: Path) -> dict[str, Any]:
     """Reads the arrays that are known, without unpickling anything."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in (*NEEDED, SUCCESSORS) if name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            return {name: np.asarray(file[name]) for name in (*NEEDED, SUCCESSORS) if name in file.files}
+    except Exception as error:  # damaged files can fail in any way
         raise ConfigError(f"{path} cannot be read as a .npz file: {one_line(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import ddpg_jax as dj
 from ddpg_jax.data.demonstrations import load_store, read_episodes, transitions_of
 from ddpg_jax.data.episodes import Episode
 from ddpg_jax.data.minari_file import target_of, write_minari
-from ddpg_jax.data.npz_file import read_npz, write_npz
+from ddpg_jax.data.npz_file import NEEDED, read_npz, write_npz
 from ddpg_jax.envs.extras import installed
 
 SPEC = dj.EnvSpec("Some", (2,), (1,), action_low=(0.0,), action_high=(10.0,), max_steps=None)
@@ -109,14 +110,17 @@ def test_files_of_others_without_successors(tmp_path_factory: Any, shape: list[t
     np.savez(path, **arrays)
     kept = [e if e.terminated else Episode(e.obs[:-1], e.action[:-1], e.reward[:-1], False) for e in episodes]
     kept = [episode for episode in kept if len(episode)]
+    if not kept:
+        with pytest.raises(dj.ConfigError, match="has no step whose successor is known; add next_observations"):
+            read_npz(path)
+        return
     found = read_npz(path)
     assert [len(episode) for episode in found] == [len(episode) for episode in kept]
-    if kept:
-        got, other = transitions_of(found, SPEC), wanted(kept, SPEC)
-        over = np.asarray(other.discount) == 0  # where the successor does not matter, and is not known
-        for name in ("obs", "action", "reward", "discount", "last"):
-            np.testing.assert_allclose(getattr(got, name), getattr(other, name), atol=1e-6)
-        np.testing.assert_allclose(got.next_obs[~over], other.next_obs[~over])
+    got, other = transitions_of(found, SPEC), wanted(kept, SPEC)
+    over = np.asarray(other.discount) == 0  # where the successor does not matter, and is not known
+    for name in ("obs", "action", "reward", "discount", "last"):
+        np.testing.assert_allclose(getattr(got, name), getattr(other, name), atol=1e-6)
+    np.testing.assert_allclose(got.next_obs[~over], other.next_obs[~over])
 
 
 def test_an_episode_is_divided_where_rows_do_not_follow(tmp_path: Path) -> None:
@@ -156,11 +160,14 @@ MISTAKES: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
     (first("actions", 11.0), r"actions from 1 to 11 in dimension 0; they must be within 0 and 10, the bounds of env=Some"),
     (lambda arrays: {name: array[:0] for name, array in arrays.items()}, "it is empty; it must hold at least one step"),
     (damaged(observations=np.array([{}] * 5)), "cannot be read as a .npz file"),
+    (damaged(observations=np.full((5, 2), "a")), "has observations of type <U1; they must be numbers"),
+    (damaged(rewards=np.zeros(5, complex)), "has rewards of type complex128; they must be numbers"),
+    (damaged(terminations=np.full(5, "False")), "has terminations of type <U5; they must be booleans, or numbers 0 and 1"),
+    (damaged(truncations=np.full(5, np.nan)), "has truncations other than 0 and 1; they must be booleans, or numbers 0 and 1"),
 ]
 
 
 @pytest.mark.parametrize(("change", "sentence"), MISTAKES)
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_mistakes_in_a_file(change: Any, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "one.npz"
     write_npz(path, made([3, 2], [True, False]))
@@ -173,11 +180,18 @@ def test_mistakes_in_a_file(change: Any, sentence: str, tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.npz").write_text("hello")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "zip.npz", "w") as archive:
+        for name in NEEDED:
+            archive.writestr(f"{name}.npy", "hello")
     (tmp_path / "empty").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text("{}")
     for name, sentence in (
         ("text.npz", "cannot be read as a .npz file"),
+        ("array.npz", "cannot be read as a .npz file"),
+        ("zip.npz", "has observations of type"),
         ("none.npz", "cannot be read as a .npz file: .*No such file"),
         ("none", "there is nothing of this name; it must be a Minari id"),
         ("run", "manifest.json cannot be read"),
