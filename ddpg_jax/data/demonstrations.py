@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpg_jax.data.episodes import Episode, flat_obs
 from ddpg_jax.data.minari_file import IDENTITY, read_minari
-from ddpg_jax.data.npz_file import read_npz
+from ddpg_jax.data.npz_file import check_achieved, read_npz
 from ddpg_jax.data.run_replay import read_run
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.replay.demonstrations import make_store
@@ -29,10 +29,12 @@ def load_store(name: str, spec: EnvSpec, *, hindsight: bool) -> Any:
         hindsight: True if their goals are to be relabelled.
 
     Raises:
-        ConfigError: see `read_episodes` and `transitions_of`.
+        ConfigError: see `read_episodes`, `transitions_of` and `npz_file.check_achieved`.
     """
     try:
         transitions = transitions_of(read_episodes(name, spec), spec)
+        if hindsight and Path(name).suffix == ".npz":
+            check_achieved(Path(name))
     except ConfigError as error:
         raise ConfigError(f"demonstrations={name}: {error}") from error
     return make_store(transitions, spec.goal if hindsight else None)

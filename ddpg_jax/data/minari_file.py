@@ -13,6 +13,7 @@ import numpy as np
 
 from ddpg_jax.data.episodes import Episode
 from ddpg_jax.envs.extras import installed, missing
+from ddpg_jax.envs.spaces import is_box
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import EnvSpec
 
@@ -72,6 +73,7 @@ def write_minari(
         observation_space: the Gymnasium space of the observations.
         action_space: that of the actions.
         env_spec: Gymnasium's spec of the environment, from which Minari makes it again; None if it is not Gymnasium's.
+            One that JSON cannot hold, such as that of a class, is left out.
         about: more metadata of the dataset.
 
     Raises:
@@ -89,7 +91,8 @@ def write_minari(
         data.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            storage = MinariStorage.new(data, observation_space=observation_space, action_space=action_space, env_spec=env_spec)
+            spaces: Any = {"observation_space": observation_space, "action_space": action_space}
+            storage = MinariStorage.new(data, **spaces, env_spec=_as_json_holds(env_spec))
             storage.update_metadata({"dataset_id": target.name, "minari_version": minari.__version__, **about})
             storage.update_episodes(_buffer(i, episode) for i, episode in enumerate(episodes))
             found = minari.MinariDataset(data)
@@ -118,11 +121,19 @@ def read_minari(name: str, spec: EnvSpec) -> list[Episode]:
             found = minari.MinariDataset(folder) if path.is_dir() else minari.load_dataset(name)
             episodes = [_episode(one) for one in found.iterate_episodes()]
             space: Any = found.action_space
-    except FileNotFoundError as error:
-        raise ConfigError(f"Minari has no dataset of this name: {one_line(error)}") from error
     except Exception as error:  # damaged files can fail in any way
+        if isinstance(error, FileNotFoundError) and not path.is_dir():
+            raise ConfigError(
+                f"Minari has no dataset of this name here; `minari download {name}` fetches one, and `minari list local` names "
+                "those that are here"
+            ) from error
         raise ConfigError(f"it cannot be read as a Minari dataset: {one_line(error)}") from error
-    bounds = [np.ravel(getattr(space, side, np.nan)).astype(np.float32) for side in ("low", "high")]
+    if not is_box(space):
+        raise ConfigError(
+            f"it has {type(space).__name__} actions; those of env={spec.name} are bounded by {list(spec.action_low)} and "
+            f"{list(spec.action_high)}"
+        )
+    bounds = [np.ravel(getattr(space, side)).astype(np.float32) for side in ("low", "high")]
     wanted = [np.asarray(side, np.float32) for side in (spec.action_low, spec.action_high)]
     if any(len(own) == len(other) and not np.allclose(own, other) for own, other in zip(bounds, wanted, strict=True)):
         own, other = (f"{low.tolist()} and {high.tolist()}" for low, high in (bounds, wanted))
@@ -133,6 +144,15 @@ def read_minari(name: str, spec: EnvSpec) -> list[Episode]:
 def _episode(data: Any) -> Episode:
     """Converts an episode from Minari."""
     return Episode(data.observations, np.asarray(data.actions), np.asarray(data.rewards), bool(data.terminations[-1]))
+
+
+def _as_json_holds(env_spec: Any) -> Any:
+    """Returns Gymnasium's spec of an environment, or None if JSON cannot hold it, as Minari requires."""
+    try:
+        env_spec and env_spec.to_json()
+    except (TypeError, ValueError):
+        return None
+    return env_spec
 
 
 def _check_installed(asked: str) -> None:

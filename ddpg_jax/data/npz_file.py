@@ -93,6 +93,13 @@ def read_npz(path: Path) -> list[Episode]:
     return episodes
 
 
+def check_achieved(path: Path) -> None:
+    """Raises ConfigError if the goals are not known that the last steps of terminated episodes achieved, for hindsight."""
+    arrays = _arrays(path)
+    if SUCCESSORS not in arrays and np.any(arrays.get("terminations", False)):
+        raise ConfigError(f"{path} has terminations without {SUCCESSORS}, which hindsight needs; add them")
+
+
 def _check_types(path: Path, arrays: dict[str, Any]) -> None:
     """Raises ConfigError unless arrays hold real numbers, and those of ends nothing but 0 and 1."""
     for name, array in arrays.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,7 +68,7 @@ def _minari(episodes: list[Episode], out: str) -> str:
     if isinstance(episodes[0].obs, dict):
         one = Box(-np.inf, np.inf, (1,), np.float32)
         space = Dict({"observation": one, "achieved_goal": space, "desired_goal": space})
-    spaces = {"observation_space": space, "action_space": Box(0, 10, (1,), np.float32)}
+    spaces: Any = {"observation_space": space, "action_space": Box(0, 10, (1,), np.float32)}
     write_minari(target_of(out), episodes, **spaces, env_spec=None, about={})
     return out
 
@@ -131,6 +131,20 @@ def test_an_episode_is_divided_where_rows_do_not_follow(tmp_path: Path) -> None:
     found = transitions_of(read_npz(tmp_path / "gap.npz"), SPEC)
     assert np.asarray(found.last).tolist() == [False, True, False, False, True]
     assert np.asarray(found.discount).tolist() == [1, 1, 1, 1, 0]
+
+
+def test_hindsight_needs_the_states_after_terminations(tmp_path: Path) -> None:
+    """The goals that they achieved are those of steps before; without terminations, nothing is missing."""
+    spec = dj.envs.make_device("point-reach").spec
+    obs = np.linspace(0, 1, 4 * spec.obs_dim, dtype=np.float32).reshape(4, spec.obs_dim)
+    for ended, path in ((True, tmp_path / "ended.npz"), (False, tmp_path / "open.npz")):
+        write_npz(path, [Episode(obs, np.zeros((3, 2)), np.zeros(3), ended)])
+        load_store(str(path), spec, hindsight=True)
+        np.savez(path, **{name: array for name, array in np.load(path).items() if name != "next_observations"})
+        load_store(str(path), spec, hindsight=False)
+    load_store(str(tmp_path / "open.npz"), spec, hindsight=True)
+    with pytest.raises(dj.ConfigError, match="has terminations without next_observations, which hindsight needs; add them"):
+        load_store(str(tmp_path / "ended.npz"), spec, hindsight=True)
 
 
 def damaged(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -208,8 +222,14 @@ def test_mistakes_in_datasets_of_minari(tmp_path: Path) -> None:
     name = as_folder(made([2], [True]), tmp_path)
     with pytest.raises(dj.ConfigError, match=r"bounded by \[0.0\] and \[10.0\]; those of env=Some are bounded by \[-1.0\]"):
         load_store(name, SPEC._replace(action_low=(-1.0,)), hindsight=False)
-    with pytest.raises(dj.ConfigError, match="Minari has no dataset of this name"):
+    with pytest.raises(dj.ConfigError, match="has no dataset of this name here; `minari download no/such-v3` fetches"):
         load_store("no/such-v3", SPEC, hindsight=False)
+    spaces: Any = {"observation_space": Box(-9, 9, (2,)), "action_space": Discrete(11)}
+    [one] = made([2], [True])
+    counted = Episode(one.obs, np.arange(2), one.reward, True)
+    write_minari(target_of(str(tmp_path / "counted")), [counted], **spaces, env_spec=None, about={})
+    with pytest.raises(dj.ConfigError, match=r"it has Discrete actions; those of env=Some are bounded by \[0.0\] and \[10.0\]"):
+        load_store(str(tmp_path / "counted"), SPEC, hindsight=False)
     (tmp_path / "other").mkdir()
     with pytest.raises(dj.ConfigError, match="cannot be read as a Minari dataset"):
         load_store(str(tmp_path / "other"), SPEC, hindsight=False)

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict
 
 import ddpg_jax as dj
@@ -79,6 +80,16 @@ def test_a_folder_is_named_from_where_one_stands(tmp_path: Path, monkeypatch: py
     target = file.target_of("./mine")
     file.write_minari(target, given, observation_space=Box(-1, 1, (3,)), action_space=ACTIONS, env_spec=None, about={})
     assert minari.MinariDataset("mine/data").total_episodes == 3
+
+
+def test_an_environment_that_json_cannot_describe_is_left_out() -> None:
+    """Gymnasium registers classes and functions, too, but Minari keeps specs as JSON."""
+    made: Any = gymnasium.Env
+    spec = EnvSpec("Mine-v0", entry_point=made)
+    given = episodes(lambda length: np.zeros((length, 3), np.float32))
+    target = file.target_of("mine-v0")
+    file.write_minari(target, given, observation_space=Box(-1, 1, (3,)), action_space=ACTIONS, env_spec=spec, about={})
+    assert minari.load_dataset("mine-v0").env_spec is None
 
 
 def test_what_exists_is_kept_and_what_fails_is_gone(tmp_path: Path) -> None:
