@@ -81,7 +81,10 @@ def newest_ring(folder: Path, manifest: dict[str, Any], member: int | None = Non
         if alias:
             alias.cleanup()
     if ring is None:
-        raise ConfigError(f"the replay of {folder} cannot be read; it has none, or one of your own")
+        raise ConfigError(
+            f"the replay of {folder} cannot be read; it has none, or one of your own, so record episodes of its policy "
+            f"instead, with ddpg-jax record {folder} --out FILE.npz"
+        )
     place = members.index(number)
     rows, head, size = (np.asarray(ring[name]) for name in ("rows", "head", "size"))
     return (rows[place], head[place], size[place]) if rows.ndim == 3 else (rows, head, size)
