@@ -75,13 +75,13 @@ def transitions_of(episodes: Sequence[Episode], spec: EnvSpec) -> Transition:
     >>> found.action.tolist(), found.discount.tolist(), found.last.tolist()
     ([[-1.0], [-1.0]], [1.0, 0.0], [False, True])
     """
-    if not sum(map(len, episodes)):
+    if not sum(episode.length for episode in episodes):
         raise ConfigError("it is empty; it must hold at least one step")
     for episode in episodes:
         _check_shapes(episode, spec)
     obs = [flat_obs(episode.obs) for episode in episodes]
-    action = np.concatenate([episode.action.reshape(len(episode), -1) for episode in episodes])
-    lengths = np.array([len(episode) for episode in episodes])
+    action = np.concatenate([episode.action.reshape(episode.length, -1) for episode in episodes])
+    lengths = np.array([episode.length for episode in episodes])
     last = np.zeros(lengths.sum(), bool)
     last[np.cumsum(lengths) - 1] = True
     terminated = np.repeat([episode.terminated for episode in episodes], lengths)
@@ -129,8 +129,8 @@ def _check_shapes(episode: Episode, spec: EnvSpec) -> None:
     ):
         if np.prod(shape, dtype=int) != dim:
             raise ConfigError(f"it has {name} of shape {shape}; those of env={spec.name} have {wanted}")
-    if not len(obs) == len(episode.action) + 1 == len(episode) + 1:
+    if not len(obs) == len(episode.action) + 1 == episode.length + 1:
         raise ConfigError(
-            f"it has an episode of {len(obs)} observations, {len(episode.action)} actions and {len(episode)} rewards; there "
+            f"it has an episode of {len(obs)} observations, {len(episode.action)} actions and {episode.length} rewards; there "
             "must be as many actions as rewards, and one observation more"
         )

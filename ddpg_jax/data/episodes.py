@@ -28,8 +28,9 @@ class Episode(NamedTuple):
     seed: int | None = None
     """The seed of the environment's reset; None if it is not known or has none."""
 
-    def __len__(self) -> int:
-        """Returns T."""
+    @property
+    def length(self) -> int:
+        """T."""
         return len(self.reward)
 
 
@@ -91,4 +92,4 @@ def from_ring(rows: np.ndarray, head: np.ndarray, size: np.ndarray, *, spec: Env
             own = jax.tree.map(lambda x, begin=begin, end=end: x[begin:end], t)
             obs = shaped_obs(np.concatenate([own.obs, own.next_obs[-1:]]), space)
             episodes.append(Episode(obs, native_actions(own.action, spec), own.reward, bool(own.discount[-1] == 0)))
-    return [episode for episode in episodes if len(episode)]
+    return [episode for episode in episodes if episode.length]

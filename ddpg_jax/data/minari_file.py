@@ -96,7 +96,7 @@ def write_minari(
             storage.update_metadata({"dataset_id": target.name, "minari_version": minari.__version__, **about})
             storage.update_episodes(_buffer(i, episode) for i, episode in enumerate(episodes))
             found = minari.MinariDataset(data)
-        if (found.total_episodes, found.total_steps) != (len(episodes), sum(map(len, episodes))):
+        if (found.total_episodes, found.total_steps) != (len(episodes), sum(episode.length for episode in episodes)):
             raise OSError(f"{target.path} does not hold what was written")
     except BaseException:
         shutil.rmtree(target.path, ignore_errors=True)
@@ -149,7 +149,8 @@ def _episode(data: Any) -> Episode:
 def _as_json_holds(env_spec: Any) -> Any:
     """Returns Gymnasium's spec of an environment, or None if JSON cannot hold it, as Minari requires."""
     try:
-        env_spec and env_spec.to_json()
+        if env_spec is not None:
+            env_spec.to_json()
     except (TypeError, ValueError):
         return None
     return env_spec
@@ -165,7 +166,7 @@ def _buffer(number: int, episode: Episode) -> Any:
     """Returns an episode as Minari takes it."""
     from minari.data_collector import EpisodeBuffer
 
-    ends = np.arange(1, len(episode) + 1) == len(episode)
+    ends = np.arange(1, episode.length + 1) == episode.length
     terminations, truncations = (ends & episode.terminated).tolist(), (ends & (not episode.terminated)).tolist()
     arrays: Any = {"observations": episode.obs, "actions": episode.action}
     own = {"rewards": episode.reward.tolist(), "terminations": terminations, "truncations": truncations}

@@ -30,8 +30,8 @@ def write_npz(path: Path, episodes: Sequence[Episode]) -> None:
     (3, 2)
     """
     obs = [flat_obs(episode.obs) for episode in episodes]
-    ends = np.concatenate([np.arange(1, len(episode) + 1) == len(episode) for episode in episodes])
-    terminated = np.repeat([episode.terminated for episode in episodes], [len(episode) for episode in episodes])
+    ends = np.concatenate([np.arange(1, episode.length + 1) == episode.length for episode in episodes])
+    terminated = np.repeat([episode.terminated for episode in episodes], [episode.length for episode in episodes])
     arrays = {
         "observations": np.concatenate([one[:-1] for one in obs]),
         SUCCESSORS: np.concatenate([one[1:] for one in obs]),
@@ -87,7 +87,7 @@ def read_npz(path: Path) -> list[Episode]:
         states = np.concatenate([obs[begin:stop], last]) if known else obs[begin:end]
         episodes.append(Episode(states, action[begin:stop], reward[begin:stop], over))
         begin = end
-    episodes = [episode for episode in episodes if len(episode)]
+    episodes = [episode for episode in episodes if episode.length]
     if not episodes:
         raise ConfigError(f"{path} has no step whose successor is known; add {SUCCESSORS}")
     return episodes

@@ -40,7 +40,7 @@ def test_episodes_in_jax_are_whole_and_in_the_units_of_the_environment() -> None
         np.testing.assert_allclose(episode.reward, x[:-1] + action, atol=1e-5)
         assert (np.abs(x[1:-1]) <= 6.0).all()
         assert episode.terminated == (abs(x[-1]) > 6.0)
-        assert episode.terminated or len(episode) == 12
+        assert episode.terminated or episode.length == 12
     assert {episode.terminated for episode in episodes} == {True, False}
     assert len({episode.obs[0, 0, 0] for episode in episodes}) == count  # other starts, in all parts
     again = collect(walk(), uniform(1), episodes=2, seed=0)
@@ -80,7 +80,7 @@ def test_episodes_on_the_host_are_those_of_the_environment_itself() -> None:
             assert episode.reward[t] == reward
         np.testing.assert_array_equal(episode.obs[7], obs)
         assert episode.action.dtype == np.float32
-        assert len(episode) == 7
+        assert episode.length == 7
         assert not episode.terminated
     again = collect(env, uniform(1), episodes=12, seed=3, make=make)
     np.testing.assert_array_equal([e.reward for e in again], [e.reward for e in episodes])

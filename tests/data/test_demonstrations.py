@@ -51,8 +51,8 @@ def wanted(episodes: list[Episode], spec: dj.EnvSpec) -> dj.Transition:
         obs = episode.obs
         if isinstance(obs, dict):
             obs = np.concatenate([obs[name] for name in ("observation", "achieved_goal", "desired_goal")], axis=1)
-        for t in range(len(episode)):
-            last = t + 1 == len(episode)
+        for t in range(episode.length):
+            last = t + 1 == episode.length
             unit = 2 * (episode.action[t] - spec.action_low) / (np.array(spec.action_high) - spec.action_low) - 1
             rows.append((obs[t], unit, episode.reward[t], 1.0 - (last and episode.terminated), last, obs[t + 1]))
     return dj.Transition(*(np.stack(column) for column in zip(*rows, strict=True)))  # pyright: ignore[reportArgumentType]
@@ -109,13 +109,13 @@ def test_files_of_others_without_successors(tmp_path_factory: Any, shape: list[t
         arrays["truncations"][-1] = False  # the file just ends
     np.savez(path, **arrays)
     kept = [e if e.terminated else Episode(e.obs[:-1], e.action[:-1], e.reward[:-1], False) for e in episodes]
-    kept = [episode for episode in kept if len(episode)]
+    kept = [episode for episode in kept if episode.length]
     if not kept:
         with pytest.raises(dj.ConfigError, match="has no step whose successor is known; add next_observations"):
             read_npz(path)
         return
     found = read_npz(path)
-    assert [len(episode) for episode in found] == [len(episode) for episode in kept]
+    assert [episode.length for episode in found] == [episode.length for episode in kept]
     got, other = transitions_of(found, SPEC), wanted(kept, SPEC)
     over = np.asarray(other.discount) == 0  # where the successor does not matter, and is not known
     for name in ("obs", "action", "reward", "discount", "last"):

@@ -60,7 +60,7 @@ def test_the_ring_gives_back_its_episodes(lengths: list[list[int]], length: int)
     lanes = [stream(own, n) for n, own in enumerate(lengths)]
     found = from_ring(*ring_of(lanes, length), spec=SPEC, space=SPACE)
     wanted = [episode for steps in lanes for episode in expected(steps, length)]
-    assert [len(episode) for episode in found] == [len(steps) for steps in wanted]
+    assert [episode.length for episode in found] == [len(steps) for steps in wanted]
     for episode, steps in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(episode.obs, np.stack([*(step[0] for step in steps), steps[-1][5]]))
         np.testing.assert_allclose(episode.action[:, 0], [5.0 + 5.0 * step[1] for step in steps], rtol=1e-6)
@@ -88,4 +88,5 @@ def test_observations_with_goals_become_dicts_again() -> None:
 
 
 def test_the_length_of_an_episode_is_its_number_of_steps() -> None:
-    assert len(Episode(np.zeros((4, 2)), np.zeros((3, 1)), np.zeros(3), True)) == 3
+    one = Episode(np.zeros((4, 2)), np.zeros((3, 1)), np.zeros(3), True)
+    assert one._replace(terminated=False).length == 3

@@ -59,8 +59,8 @@ def test_minari_gives_back_what_was_written(goals: bool) -> None:
         np.testing.assert_equal(other.observations, one.obs)
         np.testing.assert_array_equal(other.actions, one.action)
         np.testing.assert_array_equal(other.rewards, one.reward)
-        assert other.terminations.tolist() == [False] * (len(one) - 1) + [one.terminated]
-        assert other.truncations.tolist() == [False] * (len(one) - 1) + [not one.terminated]
+        assert other.terminations.tolist() == [False] * (one.length - 1) + [one.terminated]
+        assert other.truncations.tolist() == [False] * (one.length - 1) + [not one.terminated]
 
 
 def test_a_folder_is_a_dataset_too(tmp_path: Path) -> None:
