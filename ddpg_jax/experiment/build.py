@@ -146,7 +146,8 @@ def ring_of(experiment: Experiment, spec: EnvSpec) -> MakeRing:
 def demonstrations_of(experiment: Experiment, spec: EnvSpec) -> Replay:
     """Makes what samples from a store of demonstrations, uniformly, in batches like those of the replay."""
     x = experiment
-    sizes = {"capacity": x.n_step, "batch_size": x.batch_size, "n_step": x.n_step}  # of which a store has its own capacity
+    # The capacity only counts where a ring is made, and the store is one already; n steps is the least that is allowed.
+    sizes = {"capacity": x.n_step, "batch_size": x.batch_size, "n_step": x.n_step}
     shown = samplers.uniform(spec.obs_dim, spec.action_dim, **sizes, ring=ring_of(x, spec))
     shown = samplers.with_reward_scale(shown) if "reward_scale" in x.parts else shown
     return samplers.with_age(shown) if x.diagnostics else shown

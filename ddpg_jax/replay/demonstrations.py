@@ -43,8 +43,8 @@ def make_store(transitions: Transition, goal: Goal | None = None) -> Any:
     t, count = transitions, len(transitions.last)
     scalars = np.stack([t.reward, t.discount, t.last], axis=-1)
     rows = np.concatenate([t.obs, t.action, t.next_obs, scalars], axis=-1).astype(np.float32)
-    one: Any = np.zeros(1, np.int32)
-    ring = ReplayState(rows, one, one + count)  # pyright: ignore[reportArgumentType]
+    begin: Any = np.zeros(1, np.int32)
+    ring = ReplayState(rows, begin, begin + count)  # pyright: ignore[reportArgumentType]
     if goal is None:
         return ring
     ends = np.flatnonzero(np.asarray(transitions.last)) + 1
@@ -98,8 +98,8 @@ def mixed(replay: Replay, demonstrations: Replay, store: Any) -> Replay:
 
     Each batch has demo_fraction * B demonstrations, or if that is no whole number, one more or less so that it is so many in
     the mean. They are drawn uniformly, with weight 1, and spread evenly over the batch: of the strata that prioritized replay
-    draws from, each is replaced with equal probability. What the updates report of a demonstration changes no priority. With a
-    fraction of 0, batches are those of the replay.
+    draws from, each is replaced with equal probability. What the updates report of a demonstration changes no priority, but
+    for one row of a batch that has nothing else. With a fraction of 0, batches are those of the replay.
 
     Args:
         replay: what is collected.
