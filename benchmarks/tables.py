@@ -293,8 +293,9 @@ def pruning() -> str:
     return "\n".join([*of_pruning.table(result), "", where(result, "pruning"), ""]) if result else ""
 
 
-REACH = "Demonstrations on point-reach: steps until 90 % of the episodes end at the goal"
-OFFLINE = "TD3+BC without steps, on Pendulum-v1: returns beside the data's and the demonstrator's without noise"
+REACH = "Demonstrations on {}: steps until 90 % of the episodes end at the goal"
+CHEETAH = "Demonstrations of a policy with half the return, on HalfCheetah-v5: steps to a return of 5,000"
+OFFLINE = "TD3+BC without steps, on {}: returns beside the data's and the demonstrator's without noise"
 
 
 def page() -> str:
@@ -313,8 +314,11 @@ def page() -> str:
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
         populations(),
         pruning(),
-        parts("reach", REACH, "IQM of the steps", 0, script="demonstrations"),
-        parts("pendulum", OFFLINE, "IQM of the return", script="demonstrations"),
+        parts("reach", REACH.format("point-reach"), "IQM of the steps", 0, script="demonstrations"),
+        parts("maze", REACH.format("PointMaze_UMaze-v3"), "IQM of the steps", 0, script="demonstrations"),
+        parts("cheetah", CHEETAH, "IQM of the steps", 0, script="demonstrations"),
+        parts("pendulum", OFFLINE.format("Pendulum-v1"), "IQM of the return", script="demonstrations"),
+        parts("half_cheetah", OFFLINE.format("HalfCheetah-v5"), "IQM of the return", 0, script="demonstrations"),
         speed(),
         peers(),
         budget(),
