@@ -14,7 +14,7 @@ benchmark that was stopped goes on. But on HalfCheetah-v5, networks are 64-64. T
   there counts with twice the length of a run.
 - pendulum, half_cheetah: the return of TD3+BC, offline, against that of the demonstrator, which was trained for so many steps.
   The data are 50 and 100 of its episodes with noise of 0.1, and all policies are compared without noise, over 100 and 20
-  episodes.
+  episodes with the same seeds.
 """
 
 from __future__ import annotations
@@ -222,10 +222,10 @@ def offline(task: Offline, name: str, seeds: int, updates: int) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shown.npz"
         write_npz(path, episodes)
-        fields = {**task.fields, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": task.compared}
+        fields = {**task.fields, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": 1}
         sweep = dj.sweep(task.env, seeds=seeds, preset="td3-bc", demonstrations=str(path), **fields)
-    own = shown(task.env, greedy(acting(policy)), task.compared)
-    return {**score(sweep.final[0].tolist()), "data": mean_return(episodes), "demonstrator": mean_return(own)}
+    own, *others = (mean_return(shown(task.env, greedy(acting(one)), task.compared)) for one in [policy, *sweep.policies])
+    return {**score(others), "data": mean_return(episodes), "demonstrator": own}
 
 
 def acting(policy: dj.Policy) -> Callable[[Any], Any]:
