@@ -122,6 +122,15 @@ MAZE = {
     "replay_capacity": 100_000,
 }
 FAMILY = {**suite_tasks.FAMILY, "warmup_steps": 10_000, "replay_capacity": 200_000}
+FILTERED = {
+    "demo_fraction": 0.1,
+    "bc_weight": 1.0,
+    "q_filter": True,
+    "bc_alpha": 2.5,
+    "pretrain_updates": 20_000,
+    "warmup_steps": 1_000,
+}
+"""For demonstrations of a policy that is not good enough: few of them in a batch, as long as the critic values them more."""
 TASKS: dict[str, Task] = {
     "reach": Task(
         "point-reach",
@@ -151,7 +160,7 @@ TASKS: dict[str, Task] = {
     "cheetah": Task(
         "HalfCheetah-v5",
         {**FAMILY, "steps": 200_000, "eval_every": 5_000},
-        {"alone": {}, "half": {"shown": True}},
+        {"alone": {}, "half": {"shown": True}, "tenth, filtered": {"shown": True, **FILTERED}},
         {"steps": 50_000},
         100,
         returned,
