@@ -34,6 +34,7 @@ import numpy as np
 import ddpg_jax as dj
 from benchmarks import suite_tasks
 from benchmarks.parts import score
+from ddpg_jax.app.record import mu
 from ddpg_jax.data.collect import collect, greedy, noisy
 from ddpg_jax.data.npz_file import write_npz
 from ddpg_jax.envs.choosing import device_env
@@ -191,7 +192,7 @@ def demonstrations(task: Task) -> list[Any]:
     """Noise-free episodes of a demonstrator, of which all variants see the same."""
     fields = {"env_kwargs": "{}", **task.fields, **task.demonstrator}
     policy = trained(task.env, tuple(fields.items()))
-    return shown(task.env, greedy(acting(policy)), task.episodes, dj.configure(fields)[0].env_kwargs)
+    return shown(task.env, greedy(mu(policy)), task.episodes, dj.configure(fields)[0].env_kwargs)
 
 
 @functools.cache
@@ -227,19 +228,14 @@ def offline(task: Offline, name: str, seeds: int, updates: int) -> dict[str, Any
     """The returns of TD3+BC, one for each seed, beside those of the data and of the demonstrator without noise."""
     steps = task.steps[name]
     policy = trained(task.env, tuple({**task.demonstrator, "steps": steps, "eval_every": steps}.items()))
-    episodes = shown(task.env, noisy(acting(policy), 0.1), task.episodes)
+    episodes = shown(task.env, noisy(mu(policy), 0.1), task.episodes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shown.npz"
         write_npz(path, episodes)
         fields = {**task.fields, "steps": 0, "updates": updates, "eval_every": updates, "eval_episodes": 1}
         sweep = dj.sweep(task.env, seeds=seeds, preset="td3-bc", demonstrations=str(path), **fields)
-    own, *others = (mean_return(shown(task.env, greedy(acting(one)), task.compared)) for one in [policy, *sweep.policies])
+    own, *others = (mean_return(shown(task.env, greedy(mu(one)), task.compared)) for one in [policy, *sweep.policies])
     return {**score(others), "data": mean_return(episodes), "demonstrator": own}
-
-
-def acting(policy: dj.Policy) -> Callable[[Any], Any]:
-    """The policy as a function of the observation."""
-    return lambda obs: policy.unit_action(policy.params, obs)
 
 
 def shown(name: str, act: Any, episodes: int, env_kwargs: str = "{}") -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def read_npz(path: Path) -> list[Episode]:
         ConfigError: the file cannot be read, lacks an array, its arrays have different lengths or hold no numbers, or the
             successors of all its steps are unknown.
     """
-    arrays = _arrays(path)
+    arrays = _read(path, lambda file: {name: np.asarray(file[name]) for name in (*NEEDED, SUCCESSORS) if name in file.files})
     absent = [name for name in NEEDED if name not in arrays]
     if absent:
         raise ConfigError(f"{path} has no array {', '.join(absent)}; it must have {', '.join(NEEDED)}")
@@ -95,8 +95,7 @@ def read_npz(path: Path) -> list[Episode]:
 
 def check_achieved(path: Path) -> None:
     """Raises ConfigError if the goals are not known that the last steps of terminated episodes achieved, for hindsight."""
-    arrays = _arrays(path)
-    if SUCCESSORS not in arrays and np.any(arrays.get("terminations", False)):
+    if _read(path, lambda file: SUCCESSORS not in file.files and np.any(file["terminations"])):
         raise ConfigError(f"{path} has terminations without {SUCCESSORS}, which hindsight needs; add them")
 
 
@@ -111,10 +110,10 @@ def _check_types(path: Path, arrays: dict[str, Any]) -> None:
             raise ConfigError(f"{path} has {name} other than 0 and 1; they must be {wanted}")
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    """Reads the arrays that are known, without unpickling anything."""
+def _read(path: Path, take: Callable[[Any], Any]) -> Any:
+    """Returns what is taken from a file, which reads an array when it is asked for one, without unpickling anything."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in (*NEEDED, SUCCESSORS) if name in file.files}
+            return take(file)
     except Exception as error:  # damaged files can fail in any way
         raise ConfigError(f"{path} cannot be read as a .npz file: {one_line(error)}") from error

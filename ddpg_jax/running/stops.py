@@ -15,7 +15,7 @@ from ddpg_jax.running.blocks import Judge
 from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.intervals import ranking_score
-from ddpg_jax.running.program import Member
+from ddpg_jax.running.members import Member, index_of
 from ddpg_jax.running.results import Stop
 from ddpg_jax.running.rows import result_of
 
@@ -215,7 +215,7 @@ class Referee:
 
         All processes must call it after the same evaluations.
         """
-        index = {member.number: m for m, member in enumerate(members)}
+        index = index_of(members)
 
         def judge(rows: list[dict[str, Any]], state: Any) -> Iterable[int]:
             del state
