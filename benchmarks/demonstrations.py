@@ -27,13 +27,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
 from benchmarks import suite_tasks
-from benchmarks.parts import score
+from benchmarks.parts import score, share_at_goal
 from ddpg_jax.app.record import mu
 from ddpg_jax.data.collect import collect, greedy, noisy
 from ddpg_jax.data.npz_file import write_npz
@@ -76,25 +74,6 @@ def returned(row: dict[str, Any], policy: dj.Policy) -> float:
     return row["eval_return_mean"]
 
 
-@functools.cache
-def _ends_at_goal(unit_action: Any) -> Any:
-    env = dj.envs.make_device("point-reach")
-
-    def share(params: Any) -> jax.Array:
-        start_key, step_key = jax.random.split(jax.random.key(0))
-        start = jax.vmap(env.reset)(jax.random.split(start_key, 100))
-
-        def step(carry: Any, key: jax.Array) -> Any:
-            env_state, obs = carry
-            env_state, obs, one = jax.vmap(env.step)(jax.random.split(key, 100), env_state, obs, unit_action(params, obs))
-            return (env_state, obs), one.reward
-
-        _, rewards = jax.lax.scan(step, start, jax.random.split(step_key, 50))
-        return jnp.mean(rewards[-1] > -1.0)
-
-    return jax.jit(share)
-
-
 SHARES: list[Any] = []
 
 
@@ -102,7 +81,7 @@ def at_goal(row: dict[str, Any], policy: dj.Policy) -> float:
     """The share of 100 episodes of point-reach that end at the goal; the policies all have the same network."""
     del row
     if not SHARES:
-        SHARES.append(_ends_at_goal(policy.unit_action))
+        SHARES.append(share_at_goal(policy.unit_action))
     return float(SHARES[0](policy.params))
 
 

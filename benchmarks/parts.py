@@ -1,7 +1,7 @@
 """What the parts do and cost: every preset, each part on and off, overestimation of DDPG against TD3, hindsight against none.
 
     python -m benchmarks.parts                    # everything, hours on two cores
-    python -m benchmarks.parts --only presets     # or: parts, speed, time, bias, hindsight
+    python -m benchmarks.parts --only presets     # or: parts, speed, ablation, time, bias, hindsight
     python -m benchmarks.parts --only parts --row "huber 1"     # and others; beside the rows that were measured before
 
 Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
@@ -13,6 +13,7 @@ are the same for all variants, so that comparisons are paired. A row measured by
 - parts: Pendulum-v1, 10,000 steps, the defaults with one thing changed.
 - speed: updates/s of each part over those of the defaults, with networks of the same sizes, measured in turns of so many steps,
   as many as there are seeds elsewhere.
+- ablation: the same for what the suite's ablation adds to plain DDPG on Hopper-v5, ten members each.
 - time: seconds of training, without compilation and evaluations, until an evaluation first reaches a return; one run after the
   other, on all cores. A seed that does not get there counts twice the seconds of its run.
 - bias: Pendulum-v1, 20,000 steps at gamma 0.95: what the critic says of visited states minus the discounted return that
@@ -35,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ddpg_jax as dj
+from benchmarks.suite_tasks import ABLATION_BASE, ADDED
 from benchmarks.turns import advancing
 from ddpg_jax.running.hardware import use_all_cores
 from ddpg_jax.running.intervals import interval, iqm
@@ -102,20 +104,31 @@ def part(name: str, seeds: int, steps: int) -> dict[str, Any]:
     return final_returns("Pendulum-v1", seeds, {**PARTS[name], "steps": steps, "eval_every": steps // 5})
 
 
-@functools.cache
-def turns(name: str) -> Callable[[int], float]:
+def turns(env: str, members: int, fields: dict[str, Any]) -> Callable[[int], float]:
     """`(steps) -> updates per second` of a program that is warm, and has compiled."""
-    experiment, hyper = dj.configure({"env": "Pendulum-v1", "steps": 2**30, "eval_episodes": 0, **PARTS[name]})
-    program = dj.make_program(experiment, [dj.Member(0, hyper)])
+    experiment, hyper = dj.configure({"env": env, **fields, "steps": 2**30, "eval_episodes": 0})
+    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(members)])
     turn = advancing(program, program.start(), 0)
     turn(experiment.warmup_steps)
     turn(100)
     return turn
 
 
-def speed(name: str, rounds: int, steps: int) -> dict[str, Any]:
-    """The rate of a part over that of the defaults, which take turns."""
-    rates = np.array([[turns(one)(steps) for one in (name, "defaults")] for _ in range(rounds)])
+@functools.cache
+def of_part(name: str) -> Callable[[int], float]:
+    """Turns of the defaults with one thing changed."""
+    return turns("Pendulum-v1", 1, PARTS[name])
+
+
+@functools.cache
+def of_ablation(name: str) -> Callable[[int], float]:
+    """Turns of what the suite's ablation compares."""
+    return turns("Hopper-v5", 10, {**ABLATION_BASE, "warmup_steps": 1_000, "replay_capacity": 100_000, **ADDED[name]})
+
+
+def speed(turn: Callable[[str], Callable[[int], float]], base: str, name: str, rounds: int, steps: int) -> dict[str, Any]:
+    """The rate of a variant over that of another, which take turns."""
+    rates = np.array([[turn(one)(steps) for one in (name, base)] for _ in range(rounds)])
     return {**score(rates[:, 0] / rates[:, 1]), "updates_per_second": rates[:, 0].tolist()}
 
 
@@ -172,29 +185,35 @@ def hindsight(name: str, seeds: int, steps: int) -> dict[str, Any]:
     """Success rates in the end."""
     fields = {"hindsight": name, "steps": steps, "eval_every": steps // 5, "gamma": 0.95, "exploration": "gaussian"}
     sweep = dj.sweep("point-reach", seeds=seeds, epsilon_uniform=0.2, eval_episodes=20, **fields)
-    rates = [success_rate(dj.envs.make_device("point-reach"), policy) for policy in sweep.policies]
+    share = share_at_goal(sweep.policies[0].unit_action)
+    rates = [float(share(policy.params)) for policy in sweep.policies]
     return {**score(rates), "curves": sweep.returns[0].tolist()}
 
 
-def success_rate(env: dj.Env, policy: dj.Policy, episodes: int = 100) -> float:
-    """Share of episodes, all of the same length, that end without the -1 of a miss."""
-    start_key, step_key = jax.random.split(jax.random.key(0))
-    start = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
+def share_at_goal(unit_action: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
+    """`(params) -> ` the share of 100 episodes of point-reach, always the same, that end without the -1 of a miss."""
+    env = dj.envs.make_device("point-reach")
 
-    def step(carry: Any, key: jax.Array) -> Any:
-        env_state, obs = carry
-        action = policy.unit_action(policy.params, obs)
-        env_state, obs, transition = jax.vmap(env.step)(jax.random.split(key, episodes), env_state, obs, action)
-        return (env_state, obs), transition.reward
+    def share(params: Any) -> jax.Array:
+        start_key, step_key = jax.random.split(jax.random.key(0))
+        start = jax.vmap(env.reset)(jax.random.split(start_key, 100))
 
-    _, rewards = jax.lax.scan(step, start, jax.random.split(step_key, env.spec.max_steps or 0))
-    return float(jnp.mean(rewards[-1] > -1.0))
+        def step(carry: Any, key: jax.Array) -> Any:
+            env_state, obs = carry
+            env_state, obs, one = jax.vmap(env.step)(jax.random.split(key, 100), env_state, obs, unit_action(params, obs))
+            return (env_state, obs), one.reward
+
+        _, rewards = jax.lax.scan(step, start, jax.random.split(step_key, env.spec.max_steps or 0))
+        return jnp.mean(rewards[-1] > -1.0)
+
+    return jax.jit(share)
 
 
 KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str], int]] = {
     "presets": (preset, dj.PRESETS, 10_000),
     "parts": (part, PARTS, 10_000),
-    "speed": (speed, PARTS, 1_000),
+    "speed": (functools.partial(speed, of_part, "defaults"), PARTS, 1_000),
+    "ablation": (functools.partial(speed, of_ablation, "mlp"), ADDED, 200),
     "time": (seconds_to, TIMES, 0),
     "bias": (bias, ("defaults", "two critics", "TD3"), 20_000),
     "hindsight": (hindsight, ("none", "future", "final", "episode"), 20_000),

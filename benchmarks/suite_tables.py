@@ -85,19 +85,21 @@ def _about(one: Done) -> str:
 def ablations(results: Path) -> str:
     """Tabulates what each part adds to plain DDPG: variants of ten seeds."""
     tables = {name: variants for name, variants in variants_of(results).items() if name.startswith(ABLATION)}
+    measured = results / "parts_ablation.json"
+    costs = json.loads(measured.read_text())["rows"] if measured.exists() else {}
     lines = ["## One part at a time, added to plain DDPG\n"] if tables else []
     for name, variants in tables.items():
         first = next(iter(variants.values()))
         seeds = len(first["seeds"])
         lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {seeds} seeds, batch 64, both rates 1e-3:", ""]
         lines += [
-            "| part | changed | final IQM | 95 % interval | maximum over time of the mean | updates/s | |",
+            "| part | changed | final IQM | 95 % interval | maximum over time of the mean | updates/s over those of mlp | |",
             "|" + "---|" * 7,
         ]
         for variant, one in variants.items():
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
             low, high = one["final_return_interval"]
-            speed = f"{one['updates_per_second']:,.0f}" if one["updates_per_second"] else ""
+            speed = f"{costs[variant]['iqm']:.2f}" if variant in costs else ""
             whole = results / f"pilot_{name}.json"
             raw = whole if whole.exists() else results / f"pilot_{name}.{variant}.json"
             lines.append(
