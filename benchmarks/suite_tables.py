@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.suite_results import parse
-from benchmarks.suite_tasks import TASKS, Task
+from benchmarks.suite_tasks import ADDED, TASKS, Task
 from ddpg_jax.app.report import by_point
 from ddpg_jax.running.intervals import interval, iqm
 
@@ -86,7 +86,7 @@ def ablations(results: Path) -> str:
     """Tabulates what each part adds to plain DDPG: variants of ten seeds."""
     tables = {name: variants for name, variants in variants_of(results).items() if name.startswith(ABLATION)}
     measured = results / "parts_ablation.json"
-    costs = json.loads(measured.read_text())["rows"] if measured.exists() else {}
+    cost = json.loads(measured.read_text()) if measured.exists() else {"rows": {}}
     lines = ["## One part at a time, added to plain DDPG\n"] if tables else []
     for name, variants in tables.items():
         first = next(iter(variants.values()))
@@ -96,10 +96,11 @@ def ablations(results: Path) -> str:
             "| part | changed | final IQM | 95 % interval | maximum over time of the mean | updates/s over those of mlp | |",
             "|" + "---|" * 7,
         ]
-        for variant, one in variants.items():
+        for variant in (variant for variant in ADDED if variant in variants):
+            one = variants[variant]
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
             low, high = one["final_return_interval"]
-            speed = f"{costs[variant]['iqm']:.2f}" if variant in costs else ""
+            speed = f"{cost['rows'][variant]['iqm']:.2f}" if variant in cost["rows"] else ""
             whole = results / f"pilot_{name}.json"
             raw = whole if whole.exists() else results / f"pilot_{name}.{variant}.json"
             lines.append(
@@ -107,6 +108,8 @@ def ablations(results: Path) -> str:
                 f"{one['max_mean_return']:,.0f} | {speed} | [raw](results/{raw.name}) |"
             )
         lines.append("")
+    if tables and measured.exists():
+        lines += [f"Ratios of updates/s: on Hopper-v5, in turns; `{cost['command']}`; [raw](results/{measured.name}).", ""]
     return "\n".join(lines)
 
 
