@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from benchmarks.suite_results import parse
-from benchmarks.suite_tasks import ADDED, TASKS, Task
+from benchmarks.suite_tasks import ADDED, TASKS, VARIANTS, Task
 from ddpg_jax.app.report import by_point
 from ddpg_jax.running.intervals import interval, iqm
 
@@ -113,6 +113,10 @@ def ablations(results: Path) -> str:
     return "\n".join(lines)
 
 
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.1f}"
+
+
 def variants_of(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The finished variants of each pilot, by their names."""
     tables: dict[str, dict[str, dict[str, Any]]] = {}
@@ -130,12 +134,12 @@ def pilots(results: Path) -> str:
     for name, variants in tables.items():
         first = next(iter(variants.values()))
         lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {len(first['seeds'])} seeds ({name}):", ""]
-        lines += ["| variant | changed | final returns | maximum over time of the mean | updates/s |", "|---|---|---|---|---|"]
-        for variant, one in variants.items():
+        lines += ["| variant | changed | final returns | maximum over time of the mean |", "|---|---|---|---|"]
+        for variant in (variant for variant in VARIANTS if variant in variants):
+            one = variants[variant]
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
-            finals = ", ".join(f"{value:,.0f}" for value in one["final_returns"])
-            speed = f"{one['updates_per_second']:,.0f}" if one["updates_per_second"] else ""
-            lines.append(f"| {variant} | {changed} | {finals} | {one['max_mean_return']:,.0f} | {speed} |")
+            finals = ", ".join(map(_rounded, one["final_returns"]))
+            lines.append(f"| {variant} | {changed} | {finals} | {_rounded(one['max_mean_return'])} |")
         lines.append("")
     return "\n".join(lines)
 

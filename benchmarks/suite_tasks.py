@@ -230,6 +230,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "batch_128": {"batch_size": 128},
     "lr_1e-3": {"actor_lr": 1e-3, "critic_lr": 1e-3},
+    "lr_1e-3_no_layer_norm": {"actor_lr": 1e-3, "critic_lr": 1e-3, "layer_norm": False},
+    "lr_1e-3_n_step_1": {"actor_lr": 1e-3, "critic_lr": 1e-3, "n_step": 1},
+    "lr_1e-3_n_step_1_no_layer_norm": {"actor_lr": 1e-3, "critic_lr": 1e-3, "n_step": 1, "layer_norm": False},
     "critic_lr_1e-3": {"critic_lr": 1e-3},
     "lr_1e-3_cosine": {
         "actor_lr": 1e-3,
