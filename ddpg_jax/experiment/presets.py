@@ -68,6 +68,17 @@ _PRESETS: dict[str, Preset] = {
     "default": Preset(
         "Common defaults: the learning rates of Lillicrap et al. 2015, tau 0.005, 256-256 networks, 1e5 transitions."
     ),
+    "mujoco": Preset(
+        "This library's own for MuJoCo and Box2D: learning rates 1e-3, batches of 64, normalized observations, noise 0.1.",
+        {
+            **_FUJIMOTO,
+            "actor_lr": 1e-3,
+            "critic_lr": 1e-3,
+            "batch_size": 64,
+            "warmup_steps": 10_000,
+            "normalize_obs": True,
+        },
+    ),
     "lillicrap2015": Preset(
         "Lillicrap et al. 2015, section 7, low-dimensional observations.",
         {

@@ -32,6 +32,10 @@ FUJIMOTO = {
 DELAYED = {"actor_lr": 3e-4, "critic_lr": 3e-4, "policy_delay": 2, "sync_period": 2.0}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "default": {},
+    "mujoco": {
+        **{"actor_lr": 1e-3, "exploration": "gaussian", "noise_sigma": 0.1, "warmup_steps": 10_000, "normalize_obs": True},
+        **{"replay_capacity": 1_000_000, "init": "fan_in", "steps": 1_000_000, "eval_every": 5_000},
+    },
     "lillicrap2015": {
         **{"tau": 1e-3, "critic_l2": 1e-2, "parts": ("critic_l2",), "replay_capacity": 1_000_000, "warmup_steps": 64},
         **{"hidden": (400, 300), "action_layer": 1, "batch_norm": True, "steps": 1_000_000, "eval_every": 10_000},
