@@ -13,7 +13,7 @@ OVER_THE_RUN = "over the run"
 """As the value of a field: the number of steps of the task."""
 
 FAMILY: dict[str, Any] = {"preset": "mujoco"}
-"""What one preset for all environments sets, the winner of the pilots and of the ablation; a value may be `OVER_THE_RUN`."""
+"""What one preset for all environments sets, chosen by the pilots and the ablation below; a value may be `OVER_THE_RUN`."""
 
 PILOT_BASE: dict[str, Any] = {
     "preset": "fujimoto-ourddpg",
