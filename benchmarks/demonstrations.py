@@ -31,7 +31,7 @@ import numpy as np
 
 import ddpg_jax as dj
 from benchmarks.parts import score, share_at_goal
-from benchmarks.suite_tasks import PILOT_BASE
+from benchmarks.suite_tasks import FIRST_FAMILY
 from ddpg_jax.app.record import mu
 from ddpg_jax.data.collect import collect, greedy, noisy
 from ddpg_jax.data.npz_file import write_npz
@@ -101,13 +101,7 @@ MAZE = {
     "warmup_steps": 1_000,
     "replay_capacity": 100_000,
 }
-THREE_STEPS = {
-    **PILOT_BASE,
-    "actor_lr": 1e-3,
-    "critic_lr": 1e-3,
-    "warmup_steps": 10_000,
-    "replay_capacity": 200_000,
-}
+CHEETAH = {**FIRST_FAMILY, "warmup_steps": 10_000, "replay_capacity": 200_000}
 FILTERED = {
     "demo_fraction": 0.1,
     "bc_weight": 1.0,
@@ -145,7 +139,7 @@ TASKS: dict[str, Task] = {
     ),
     "cheetah": Task(
         "HalfCheetah-v5",
-        {**THREE_STEPS, "steps": 200_000, "eval_every": 5_000},
+        {**CHEETAH, "steps": 200_000, "eval_every": 5_000},
         {"alone": {}, "half": {"shown": True}, "tenth, filtered": {"shown": True, **FILTERED}},
         {"steps": 50_000},
         100,
@@ -205,7 +199,7 @@ class Offline(NamedTuple):
 
 OFFLINE = {
     "pendulum": Offline("Pendulum-v1", SMALL, SMALL, {"half trained": 3_000, "trained": 15_000}, 50, 100, 10_000),
-    "half_cheetah": Offline("HalfCheetah-v5", {"batch_size": 64}, THREE_STEPS, {"half trained": 50_000}, 100, 20, 30_000),
+    "half_cheetah": Offline("HalfCheetah-v5", {"batch_size": 64}, CHEETAH, {"half trained": 50_000}, 100, 20, 30_000),
 }
 
 

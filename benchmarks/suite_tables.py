@@ -96,8 +96,7 @@ def ablations(results: Path) -> str:
             "| part | changed | final IQM | 95 % interval | maximum over time of the mean | updates/s over those of mlp | |",
             "|" + "---|" * 7,
         ]
-        for variant in (variant for variant in ADDED if variant in variants):
-            one = variants[variant]
+        for variant, one in variants.items():
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
             low, high = one["final_return_interval"]
             speed = f"{cost['rows'][variant]['iqm']:.2f}" if variant in cost["rows"] else ""
@@ -118,13 +117,17 @@ def _rounded(number: float) -> str:
 
 
 def variants_of(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The finished variants of each pilot, by their names."""
+    """The finished variants of each pilot, by their names, in the order in which they are defined."""
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted(results.glob("pilot_*.json")):
         result = json.loads(path.read_text())
         variants = result.get("variants") or {result["variant"]: result}
         tables.setdefault(result["pilot"], {}).update(variants)
-    return tables
+    place = {variant: i for i, variant in enumerate([*VARIANTS, *ADDED])}
+    return {
+        name: dict(sorted(variants.items(), key=lambda item: place.get(item[0], len(place))))
+        for name, variants in tables.items()
+    }
 
 
 def pilots(results: Path) -> str:
@@ -135,8 +138,7 @@ def pilots(results: Path) -> str:
         first = next(iter(variants.values()))
         lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {len(first['seeds'])} seeds ({name}):", ""]
         lines += ["| variant | changed | final returns | maximum over time of the mean |", "|---|---|---|---|"]
-        for variant in (variant for variant in VARIANTS if variant in variants):
-            one = variants[variant]
+        for variant, one in variants.items():
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
             finals = ", ".join(map(_rounded, one["final_returns"]))
             lines.append(f"| {variant} | {changed} | {finals} | {_rounded(one['max_mean_return'])} |")

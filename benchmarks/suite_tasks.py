@@ -24,6 +24,11 @@ PILOT_BASE: dict[str, Any] = {
 }
 """What the variants of the pilots differ from. It stays when FAMILY changes, so that their results do."""
 
+RATES: dict[str, Any] = {"actor_lr": 1e-3, "critic_lr": 1e-3}
+
+FIRST_FAMILY: dict[str, Any] = {**PILOT_BASE, **RATES}
+"""What the family was before the ablation, of what was trained with it."""
+
 
 class Level(NamedTuple):
     """What others report, for the dashed line of a figure."""
@@ -145,7 +150,10 @@ ZOO = "rl-baselines3-zoo, benchmark.md"
 ZOO_PROTOCOL = "{} after {} steps on {}, one run, the trained policy without noise"
 CLEANRL = "CleanRL, ddpg_continuous_action_jax"
 
-WHERE_FALLS_END = "Three-step returns, which the ablation on Hopper speaks for and the pilots on Reacher against."
+WHERE_FALLS_END: dict[str, Any] = {
+    "note": "Three-step returns, which the ablation on Hopper speaks for and the pilots on Reacher against.",
+    "n_step": 3,
+}
 
 HALF_CHEETAH = Level(11719.0, TIANSHOU_PROTOCOL.format("DDPG", "HalfCheetah-v3"), TIANSHOU)
 
@@ -175,8 +183,7 @@ TASKS: tuple[Task, ...] = (
         "Hopper-v5",
         1_000_000,
         published=Level(2197.0, TIANSHOU_PROTOCOL.format("DDPG", "Hopper-v3"), TIANSHOU),
-        note=WHERE_FALLS_END,
-        n_step=3,
+        **WHERE_FALLS_END,
     ),
     of_family("halfcheetah", "HalfCheetah-v5", 1_000_000, published=HALF_CHEETAH),
     of_family(
@@ -184,8 +191,7 @@ TASKS: tuple[Task, ...] = (
         "Walker2d-v5",
         1_000_000,
         published=Level(3098.0, FUJIMOTO_PROTOCOL.format("OurDDPG", "Walker2d"), FUJIMOTO),
-        note=WHERE_FALLS_END,
-        n_step=3,
+        **WHERE_FALLS_END,
     ),
     of_family(
         "bipedal_walker",
@@ -218,9 +224,7 @@ TASKS: tuple[Task, ...] = (
         "FetchReach-v4",
         50_000,
         {
-            **PILOT_BASE,
-            "actor_lr": 1e-3,
-            "critic_lr": 1e-3,
+            **FIRST_FAMILY,
             "replay_capacity": 50_000,
             "hindsight": "future",
             "warmup_steps": 1_000,
@@ -239,14 +243,13 @@ TASKS: tuple[Task, ...] = (
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "batch_128": {"batch_size": 128},
-    "lr_1e-3": {"actor_lr": 1e-3, "critic_lr": 1e-3},
-    "lr_1e-3_no_layer_norm": {"actor_lr": 1e-3, "critic_lr": 1e-3, "layer_norm": False},
-    "lr_1e-3_n_step_1": {"actor_lr": 1e-3, "critic_lr": 1e-3, "n_step": 1},
-    "lr_1e-3_n_step_1_no_layer_norm": {"actor_lr": 1e-3, "critic_lr": 1e-3, "n_step": 1, "layer_norm": False},
+    "lr_1e-3": RATES,
+    "lr_1e-3_no_layer_norm": {**RATES, "layer_norm": False},
+    "lr_1e-3_n_step_1": {**RATES, "n_step": 1},
+    "lr_1e-3_n_step_1_no_layer_norm": {**RATES, "n_step": 1, "layer_norm": False},
     "critic_lr_1e-3": {"critic_lr": 1e-3},
     "lr_1e-3_cosine": {
-        "actor_lr": 1e-3,
-        "critic_lr": 1e-3,
+        **RATES,
         "lr_schedule": "cosine",
         "lr_final": 0.1,
         "lr_decay_updates": OVER_THE_RUN,
@@ -263,8 +266,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 ABLATION_BASE: dict[str, Any] = {
     "preset": "fujimoto-ourddpg",
-    "actor_lr": 1e-3,
-    "critic_lr": 1e-3,
+    **RATES,
     "batch_size": 64,
     "warmup_steps": 10_000,
 }
