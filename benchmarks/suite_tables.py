@@ -56,12 +56,11 @@ def suite(results: Path) -> str:
     for one in done:
         task, result = one.task, one.result
         low, high = result["final_return_interval"]
-        level = task.published
-        published = "" if level is None or level.value is None else f"{level.value:,g}"
         lines.append(
             f"| {task.name.replace('_', ' ')} ({task.env}) | {task.steps:,} | {len(result['seeds'])} | "
-            f"{result['final_return_iqm']:,.1f} | [{low:,.1f}, {high:,.1f}] | {result['max_mean_return']:,.1f} | {published} | "
-            f"{result['seconds'] / 3600:.1f} | [every seed](results/{task.stem}.csv), [raw](results/{task.stem}.json), "
+            f"{result['final_return_iqm']:,.1f} | [{low:,.1f}, {high:,.1f}] | {result['max_mean_return']:,.1f} | "
+            f"{_published(task)} | {result['seconds'] / 3600:.1f} | "
+            f"[every seed](results/{task.stem}.csv), [raw](results/{task.stem}.json), "
             f"[curve](results/{task.stem}.png) |"
         )
     left = [task.name for task in TASKS if task.name not in {one.task.name for one in done}]
@@ -70,6 +69,29 @@ def suite(results: Path) -> str:
     if done:
         lines += ["![Learning curves of the suite](results/suite.png)", ""]
     return "\n".join(lines)
+
+
+def short(results: Path) -> str:
+    """Tabulates the tasks that are done with what a reader compares first, for `README.md`."""
+    lines = ["| return over ten seeds | steps | final IQM | 95 % interval | maximum over time | published |", "|" + "---|" * 6]
+    for one in finished(results):
+        low, high = one.result["final_return_interval"]
+        numbers = one.result["final_return_iqm"], low, high, one.result["max_mean_return"]
+        final, low, high, highest = map(_rounded, numbers)
+        names = [one.task.env]
+        names += ["hindsight"] if "hindsight" in one.task.given else []
+        names += [one.task.given["preset"]] if set(one.task.given) == {"preset"} else []
+        cells = [", ".join(names), f"{one.task.steps:,}", final, f"[{low}, {high}]", highest, _published(one.task)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _published(task: Task) -> str:
+    """The level in a cell: a number, or the words before the explanation."""
+    level = task.published
+    if level is None:
+        return ""
+    return level.protocol.partition(":")[0] if level.value is None else f"{level.value:,g}"
 
 
 def _about(one: Done) -> str:

@@ -231,7 +231,9 @@ TASKS: tuple[Task, ...] = (
         },
         eval_every=1_000,
         published=Level(
-            None, "success of every seed: the gripper stays at the goal at the end of an episode", "common practice"
+            None,
+            "success of every seed: the gripper is at the goal when an episode ends; one that fails has a return of -50",
+            "common practice",
         ),
         note="Hindsight; the settings that the pilots began with, rates of 1e-3, and a warm-up of 1,000 steps.",
     ),

@@ -1,4 +1,4 @@
-"""Writes `benchmarks/README.md`, and the table of speeds in `README.md`, from the raw results in `benchmarks/results`.
+"""Writes `benchmarks/README.md`, and the tables in `README.md`, from the raw results in `benchmarks/results`.
 
     python -m benchmarks.tables
 
@@ -19,6 +19,7 @@ from benchmarks import accelerator_tables, suite_tables
 from benchmarks import population as of_populations
 from benchmarks import pruning as of_pruning
 from benchmarks import sweeps as of_sweeps
+from benchmarks.claims import claims
 from benchmarks.peers import ratios
 
 HERE = Path(__file__).parent
@@ -112,11 +113,11 @@ def peer_results() -> list[tuple[str, dict[str, Any]]]:
     return sorted(found, key=lambda pair: pair[1]["batch_size"])
 
 
-def with_speed(readme: str) -> str:
-    """`README.md` with the table of speeds between its two marks."""
+def with_tables(readme: str) -> str:
+    """`README.md` with the tables of returns and of speeds between its two marks."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{beside_others()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{suite_tables.short(RESULTS)}\n\n{beside_others()}\n\n{END}{after}"
 
 
 def learning() -> str:
@@ -306,6 +307,7 @@ def page() -> str:
         suite_tables.pilots(RESULTS),
         suite_tables.ablations(RESULTS),
         learning(),
+        claims(RESULTS),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
         parts("speed", "Cost of each part on Pendulum-v1: its updates/s over those of the defaults", "ratio", 2),
@@ -333,4 +335,4 @@ def page() -> str:
 if __name__ == "__main__":
     suite_tables.draw(RESULTS)
     (HERE / "README.md").write_text(page())
-    README.write_text(with_speed(README.read_text()))
+    README.write_text(with_tables(README.read_text()))

@@ -1,12 +1,13 @@
 """The tables of the benchmarks are made of the raw results, and of nothing else."""
 
-from benchmarks.tables import BEGIN, END, HERE, README, page, with_speed
+from benchmarks.tables import BEGIN, END, HERE, README, page, with_tables
 
 NO_SCRIPTS = (
     "__init__",
     "accelerator_measures",
     "accelerator_tables",
     "accelerator_tasks",
+    "claims",
     "single_file",
     "turns",
     "suite_child",
@@ -23,7 +24,7 @@ def test_the_tables_are_those_of_the_results() -> None:
     assert (HERE / "README.md").read_text() == page(), "run python -m benchmarks.tables"
     text = README.read_text()
     assert text.count(BEGIN) == text.count(END) == 1
-    assert text == with_speed(text), "run python -m benchmarks.tables"
+    assert text == with_tables(text), "run python -m benchmarks.tables"
 
 
 def test_every_script_says_how_to_repeat_it() -> None:
