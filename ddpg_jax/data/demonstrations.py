@@ -33,7 +33,7 @@ def load_store(name: str, spec: EnvSpec, *, hindsight: bool) -> Any:
     """
     try:
         transitions = transitions_of(read_episodes(name, spec), spec)
-        if hindsight and Path(name).suffix == ".npz":
+        if hindsight and Path(name).suffix == ".npz" and Path(name).is_file():  # a run folder may be named so, too
             check_achieved(Path(name))
     except ConfigError as error:
         raise ConfigError(f"demonstrations={name}: {error}") from error
