@@ -74,7 +74,7 @@ def new_manifest(experiment: Experiment, members: list[Member], processes: int =
         "device_kind": jax.devices()[0].device_kind,
         "host": platform.node(),
         "system": platform.platform(),
-        "git_commit": _commit(),
+        "git_commit": commit_of(Path(__file__).resolve().parents[1]),
         "command": shlex.join(["ddpg-jax", *sys.argv[1:]]),
         "start": now(),
         "end": None,
@@ -247,13 +247,14 @@ def versions() -> dict[str, str]:
     return versions
 
 
-def _commit() -> str | None:
-    """Returns the commit of the source tree that this package runs from, if it is a git repository."""
+def commit_of(package: Path) -> str | None:
+    """Returns the commit of the source tree that a package runs from, or of the repository that pip has installed it from."""
+    root = package.parent
     try:
-        root = Path(__file__).resolve().parents[2]
         if not (root / ".git").exists():
-            return None
+            found = (json.loads(path.read_text()) for path in root.glob(f"{package.name}-*.dist-info/direct_url.json"))
+            return next((about.get("vcs_info", {}).get("commit_id") for about in found), None)
         done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
         return done.stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None

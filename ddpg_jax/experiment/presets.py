@@ -170,7 +170,7 @@ _PRESETS: dict[str, Preset] = {
         ),
     ),
     "fujimoto-ourddpg": Preset(
-        "OurDDPG.py of Fujimoto et al. 2018: learning rates 3e-4, batches of 256, Gaussian noise 0.1, 25,000 random steps.",
+        "OurDDPG.py beside TD3.py, as of 2021: learning rates 3e-4, batches of 256, Gaussian noise 0.1, 25,000 random steps.",
         {**_FUJIMOTO, "actor_lr": 3e-4, "critic_lr": 3e-4},
         (SCALED,),
     ),
@@ -216,7 +216,7 @@ _PRESETS: dict[str, Preset] = {
         ),
     ),
     "td3": Preset(
-        "TD3.py of Fujimoto et al. 2018: two critics, target policy smoothing, actor and targets at every second update.",
+        "TD3.py of Fujimoto et al., as of 2020: two critics, target smoothing, actor and targets at every second update.",
         {
             **_FUJIMOTO,
             **_TD3,

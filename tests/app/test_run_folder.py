@@ -24,7 +24,7 @@ import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import hold, metrics_table, report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.manifest import digest, new_manifest
+from ddpg_jax.app.manifest import commit_of, digest, new_manifest
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.envs.host.lanes import Lane
@@ -64,6 +64,14 @@ def test_the_manifest_names_the_commit_of_a_source_tree() -> None:
     if not (Path(dj.__file__).parents[1] / ".git").exists():
         pytest.skip("not run from a git checkout")
     assert re.fullmatch("[0-9a-f]{40}", new_manifest(dj.Experiment(), [Member(0, dj.Hyperparams())])["git_commit"] or "")
+
+
+def test_the_manifest_names_the_commit_that_pip_has_installed(tmp_path: Path) -> None:
+    about = tmp_path / "ddpg_jax-1.0.dist-info"
+    about.mkdir()
+    assert commit_of(tmp_path / "ddpg_jax") is None
+    (about / "direct_url.json").write_text('{"url": "https://x/y.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}')
+    assert commit_of(tmp_path / "ddpg_jax") == "abc"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

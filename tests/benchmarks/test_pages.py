@@ -11,6 +11,7 @@ NO_SCRIPTS = (
     "single_file",
     "turns",
     "suite_child",
+    "suite_levels",
     "suite_results",
     "suite_status",
     "suite_store",

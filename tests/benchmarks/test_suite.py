@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from benchmarks import suite, suite_results, suite_status, suite_store, suite_tasks
+from benchmarks.suite_levels import Level
 from benchmarks.suite_store import Store
-from benchmarks.suite_tasks import PILOTS, TASKS, Level, Task, shrunk
+from benchmarks.suite_tasks import PILOTS, TASKS, Task, shrunk
 
 Capture = pytest.CaptureFixture[str]
 
