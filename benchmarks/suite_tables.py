@@ -150,13 +150,11 @@ def ablations(results: Path) -> str:
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
             low, high = one["final_return_interval"]
             speed = f"{cost['rows'][variant]['iqm']:.2f}" if variant in cost["rows"] else ""
-            whole = results / f"pilot_{name}.json"
-            raw = whole if whole.exists() else results / f"pilot_{name}.{variant}.json"
             lines.append(
                 f"| {variant.replace('_', ' ')} | {changed} | {one['final_return_iqm']:,.0f} | [{low:,.0f}, {high:,.0f}] | "
-                f"{one['max_mean_return']:,.0f} | {speed} | [raw](results/{raw.name}) |"
+                f"{one['max_mean_return']:,.0f} | {speed} | {_raw(results, name, variant)} |"
             )
-        lines.append("")
+        lines += ["", _first_row(first), ""]
     if tables and measured.exists():
         lines += [f"Ratios of updates/s: on Hopper-v5, in turns; `{cost['command']}`; [raw](results/{measured.name}).", ""]
     return "\n".join(lines)
@@ -187,13 +185,25 @@ def pilots(results: Path) -> str:
     for name, variants in tables.items():
         first = next(iter(variants.values()))
         lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {len(first['seeds'])} seeds ({name}):", ""]
-        lines += ["| variant | changed | final returns | maximum over time of the mean |", "|---|---|---|---|"]
+        lines += ["| variant | changed | final returns | maximum over time of the mean | |", "|---|---|---|---|---|"]
         for variant, one in variants.items():
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
             finals = ", ".join(map(_rounded, one["final_returns"]))
-            lines.append(f"| {variant} | {changed} | {finals} | {_rounded(one['max_mean_return'])} |")
-        lines.append("")
+            highest = _rounded(one["max_mean_return"])
+            lines.append(f"| {variant} | {changed} | {finals} | {highest} | {_raw(results, name, variant)} |")
+        lines += ["", _first_row(first), ""]
     return "\n".join(lines)
+
+
+def _raw(results: Path, pilot: str, variant: str) -> str:
+    """A link to the file of one variant, or where there is none, to that of the whole pilot."""
+    own = results / f"pilot_{pilot}.{variant}.json"
+    return f"[raw](results/{own.name if own.exists() else f'pilot_{pilot}.json'})"
+
+
+def _first_row(first: dict[str, Any]) -> str:
+    """How to repeat the variant from which the others differ."""
+    return f"The first row, {first['end'][:10]}: `{first['command']}`."
 
 
 def draw(results: Path) -> None:
