@@ -6,10 +6,10 @@
     python -m benchmarks.suite --only hopper --seeds 2 --steps 20000 --results /tmp/trial    # a trial, kept apart
     python -m benchmarks.suite --pilot                            # small variants, to choose the preset of the family
 
-It needs the extras `mujoco`, `box2d` and `goals`, and for the last two tasks `playground`. The tasks and the preset of the family
-are in `benchmarks/suite_tasks.py`, what others have published in `benchmarks/suite_levels.py`. A task is trained in chunks of its
-seeds, one after the other. Each is one `ddpg-jax sweep` in a run folder of its own under `--work`, TASK/seeds_0-1 say,
-beside `TASK.log`, all that the sweeps have said.
+It needs the extras `mujoco`, `box2d` and `goals`, and for the last two tasks `playground`. The tasks and the preset of the
+family are in `benchmarks/suite_tasks.py`, what others have published in `benchmarks/suite_levels.py`. A task is trained in
+chunks of its seeds, one after the other. Each is one `ddpg-jax sweep` in a run folder of its own under `--work`,
+TASK/seeds_0-1 say, beside `TASK.log`, all that the sweeps have said.
 
 What is to outlast the machine is in `--results`, and is committed to git by whoever starts the suite. A finished chunk becomes
 `suite_TASK.seeds_0-1.csv` and `.json`, and is not trained again, whether or not its run folder is still there. When all are
