@@ -233,7 +233,7 @@ PRECISE: dict[str, dict[str, Any]] = {
     "cosine": FALLING,
     "lr_3e-4": {"actor_lr": 3e-4, "critic_lr": 3e-4},
 }
-"""What might bring Reacher's policy of the preset mujoco closer to the target than 2 cm."""
+"""What might make policies of the preset mujoco precise: on Reacher they stay 2 cm away, and the double pendulum swings."""
 
 
 def pilot(
@@ -269,6 +269,14 @@ PILOTS: tuple[Task, ...] = (
     *pilot("bipedal_walker", "BipedalWalker-v3", 300_000),
     *pilot("reacher", "Reacher-v5", 150_000),
     *pilot("precise_reacher", "Reacher-v5", 100_000, seeds=2, base={"preset": "mujoco"}, variants=PRECISE),
+    *pilot(
+        "precise_double_pendulum",
+        "InvertedDoublePendulum-v5",
+        100_000,
+        seeds=2,
+        base={"preset": "mujoco"},
+        variants=PRECISE,
+    ),
     *pilot("ablation_hopper", "Hopper-v5", 100_000, seeds=10, base=ABLATION_BASE, variants=ADDED),
     *pilot("ablation_bipedal_walker", "BipedalWalker-v3", 100_000, seeds=10, base=ABLATION_BASE, variants=ADDED),
 )
