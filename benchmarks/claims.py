@@ -20,14 +20,17 @@ def claims(results: Path) -> str:
     """Tabulates the claims, with the measurements that there are."""
     done = {one.task.name: one for one in finished(results)}
     rows = [
-        ("Pendulum-v1: solved in about 50,000 steps.", *_reached(results, "learning_pendulum", -150.0, "defaults")),
+        (
+            "Pendulum-v1: solved in about 50,000 steps.",
+            *_reached(results, "learning_pendulum", level=-150.0, settings="defaults"),
+        ),
         (
             "MountainCarContinuous-v0: about 500,000 steps, and a shaped reward helps.",
             *_reached(
                 results,
                 "learning_mountain_car",
-                90.0,
-                "`noise_sigma=0.5 layer_norm=true`, chosen since two of ten seeds failed without them",
+                level=90.0,
+                settings="`noise_sigma=0.5 layer_norm=true`, chosen since two of ten seeds failed without them",
             ),
         ),
         ("BipedalWalker-v3: 280 in 2M steps.", *_final(done.get("bipedal_walker"))),
@@ -45,8 +48,8 @@ def claims(results: Path) -> str:
 NOT_YET = "Not measured yet."
 
 
-def _reached(results: Path, name: str, level: float, settings: str) -> tuple[str, str]:
-    """The first evaluation at which the IQM over seeds is at a level, what is below it later, and the last evaluation."""
+def _reached(results: Path, name: str, *, level: float, settings: str) -> tuple[str, str]:
+    """The first evaluation at which the IQM over seeds is at a level, its range from then on, and the last evaluation."""
     (curves,) = by_point(parse((results / f"{name}.csv").read_text())).values()
     steps, returns = curves[0, :, 0], curves[:, :, 1].T  # [evaluations], [evaluations, S]
     middle = iqm(returns)
