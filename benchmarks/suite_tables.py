@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 from benchmarks.published import curve
 from benchmarks.suite_levels import Level
 from benchmarks.suite_results import parse
-from benchmarks.suite_tasks import ADDED, FAMILY, PRECISE, TASKS, VARIANTS, Task
+from benchmarks.suite_tasks import ADDED, CALMING, FAMILY, PRECISE, TASKS, VARIANTS, Task
 from ddpg_jax.app.report import by_point
 from ddpg_jax.running.intervals import interval, iqm
 
@@ -171,7 +171,7 @@ def variants_of(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
         result = json.loads(path.read_text())
         variants = result.get("variants") or {result["variant"]: result}
         tables.setdefault(result["pilot"], {}).update(variants)
-    place = {variant: i for i, variant in enumerate([*VARIANTS, *PRECISE, *ADDED])}
+    place = {variant: i for i, variant in enumerate([*VARIANTS, *PRECISE, *CALMING, *ADDED])}
     return {
         name: dict(sorted(variants.items(), key=lambda item: place.get(item[0], len(place))))
         for name, variants in tables.items()
