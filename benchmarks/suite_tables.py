@@ -76,6 +76,8 @@ def suite(results: Path) -> str:
     lines += ["", *notes, "", f"Not finished yet: {', '.join(left)}." if left else "", ""]
     if done:
         lines += ["![Learning curves of the suite](results/suite.png)", ""]
+    if (results / "suite_profile.png").exists():
+        lines += ["![Share of runs above each fraction of the published level](results/suite_profile.png)", ""]
     return "\n".join(lines)
 
 
