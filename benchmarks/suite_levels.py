@@ -13,7 +13,7 @@ class Level(NamedTuple):
     protocol: str
     source: str = ""
     where: str = ""
-    """The version of the task, and the steps."""
+    """The version of the task, the steps, and who is better by another protocol."""
     curve: str = ""
     """Its name in `published_tianshou.json`, where Tianshou has published curves."""
     td3: float | None = None
@@ -93,8 +93,8 @@ LEVELS: dict[str, Level] = {
         -17.6,
         "DDPG with hindsight on FetchReach-v3, 16 seeds, mean",
         TIANSHOU,
-        "v3",
-        also="an episode that never gets to the goal has -50; SAC with hindsight has -1.7 after 20k steps (the zoo, one run)",
+        "v3; SAC -1.7",
+        also="an episode that never gets to the goal has -50; SAC's is one run of rl-baselines3-zoo, with hindsight, 20k steps",
     ),
     "ant": fujimoto(
         1005.0,

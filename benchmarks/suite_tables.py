@@ -46,16 +46,22 @@ def finished(results: Path) -> list[Done]:
 
 INTRODUCTION = """## Tasks that people publish on
 
-Noise-free evaluation over 10 episodes. The final IQM is what a user gets, with its 95 % interval over seeds. The maximum over
-time is that of the mean over seeds, which is what Tianshou and the paper on TD3 report; they evaluate every 5,000 steps, and
-runs of 1M steps here every 10,000. The final IQM of Tianshou's DDPG after as many steps is computed from its curves (`python
--m benchmarks.published`). What others publish is on earlier versions of the tasks. Since then, Reacher counts the distance
-after a step in place of before it, Walker2d's feet have twice the friction, and Hopper, Walker2d, Ant and the double pendulum
-pay for health only while there is health.
+Noise-free evaluation over 10 episodes. The final IQM is what a user gets, with its 95 % interval over seeds. The best mean is
+the highest mean over seeds of any evaluation, which is what Tianshou and the paper on TD3 report; they evaluate every 5,000
+steps, and runs of 1M steps here every 10,000. The final IQM of Tianshou's DDPG after as many steps is computed from its
+curves (`python -m benchmarks.published`). What others publish is on earlier versions of the tasks. Since then, Reacher counts
+the distance after a step in place of before it, Walker2d's feet have twice the friction, and Hopper, Walker2d, Ant and the
+double pendulum pay for health only while there is health.
 
-One preset, `mujoco`, trains all tasks whose row names no other setting. It was chosen on Hopper and HalfCheetah, where the
-seeds below are others, and on Reacher with two of the ten seeds below. BipedalWalker and LunarLander were looked at with two
-seeds of earlier settings; on the other tasks, nothing was tried before.
+The preset `mujoco` trains every task whose row names no other setting. It was chosen on Hopper and HalfCheetah (seeds 0-9;
+the suite has 10-19 there) and on Reacher (seeds 0 and 1, which are in the suite, too). Hopper and Walker2d add `n_step=3`,
+chosen by the ablation on Hopper. BipedalWalker and LunarLander were looked at with two seeds of earlier settings.
+"""
+
+
+PROFILE = """
+Of all runs with the preset `mujoco` on tasks with a published level, the share whose final return passes each fraction of the
+way from the untrained policy to that level. It favours what is published: a final return is beside a maximum over time.
 """
 
 
@@ -77,11 +83,11 @@ def suite(results: Path) -> str:
     if done:
         lines += ["![Learning curves of the suite](results/suite.png)", ""]
     if (results / "suite_profile.png").exists():
-        lines += ["![Share of runs above each fraction of the published level](results/suite_profile.png)", ""]
+        lines += [PROFILE, "![Share of runs above each fraction of the published level](results/suite_profile.png)", ""]
     return "\n".join(lines)
 
 
-HEADS = ("final IQM", "Tianshou's DDPG", "maximum over time", "published")
+HEADS = ("final IQM", "Tianshou's final IQM", "best mean", "published best mean")
 """Of the columns that are in `README.md`, too."""
 
 
@@ -214,7 +220,7 @@ def draw(results: Path) -> None:
     if done:
         draw_curves(done, results).savefig(results / "suite.png", dpi=130)
     levels = [one for one in done if one.task.given["preset"] == FAMILY["preset"] and _level(one) is not None]
-    if len(levels) > 1:
+    if len(levels) > 3:
         draw_profile(levels).savefig(results / "suite_profile.png", dpi=130)
 
 
@@ -239,6 +245,8 @@ def draw_curves(done: Sequence[Done], results: Path) -> Figure:
         level = _level(one)
         if level is not None:
             axes.axhline(level, ls="--", color="0.3", lw=1)
+        span = np.ptp(iqm(one.returns))  # others may begin far below
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], iqm(one.returns).min() - 0.2 * span))
         axes.set_title(_name(one.task), fontsize="medium")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.25)
@@ -247,7 +255,10 @@ def draw_curves(done: Sequence[Done], results: Path) -> Figure:
         axes.set_visible(False)
     figure.supxlabel("environment steps")
     figure.supylabel("return: IQM over 10 seeds", fontsize="small")
-    figure.suptitle("blue: this library; grey: Tianshou's DDPG; bands: 95 % intervals; dashed: published", fontsize="small")
+    figure.suptitle(
+        "blue: this library; grey: Tianshou's DDPG; bands: 95 % intervals; dashed: best mean that is published",
+        fontsize="small",
+    )
     return figure
 
 

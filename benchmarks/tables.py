@@ -31,8 +31,8 @@ BEGIN, END = "<!-- made by python -m benchmarks.tables -->", "<!-- end of what i
 HEAD = """# Benchmarks
 
 Each script says in its docstring what it measures and how to repeat it; raw results, with hardware, versions and date, are in
-`results/`. What was tried for speed, and did not help, is in [NOTES.md](NOTES.md). This file is made by `python -m
-benchmarks.tables`.
+`results/`. [NOTES.md](NOTES.md) says what was found out about them, and what was tried and did not help. This file is made by
+`python -m benchmarks.tables`.
 """
 
 
@@ -87,24 +87,29 @@ def speed() -> str:
     return "\n".join([*lines, "", *gains, "", *about, ""])
 
 
-IN_README = ("ours host / sbx", "ours host / sb3", "ours sweep / sbx", "ours sweep / sb3", "ours sweep td3 / rejax td3")
-"""The comparisons that `README.md` shows."""
+IN_README = {
+    "ours host / sbx": "SBX, one run",
+    "ours host / sb3": "Stable-Baselines3, one run",
+    "ours sweep / sbx": "SBX, 16 members beside two processes",
+    "ours sweep / sb3": "Stable-Baselines3, 16 members beside two processes",
+    "ours sweep td3 / rejax td3": "rejax, 16 members with TD3's parts",
+}
+"""The comparisons that `README.md` shows, and what it calls them."""
 
 
 def beside_others() -> str:
     """Tabulates rates beside those of other systems, with a column for each batch size, for `README.md`."""
-    columns, table, machines = [], {}, {}
+    columns, table = [], {}
     for name, result in peer_results():
-        machines[f"{machine(result)}, {result['date']}"] = None
-        columns.append(f"[batch {result['batch_size']}](benchmarks/results/{name}.json)")
+        columns.append(f"[batch {result['batch_size']}](benchmarks/results/{name}.json), {machine(result)}, {result['date']}")
         for kind, rates in result["updates_per_second"].items():
             for one, other, ratio in ratios(kind, rates):
                 low, middle, high = np.quantile(ratio, QUARTILES)
                 cell = f"{middle:.2f} ({low:.2f} .. {high:.2f}, {len(ratio)} rounds)"
                 table.setdefault(f"{one} / {other}".replace("_", " "), []).append(cell)
-    lines = [f"| times the rate of the other | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    lines += [f"| {names} | {' | '.join(table[names])} |" for names in IN_README if names in table]
-    return "\n".join([*lines, "", f"{'; '.join(machines)}."])
+    lines = [f"| updates/s over those of | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    lines += [f"| {label} | {' | '.join(table[names])} |" for names, label in IN_README.items() if names in table]
+    return "\n".join(lines)
 
 
 def peer_results() -> list[tuple[str, dict[str, Any]]]:
@@ -304,10 +309,9 @@ def page() -> str:
     sections = [
         HEAD,
         suite_tables.suite(RESULTS),
-        suite_tables.pilots(RESULTS),
-        suite_tables.ablations(RESULTS),
         learning(),
         claims(RESULTS),
+        suite_tables.ablations(RESULTS),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
         parts("speed", "Cost of each part on Pendulum-v1: its updates/s over those of the defaults", "ratio", 2),
@@ -328,6 +332,7 @@ def page() -> str:
         accelerator_tables.measured(RESULTS),
         compiled(),
         environments(),
+        suite_tables.pilots(RESULTS),
     ]
     return "\n".join(section for section in sections if section).rstrip() + "\n"
 
