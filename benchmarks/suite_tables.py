@@ -196,7 +196,7 @@ def pilots(results: Path) -> str:
         lines += ["| variant | changed | final returns | maximum over time of the mean | |", "|---|---|---|---|---|"]
         for variant, one in variants.items():
             changed = ", ".join(f"{field}={value}" for field, value in one["overrides"].items())
-            finals = ", ".join(map(_rounded, one["final_returns"]))
+            finals = " / ".join(map(_rounded, one["final_returns"]))
             highest = _rounded(one["max_mean_return"])
             lines.append(f"| {variant} | {changed} | {finals} | {highest} | {_raw(results, name, variant)} |")
         lines += ["", _first_row(first), ""]
