@@ -289,6 +289,15 @@ PILOTS: tuple[Task, ...] = (
         base={"preset": "mujoco"},
         variants={**PRECISE, **CALMING},
     ),
+    *pilot(
+        "landing_lunar_lander",
+        "LunarLanderContinuous-v3",
+        200_000,
+        seeds=2,
+        first=8,  # one of the two lands after 120,000 steps, the other hovers
+        base={"preset": "mujoco"},
+        variants={"n_step": {"n_step": 3}, "lr_3e-4": PRECISE["lr_3e-4"]},
+    ),
     *pilot("ablation_hopper", "Hopper-v5", 100_000, seeds=10, base=ABLATION_BASE, variants=ADDED),
     *pilot("ablation_bipedal_walker", "BipedalWalker-v3", 100_000, seeds=10, base=ABLATION_BASE, variants=ADDED),
 )
