@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.suite_results import parse
-from benchmarks.suite_tables import Done, finished
-from ddpg_jax.app.report import by_point
+from benchmarks.suite_tables import Done, curves_of, finished
 from ddpg_jax.running.intervals import interval, iqm
 
 DDPG, TD3 = "fujimoto-ourddpg", "td3"
@@ -50,8 +48,7 @@ NOT_YET = "Not measured yet."
 
 def _reached(results: Path, name: str, *, level: float, settings: str) -> tuple[str, str]:
     """The first evaluation at which the IQM over seeds is at a level, its range from then on, and the last evaluation."""
-    (curves,) = by_point(parse((results / f"{name}.csv").read_text())).values()
-    steps, returns = curves[0, :, 0], curves[:, :, 1].T  # [evaluations], [evaluations, S]
+    steps, returns = curves_of(results / f"{name}.csv")
     middle = iqm(returns)
     first = int(np.argmax(middle >= level))  # these curves get there
     later = middle[first:]

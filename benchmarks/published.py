@@ -38,17 +38,11 @@ class Curve(NamedTuple):
     """`[evaluations]`, of its 95 % interval."""
     high: np.ndarray
     """`[evaluations]`"""
-    mean: np.ndarray
-    """`[evaluations]`, of the return over seeds."""
 
     def at(self, steps: int) -> tuple[float, float, float]:
         """The IQM after so many steps, or after all if there are fewer, and its interval."""
         last = int(np.searchsorted(self.steps, steps, side="right")) - 1
         return float(self.iqm[last]), float(self.low[last]), float(self.high[last])
-
-    def maximum(self, steps: int) -> float:
-        """The highest mean over seeds until then."""
-        return float(self.mean[self.steps <= steps].max())
 
 
 def curve(results: Path, name: str) -> Curve:
@@ -65,7 +59,7 @@ def measure(clone: Path, name: str) -> dict[str, Any]:
     seeds = [column for column in rows[0] if column.startswith("rew:seed")]
     returns = np.array([[float(row[seed]) for seed in seeds] for row in rows])
     low, high = interval(returns)
-    numbers = {"iqm": iqm(returns), "low": low, "high": high, "mean": returns.mean(axis=1)}
+    numbers = {"iqm": iqm(returns), "low": low, "high": high}
     return {
         "seeds": len(seeds),
         "steps": [int(row["env_step"]) for row in rows],

@@ -13,13 +13,15 @@ class Level(NamedTuple):
     protocol: str
     source: str = ""
     where: str = ""
-    """The version of the task, the steps, and who is better by another protocol."""
+    """The version of the task, and the steps."""
     curve: str = ""
     """Its name in `published_tianshou.json`, where Tianshou has published curves."""
     td3: float | None = None
     """What TD3 has by the same protocol, or by the one that `also` names."""
     also: str = ""
     """What else has been reported, and why it is not the level."""
+    better: str = ""
+    """Who has more by another protocol, to be seen beside the level."""
 
 
 TIANSHOU = "Tianshou, examples/mujoco/README.md"
@@ -93,8 +95,9 @@ LEVELS: dict[str, Level] = {
         -17.6,
         "DDPG with hindsight on FetchReach-v3, 16 seeds, mean",
         TIANSHOU,
-        "v3; SAC -1.7",
+        "v3",
         also="an episode that never gets to the goal has -50; SAC's is one run of rl-baselines3-zoo, with hindsight, 20k steps",
+        better="SAC -1.7",
     ),
     "ant": fujimoto(
         1005.0,

@@ -39,9 +39,14 @@ def finished(results: Path) -> list[Done]:
     for task in TASKS:
         path = results / f"{task.stem}.json"
         if path.exists():
-            (curves,) = by_point(parse(path.with_suffix(".csv").read_text())).values()
-            found.append(Done(task, json.loads(path.read_text()), curves[0, :, 0], curves[:, :, 1].T))
+            found.append(Done(task, json.loads(path.read_text()), *curves_of(path.with_suffix(".csv"))))
     return found
+
+
+def curves_of(table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads steps `[evaluations]` and returns `[evaluations, S]` of a table with one point."""
+    (curves,) = by_point(parse(table.read_text())).values()
+    return curves[0, :, 0], curves[:, :, 1].T
 
 
 INTRODUCTION = """## Tasks that people publish on
@@ -112,7 +117,9 @@ def _cells(one: Done, results: Path) -> list[str]:
     """The cells under `HEADS`."""
     level, result = one.task.published, one.result
     theirs = with_interval(*curve(results, level.curve).at(one.task.steps)) if level and level.curve else ""
-    published = f"{level.value:,g} ({level.where})" if level and level.value is not None else ""
+    published = ""
+    if level and level.value is not None:
+        published = f"{level.value:,g} ({'; '.join(filter(None, (level.where, level.better)))})"
     final = with_interval(result["final_return_iqm"], *result["final_return_interval"])
     return [final, theirs, _rounded(result["max_mean_return"]), published]
 

@@ -33,7 +33,7 @@ def load_store(name: str, spec: EnvSpec, *, hindsight: bool) -> Any:
     """
     try:
         transitions = transitions_of(read_episodes(name, spec), spec)
-        if hindsight and Path(name).suffix == ".npz" and Path(name).is_file():  # a run folder may be named so, too
+        if hindsight and _is_npz(Path(name)):
             check_achieved(Path(name))
     except ConfigError as error:
         raise ConfigError(f"demonstrations={name}: {error}") from error
@@ -47,9 +47,9 @@ def read_episodes(name: str, spec: EnvSpec) -> list[Episode]:
         ConfigError: there is no such dataset, it cannot be read, its actions have other bounds, or a package is missing.
     """
     path = Path(name)
-    if (path / "manifest.json").is_file():
+    if _is_run(path):
         return read_run(path, spec)
-    if path.suffix == ".npz":
+    if _is_npz(path):
         return read_npz(path)
     if path.is_dir() or IDENTITY.fullmatch(name):
         return read_minari(name, spec)
@@ -57,6 +57,14 @@ def read_episodes(name: str, spec: EnvSpec) -> list[Episode]:
         "there is nothing of this name; it must be a Minari id, such as pend/mine-v0, a folder of Minari, a .npz file, or a "
         "run folder"
     )
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "manifest.json").is_file()
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix == ".npz" and not _is_run(path)  # a run folder may have any name
 
 
 def transitions_of(episodes: Sequence[Episode], spec: EnvSpec) -> Transition:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddpg_jax as dj
+from ddpg_jax.data import demonstrations
 from ddpg_jax.data.demonstrations import load_store, read_episodes, transitions_of
 from ddpg_jax.data.episodes import Episode
 from ddpg_jax.data.minari_file import target_of, write_minari
@@ -145,6 +146,16 @@ def test_hindsight_needs_the_states_after_terminations(tmp_path: Path) -> None:
     load_store(str(tmp_path / "open.npz"), spec, hindsight=True)
     with pytest.raises(dj.ConfigError, match="has terminations without next_observations, which hindsight needs; add them"):
         load_store(str(tmp_path / "ended.npz"), spec, hindsight=True)
+
+
+def test_a_run_folder_named_like_a_file_can_be_relabelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = dj.envs.make_device("point-reach").spec
+    folder = tmp_path / "run.npz"
+    folder.mkdir()
+    (folder / "manifest.json").touch()
+    episode = Episode(np.zeros((3, spec.obs_dim), np.float32), np.zeros((2, 2)), np.zeros(2), False)
+    monkeypatch.setattr(demonstrations, "read_run", lambda path, spec: [episode])
+    load_store(str(folder), spec, hindsight=True)
 
 
 def damaged(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
