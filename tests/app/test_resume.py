@@ -32,6 +32,8 @@ from ddpg_jax.app import checkpoints, finish, machine, progress, queue
 from ddpg_jax.app.checkpoints import Checkpoints
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.signals import signals
+from ddpg_jax.envs.host import stopping
 from ddpg_jax.running import blocks
 from tests.runs import (
     BACKENDS,
@@ -987,3 +989,35 @@ def test_a_cache_that_the_user_set_is_used(tmp_path: Path, monkeypatch: pytest.M
         assert jax.config.jax_compilation_cache_dir == str(tmp_path)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("place", range(10))
+def test_a_signal_within_the_handler_of_another_is_noted(place: int) -> None:
+    """Somebody who presses Ctrl-C again and again sends one at any place, and none may wait for another."""
+    calls: list[str] = []
+
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError("a signal waits for another one")
+
+    def again(frame: Any, event: str, arg: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+            if len(calls) == place + 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None), signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 5.0, 1.0)
+        with signals() as received:
+            sys.setprofile(again)
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                sys.setprofile(None)
+            assert stopping.is_set()
+            assert received
+        assert not stopping.is_set()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in zip((signal.SIGTERM, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)

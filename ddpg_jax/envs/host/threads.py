@@ -9,7 +9,27 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-stopping = threading.Event()
+
+class Flag:
+    """Is set by handlers of signals, for which an `Event` is no use: one within another would wait for its lock forever."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Sets it."""
+        self._is_set = True
+
+    def clear(self) -> None:
+        """Resets it."""
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Returns whether it is set."""
+        return self._is_set
+
+
+stopping = Flag()
 """Set after a signal: all programs of this process end after their current step."""
 
 
