@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax import files
-from ddpg_jax.app.hold import one_at_a_time
+from ddpg_jax.app.hold import LOCK, one_at_a_time
 from ddpg_jax.app.job import Stopped
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.processes import ALONE
@@ -39,6 +39,9 @@ from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import run_blocks
 from ddpg_jax.running.intervals import ranking_score
 from ddpg_jax.running.results import Sweep, plural
+
+LEFTOVERS = {LOCK, f"{SETTINGS}.tmp"}
+"""Files of whoever was killed while it began a study."""
 
 
 def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool) -> str:
@@ -86,22 +89,26 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
     Raises:
         ConfigError: the folder cannot be used.
     """
-    if not (folder / SETTINGS).exists():
-        if resume:
-            raise ConfigError(f"out={folder} holds no study to resume; leave out --resume to begin one")
-        # Whoever was killed while it began the study has left a file of another name.
-        if folder.exists() and (not folder.is_dir() or any(path.name != f"{SETTINGS}.tmp" for path in folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder} is a file; it must be a folder, new or empty")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if resume and SETTINGS not in there:
+        raise ConfigError(f"out={folder} holds no study to resume; leave out --resume to begin one")
+    if SETTINGS not in there:
+        if there - LEFTOVERS:
             raise ConfigError(f"out={folder} is not an empty folder and holds no study; name a new or empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["ddpg-jax", *sys.argv[1:]])
-        files.write_text(folder / SETTINGS, as_json({"plan": plan.record(), "command": command, **machine()}))
-    elif not resume:
+        with one_at_a_time(folder / LOCK):
+            if not (folder / SETTINGS).exists():  # nobody else has begun one meanwhile
+                files.write_text(folder / SETTINGS, as_json({"plan": plan.record(), "command": command, **machine()}))
+                return
+    if not resume:
         raise ConfigError(f"out={folder} holds a study; go on with it, or help it, with --resume, or name another folder")
-    else:
-        there, own = read_plan(folder).record(), plan.record()
-        different = [f"{name}={there[name]}, not {own[name]}" for name in own if own[name] != there[name]]
-        if different:
-            raise ConfigError(f"out={folder} holds a study with {different[0]}; name another folder")
+    begun, own = read_plan(folder).record(), plan.record()
+    different = [f"{name}={begun[name]}, not {own[name]}" for name in own if own[name] != begun[name]]
+    if different:
+        raise ConfigError(f"out={folder} holds a study with {different[0]}; name another folder")
 
 
 @contextlib.contextmanager

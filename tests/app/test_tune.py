@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -9,7 +10,7 @@ import re
 import signal
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,22 @@ def test_what_cannot_be_tuned_is_one_sentence(tmp_path: Path, capsys: Capture, m
     assert named in error
     assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_one_of_two_that_begin_a_study_at_once_is_refused(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "study"
+
+    @contextlib.contextmanager
+    def after_another(path: Path) -> Iterator[None]:
+        (path.parent / "tune.json").write_text("of the other")
+        yield
+
+    monkeypatch.setattr(tuning, "one_at_a_time", after_another)
+    assert run(*arguments(out, "--points", "1")) == 2
+    assert "holds a study; go on with it, or help it, with --resume" in capsys.readouterr().err
+    assert (out / "tune.json").read_text() == "of the other"
 
 
 def test_another_plan_in_the_folder_is_refused(tmp_path: Path, capsys: Capture) -> None:
