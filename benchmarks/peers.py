@@ -9,10 +9,10 @@ Three comparisons, evaluation off in all:
 
 - run: one training run on a Gymnasium environment in one process with all cores: the host backend, SBX, SB3, and
   `single_file.py`. Beside them stand the device backend, on the same environment written in JAX, the matrix products of an
-  update alone, which say what ratio is out of reach, and the host backend in mixed precision, which the others do not have:
+  update alone, a guide to what is out of reach, and the host backend in mixed precision, which the others do not have:
   no comparison of equal work, but the choice that a user has.
-- sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep; SBX and SB3 in as many
-  processes as there are cores, each kept to one, as their users run seeds.
+- sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep on the device backend; SBX and
+  SB3 in as many processes as there are cores, each kept to one, as their users run seeds.
 - td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
   smoothing).
 
@@ -111,7 +111,7 @@ def single_file(env: str, batch_size: int) -> Turn:
 
 
 def products(env: str, batch_size: int, devices: int = 1) -> Turn:
-    """Nothing but the matrix products of DDPG's update, on so many devices: faster than these no program with them can be."""
+    """Nothing but the matrix products of DDPG's update, on so many devices, in a loop of their own."""
     import jax
 
     from ddpg_jax.app.bench import make_limit

@@ -38,11 +38,12 @@ class Curve(NamedTuple):
     """`[evaluations]`, of its 95 % interval."""
     high: np.ndarray
     """`[evaluations]`"""
+    mean: np.ndarray
+    """`[evaluations]`, of the return over seeds."""
 
-    def at(self, steps: int) -> tuple[float, float, float]:
-        """The IQM after so many steps, or after all if there are fewer, and its interval."""
-        last = int(np.searchsorted(self.steps, steps, side="right")) - 1
-        return float(self.iqm[last]), float(self.low[last]), float(self.high[last])
+    def within(self, steps: int) -> Curve:
+        """Its beginning, up to so many steps."""
+        return Curve(*(column[self.steps <= steps] for column in self))
 
 
 def curve(results: Path, name: str) -> Curve:
@@ -59,7 +60,7 @@ def measure(clone: Path, name: str) -> dict[str, Any]:
     seeds = [column for column in rows[0] if column.startswith("rew:seed")]
     returns = np.array([[float(row[seed]) for seed in seeds] for row in rows])
     low, high = interval(returns)
-    numbers = {"iqm": iqm(returns), "low": low, "high": high}
+    numbers = {"iqm": iqm(returns), "low": low, "high": high, "mean": returns.mean(axis=1)}
     return {
         "seeds": len(seeds),
         "steps": [int(row["env_step"]) for row in rows],

@@ -30,9 +30,10 @@ BEGIN, END = "<!-- made by python -m benchmarks.tables -->", "<!-- end of what i
 
 HEAD = """# Benchmarks
 
-Each script says in its docstring what it measures and how to repeat it; raw results, with hardware, versions and date, are in
-`results/`. [NOTES.md](NOTES.md) says what was found out about them, and what was tried and did not help. This file is made by
-`python -m benchmarks.tables`.
+Each script says in its docstring what it measures and how to repeat it. Raw results are in `results/`, the JSON files with
+hardware, versions, date, and commit where it is known; version 0.1.0 is what was there before the first release.
+[NOTES.md](NOTES.md) says what was found out about them, also by hand, and what was tried and did not help. This file is made
+by `python -m benchmarks.tables`.
 """
 
 
@@ -90,8 +91,8 @@ def speed() -> str:
 IN_README = {
     "ours host / sbx": "SBX, one run",
     "ours host / sb3": "Stable-Baselines3, one run",
-    "ours sweep / sbx": "SBX, 16 members beside two processes",
-    "ours sweep / sb3": "Stable-Baselines3, 16 members beside two processes",
+    "ours sweep / sbx": "SBX, 16 members, environment in JAX, beside two processes",
+    "ours sweep / sb3": "Stable-Baselines3, 16 members, environment in JAX, beside two processes",
     "ours sweep td3 / rejax td3": "rejax, 16 members with TD3's parts",
 }
 """The comparisons that `README.md` shows, and what it calls them."""
@@ -157,6 +158,13 @@ def parts(kind: str, title: str, column: str, digits: int = 1, *, script: str = 
     length = f"{result['steps']:,} steps. " if result["steps"] else ""
     about = [f"{length}{where(result, stem)}"]
     about += [f"{name}: {where(row['about'], stem)}" for name, row in result["rows"].items() if "about" in row]
+    if column == STEPS_TO:
+        late = {name: sum(steps > result["steps"] for steps in row["seeds"]) for name, row in result["rows"].items()}
+        about += [
+            f"In `{name}`, {many} of {len(result['rows'][name]['seeds'])} seeds did not get there, counted as {2 * result['steps']:,}."
+            for name, many in late.items()
+            if many
+        ]
     return "\n".join([*lines, "", *about, ""])
 
 
@@ -181,10 +189,11 @@ def peers() -> str:
         found += [*lines, "", where({**result, "command": commands}, stem), ""]
     remarks = (
         "Ratios are of rates measured in the same run and in turns. A sweep of 16 members is beside two processes of the",
-        "other at once; rejax's TD3 is in a vmap of its own, beside ours with TD3's parts. `products` is what the matrix",
-        "products of an update reach alone: no program that needs them can be faster than the other system by more.",
-        "`bfloat16` is ours with `precision=bfloat16`, a choice that the others do not have, which is faster where the",
-        "processor multiplies bfloat16.",
+        "other at once, and steps Pendulum-v1 written in JAX, where the others, and `ours host`, step Gymnasium's; on the host",
+        "our sweep makes .84 of these updates ([notes](NOTES.md#one-loop-for-environments-on-the-host)). rejax's TD3 is in a",
+        "vmap of its own, beside ours with TD3's parts. `products` is what the matrix products of an update reach in a loop of",
+        "their own: a guide and no strict bound, since XLA schedules them otherwise within an update. `bfloat16` is ours with",
+        "`precision=bfloat16`, a choice that the others do not have, which is faster where the processor multiplies bfloat16.",
         "",
     )
     found += remarks if found else []
@@ -299,6 +308,7 @@ def pruning() -> str:
     return "\n".join([*of_pruning.table(result), "", where(result, "pruning"), ""]) if result else ""
 
 
+STEPS_TO = "IQM of the steps"
 REACH = "Demonstrations on {}: steps until 90 % of the episodes end at the goal"
 CHEETAH = "Demonstrations of a policy with half the return, on HalfCheetah-v5: steps to a return of 5,000"
 OFFLINE = "TD3+BC without steps, on {}: returns beside the data's and the demonstrator's without noise"
@@ -320,9 +330,9 @@ def page() -> str:
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
         populations(),
         pruning(),
-        parts("reach", REACH.format("point-reach"), "IQM of the steps", 0, script="demonstrations"),
-        parts("maze", REACH.format("PointMaze_UMaze-v3"), "IQM of the steps", 0, script="demonstrations"),
-        parts("cheetah", CHEETAH, "IQM of the steps", 0, script="demonstrations"),
+        parts("reach", REACH.format("point-reach"), STEPS_TO, 0, script="demonstrations"),
+        parts("maze", REACH.format("PointMaze_UMaze-v3"), STEPS_TO, 0, script="demonstrations"),
+        parts("cheetah", CHEETAH, STEPS_TO, 0, script="demonstrations"),
         parts("pendulum", OFFLINE.format("Pendulum-v1"), "IQM of the return", script="demonstrations"),
         parts("half_cheetah", OFFLINE.format("HalfCheetah-v5"), "IQM of the return", 0, script="demonstrations"),
         speed(),

@@ -20,18 +20,18 @@ from ddpg_jax.schedules import Schedule, constant, progress
 from ddpg_jax.types import Array, Explorer, Hyperparams, Key, Params, Scalar
 
 
-def sigma(schedule: Schedule, t: Array, hyper: Hyperparams) -> Scalar:
-    """Returns the scale of the noise at environment step `t`, which reaches `noise_sigma_final` after `noise_decay_steps`.
+def sigma(schedule: Schedule, t_env: Array, hyper: Hyperparams) -> Scalar:
+    """Returns the scale of the noise at environment step `t_env`, which reaches `noise_sigma_final` after `noise_decay_steps`.
 
     It is `[]`, or `[N, 1]` if the scales of the environments differ (see `with_spread`).
     """
-    return schedule(hyper.noise_sigma, hyper.noise_sigma_final, progress(t, hyper.noise_decay_steps))
+    return schedule(hyper.noise_sigma, hyper.noise_sigma_final, progress(t_env, hyper.noise_decay_steps))
 
 
-def _check(obs: Array, t: Array) -> int:
+def _check(obs: Array, t_env: Array) -> int:
     """Asserts the shapes of the arguments of `Explorer.explore`, and returns N."""
     chex.assert_rank(obs, 2, custom_message="Explorer.explore: obs must be [N, O]")
-    chex.assert_rank(t, 0, custom_message="Explorer.explore: t must be []")
+    chex.assert_rank(t_env, 0, custom_message="Explorer.explore: t_env must be []")
     return obs.shape[0]
 
 
@@ -56,10 +56,11 @@ def gaussian(action_dim: int, schedule: Schedule = constant) -> Explorer:
         del num_envs, params
         return ()
 
-    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        num_envs = _check(obs, t)
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        num_envs = _check(obs, t_env)
         eps = jax.random.normal(key, (num_envs, action_dim))
-        return jnp.clip(_actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t, hyper) * eps, -1.0, 1.0), noise
+        action = _actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t_env, hyper) * eps
+        return jnp.clip(action, -1.0, 1.0), noise
 
     def reset(noise: Any, last: Array) -> Any:
         del last
@@ -78,11 +79,11 @@ def ornstein_uhlenbeck(action_dim: int, schedule: Schedule = constant) -> Explor
         del params
         return jnp.zeros((num_envs, action_dim))
 
-    def explore(key: Key, noise: Array, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        _check_noise(noise, (_check(obs, t), action_dim), "[N, A]")
+    def explore(key: Key, noise: Array, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        _check_noise(noise, (_check(obs, t_env), action_dim), "[N, A]")
         eps = jax.random.normal(key, noise.shape)
         drift = -hyper.ou_theta * noise * hyper.ou_dt
-        noise = noise + drift + sigma(schedule, t, hyper) * jnp.sqrt(hyper.ou_dt) * eps
+        noise = noise + drift + sigma(schedule, t_env, hyper) * jnp.sqrt(hyper.ou_dt) * eps
         return jnp.clip(_actions(act, params, obs, action_dim=action_dim) + noise, -1.0, 1.0), noise
 
     def reset(noise: Array, last: Array) -> Array:
@@ -120,12 +121,12 @@ def pink(action_dim: int, schedule: Schedule = constant) -> Explorer:
         del params
         return Colored(jnp.zeros((num_envs, action_dim, len(PINK_FREQUENCIES))), jnp.ones(num_envs))
 
-    def explore(key: Key, noise: Colored, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        _check_noise(noise.levels, (_check(obs, t), action_dim, len(PINK_FREQUENCIES)), "[N, A, J]")
+    def explore(key: Key, noise: Colored, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        _check_noise(noise.levels, (_check(obs, t_env), action_dim, len(PINK_FREQUENCIES)), "[N, A, J]")
         kept = jnp.where(noise.fresh[:, None, None] > 0, 0.0, decay)
         levels = kept * noise.levels + jnp.sqrt(1.0 - kept**2) * jax.random.normal(key, noise.levels.shape)
         eps = jnp.sum(levels, axis=-1) * len(PINK_FREQUENCIES) ** -0.5  # [N, A], with variance 1
-        action = _actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t, hyper) * eps
+        action = _actions(act, params, obs, action_dim=action_dim) + sigma(schedule, t_env, hyper) * eps
         return jnp.clip(action, -1.0, 1.0), Colored(levels, jnp.zeros_like(noise.fresh))
 
     def reset(noise: Colored, last: Array) -> Colored:
@@ -139,9 +140,9 @@ def none(action_dim: int, schedule: Schedule = constant) -> Explorer:
     del schedule
     base = gaussian(action_dim)
 
-    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
         del key, hyper
-        _check(obs, t)
+        _check(obs, t_env)
         return _actions(act, params, obs, action_dim=action_dim), noise
 
     return base._replace(explore=explore)
@@ -186,9 +187,9 @@ def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
         direction = jax.tree.map(lambda p: jnp.zeros((num_envs, *jnp.shape(p))), params)
         return Perturbation(direction, jnp.ones(num_envs), jnp.ones(num_envs), jnp.ones(num_envs))
 
-    def explore(key: Key, noise: Perturbation, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        _check_noise(noise.fresh, (_check(obs, t),), "for N environments")
-        target = jnp.broadcast_to(jnp.ravel(sigma(schedule, t, hyper)), noise.fresh.shape)  # [N]
+    def explore(key: Key, noise: Perturbation, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        _check_noise(noise.fresh, (_check(obs, t_env),), "for N environments")
+        target = jnp.broadcast_to(jnp.ravel(sigma(schedule, t_env, hyper)), noise.fresh.shape)  # [N]
         fresh = noise.fresh > 0
 
         def redraw() -> Params:
@@ -249,9 +250,9 @@ def uniform(action_dim: int) -> Explorer:
     """Draws actions a ~ U(-1, 1) without asking the policy, as in the warm-up."""
     base = gaussian(action_dim)
 
-    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
         del act, params, hyper
-        return jax.random.uniform(key, (_check(obs, t), action_dim), minval=-1.0, maxval=1.0), noise
+        return jax.random.uniform(key, (_check(obs, t_env), action_dim), minval=-1.0, maxval=1.0), noise
 
     return base._replace(explore=explore)
 
@@ -264,12 +265,12 @@ def with_spread(explorer: Explorer) -> Explorer:
     gets the two numbers as `[N, 1]`.
     """
 
-    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        count = _check(obs, t)
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        count = _check(obs, t_env)
         place = jnp.linspace(-1.0, 1.0, count)[:, None] if count > 1 else jnp.zeros((1, 1))
         factor = 1.0 + hyper.noise_spread * place
         scaled = hyper._replace(noise_sigma=hyper.noise_sigma * factor, noise_sigma_final=hyper.noise_sigma_final * factor)
-        return explorer.explore(key, noise, act, params, obs, scaled, t)
+        return explorer.explore(key, noise, act, params, obs, scaled, t_env)
 
     return explorer._replace(explore=explore)
 
@@ -277,13 +278,23 @@ def with_spread(explorer: Explorer) -> Explorer:
 def with_uniform(explorer: Explorer) -> Explorer:
     """Replaces each environment's action by a uniform random one with probability `epsilon_uniform` (epsilon-greedy)."""
 
-    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
-        action, noise = explorer.explore(key, noise, act, params, obs, hyper, t)
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        action, noise = explorer.explore(key, noise, act, params, obs, hyper, t_env)
         chance_key, action_key = jax.random.split(
             jax.random.fold_in(key, 1)
         )  # the inner explorer draws what it would draw alone
         chosen = jax.random.uniform(chance_key, (obs.shape[0], 1)) < hyper.epsilon_uniform
         return jnp.where(chosen, jax.random.uniform(action_key, action.shape, minval=-1.0, maxval=1.0), action), noise
+
+    return explorer._replace(explore=explore)
+
+
+def clipped(explorer: Explorer) -> Explorer:
+    """Clips actions to [-1, 1], so that the replay stores those that are executed."""
+
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
+        action, noise = explorer.explore(key, noise, act, params, obs, hyper, t_env)
+        return jnp.clip(action, -1.0, 1.0), noise
 
     return explorer._replace(explore=explore)
 
@@ -294,10 +305,10 @@ def with_smoothing(explorer: Explorer, action_dim: int) -> Explorer:
     def init(num_envs: int, params: Params) -> Any:
         return explorer.init(num_envs, params), jnp.zeros((num_envs, action_dim))
 
-    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t: Array):
+    def explore(key: Key, noise: Any, act: Any, params: Params, obs: Array, hyper: Hyperparams, t_env: Array):
         inner, previous = noise
-        _check_noise(previous, (_check(obs, t), action_dim), "for N environments")
-        action, inner = explorer.explore(key, inner, act, params, obs, hyper, t)
+        _check_noise(previous, (_check(obs, t_env), action_dim), "for N environments")
+        action, inner = explorer.explore(key, inner, act, params, obs, hyper, t_env)
         action = (1.0 - hyper.action_smoothing) * action + hyper.action_smoothing * previous
         return action, (inner, action)
 
@@ -313,4 +324,5 @@ EXPLORERS: Registry[Callable[..., Explorer]] = Registry(
     {"ou": ornstein_uhlenbeck, "gaussian": gaussian, "pink": pink, "parameter": parameter, "none": none},
 )
 """Maps names to functions `(*, action_dim, schedule) -> explorer`, with these names. The field `exploration` can name an entry
-of your own, which must accept a `noise_sigma` of `[N, 1]` if it is used with `noise_spread`."""
+of your own. Its actions are clipped. It follows `noise_schedule` if it takes its scale from `sigma(schedule, t_env, hyper)`,
+which is `[N, 1]` with `noise_spread`."""

@@ -3,8 +3,10 @@
 Legend for shapes, used in every docstring: `B` batch, `N` environments, `T` time, `E` critics, `O` observation, `A` action,
 `S` seeds, `H` hyperparameter points, `M = H * S` sweep members, `C` replay capacity.
 
-There are two clocks. `t_env` counts environment steps, summed over the environments of a run. `t_update` counts updates of the
-critic. Both start at 0 and are int32 scalars.
+There are two clocks, both int32 scalars that are 0 at the start of a run. `t_env` counts environment steps, summed over the
+environments of a run. `t_update` counts updates of the critic, as if there were updates in the warm-up, too: with one update a
+step and a warm-up of 1,000 steps, the first update has number 1,000. Schedules, `policy_delay` and `sync_period` see that
+number. Updates on demonstrations before the first step are counted from 0 by themselves.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def _measure_nothing(state: Any, index: Array) -> dict[str, Array]:
 
 
 class Replay(NamedTuple):
-    """Stores transitions and samples batches of them: four pure functions, and one that measures."""
+    """Stores transitions and samples batches of them, as four pure functions, and a fifth that measures batches."""
 
     init: Callable[[], Any]
     """`() -> state`, empty: a `ReplayState`, or a pytree that contains one."""
@@ -120,7 +122,8 @@ class Explorer(NamedTuple):
     init: Callable[[int, Params], Any]
     """`(N, actor_params) -> noise`, the noise state at the start of an episode; only the shapes of the parameters are used."""
     explore: Callable[..., tuple[Array, Any]]
-    """`(key, noise, act, actor_params, obs [N, O], hyper, t_env) -> (action [N, A], noise)`; consumes the key."""
+    """`(key, noise, act, actor_params, obs [N, O], hyper, t_env) -> (action [N, A] in [-1, 1], noise)`; consumes the key. The
+    replay stores the action as it is returned."""
     reset: Callable[[Any, Array], Any]
     """`(noise, last [N] bool) -> noise`: resets the noise state where an episode has ended."""
 

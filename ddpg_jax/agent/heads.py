@@ -32,7 +32,8 @@ class Head(NamedTuple):
     target: Callable[[dict[str, Array], Array, Array, Array, Hyperparams], Array]
     """`(support, reward [B], discount [B], next_outputs [E, B, K], hyper) -> target [B, ...]`, without gradient."""
     loss: Callable[..., LossAndTd]
-    """As `losses.critic_loss`, with `outputs [E, B, K]` instead of values, and `support` as a keyword."""
+    """`(critic_params, outputs_of, obs, action, target, weight, *, support, hyper, td_loss, penalties) -> (loss, (td, q))`, as
+    `losses.critic_loss` with outputs instead of values; `make_loss` makes one. `td_loss` is that of a scalar critic."""
 
 
 def scalar() -> Head:
@@ -84,7 +85,7 @@ def categorical(num_atoms: int) -> Head:
         entropy = -jnp.sum(jax.scipy.special.xlogy(target, target), axis=-1)
         return losses(logits, target)[0] - entropy
 
-    return Head(num_atoms, init, mean, target, _loss_of(losses, td, mean))
+    return Head(num_atoms, init, mean, target, make_loss(losses, td, mean))
 
 
 def quantile(num_atoms: int) -> Head:
@@ -114,15 +115,21 @@ def quantile(num_atoms: int) -> Head:
     def td(quantiles: Array, target: Array) -> Array:
         return jnp.mean(target, axis=-1) - jnp.mean(quantiles[0], axis=-1)
 
-    return Head(num_atoms, lambda hyper: {}, mean, target, _loss_of(losses, td, mean))
+    return Head(num_atoms, lambda hyper: {}, mean, target, make_loss(losses, td, mean))
 
 
-def _loss_of(
+def make_loss(
     losses: Callable[[Array, Array], Array],
     td: Callable[[Array, Array], Array],
     mean: Callable[[Any, Array], Array],
 ) -> Callable[..., LossAndTd]:
-    """Returns a critic's loss from the losses `[E, B]` and the TD errors `[B]` of `(outputs, target)`."""
+    """Returns `Head.loss` for a critic that predicts a distribution.
+
+    Args:
+        losses: `(outputs [E, B, K], target [B, ...]) -> [E, B]`, the loss of each critic for each transition.
+        td: `(outputs [E, B, K], target [B, ...]) -> [B]`, what is reported as the TD errors of the first critic.
+        mean: `Head.mean`.
+    """
 
     def loss(
         critic_params: Params,
@@ -182,4 +189,4 @@ def gaussian_histogram(y: Array, atoms: Array, deviation: Array) -> Array:
 
 
 HEADS: Registry[Callable[[int], Head]] = Registry("dj.HEADS", {"categorical": categorical, "quantile": quantile})
-"""Maps names to functions `(num_atoms) -> head`; the field `critic` can name an entry of your own, or is scalar."""
+"""Maps names to functions `(num_atoms) -> head`; the field `critic` can name an entry of your own; `scalar` is no entry."""

@@ -196,7 +196,8 @@ def two_branch(
 class MakeNets(Protocol):
     """Makes an actor and a critic.
 
-    An implementation may leave out arguments that it does not use, and may also take the other `NETWORK_FIELDS` by name.
+    An implementation may leave out arguments that it does not use, and may also take the other `NETWORK_FIELDS` by name. One
+    that takes `outputs` works with heads that predict distributions: its critic returns `[..., outputs]`, or `[...]` for None.
     """
 
     def __call__(self, *, action_dim: int, hidden: tuple[int, ...], activation: Callable[[Array], Array]) -> Nets:

@@ -56,7 +56,7 @@ def make_slow_update(
         params, opt = state.params.critic, state.opt.critic
         support = params.get(SUPPORT, {})
         target = head.target(support, batch.reward, batch.discount, next_outputs, hyper)
-        td_term, *terms = (functools.partial(term, hyper=hyper) for term in (td_loss, *penalties))
+        td_term, *terms = with_numbers(hyper, td_loss, *penalties)
         loss_of = functools.partial(head.loss, support=support, hyper=hyper, td_loss=td_term, penalties=terms)
         critic_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (td, q_mean)), grads = critic_grad(params, outputs_by_batch, batch.obs, batch.action, target, weight)
@@ -80,7 +80,7 @@ def make_joint_update(
         state: TrainState, batch: Transition, next_action: Array, weight: Array, hyper: Hyperparams, t_update: Array
     ) -> tuple[Params, Params, Array, dict[str, Array]]:
         params, opt = state.params.critic, state.opt.critic
-        td_term, *terms = (functools.partial(term, hyper=hyper) for term in (td_loss, *penalties))
+        td_term, *terms = with_numbers(hyper, td_loss, *penalties)
         obs, action = (jnp.concatenate(pair) for pair in ((batch.obs, batch.next_obs), (batch.action, next_action)))
         support, size = params.get(SUPPORT, {}), len(weight)
 
@@ -88,8 +88,18 @@ def make_joint_update(
             outputs = apply_by_batch(critics, params, obs, action)  # [E, 2 * B] or [E, 2 * B, K]
             next_outputs = jax.lax.stop_gradient(outputs[:, size:])
             target = head.target(support, batch.reward, batch.discount, next_outputs, hyper)
-            options = {"support": support, "hyper": hyper, "td_loss": td_term, "penalties": terms}
-            return head.loss(params, lambda *_: outputs[:, :size], batch.obs, batch.action, target, weight, **options)
+            return head.loss(
+                params,
+                lambda *_: outputs[:, :size],
+                batch.obs,
+                batch.action,
+                target,
+                weight,
+                support=support,
+                hyper=hyper,
+                td_loss=td_term,
+                penalties=terms,
+            )
 
         (loss, (td, q_mean)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         info = {"critic_loss": loss, "q_mean": q_mean, **diagnose.critic(grads, td)}
@@ -97,6 +107,11 @@ def make_joint_update(
         return *apply_gradients(tx(hyper, t_update), grads, opt, params, statistics), td, info
 
     return update
+
+
+def with_numbers(hyper: Hyperparams, *terms: Callable[..., Array]) -> list[Callable[..., Array]]:
+    """Returns these terms of a loss without their last argument, the hyperparameters, which they get by position."""
+    return [lambda *arguments, term=term: term(*arguments, hyper) for term in terms]
 
 
 def apply_gradients(

@@ -174,6 +174,7 @@ def explorer_of(experiment: Experiment, spec: EnvSpec, agent: Agent) -> Explorer
     if is_own(table[x.exploration]):
         sizes = {"num_envs": x.num_envs, "obs_dim": spec.obs_dim, "action_dim": action_dim}
         check_explorer(f"exploration={x.exploration}", explorer, agent, **sizes)
+        explorer = exploration.clipped(explorer)
     explorer = exploration.with_uniform(explorer) if "epsilon_uniform" in x.parts else explorer
     return exploration.with_smoothing(explorer, action_dim) if "action_smoothing" in x.parts else explorer
 

@@ -77,9 +77,9 @@ def only(demonstrations: Replay, store: Any) -> Replay:
     """
     store = jax.tree.map(jnp.asarray, store)
 
-    def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
+    def sample(key: Key, state: Any, hyper: Hyperparams, t_update: Array) -> tuple[Transition, Array, Array]:
         del state
-        batch, weight, index = demonstrations.sample(key, store, hyper, t)
+        batch, weight, index = demonstrations.sample(key, store, hyper, t_update)
         return batch._replace(demonstration=jnp.ones(len(weight), bool)), weight, index
 
     def add(state: Any, transition: Transition, valid: Array) -> Any:
@@ -108,10 +108,10 @@ def mixed(replay: Replay, demonstrations: Replay, store: Any) -> Replay:
     """
     store = jax.tree.map(jnp.asarray, store)
 
-    def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Any]:
-        batch, weight, index = replay.sample(key, state, hyper, t)
+    def sample(key: Key, state: Any, hyper: Hyperparams, t_update: Array) -> tuple[Transition, Array, Any]:
+        batch, weight, index = replay.sample(key, state, hyper, t_update)
         demo_key, place_key = jax.random.split(jax.random.fold_in(key, 2))
-        shown, _, _ = demonstrations.sample(demo_key, store, hyper, t)
+        shown, _, _ = demonstrations.sample(demo_key, store, hyper, t_update)
         chosen = spread(place_key, len(weight), hyper.demo_fraction)
 
         def choose(demonstration: Array, own: Array) -> Array:

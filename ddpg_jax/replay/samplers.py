@@ -49,8 +49,8 @@ def uniform(
     """
     storage = ring(obs_dim, action_dim, capacity, num_envs=num_envs, n_step=n_step)
 
-    def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
-        check_sample(state, t)
+    def sample(key: Key, state: Any, hyper: Hyperparams, t_update: Array) -> tuple[Transition, Array, Array]:
+        check_sample(state, t_update)
         index = draw_rows(key, ring_state(state), batch_size)
         return storage.read(jax.random.fold_in(key, 1), state, index, hyper), jnp.ones(batch_size), index
 
@@ -62,10 +62,10 @@ def uniform(
     return Replay(storage.init, storage.add, sample, feedback)
 
 
-def check_sample(state: Any, t: Array) -> None:
+def check_sample(state: Any, t_update: Array) -> None:
     """Asserts the shapes of the arguments of `Replay.sample`."""
     chex.assert_rank(ring_state(state).rows, 2, custom_message="Replay.sample: rows of state must be [C, 2 * O + A + 3]")
-    chex.assert_rank(t, 0, custom_message="Replay.sample: t must be []")
+    chex.assert_rank(t_update, 0, custom_message="Replay.sample: t_update must be []")
 
 
 def check_feedback(index: Array, td: Array) -> None:
@@ -138,13 +138,13 @@ def prioritized(
             storage.add(state.ring, transition, valid), sum_tree.set_leaves(state.tree, index, leaf), state.largest
         )
 
-    def sample(key: Key, state: PrioritizedState, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
-        check_sample(state, t)
+    def sample(key: Key, state: PrioritizedState, hyper: Hyperparams, t_update: Array) -> tuple[Transition, Array, Array]:
+        check_sample(state, t_update)
         strata = (jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))) / batch_size
         # It is sorted already, but without this sort XLA recomputes the end of the search in everything that reads the index.
         index = jnp.sort(sum_tree.find(state.tree, strata * sum_tree.total(state.tree)))
         leaf = gather(state.tree[0], index)
-        beta = linear(hyper.priority_beta, hyper.priority_beta_final, progress(t, hyper.priority_beta_updates))
+        beta = linear(hyper.priority_beta, hyper.priority_beta_final, progress(t_update, hyper.priority_beta_updates))
         weight = (jnp.min(leaf) / leaf) ** beta  # n and the sum cancel
         return storage.read(jax.random.fold_in(key, 1), state.ring, index, hyper), weight, index
 
@@ -160,8 +160,8 @@ def prioritized(
 def with_reward_scale(replay: Replay) -> Replay:
     """Multiplies the rewards of sampled batches by `reward_scale`, which can therefore be swept."""
 
-    def sample(key: Key, state: Any, hyper: Hyperparams, t: Array) -> tuple[Transition, Array, Array]:
-        batch, weight, index = replay.sample(key, state, hyper, t)
+    def sample(key: Key, state: Any, hyper: Hyperparams, t_update: Array) -> tuple[Transition, Array, Array]:
+        batch, weight, index = replay.sample(key, state, hyper, t_update)
         return batch._replace(reward=hyper.reward_scale * batch.reward), weight, index
 
     return replay._replace(sample=sample)

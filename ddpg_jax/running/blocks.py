@@ -42,7 +42,7 @@ CALL_SECONDS, MAX_PIECE_SECONDS = 1 / 8, 5.0
 costs 2 ms of Python, and at its end all devices wait for the slowest."""
 
 FIRST_PIECE = 10
-"""Vector steps of the first piece, when their duration is still unknown."""
+"""Iterations of the first piece, when their duration is still unknown."""
 
 
 class Journal(NamedTuple):
@@ -51,9 +51,9 @@ class Journal(NamedTuple):
     pending: list[dict[str, Any]]
     """Reports of the blocks since the last evaluation."""
     diverged: list[int]
-    """For each member the vector step at which it diverged, else -1."""
+    """For each member the iteration at which it diverged, else -1."""
     begin: int
-    """The vector step at which the unfinished block began."""
+    """The iteration at which the unfinished block began."""
     seconds: float = 0.0
     """Seconds spent on the unfinished block."""
     metrics: list[Any] | None = None
@@ -61,11 +61,11 @@ class Journal(NamedTuple):
     elapsed: float = 0.0
     """Seconds of all finished blocks."""
     reached: list[int] | None = None
-    """The next vector step of each member, where a signal stopped some members before others."""
+    """The next iteration of each member, where a signal stopped some members before others."""
     stopped: list[int] | None = None
-    """For each member the vector steps after which it was stopped, else -1."""
+    """For each member the iterations after which it was stopped, else -1."""
     waiting: list[int] | None = None
-    """For each member the vector step from which on it takes part, where that is later than the others' next one, else -1."""
+    """For each member the iteration from which on it takes part, where that is later than the others' next one, else -1."""
     lineage: list[Any] | None = None
     """Every `Change` so far, in order."""
     in_force: int = 0
@@ -77,7 +77,7 @@ class Tick(NamedTuple):
 
     state: Any
     iteration: int
-    """Vector steps done."""
+    """Iterations done."""
     step: int
     """Steps done by each member: see `clock.step_at`."""
     rows: list[dict[str, Any]]
@@ -139,13 +139,13 @@ def run_blocks(
     evolve: Evolve = nobody_changes,
     exchange: Exchange = nothing_to_exchange,
 ) -> Iterator[Tick]:
-    """Runs a program from vector step `begin` to its end; the caller logs, draws and saves at the ticks.
+    """Runs a program from iteration `begin` to its end; the caller logs, draws and saves at the ticks.
 
     Args:
         program: a program made from this experiment.
         experiment: defines the schedule.
         state: from `program.start`, or from a checkpoint. It is consumed.
-        begin: vector steps that the state has done.
+        begin: iterations that the state has done.
         journal: from the same checkpoint.
         gather: `(message) -> messages`, one from each process that takes part in the run; all processes call it together.
         judge: decides after each evaluation which members stop. Of several processes, each asks its own at the same steps.
@@ -156,8 +156,17 @@ def run_blocks(
     Raises:
         EnvironmentFailure: see `Program.advance`.
     """
-    ways = {"gather": gather, "judge": judge, "evolve": evolve, "exchange": exchange}
-    run = _Run(program, experiment, state, begin=begin, journal=journal, **ways)
+    run = _Run(
+        program,
+        experiment,
+        state,
+        begin=begin,
+        journal=journal,
+        gather=gather,
+        judge=judge,
+        evolve=evolve,
+        exchange=exchange,
+    )
     for block_begin, end, evaluating in schedule(experiment, run.journal.begin):
         run.begin_block(block_begin)
         while run.iteration < end:
@@ -199,8 +208,7 @@ class _Run:
         self.state, self.iteration, self.journal = state, begin, journal
         self.pending, self.elapsed = [*journal.pending], journal.elapsed
         self.diverged = np.array(journal.diverged)
-        # Checkpoints of earlier versions say False of members that go on.
-        self.stopped = np.array([-1 if stop is False else stop for stop in journal.stopped or [-1] * members], int)
+        self.stopped = np.array(journal.stopped or [-1] * members, int)
         self.waiting = np.array(journal.waiting or [-1] * members, int)
         self.lineage, self.in_force = [Change(*change) for change in journal.lineage or []], journal.in_force
         if self.in_force:
@@ -362,7 +370,7 @@ def piece_seconds(program: Program) -> float:
 
 
 def _next_piece(piece: int, steps: int, pieces: float) -> int:
-    """Returns the vector steps of the next piece, given that `steps` took as long as `pieces` pieces should.
+    """Returns the iterations of the next piece, given that `steps` took as long as `pieces` pieces should.
 
     It grows at most tenfold, since the next steps may be slower.
     """

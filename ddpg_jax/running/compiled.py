@@ -34,7 +34,7 @@ class Functions(NamedTuple):
     restart: Any
     """`(keys, state, i) -> state`"""
     phase: Callable[..., Any]
-    """`(name, *arguments) -> compiled`: `fill`, `learn` or `evaluate`, compiled at the first request."""
+    """`(name, *arguments) -> compiled`: `offline`, `fill`, `learn` or `evaluate`, compiled at the first request."""
     copying: Copying
     """How a member takes over the state of another one."""
 
@@ -52,10 +52,10 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
         return _training(structure, env, placement, parts=parts, store=store)
 
     def advancing(name: str) -> Any:
-        def phase(key: Any, state: Any, *arguments: Any, store: Any) -> Any:
+        def advance(key: Any, state: Any, *arguments: Any, store: Any) -> Any:
             return getattr(training(store), name)(key, state, *arguments)
 
-        function = over_members(_unless_diverged(phase, placement), placement, shared=2)
+        function = over_members(_unless_diverged(advance, placement), placement, shared=2)
         return jax.jit(function, donate_argnums=0, compiler_options=placement.compiler_options)
 
     alone = training(NOTHING)
@@ -85,8 +85,14 @@ def _training(structure: Experiment, env: Env, placement: Placement, *, parts: P
     replay, offline = parts.replay, None
     if jax.tree.leaves(store):
         assert parts.demonstrations is not None
-        many = {"iterations": structure.pretrain_updates, "alone": is_offline(structure)}
-        replay, offline = with_store(replay, parts.demonstrations, store, spec=env.spec, **many)
+        replay, offline = with_store(
+            replay,
+            parts.demonstrations,
+            store,
+            spec=env.spec,
+            iterations=structure.pretrain_updates,
+            alone=is_offline(structure),
+        )
     return make_training(
         env,
         parts.agent,
@@ -104,18 +110,18 @@ def _training(structure: Experiment, env: Env, placement: Placement, *, parts: P
     )
 
 
-def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
+def _unless_diverged(advance: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
     """Makes `(state, inputs, clocks, store) -> (state, metrics)`, a phase of training without members that have diverged."""
 
     def mapped(state: Any, inputs: Inputs, clocks: tuple[Array, Array], store: Any) -> Any:
         key, hyper, active, begin, so_far = inputs
-        return phase(key, state, hyper, begin, jnp.where(active, clocks[1], begin), so_far, store=store)
+        return advance(key, state, hyper, begin, jnp.where(active, clocks[1], begin), so_far, store=store)
 
     def vmapped(state: Any, inputs: Inputs, clocks: tuple[Array, Array], store: Any) -> Any:
         # A diverged member still computes, but its new networks and metrics are discarded. The rest of its state (replay,
         # environment, noise) moves on, because selecting it would copy every replay.
         key, hyper, active, _, so_far = inputs
-        after, metrics = phase(key, state, hyper, *clocks, so_far, store=store)
+        after, metrics = advance(key, state, hyper, *clocks, so_far, store=store)
         kept = if_active(active, metrics, so_far)._replace(done=metrics.done)
         return replace(after, train=if_active(active, after.train, state.train)), kept
 
@@ -123,7 +129,11 @@ def _unless_diverged(phase: Callable[..., Any], placement: Placement) -> Callabl
 
 
 def structure_of(experiment: Experiment) -> Experiment:
-    """Returns the experiment with every field that does not affect compilation set to a fixed value."""
+    """Returns the experiment without what most often differs between runs of the same program.
+
+    Two experiments with the same result share what is compiled. A field that stays although it does not affect compilation,
+    such as `warmup_steps`, costs a compilation.
+    """
     x = experiment
     kind = {"steps": min(x.steps, 1), "updates": min(x.updates, 1), "demonstrations": "given" if x.demonstrations else ""}
     return replace(x, **kind, seed=0, preset="default", eval_every=1, host_order="textbook")

@@ -1,8 +1,9 @@
 """Decides where the members of a sweep run: mapped or vmapped, on one device or spread over several.
 
 On a CPU members are MAPPED, one after the other on every core: each finds its networks in the caches, whereas `vmap` would push
-the networks of all members through memory at every layer. On an accelerator they are VMAPPED. Several devices shard the
-members, and each device works on its own without communication.
+the networks of all members through memory at every layer. What is compiled then advances one member on each device, and
+`Program` calls it for others in turn (`seats.in_turn`). On an accelerator they are VMAPPED. Several devices shard the members,
+and each device works on its own without communication.
 """
 
 from __future__ import annotations
@@ -108,31 +109,33 @@ def make_placement(members: int, choice: str = "auto", devices: list[Any] | None
 
 
 def over_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
-    """Lifts a function of one member to all members: arguments and results get a leading axis `[M]`.
+    """Lifts a function of one member to the members of a call: arguments and results get a leading axis `[M]`.
 
     Args:
         function: a pure function of one member.
-        placement: where the members are.
+        placement: where the members of the call are, `Placement.per_call`.
         shared: how many of the last arguments are the same for all members and get no leading axis.
     """
     if placement.single:
         return function
-    return shard_members(map_members(function, placement, shared), placement, shared)
+    assert placement == placement.per_call, "a compiled loop over members would copy their replays in and out"
+    return shard_members(lift(function, placement, shared), placement, shared)
 
 
-def map_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
-    """Maps or vmaps a function of one member over the members of one device; see `over_members`."""
+def lift(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
+    """Lifts a function of one member to the members of one device, of which there is one unless they are vmapped."""
 
-    def mapped(*arguments: Any) -> Any:
-        batched, common = _split(arguments, shared)
-        one = functools.partial(_call, function, common)
+    def lifted(*arguments: Any) -> Any:
+        count = len(arguments) - shared
+
+        def one(*own: Any) -> Any:
+            return function(*own, *arguments[count:])
+
         if placement.kind == "vmap":
-            return jax.vmap(one, axis_name=MEMBERS)(*batched)
-        if placement == placement.per_call:  # a loop, even over one member, would copy its replay in and out
-            return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], batched)))
-        return jax.lax.map(lambda member: one(*member), batched)
+            return jax.vmap(one, axis_name=MEMBERS)(*arguments[:count])
+        return jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], arguments[:count])))
 
-    return mapped
+    return lifted
 
 
 def shard_members(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
@@ -146,16 +149,6 @@ def shard_members(function: Callable[..., Any], placement: Placement, shared: in
         return jax.shard_map(function, mesh=placement.mesh, in_specs=specs, out_specs=own, check_vma=False)(*arguments)
 
     return sharded
-
-
-def _split(arguments: tuple[Any, ...], shared: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Separates the arguments of members from those that all members share."""
-    count = len(arguments) - shared
-    return arguments[:count], arguments[count:]
-
-
-def _call(function: Callable[..., Any], common: tuple[Any, ...], *own: Any) -> Any:
-    return function(*own, *common)
 
 
 def max_over_members(placement: Placement) -> Callable[[Any], Any]:

@@ -31,7 +31,7 @@ from ddpg_jax.types import Env, EnvSpec, Params
 
 
 class Program:
-    """An experiment for M members, ready to run. Times are vector steps.
+    """An experiment for M members, ready to run. Times are iterations (see `clock`).
 
     Environments outside are tried before anything is compiled: each is reset and stepped once.
 
@@ -130,7 +130,7 @@ class Program:
         return self._seats.live
 
     def start(self) -> Any:
-        """Returns the state at vector step 0.
+        """Returns the state at iteration 0.
 
         Raises:
             EnvironmentFailure: an environment outside raised, or returned something invalid.
@@ -146,7 +146,7 @@ class Program:
             self.env.outside.seed(self.members[0].seed, i)
 
     def _restart(self, state: list[Any], i: int) -> list[Any]:
-        """Starts the episodes of all environments outside again, at vector step `i`."""
+        """Starts the episodes of all environments outside again, at iteration `i`."""
         (clock,) = self._clocks(i)
         given = zip(self._inputs, state, strict=True)
         return [self._run(lambda k=keys, s=one: self._functions.restart(k, s, clock)) for (keys, _), one in given]
@@ -238,14 +238,14 @@ class Program:
     def advance(
         self, state: Any, begin: Any, end: int, *, active: np.ndarray, so_far: Metrics | None = None
     ) -> tuple[Any, Metrics, float]:
-        """Advances from vector step `begin` `[M]` to `end`, either all before the end of the warm-up or all after it.
+        """Advances from iteration `begin` `[M]` to `end`, all of them in one phase (see `clock.phase_at`).
 
         Members that are not active learn nothing; under vmap they compute along, and the result is dropped. If an environment
         outside asks for it, the end is earlier: see `Metrics.done`.
 
         Args:
             state: consumed.
-            begin: the next vector step: one number, or one for each member, `[M]`. Members advanced by the same loop must
+            begin: the next iteration: one number, or one for each member, `[M]`. Members advanced by the same loop must
                 share it.
             end: the step after the last one.
             active: `[M]` bool, False for members that have diverged or been stopped.
@@ -349,7 +349,7 @@ class Program:
         return jax.tree.map(lambda *parts: in_order([np.asarray(part) for part in parts], self._seats), *state), text
 
     def load(self, arrays: Any, text: str | None, i: int) -> Any:
-        """Restores the state at vector step `i` from what `save` returned.
+        """Restores the state at iteration `i` from what `save` returned.
 
         Without a text, or if environments outside cannot be kept, their episodes start again.
 

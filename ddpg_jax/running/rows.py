@@ -32,9 +32,9 @@ def make_rows(
         members: length M.
         experiment: the experiment that they train.
         blocks: reports of the blocks since the last evaluation, as in `Journal.pending`.
-        iteration: vector steps done.
+        iteration: iterations done.
         seconds: seconds that the run has taken so far.
-        diverged: `[M]`, the vector step at which each member diverged, else -1.
+        diverged: `[M]`, the iteration at which each member diverged, else -1.
         returns: `[M, K]`, returns of the evaluation.
         lengths: `[M, K]`, lengths of its episodes.
     """

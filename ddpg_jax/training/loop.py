@@ -1,9 +1,10 @@
 """Trains one member: collect -> store -> sample -> update, as pure functions; map over them to train many.
 
 Clocks come from outside the carried state, so that they are never batched. `i` counts vector steps. Explorers get
-`t_env = i * N`, environment steps summed over environments; agent and replay get `t_update = i * updates + k`, which counts
-updates. Every random draw has the key `fold_in(stream, clock)`, with one stream for each purpose. Hence a run in two halves
-equals one run bit for bit, and a new part does not change the random numbers of other parts.
+`t_env = i * N`, environment steps summed over environments. Agent and replay get `t_update`, which is `i * updates + k` for the
+k-th update after step `i`; with updates at an interval of several steps, `i` counts intervals. Every random draw has the key
+`fold_in(stream, clock)`, with one stream for each purpose. Hence a run in two halves equals one run bit for bit, and a new part
+does not change the random numbers of other parts.
 """
 
 from __future__ import annotations
@@ -151,11 +152,15 @@ def make_training(
     learn_step = overlapped_step(collect, schedule) if overlapped else textbook_step(collect, schedule)
     fill_step = warmup_step(collect, warmup)
 
-    shown = offline.replay if offline else replay
-    steps = (fill_step, first), (learn_step, first), (offline_step(agent, shown, num_envs), 0)
-    fill, learn, learn_from_demonstrations = (in_blocks(step, layout=layout, origin=clock) for step, clock in steps)
-    evaluate = make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared)
-    return Training(init, restart, fill, learn, evaluate, learn_from_demonstrations)
+    demonstrated_step = offline_step(agent, offline.replay if offline else replay, num_envs)
+    return Training(
+        init,
+        restart,
+        fill=in_blocks(fill_step, layout=layout, origin=first),
+        learn=in_blocks(learn_step, layout=layout, origin=first),
+        evaluate=make_evaluate(env, agent, episodes=eval_episodes, shared=eval_shared),
+        offline=in_blocks(demonstrated_step, layout=layout, origin=0),
+    )
 
 
 def in_blocks(step: StepFunction, *, layout: Layout, origin: int) -> Callable[..., tuple[RunState, Metrics]]:
@@ -185,8 +190,8 @@ def make_evaluate(
         chex.assert_rank(i, 0, custom_message="Training.evaluate: i must be []")
         actor = state.train.params.actor
         owner = jnp.int32(0) if env.outside is None else state.env[0, 1]
-        where = {"owner": owner, "shared": shared}
-        returns, lengths = rollout(env, act, stream(key, "eval", i), actor_params=actor, episodes=episodes, **where)
+        eval_key = stream(key, "eval", i)
+        returns, lengths = rollout(env, act, eval_key, actor_params=actor, episodes=episodes, owner=owner, shared=shared)
         sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(actor)]).all()
         return jnp.where(sound, returns, jnp.nan), lengths
 

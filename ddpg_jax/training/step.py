@@ -68,7 +68,8 @@ def train_step(
         train: the state of networks and optimizers.
         replay_state: the state of the replay, with at least one transition.
         hyper: the hyperparameters.
-        t_update: the number of this update, from 0; schedules, `policy_delay` and `sync_period` depend on it.
+        t_update: the number of this update, on which its keys, schedules, `policy_delay` and `sync_period` depend. The caller
+            counts; see `types`.
 
     Returns:
         The two states, and `info`, with the scalars `critic_loss`, `actor_loss`, `q_mean` and others that agent and replay

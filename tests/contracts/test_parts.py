@@ -1,8 +1,9 @@
 """One contract for every optional part, and every pair of parts at work together.
 
 A part is a number in `SWITCHES` or a value of a structural field. Each runs through the same small program: a replay that is
-filled with the same transitions, six updates, and actions of the explorer on the same observations. Whoever adds a part adds
-nothing here, unless its identity is not its off value (`IDENTITY`) or half more than it is no telling value (`ON`).
+filled with the same transitions, six updates, and actions of the explorer on the same observations. Whoever adds a number, an
+explorer, a replay or an initialization adds nothing here, unless the identity of a number is not its off value (`IDENTITY`), or
+half more than it is no telling value (`ON`). Other parts have lines in `STRUCTURES` and `OPTIONS`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from ddpg_jax.agent.heads import HEADS
 from ddpg_jax.agent.layers import INITS, PRECISIONS
+from ddpg_jax.agent.losses import TD_LOSSES
+from ddpg_jax.agent.networks import NETWORKS
 from ddpg_jax.envs.registry import DEVICE
 from ddpg_jax.experiment.build import Parts
 from ddpg_jax.experiment.experiment import SWITCHES
@@ -77,6 +81,7 @@ STRUCTURES: list[dict[str, Any]] = [
     {"critic": "categorical", "value_min": -2.0, "value_max": 1.0, "atom_sigma": 0.75},
     {"critic": "quantile", "num_atoms": 7},
     {"network": "residual"},
+    {"network": "two_branch"},
     {
         "network": "crossq",
         "activation": "tanh",
@@ -239,6 +244,7 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
         "precision",
         "activation",
     }
+    acts -= {"network"} if fields.get("network") == "two_branch" else set()  # its actor is the usual one
     learns = set(fields) - {"exploration", "noise_schedule", "diagnostics"}
     little = ROUNDED if "precision" in fields else DIFFERENT
     assert (distance(member.actions, plain().actions) > little) == bool(acts), "exploration"
@@ -272,6 +278,12 @@ OPTIONS: dict[str, list[Any]] = {
     "diagnostics": [False, True],
     "demonstrations": ["none", "mixed", "cloned"],  # of which the last is bc_weight and bc_alpha, with the filter
 }
+
+
+def test_every_network_head_and_loss_is_among_the_parts() -> None:
+    named = {value for fields in STRUCTURES for value in fields.values() if isinstance(value, str)}
+    assert {*NETWORKS, *HEADS} - {"mlp"} <= named
+    assert {*TD_LOSSES, *HEADS} == set(OPTIONS["loss"])
 
 
 def covering(options: dict[str, list[Any]], seed: int = 0) -> list[dict[str, Any]]:
