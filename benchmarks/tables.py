@@ -159,12 +159,10 @@ def parts(kind: str, title: str, column: str, digits: int = 1, *, script: str = 
     about = [f"{length}{where(result, stem)}"]
     about += [f"{name}: {where(row['about'], stem)}" for name, row in result["rows"].items() if "about" in row]
     if column == STEPS_TO:
-        late = {name: sum(steps > result["steps"] for steps in row["seeds"]) for name, row in result["rows"].items()}
-        about += [
-            f"In `{name}`, {many} of {len(result['rows'][name]['seeds'])} seeds did not get there, counted as {2 * result['steps']:,}."
-            for name, many in late.items()
-            if many
-        ]
+        for name, row in result["rows"].items():
+            if late := sum(steps > result["steps"] for steps in row["seeds"]):
+                counted = f"did not get there, counted as {2 * result['steps']:,}."
+                about.append(f"In `{name}`, {late} of {len(row['seeds'])} seeds {counted}")
     return "\n".join([*lines, "", *about, ""])
 
 
