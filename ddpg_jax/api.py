@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -267,6 +268,7 @@ def make_program(experiment: Experiment, members: list[Member], env: Any = None)
 def _prepare(experiment: Experiment, members: list[Member], env: Any = None) -> Program:
     """Makes a program, as `make_program` does; whether it keeps its environments remains to be asked."""
     check_settings()
+    shown = os.path.abspath(experiment.demonstrations)  # before an environment can change the current folder
     env = as_env(env)
     if env is not None:
         _check_no_options(experiment)
@@ -279,9 +281,10 @@ def _prepare(experiment: Experiment, members: list[Member], env: Any = None) -> 
     if experiment.eval_env == "shared" and env.outside is None:
         raise ConfigError(f"eval_env=shared is not allowed with env={experiment.env} on the device; it must be own")
     check_demonstrations(experiment)
-    name, relabelled = experiment.demonstrations, experiment.hindsight != "none"
-    store = {"store": load_store(name, env.spec, hindsight=relabelled)} if name else {}
-    return Program(experiment, env, members, **store)
+    if not experiment.demonstrations:
+        return Program(experiment, env, members)
+    name = shown if os.path.exists(shown) else experiment.demonstrations  # else it may be a Minari id
+    return Program(experiment, env, members, store=load_store(name, env.spec, hindsight=experiment.hindsight != "none"))
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:

@@ -216,14 +216,26 @@ def parameter(action_dim: int, schedule: Schedule = constant) -> Explorer:
 
 
 def draw_directions(key: Key, like: Params) -> Params:
-    """Draws N(0, 1) in the shapes of `like`, with zeros for LayerNorm and BatchNorm. Consumes the key."""
-    leaves, structure = jax.tree.flatten_with_path(like)  # normalization layers, with their statistics, are named norm_...
+    """Draws N(0, 1) in the shapes of `like`, with zeros for LayerNorm and BatchNorm. Consumes the key.
+
+    Normalization layers are known by their names, such as `norm_0`, or `LayerNorm_0` as flax gives them.
+
+    >>> drawn = draw_directions(jax.random.key(0), {"Dense_0": jnp.zeros(2), "LayerNorm_0": jnp.ones(2)})
+    >>> (drawn["Dense_0"] == 0).any().item(), drawn["LayerNorm_0"].tolist()
+    (False, [0.0, 0.0])
+    """
+    leaves, structure = jax.tree.flatten_with_path(like)
     keys = jax.random.split(key, len(leaves))
     drawn = [
-        jnp.zeros_like(leaf) if "norm" in jax.tree_util.keystr(path) else jax.random.normal(one, leaf.shape)
+        jnp.zeros_like(leaf) if _normalizes(jax.tree_util.keystr(path)) else jax.random.normal(one, leaf.shape)
         for one, (path, leaf) in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
+
+
+def _normalizes(path: str) -> bool:
+    """Returns True for a parameter or a statistic of a normalization layer."""
+    return any(word in path.lower() for word in ("norm", "batch_stats"))
 
 
 @jax.custom_batching.custom_vmap

@@ -1,5 +1,6 @@
 """Adaptive parameter-space noise: what is moved, when, how far, and that a run with it resumes."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -38,6 +39,21 @@ def actor(layer_norm: bool = True) -> tuple[Any, Any]:
 @jax.jit
 def observations(i: jax.Array) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(jax.random.key(9), i), (N, OBS))
+
+
+def test_a_restart_keeps_the_scale_that_was_found() -> None:
+    """Episodes start again after each evaluation in a shared environment."""
+    experiment, hyper = dj.configure(FIELDS)
+    env = dj.envs.make_device("Pendulum-v1")
+    parts = dj.build(experiment, env.spec)
+    training = dj.make_training(
+        env, parts.agent, parts.replay, explorer=parts.explorer, warmup=parts.warmup, num_envs=experiment.num_envs
+    )
+    state = training.init(KEY, hyper)
+    state = replace(state, noise=replace(state.noise, ratio=jnp.full(2, 0.25), fresh=jnp.zeros(2)))
+    noise = training.restart(KEY, state, jnp.int32(5)).noise
+    assert noise.ratio.tolist() == [0.25, 0.25]
+    assert noise.fresh.tolist() == [1.0, 1.0]
 
 
 def test_one_direction_for_each_environment_and_episode() -> None:
@@ -195,12 +211,12 @@ def test_where_environments_could_not_be_kept_new_directions_are_drawn() -> None
     first = np.array(program.save(program.start())[0].obs)
     before = program.save(state)[0].noise.direction
     state = program.load(jax.tree.map(jnp.array, program.save(state)[0]), None, 60)
-    noise = program.save(state)[0].noise
     assert not np.any(np.asarray(program.save(state)[0].obs) == first), "the starts of the run do not come once more"
-    assert np.all(np.asarray(noise.direction["action"]["kernel"]) != np.asarray(before["action"]["kernel"]))
     noise = program.save(program.advance(state, 60, 62, active=everyone)[0])[0].noise
     program.close()
-    assert np.all(np.asarray(noise.direction["action"]["kernel"]) != 0.0)
+    drawn = np.asarray(noise.direction["action"]["kernel"])
+    assert np.all(drawn != np.asarray(before["action"]["kernel"]))
+    assert np.all(drawn != 0.0)
 
 
 @pytest.mark.parametrize(("backend", "placement"), [("device", "vmap"), ("host", "map")])

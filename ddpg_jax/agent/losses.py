@@ -60,8 +60,8 @@ def huber(td: Array, hyper: Hyperparams) -> Array:
 def weight_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:
     """Returns `critic_l2` times the sum of the squared weights of the critic, without biases (the paper, section 7: 1e-2)."""
     del q
-    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(critic_params) if getattr(path[-1], "key", "") == "kernel"]
-    return hyper.critic_l2 * sum((jnp.sum(jnp.square(kernel)) for kernel in kernels), jnp.zeros(()))
+    weights = [leaf for leaf in jax.tree.leaves(critic_params) if leaf.ndim > 1]  # biases, scales and statistics have one axis
+    return hyper.critic_l2 * sum((jnp.sum(jnp.square(leaf)) for leaf in weights), jnp.zeros(()))
 
 
 def value_l2(critic_params: Params, q: Array, hyper: Hyperparams) -> Array:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from ddpg_jax.types import Agent, Array, Hyperparams, Key, Nets, Params, TrainState, Transition
 
 Moments: TypeAlias = dict[str, Array]
-"""A dict of `count []`, `mean [...]` and `spread [...]`, the sum of squared distances from the mean; float32."""
+"""A dict of `count []`, `mean [...]` and `spread [...]`, the sum of squared distances from the mean; float32. While they are
+updated, `mean_rest` and `spread_rest` hold what rounding has left out of the two (Kahan 1965)."""
 
 OBS, REWARD = "norm_obs", "norm_reward"
 """Names of the moments in a tree of parameters."""
@@ -30,7 +31,15 @@ MAX_COUNT = 2.0**23
 
 def init_moments(*shape: int) -> Moments:
     """Returns the moments before any value was seen: mean 0 and variance 1, with a weight close to 0."""
-    return {"count": jnp.full((), 1e-4), "mean": jnp.zeros(shape), "spread": jnp.full(shape, 1e-4)}
+    rests = {"mean_rest": jnp.zeros(shape), "spread_rest": jnp.zeros(shape)}
+    return {"count": jnp.full((), 1e-4), "mean": jnp.zeros(shape), "spread": jnp.full(shape, 1e-4), **rests}
+
+
+def without_rests(params: Params) -> Params:
+    """Returns a network's parameters with no more of the moments of observations, if it has them, than their use needs."""
+    if OBS not in params:
+        return params
+    return {**params, OBS: {name: params[OBS][name] for name in ("count", "mean", "spread")}}
 
 
 def update_moments(moments: Moments, values: Array, valid: Array) -> Moments:
@@ -47,12 +56,28 @@ def update_moments(moments: Moments, values: Array, valid: Array) -> Moments:
     mean = jnp.sum(weight * values, axis=0) / jnp.maximum(count, 1.0)
     spread = jnp.sum(weight * jnp.square(values - mean[None]), axis=0)
     total, shift = moments["count"] + count, mean - moments["mean"]
-    scale = jnp.minimum(1.0, MAX_COUNT / total)
+    forgotten = jnp.maximum(total - MAX_COUNT, 0.0) / total
+    more = spread + jnp.square(shift) * moments["count"] * count / total
+    new_mean, mean_rest = _add(moments["mean"], moments["mean_rest"], shift * count / total)
+    change = more - forgotten * (moments["spread"] + more)
+    new_spread, spread_rest = _add(moments["spread"], moments["spread_rest"], change)
     return {
-        "count": total * scale,
-        "mean": moments["mean"] + shift * count / total,
-        "spread": (moments["spread"] + spread + jnp.square(shift) * moments["count"] * count / total) * scale,
+        "count": jnp.minimum(total, MAX_COUNT),
+        "mean": new_mean,
+        "spread": new_spread,
+        "mean_rest": mean_rest,
+        "spread_rest": spread_rest,
     }
+
+
+def _add(value: Array, rest: Array, change: Array) -> tuple[Array, Array]:
+    """Adds a change and the rest of earlier ones to a value; returns the sum and what rounding left out of it.
+
+    After a million values, a change is often too small to be seen in the sum, but not in the rest.
+    """
+    due = change + rest
+    total = value + due
+    return total, due - (total - value)
 
 
 def variance(moments: Moments) -> Array:
@@ -75,7 +100,8 @@ def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
     """Wraps an agent so that its networks read observations that are standardized by their running moments."""
 
     def wrap(nets: Nets, moments: Moments) -> Nets:
-        return Nets({NET: nets.actor, OBS: moments}, {NET: nets.critic, OBS: jax.tree.map(jnp.copy, moments)})
+        critic = without_rests({NET: nets.critic, OBS: jax.tree.map(jnp.copy, moments)})
+        return Nets({NET: nets.actor, OBS: moments}, critic)
 
     def init(key: Key, hyper: Hyperparams) -> TrainState:
         state = agent.init(key, hyper)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpg_jax.agent.networks import NETWORK_FIELDS, apply, init_actor, make_nets, takes_field
-from ddpg_jax.agent.normalization import NET, OBS, init_moments, network_inputs
+from ddpg_jax.agent.normalization import NET, OBS, init_moments, network_inputs, without_rests
 from ddpg_jax.agent.policy_file import (
     FORMAT,
     check_digest,
@@ -97,7 +97,7 @@ class Policy:
         """Writes `policy.json` and `actor.npz`, which holds plain arrays, to a folder, and creates it if necessary."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        data, digest = write_arrays(named_leaves(self.params))
+        data, digest = write_arrays(named_leaves(without_rests(self.params)))
         about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
         about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
         about["own_sha256"] = self_digest(about)
@@ -161,7 +161,7 @@ def _expected(policy: Policy) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns names, shapes and types of the parameters of a policy's actor: as they are, and with normalized observations."""
     own = jax.eval_shape(lambda: init_actor(jax.random.key(0), policy.actor(), policy.spec.obs_dim))
     moments = jax.eval_shape(lambda: init_moments(policy.spec.obs_dim))
-    return named_leaves(own), named_leaves({NET: own, OBS: moments})
+    return named_leaves(own), named_leaves(without_rests({NET: own, OBS: moments}))
 
 
 def _tuples(value: Any) -> Any:

@@ -75,7 +75,7 @@ def model_card(folder: Path, done: Exported, *, to: str) -> str:
             "",
             "## Results",
             "",
-            *_results(rows, manifest, run["evaluation"]),
+            *_results(rows, manifest, run),
             "",
             "## Limits",
             "",
@@ -117,10 +117,10 @@ def _facts(about: dict[str, Any], manifest: dict[str, Any], rows: list[dict[str,
     }
 
 
-def _results(rows: list[dict[str, Any]], manifest: dict[str, Any], which: str) -> list[str]:
+def _results(rows: list[dict[str, Any]], manifest: dict[str, Any], run: dict[str, Any]) -> list[str]:
     """Returns a table of the last and the best evaluation, and which of them the policy is from."""
     if not rows:
-        return ["The run has no evaluation."]
+        return [f"The run has no evaluation; the policy in the file is from step {run.get('step', 0):,}."]
     episodes = manifest["experiment"].get("eval_episodes", 0)
     finite = [row for row in rows if math.isfinite(result_of(row))] or rows
     found = {"last": rows[-1], "best of its curve": max(finite, key=result_of)}
@@ -131,5 +131,10 @@ def _results(rows: list[dict[str, Any]], manifest: dict[str, Any], which: str) -
     for name, row in found.items():
         numbers = [readable(row[key]) for key in ("eval_return_mean", "eval_return_std", "eval_length_mean")]
         lines.append(f"| {name} | {row['step']:,} | {' | '.join(numbers)} |")
-    other = {"last": "best", "best": "last"}[which]
-    return [*lines, "", f"The policy in the file is the one of the {which} evaluation, not the {other}."]
+    whence = {
+        "last": "the one of the last evaluation, not the best",
+        "best": "the one of the best evaluation, not the last",
+        "earlier": f"the one of the evaluation at step {run.get('step', 0):,}",
+        "none": f"from step {run.get('step', 0):,}, where it was not evaluated",
+    }
+    return [*lines, "", f"The policy in the file is {whence[run['evaluation']]}."]

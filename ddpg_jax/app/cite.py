@@ -37,8 +37,9 @@ def cite(name: str) -> str:
 def keys_of_run(manifest: dict[str, Any]) -> list[str]:
     """Returns the keys of everything that any member of a run uses."""
     members, keys = manifest["members"], []
+    length = {name: manifest["experiment"][name] for name in ("steps", "updates") if name in manifest["experiment"]}
     for member in members:
-        values = {**manifest["identity"], **member}
+        values = {**manifest["identity"], **length, **member}
         fields = {name: values[name] for name in (*STRUCTURE, *NUMBERS) if name in values}
         # Presets and parts that a module has added may be unknown to this process; nothing is cited for them.
         unknown = [name for name in fields if FIELDS[name].table and fields[name] not in FIELDS[name].allowed()]

@@ -230,20 +230,24 @@ def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.report import readable
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
-    policy = policy_folder(options.dir, options.member, _kind(options))
+    folder, video = (
+        options.dir.absolute(),
+        options.video and options.video.absolute(),
+    )  # environments may change the current one
+    policy = policy_folder(folder, options.member, _kind(options))
     check_jax()
     raise_as_usual()
-    if options.video:
-        check_film(options.dir, policy, options.video)
+    if video:
+        check_film(folder, policy, video)
     use_compilation_cache()
-    returns, lengths = evaluate(options.dir, policy, episodes, seed=seed)
-    member = f"{describe_member(options.dir, policy)}: " if policy.name.startswith("member_") else ""
+    returns, lengths = evaluate(folder, policy, episodes, seed=seed)
+    member = f"{describe_member(folder, policy)}: " if policy.name.startswith("member_") else ""
     print(
         member + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
         f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; {episodes} episodes"
     )
-    if options.video:
-        print(f"{film(options.dir, policy, options.video, seed=seed)} frames in {options.video}")
+    if video:
+        print(f"{film(folder, policy, video, seed=seed)} frames in {options.video}")
     return 0
 
 
@@ -282,12 +286,13 @@ def _record(options: argparse.Namespace) -> int:
     if len(given) > 1:
         raise ConfigError(f"--{given[0]} and --{given[1]} cannot be combined; give one of them")
     sigma = at_least("noise", options.noise or "0", 0.0)
-    at, target = policy_folder(options.dir, options.member, _kind(options)), target_of(options.out)
+    folder = options.dir.absolute()  # an environment may change the current one
+    at, target = policy_folder(folder, options.member, _kind(options)), target_of(options.out)
     own = "the best policy" if options.best else "the policy"
     check_jax()
     raise_as_usual()
     if options.replay:
-        source, describes = replay(options.dir, at), "The replay"
+        source, describes = replay(folder, at), "The replay"
     elif options.random:
         source = play(lambda policy: uniform(policy.spec.action_dim), episodes=episodes, seed=seed)
         describes = "Episodes of uniformly random actions"
@@ -297,7 +302,7 @@ def _record(options: argparse.Namespace) -> int:
     else:
         source = play(lambda policy: greedy(mu(policy)), episodes=episodes, seed=seed)
         describes = f"Episodes of {own} without noise"
-    found = record(options.dir, at, target, source=source, describes=describes)
+    found = record(folder, at, target, source=source, describes=describes)
     print(f"{options.out}: {described_episodes([episode.reward for episode in found])}")
     return 0
 

@@ -44,7 +44,7 @@ def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tupl
             f"{policy_at} holds a policy that has diverged, whose parameters are not finite; evaluate another one"
         )
     options = env_options(x)
-    env = device_env(x.backend, x.env, options) or make_host(x.env, options)
+    env = device_env(x.backend, x.env, options) or make_host(x.env, options, x.host_order)
     check_same_spaces(x.env, env.spec, policy.spec)
     act = policy.unit_action
     shared = x.eval_env == "shared"
@@ -97,7 +97,7 @@ def recorded(folder: Path, policy_at: Path) -> Experiment:
     number = policy_at.name.removeprefix("member_")
     swept = next((one for one in manifest["members"] if str(one["member"]) == number), {})
     values = {**manifest["experiment"], **swept}
-    fields = ("env", "backend", "eval_env", *env_options(Experiment())._fields)
+    fields = ("env", "backend", "eval_env", "host_order", *env_options(Experiment())._fields)
     return Experiment(**{name: coerce(name, values[name]) for name in fields if name in values})
 
 

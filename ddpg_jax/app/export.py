@@ -52,9 +52,26 @@ def notes_of_run(folder: Path, policy_at: Path, kind: str = "policy") -> dict[st
     number = policy_at.name.removeprefix("member_")
     member = next((one for one in manifest["members"] if str(one["member"]) == number), manifest["members"][0])
     own = [row for row in rows if row["member"] == member["member"]]
-    evaluated = [row for row in own if not math.isnan(row["eval_return_mean"])]
-    last = max(evaluated, key=lambda row: row["eval_return_mean"], default={}) if kind != "policy" else (own or [{}])[-1]
-    about = {name: last[name] for name in MEASURED if name in last}
-    which = {"evaluation": "last" if kind == "policy" else "best"}
-    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", ""), **which}
+    if kind == "policy":
+        which, row = _evaluation_of_policy(manifest, member["member"], own)
+    else:
+        evaluated = [row for row in own if not math.isnan(row["eval_return_mean"])]
+        which, row = "best", max(evaluated, key=lambda row: row["eval_return_mean"], default={})
+    about = {name: row[name] for name in MEASURED if name in row}
+    identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", ""), "evaluation": which}
     return {"run": {**identity, **about}, "citation": bibtex(keys_of_run(manifest), __version__)}
+
+
+def _evaluation_of_policy(manifest: dict[str, Any], number: int, own: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Returns which evaluation of a member its policy is from, `last`, `earlier` or `none`, and the row, or its step alone.
+
+    A run that is stopped saves its policies between evaluations, and one that is killed may have saved them before the last.
+    """
+    last = own[-1] if own else {}
+    k = next((k for k, members in enumerate(manifest.get("programs", [])) if number in members), None)
+    step = manifest.get("policy_steps", {}).get(str(k), last.get("step"))
+    frozen = str(number) in manifest.get("stopped", {}) or last.get("diverged_step", "") != ""
+    if step == last.get("step") or frozen:
+        return "last", last
+    row = next((row for row in own if row["step"] == step), None)
+    return ("earlier", row) if row else ("none", {"step": step})

@@ -262,7 +262,7 @@ class ProgramJob:
         self._steps_before = self.queue.steps_before(k)
         self._saved_at, self._saved_time = 0, 0.0  # vector step and time of the newest checkpoint
         self._shown = (0.0, 0)  # time and step from which the speed is measured
-        self._policies = Policies(self.folder, program, self.experiment, total=len(job.members), rows=job.rows)
+        self._policies = Policies(self.folder, program, self.experiment, k=k, total=len(job.members), rows=job.rows)
 
     def run(self, kept: Checkpoint | None, arrays: list[Any]) -> tuple[Any, Journal]:
         """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end.
@@ -277,7 +277,7 @@ class ProgramJob:
         with self._explaining_failure():
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
         if finished:
-            self._policies.save(state)
+            self._policies.save(state, step_at(self.experiment, begin))
             assert journal is not None  # of the checkpoint
             return state, journal
         self.job.start_clock()
@@ -335,7 +335,7 @@ class ProgramJob:
         if rows:
             self._shown = (time_now, tick.step)
             self._policies.note(tick.state, rows)
-            self._policies.keep(tick.state)
+            self._policies.keep(tick.state, tick.step)
         # Only the clock of the first process counts.
         due = self.processes.first and time_now - self._saved_time >= self.job.options.checkpoint_seconds
         due = due or self.job.time_is_up
@@ -357,9 +357,9 @@ class ProgramJob:
         self.folder.write_manifest(seconds=self.job.seconds, **self.job.written())
         stop = self.job.received_anywhere()
         if tick.finished or stop:
-            self._policies.save(tick.state)
+            self._policies.save(tick.state, tick.step)
         else:
-            self._policies.keep(tick.state)
+            self._policies.keep(tick.state, tick.step)
         if stop and (not tick.finished or self.queue.steps_before(self.k + 1) < self.queue.steps):
             self.checkpoints.wait()
             self.folder.write_manifest(status="interrupted", end=now())
@@ -377,7 +377,7 @@ class ProgramJob:
             arrays, _ = self.program.save(tick.state)
             self.checkpoints.save(self.job.checkpoint(self.k, tick, arrays, None))
         if self.processes.total == 1 and (self.checkpoints.any() or self.job.evaluated):
-            self._policies.save(tick.state)
+            self._policies.save(tick.state, tick.step)
 
     @contextlib.contextmanager
     def _explaining_failure(self) -> Iterator[None]:

@@ -24,14 +24,22 @@ class Policies:
         folder: of the run.
         program: the program.
         experiment: that it trains.
+        k: the number of the program in the run.
         total: the number of members of the run.
         rows: of metrics.csv so far, from which the best returns are known.
     """
 
     def __init__(
-        self, folder: RunFolder, program: Program, experiment: Experiment, *, total: int, rows: Iterable[dict[str, Any]]
+        self,
+        folder: RunFolder,
+        program: Program,
+        experiment: Experiment,
+        *,
+        k: int,
+        total: int,
+        rows: Iterable[dict[str, Any]],
     ):
-        self._folder, self._program, self._experiment, self._total = folder, program, experiment, total
+        self._folder, self._program, self._experiment, self._k, self._total = folder, program, experiment, k, total
         self._saved, self._took = -math.inf, 0.0  # time at which the policies were saved, and how long it took
         self._best: dict[int, float] = {}
         self._better: dict[int, Params] = {}  # actors of evaluations that were the best so far, and are not saved yet
@@ -52,16 +60,17 @@ class Policies:
             self._best[number] = value
         return better
 
-    def keep(self, state: Any) -> None:
+    def keep(self, state: Any, step: int) -> None:
         """Saves the policies, so that there are some however the run ends; not if that would take too large a share of it."""
         if time.monotonic() - self._saved >= self._took / SHARE:
-            self.save(state)
+            self.save(state, step)
 
-    def save(self, state: Any) -> None:
-        """Saves the policies. Each file is written under a temporary name first."""
+    def save(self, state: Any, step: int) -> None:
+        """Saves the policies, which are those of a step. Each file is written under a temporary name first."""
         begin = time.monotonic()
         everyone = range(len(self._program.members))
         self._write("policy", zip(everyone, self._program.actors(state, everyone), strict=True))
+        self._folder.write_manifest(policy_steps={**self._folder.manifest().get("policy_steps", {}), str(self._k): step})
         self.save_best()
         self._saved, self._took = time.monotonic(), time.monotonic() - begin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ddpg_jax.app.evaluation import check_same_spaces, trained
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.data import minari_file
-from ddpg_jax.data.collect import Act, collect
+from ddpg_jax.data.collect import AT_ONCE, Act, collect
 from ddpg_jax.data.episodes import Episode, from_ring
 from ddpg_jax.data.minari_file import Target, write_minari
 from ddpg_jax.data.npz_file import write_npz
@@ -27,9 +28,9 @@ from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.types import Array, Env, EnvSpec
 
-Source = Callable[[Env, Callable[[], Any] | None, Any, Policy], list[Episode]]
-"""`(env, make, space, policy) -> episodes`; `make` makes Gymnasium's environment, or is None for one in JAX, and `space` is the
-space of observations."""
+Source = Callable[[Env, Callable[[], Any] | None, Any, Policy, int], list[Episode]]
+"""`(env, make, space, policy, at_once) -> episodes`; `make` makes Gymnasium's environment, or is None for one in JAX, `space`
+is the space of observations, and `at_once` how many environments there may be at a time."""
 
 
 class InJax:
@@ -62,7 +63,7 @@ def target_of(out: str) -> Target:
     if path.exists():
         raise ConfigError(f"out={out} is not allowed; it exists already, so name another file or remove it")
     check_file("out", path)
-    return Target(out, path, listed=False)
+    return Target(out, path.absolute(), listed=False)  # an environment may change the current folder
 
 
 def record(folder: Path, policy_at: Path, target: Target, *, source: Source, describes: str) -> list[Episode]:
@@ -84,16 +85,16 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
     in_jax = device_env(x.backend, x.env, options)
     env = in_jax or make_host(x.env, options)
     check_same_spaces(x.env, env.spec, policy.spec)
+    if env.outside is not None:
+        env.outside.close(())  # there may be one of its kind only
     make = None if in_jax else maker(x.env, options)
-    spaces: Any = make() if make else InJax(env.spec)
+    with contextlib.closing(make() if make else InJax(env.spec)) as spaces:
+        space, own_spec = spaces.observation_space, spaces.spec
+    at_once = 1 if x.eval_env == "shared" else AT_ONCE["host" if make else "device"]
     try:
-        episodes = source(env, make, spaces.observation_space, policy)
+        episodes = source(env, make, space, policy, at_once)
     except EnvironmentFailure as failure:
         raise EnvironmentFailure(f"env={x.env} {failure}") from failure
-    finally:
-        spaces.close()
-        if env.outside is not None:
-            env.outside.close(())
     if target.path.suffix == ".npz":
         write_npz(target.path, episodes)
         return episodes
@@ -101,9 +102,9 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
     write_minari(
         target,
         episodes,
-        observation_space=spaces.observation_space,
+        observation_space=space,
         action_space=spaces.action_space,
-        env_spec=spaces.spec if make else _known_to_gymnasium(x),
+        env_spec=own_spec if make else _known_to_gymnasium(x),
         about={
             "algorithm_name": f"DDPG, preset {manifest['identity']['preset']}, ddpg_jax {__version__}",
             "description": f"{describes}; env={x.env}, run {manifest.get('hash', '')}, {policy_at.name}.",
@@ -121,7 +122,9 @@ def _known_to_gymnasium(experiment: Experiment) -> Any:
 
 def play(act_of: Callable[[Policy], Act], *, episodes: int, seed: int) -> Source:
     """Plays whole episodes; `act_of(policy)` is how to act in them."""
-    return lambda env, make, space, policy: collect(env, act_of(policy), episodes=episodes, seed=seed, make=make)
+    return lambda env, make, space, policy, at_once: collect(
+        env, act_of(policy), episodes=episodes, seed=seed, make=make, at_once=at_once
+    )
 
 
 def mu(policy: Policy) -> Callable[[Array], Array]:
@@ -137,4 +140,4 @@ def replay(folder: Path, policy_at: Path) -> Source:
     """
     member = int(policy_at.name.removeprefix("member_")) if policy_at.name.startswith("member_") else None
     rows, head, size = newest_ring(folder, RunFolder(folder).manifest(), member)
-    return lambda env, make, space, policy: from_ring(rows, head, size, spec=policy.spec, space=space)
+    return lambda env, make, space, policy, at_once: from_ring(rows, head, size, spec=policy.spec, space=space)

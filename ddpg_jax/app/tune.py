@@ -62,12 +62,13 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
     ranges = parse_ranges(plan.ranges)
     check_installed(plan.sampler)
     folder = out or Path("runs") / f"tune-{plan.fields['env']}-seed{plan.seed}".replace(":", "-")
+    at = folder.absolute()  # an environment may change the current folder
     with signals() as received:
         _check(plan)
-        _claim(folder, plan, resume=resume)
-        study = Study(folder, ranges, sampler=plan.sampler, seed=plan.seed)
+        _claim(at, plan, resume=resume)
+        study = Study(at, ranges, sampler=plan.sampler, seed=plan.seed)
         while True:
-            _write(folder, plan, study)
+            _write(at, plan, study)
             if (left := points - len(study.finished) - study.elsewhere) <= 0:
                 return _conclusion(folder, study.finished)
             with _asked(study, min(batch, left)) as trials:

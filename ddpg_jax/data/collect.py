@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpg_jax.data.episodes import Episode, native_actions
 from ddpg_jax.envs.host.evaluation import Evaluation
-from ddpg_jax.envs.host.lanes import Lane
+from ddpg_jax.envs.host.lanes import Lane, as_flag, as_reward
 from ddpg_jax.types import Array, Env, EnvSpec, Key
 
 AT_ONCE = {"device": 32, "host": 10}
@@ -43,7 +43,14 @@ def uniform(action_dim: int) -> Act:
 
 
 def collect(
-    env: Env, act: Act, *, episodes: int, seed: int, make: Callable[[], Any] | None = None, dtype: Any = np.float32
+    env: Env,
+    act: Act,
+    *,
+    episodes: int,
+    seed: int,
+    make: Callable[[], Any] | None = None,
+    dtype: Any = np.float32,
+    at_once: int | None = None,
 ) -> list[Episode]:
     """Plays whole episodes, each from another start.
 
@@ -54,6 +61,7 @@ def collect(
         seed: of starts and actions. The same seed gives the same episodes.
         make: makes a Gymnasium environment, whose observations and rewards are kept as they are.
         dtype: of the observations of an environment in JAX.
+        at_once: the most environments that play side by side, if not as many as `AT_ONCE` says.
 
     Raises:
         EnvironmentFailure: the environment raised, or returned a number that is not finite.
@@ -64,14 +72,14 @@ def collect(
     >>> episode.obs.shape, episode.action.shape, episode.reward.shape, episode.terminated
     ((201, 3), (200, 1), (200,), False)
     """
+    count = min(episodes, at_once or AT_ONCE["device" if make is None else "host"])
     if make is not None:
-        return _on_host(make, act, env.spec, episodes=episodes, seed=seed)
-    return _on_device(env, act, episodes=episodes, seed=seed, dtype=dtype)
+        return _on_host(make, act, env.spec, episodes=episodes, seed=seed, count=count)
+    return _on_device(env, act, episodes=episodes, seed=seed, dtype=dtype, count=count)
 
 
-def _on_device(env: Env, act: Act, *, episodes: int, seed: int, dtype: Any) -> list[Episode]:
-    """Plays in one compiled program, `AT_ONCE` episodes at a time."""
-    count = min(episodes, AT_ONCE["device"])
+def _on_device(env: Env, act: Act, *, episodes: int, seed: int, dtype: Any, count: int) -> list[Episode]:
+    """Plays in one compiled program, `count` episodes at a time."""
 
     @jax.jit
     def play(key: Key) -> Any:
@@ -116,7 +124,8 @@ class Tape:
     def step(self, action: np.ndarray) -> Any:
         """Takes a step, with the action in the environment's own units."""
         result = self.env.step(action)
-        for own, value in zip(self._now, (result[0], action, float(result[1]), bool(result[2])), strict=True):
+        reward, terminated = as_reward(result[1]), as_flag(result[2], "terminated")
+        for own, value in zip(self._now, (result[0], action, reward, terminated), strict=True):
             own.append(copy.deepcopy(value))
         return result
 
@@ -125,10 +134,10 @@ class Tape:
         self.env.close()
 
 
-def _on_host(make: Callable[[], Any], act: Act, spec: EnvSpec, *, episodes: int, seed: int) -> list[Episode]:
-    """Plays in Gymnasium environments, `AT_ONCE` side by side; each episode is reset with a seed of its own."""
+def _on_host(make: Callable[[], Any], act: Act, spec: EnvSpec, *, episodes: int, seed: int, count: int) -> list[Episode]:
+    """Plays in Gymnasium environments, `count` side by side; each episode is reset with a seed of its own."""
     seeds = [int(one) for one in np.random.default_rng(seed).choice(2**31 - 1, episodes, replace=False)]
-    lanes = [Lane(Tape(make()), spec.obs_shape) for _ in range(min(episodes, AT_ONCE["host"]))]
+    lanes = [Lane(Tape(make()), spec.obs_shape) for _ in range(count)]
     compiled, key = jax.jit(lambda key, i, obs: act(jax.random.fold_in(key, i), obs)), jax.random.key(seed)
     try:
         playing = Evaluation(lanes, seeds, spec.obs_dim, endless=spec.max_steps is None)

@@ -45,7 +45,7 @@ def target_of(out: str) -> Target:
 
         name, path = out, Path(get_dataset_path(out))
     else:
-        path = Path(out)
+        path = Path(out).absolute()  # an environment may change the current folder
         name = f"{re.sub(r'[^-_0-9A-Za-z]', '_', path.resolve().name) or 'dataset'}-v0"
     if path.exists():
         raise ConfigError(f"out={out} is not allowed; {path} exists already, so name another dataset or remove it")

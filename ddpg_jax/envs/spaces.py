@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def spec_of(
         tuple(float(x) for x in low.ravel()),
         tuple(float(x) for x in high.ravel()),
         max_steps,
-        reward_threshold,
+        _finite(reward_threshold),
         action_dtype=str(action_space.dtype),
     )
 
@@ -93,6 +94,15 @@ def to_native(action: Any, low: Any, high: Any) -> Any:
     [0.0, 5.0, 10.0]
     """
     return (low + (action + 1.0) * 0.5 * (high - low)).clip(low, high)
+
+
+def _finite(threshold: Any) -> float | None:
+    """Returns a reward threshold as a float, or None if it is none that can be reached."""
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _short(bound: np.ndarray) -> str:

@@ -11,6 +11,9 @@ from ddpg_jax.hyperparams import Hyperparams
 if TYPE_CHECKING:
     from ddpg_jax.experiment.experiment import Experiment
 
+MOST_UPDATES = 2**31 - 1
+"""Upper bound on the number of updates of a run."""
+
 
 def updates_of(experiment: Experiment) -> tuple[int, int]:
     """Returns the number of updates at a time, and the number of vector steps between those times; one of them is 1.
@@ -83,6 +86,11 @@ def _check_counts(x: Experiment) -> None:
         raise ConfigError(
             f"updates_per_step={x.updates_per_step} with num_envs={x.num_envs} makes {updates:g} updates per vector step; it "
             "must be a whole number or the inverse of one"
+        )
+    if (x.steps + x.num_envs) * x.updates_per_step > MOST_UPDATES:
+        raise ConfigError(
+            f"updates_per_step={x.updates_per_step} makes {x.steps * x.updates_per_step:.2g} updates in steps={x.steps}; there "
+            f"can be at most {MOST_UPDATES:,}, which is as far as int32 counts"
         )
     if x.batch_size > vector_warmup:
         raise ConfigError(

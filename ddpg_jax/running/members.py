@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from ddpg_jax.errors import ConfigError
 from ddpg_jax.running.placement import Placement
 from ddpg_jax.running.seats import Call
 from ddpg_jax.types import Hyperparams
@@ -63,6 +64,25 @@ def changed(member: Member, values: Mapping[str, float]) -> Member:
     """Returns a member with other hyperparameters, which its swept fields show."""
     swept = tuple((name, values.get(name, value)) for name, value in member.swept)
     return member._replace(hyper=member.hyper._replace(**values), swept=swept)
+
+
+FROM_THE_START = ("value_min", "value_max", "priority_alpha")
+"""Numbers that a member keeps: the atoms of its critic and the priorities in its replay have been made with them."""
+
+
+def check_can_change(names: Iterable[str], where: str) -> None:
+    """Checks that these hyperparameters can change while a run goes on.
+
+    Args:
+        names: of the fields.
+        where: what changes them, for the message.
+
+    Raises:
+        ConfigError: one of them cannot.
+    """
+    fixed = next((name for name in names if name in FROM_THE_START), None)
+    if fixed is not None:
+        raise ConfigError(f"{fixed} cannot be in a {where}, since a run keeps the value that it began with; sweep it instead")
 
 
 class Stage(NamedTuple):

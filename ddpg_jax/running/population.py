@@ -18,7 +18,7 @@ from ddpg_jax.experiment.grid import MAX_MEMBERS, Range, parse_ranges, random_po
 from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group, make_groups
-from ddpg_jax.running.members import Change
+from ddpg_jax.running.members import Change, check_can_change
 from ddpg_jax.running.rows import result_of
 
 EXPLOITS = 20
@@ -132,6 +132,7 @@ def make_population(
             raise ConfigError(
                 f"{name} cannot be in a population, since it changes the program; sample numbers such as critic_lr"
             )
+    check_can_change(sample, "population")
     ranges = parse_ranges(sample)
     seed = coerce("seed", fields.get("seed", 0))
     points = random_points({name: str(text) for name, text in sample.items()}, count, seed=seed)

@@ -311,7 +311,7 @@ class Program:
         for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
             # The environment is at fault only if the actor has not diverged.
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.actor(state, int(m)))):
-                if self.env.outside is not None:
+                if self.env.outside is not None and np.isnan(returns[m]).any():  # of an episode that did not end
                     raise Interrupted
                 raise EnvironmentFailure(f"gave a number that is not finite{when}")
         return returns, lengths

@@ -14,7 +14,7 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, Experiment, coerce, configure
 from ddpg_jax.running.clock import evaluation_steps
 from ddpg_jax.running.groups import Group, make_groups
-from ddpg_jax.running.members import Change, Member, Stage, ancestry
+from ddpg_jax.running.members import Change, Member, Stage, ancestry, check_can_change
 
 FINAL = "final_return"
 """The column with the last return of the member; the other ones are a step, two members, and the fields."""
@@ -106,6 +106,8 @@ def make_timetable(given: Any, seeds: int, fields: Mapping[str, Any]) -> tuple[l
     for stage in stages:
         if list(stage.values) != names:
             raise ConfigError(f"schedule: step {stage.step} must give values for {', '.join(names)}, as step 0 does")
+    if len(stages) > 1:
+        check_can_change(names, "schedule")
     twice = next((name for name in names if name in fields), None)
     if twice is not None:
         raise ConfigError(f"{twice}={fields[twice]} cannot be combined with a schedule of it; leave it out")

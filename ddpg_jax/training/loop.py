@@ -137,7 +137,7 @@ def make_training(
             state,
             env=env_state,
             obs=obs,
-            noise=explorer.init(num_envs, state.train.params.actor),
+            noise=explorer.reset(state.noise, jnp.ones(num_envs, bool)),
             replay=end_open_episodes(state.replay),
             returns=jnp.zeros(num_envs),
         )

@@ -61,11 +61,32 @@ def test_rewards_that_are_always_the_same_are_of_size_one(reward: float) -> None
 
 def test_moments_forget_rather_than_stop_to_count() -> None:
     """float32 counts to 2**24 and no further; a mean that moves on is followed."""
-    moments = {"count": jnp.float32(2.0**24), "mean": jnp.zeros(()), "spread": jnp.float32(2.0**24)}
+    moments = {**init_moments(), "count": jnp.float32(2.0**24), "spread": jnp.float32(2.0**24)}
     for _ in range(40):
         moments = update_moments(moments, jnp.full(2**20, 2.0), jnp.ones(2**20, bool))
     assert float(moments["mean"]) > 1.9
     assert float(variance(moments)) < 0.5
+
+
+@pytest.mark.parametrize("count", [2.0**21, 2.0**23])
+def test_moments_follow_changes_that_are_smaller_than_their_rounding(count: float) -> None:
+    """After millions of single values; beside float64, which forgets alike."""
+    values = np.random.default_rng(0).normal(1.3, 0.05, 40_000).astype(np.float32)
+    start = {**init_moments(), "count": jnp.float32(count), "mean": jnp.float32(1.1), "spread": jnp.float32(0.0025 * count)}
+
+    def step(moments: Any, value: Any) -> Any:
+        return update_moments(moments, value[None], jnp.ones(1, bool)), None
+
+    found, _ = jax.jit(lambda start: jax.lax.scan(step, start, jnp.asarray(values)))(start)
+    mean, spread = float(np.float32(1.1)), float(np.float32(0.0025 * count))
+    for value in values.astype(np.float64):
+        shift = value - mean
+        mean += shift / (count + 1)
+        spread = spread + shift**2 * count / (count + 1)
+        forgotten = max(0.0, count + 1 - 2.0**23) / (count + 1)
+        spread, count = spread * (1 - forgotten), min(count + 1, 2.0**23)
+    np.testing.assert_allclose(float(found["mean"]) - 1.1, mean - 1.1, rtol=1e-3)
+    np.testing.assert_allclose(float(variance(found)), spread / count, rtol=1e-5)
 
 
 def test_moments_are_of_what_was_collected_and_learned_by_nobody() -> None:

@@ -11,7 +11,10 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.app.bibliography import BIBLIOGRAPHY
 from ddpg_jax.app.citations import ALWAYS, CHOSEN, FAMILIES, PARTS, SOURCES, bibtex, references
+from ddpg_jax.app.cite import keys_of_run
+from ddpg_jax.app.manifest import new_manifest
 from ddpg_jax.experiment.experiment import SWITCHES
+from ddpg_jax.running.groups import make_groups
 from tests.runs import TINY, run
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +108,13 @@ def test_what_is_used_is_cited_and_nothing_else(fields: dict[str, Any], added: s
 )
 def test_environments_are_cited_by_where_they_come_from(env: str, keys: set[str]) -> None:
     assert set(references(dj.configure({"env": env, "exploration": "none"})[0])) == {*ALWAYS, *keys}
+
+
+def test_a_run_without_steps_is_cited_as_it_is() -> None:
+    """Its batches may be larger than a warm-up, of which it has none."""
+    fields = {"env": "probe/lqr", "steps": 0, "updates": 20, "batch_size": 4_000, "bc_weight": 1, "demonstrations": "some.npz"}
+    [group] = make_groups([{}], 1, fields)
+    assert "nair2018" not in keys_of_run(new_manifest(group.experiment, group.members, 1))
 
 
 def test_the_software_is_cited_as_citation_cff_says() -> None:

@@ -112,6 +112,7 @@ BAD = [
     (["Pendulum-v1", "--tau=--"], ["--tau=--", "needs a value"]),
     (["Pendulum-v1", "--tau", "1e-300"], ["tau=1e-300", "float32"]),
     (["Pendulum-v1", "--num-envs", "8", "--updates-per-step", "0.3"], ["updates_per_step=0.3", "num_envs=8", "whole number"]),
+    (["Pendulum-v1", "--steps", "2000000000", "--updates-per-step", "2"], ["updates_per_step=2", "at most 2,147,483,647"]),
     (["Pendulum-v1", "--action-layer", "9"], ["action_layer=9", "at most 2"]),
     (["Pendulum-v1", "--lr-schedule", "exponential", "--actor-lr", "0"], ["actor_lr=0", "above 0"]),
     (["Pendulum-v1", "--lr-schedule", "exponential", "--lr-final", "0"], ["lr_final=0", "above 0"]),

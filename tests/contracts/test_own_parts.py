@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def make(*, action_dim, hidden, activation):
 def constant_push(action_dim, schedule):
     quiet = dj.exploration.none(action_dim, schedule)
     def explore(key, noise, act, params, obs, hyper, t):
-        return jnp.clip(act(params, obs) + hyper.noise_sigma, -1.0, 1.0), noise
+        return act(params, obs) + hyper.noise_sigma, noise
     return quiet._replace(explore=explore)
 
 def newest(capacity, **sizes):
@@ -50,7 +51,7 @@ dj.NETWORKS["mine"] = make
 dj.EXPLORERS["push"] = constant_push
 dj.REPLAYS["newest"] = newest
 dj.ACTIVATIONS["softplus"] = nn.softplus
-dj.TD_LOSSES["absolute"] = lambda td, hyper: jnp.abs(td)
+dj.TD_LOSSES["absolute"] = lambda error, numbers: jnp.abs(error)
 """
 TABLES = (dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.ACTIVATIONS, dj.TD_LOSSES, dj.PRESETS, dj.HEADS)
 PARTS = {"network": "mine", "exploration": "push", "replay": "newest", "activation": "softplus", "td_loss": "absolute"}
@@ -124,6 +125,17 @@ def test_own_parts_train_in_python(module: str, backend: str) -> None:
     done = dj.train("Pendulum-v1", backend=backend, **{**SHORT, **PARTS})
     assert np.isfinite(done.returns).all()
     assert done.policy.params["Dense_0"]["kernel"].shape == (3, 8)
+
+
+def test_actions_of_an_own_explorer_are_stored_as_they_are_executed(module: str) -> None:
+    """The policy's action is at most 1, and the explorer adds to it."""
+    __import__(module)
+    env = dj.envs.make_device("Pendulum-v1")
+    experiment, hyper = dj.configure({"env": "Pendulum-v1", **SHORT, **PARTS, "noise_sigma": 2.5})
+    parts, key = dj.build(experiment, env.spec), jax.random.key(0)
+    params = parts.agent.init(key, hyper).params.actor
+    action, _ = parts.explorer.explore(key, (), parts.agent.act, params, jnp.ones((1, 3)), hyper, jnp.int32(0))
+    assert action.tolist() == [[1.0]]
 
 
 def test_a_name_that_exists_is_refused(module: str) -> None:

@@ -50,6 +50,8 @@ def test_penalties_of_the_critic() -> None:
     (q,) = arrays((2, 7))
     hyper = dj.Hyperparams(critic_l2=0.3, q_l2=0.7)
     np.testing.assert_allclose(weight_l2(critics, jnp.asarray(q), hyper), 0.3 * sum(np.sum(w**2) for w in weights), rtol=1e-5)
+    own = {"mine": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}}  # of a network that calls its weights otherwise
+    np.testing.assert_allclose(weight_l2(own, jnp.asarray(q), hyper), 0.3 * 6)
     np.testing.assert_allclose(
         value_l2(critics, jnp.asarray(q), hyper), 0.7 * (np.mean(q[0] ** 2) + np.mean(q[1] ** 2)), rtol=1e-5
     )

@@ -269,6 +269,7 @@ def test_the_way_to_the_best_is_read_from_a_file(tmp_path: Any) -> None:
         ({"exploit": {"replay": "share"}}, ["replay=share", "copy or keep"]),
         ({"exploit": {"each": 1}}, ["each", "every, fraction"]),
         ({"exploit": "every"}, ["exploit=every", "every=2000"]),
+        ({"sample": {"value_max": "uniform:1:2"}}, ["value_max cannot be in a population", "sweep it"]),
         ({"population": None}, ["sample needs population"]),
         ({"population": None, "sample": None, "exploit": {}}, ["exploit needs population"]),
     ],
@@ -290,6 +291,7 @@ def test_a_bad_population_is_one_sentence(how: dict[str, Any], words: list[str])
         ([(0, {"tau": 0.1}), (50, {"gamma": 0.2})], ["step 50", "must give values for tau"]),
         ([(0, {"tau": 0.1}), (50, {"tau": 7})], ["tau=7"]),
         ([(0, {"critic_l2": 0.0}), (50, {"critic_l2": 0.1})], ["switches critic_l2 on"]),
+        ([(0, {"value_max": 1.0}), (50, {"value_max": 2.0})], ["value_max cannot be in a schedule", "sweep it"]),
         (7, ["schedule=7", "a file"]),
     ],
 )

@@ -358,7 +358,8 @@ def _answer_end(pool: np.ndarray, numbers: np.ndarray, tables: np.ndarray) -> No
     for number, table in zip(numbers.ravel().tolist(), tables.reshape(-1, *tables.shape[-2:]), strict=True):
         if number in envs.evaluations:
             _, evaluation = envs.evaluations.pop(number)
-            table[0], table[1] = evaluation.returns, evaluation.lengths
+            with np.errstate(over="ignore"):  # an infinite return is reported
+                table[0], table[1] = evaluation.returns, evaluation.lengths
             envs.pool.give_back(one for one in evaluation.lanes if one not in envs.lanes.values())
 
 

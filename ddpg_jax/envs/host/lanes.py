@@ -70,8 +70,8 @@ class Lane:
         try:
             result = unpacked(self.env.step(action), STEP)
             self._store(result[0])
-            terminated = _flag(result[2], "terminated")
-            return _reward(result[1]), terminated, terminated or _flag(result[3], "truncated")
+            terminated = as_flag(result[2], "terminated")
+            return as_reward(result[1]), terminated, terminated or as_flag(result[3], "truncated")
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
         except BaseException as error:  # any error, including SystemExit
@@ -174,7 +174,7 @@ def unpacked(result: Any, call: str) -> Any:
     return result
 
 
-def _reward(reward: Any) -> float:
+def as_reward(reward: Any) -> float:
     """Converts a reward to a finite number in the range of float32."""
     if type(reward) is not float:
         array = np.asarray(reward)
@@ -188,7 +188,7 @@ def _reward(reward: Any) -> float:
     return reward
 
 
-def _flag(value: Any, name: str) -> bool:
+def as_flag(value: Any, name: str) -> bool:
     """Converts one truth value."""
     if type(value) is bool:
         return value
