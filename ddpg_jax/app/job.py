@@ -28,7 +28,7 @@ from ddpg_jax.app.stopping import TIME_IS_UP, make_referee
 from ddpg_jax.app.tracking import Track, check_tracker, tracker
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.running.blocks import Journal, Tick, run_blocks
-from ddpg_jax.running.clock import step_at
+from ddpg_jax.running.clock import is_regular, step_at
 from ddpg_jax.running.groups import Group, describe
 from ddpg_jax.running.members import Change, Member
 from ddpg_jax.running.population import Population, check_together
@@ -276,19 +276,20 @@ class ProgramJob:
             self._check_environments(kept)
         with self._explaining_failure():
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
-        if finished:
+        if kept and finished:
             self._policies.save(state, step_at(self.experiment, begin))
-            assert journal is not None  # of the checkpoint
-            return state, journal
+            return state, Journal(*kept.journal)
+        if kept:
+            self._policies.go_back(begin)
         self.job.start_clock()
         self._saved_at, self._saved_time = begin, time.monotonic()
         self._shown = (self._saved_time, step_at(self.experiment, begin))
         with self._display(self._shown[1]) as display, self._explaining_failure():
-            begun = {"begin": begin, "journal": journal, "gather": self.processes.gather}
-            referee = self.job.referee
-            judge = referee.judge(self.program.members) if referee else lambda rows, state: []
-            changes = changing(self.job.options.evolution, self.folder.path / "checkpoints", self.processes)
-            for tick in run_blocks(self.program, self.experiment, state, **begun, judge=judge, **changes):
+            ways = changing(self.job.options.evolution, self.folder.path / "checkpoints", self.processes)
+            if self.job.referee:
+                ways["judge"] = self.job.referee.judge(self.program.members)
+            ways["gather"] = self.processes.gather
+            for tick in run_blocks(self.program, self.experiment, state, begin=begin, journal=journal, **ways):
                 state, journal = tick.state, tick.journal
                 self._attend(tick, display)
         self.checkpoints.wait()
@@ -332,8 +333,8 @@ class ProgramJob:
         going_on = self.many * (1 - sum(at >= 0 for at in stopped) / max(1, len(stopped)))  # if processes do not differ
         speed = (tick.step - step) * going_on / max(time_now - since, 1e-9)
         display.update(self._steps_before + tick.step * self.many, speed, rows)
-        if rows:
-            self._shown = (time_now, tick.step)
+        self._shown = (time_now, tick.step) if rows else self._shown
+        if rows and is_regular(self.experiment, tick.iteration):
             self._policies.note(tick.state, rows)
             self._policies.keep(tick.state, tick.step)
         # Only the clock of the first process counts.
@@ -342,9 +343,9 @@ class ProgramJob:
         if tick.failed:
             self._save_before_failure(tick)
         elif any(self.processes.gather(bool(self.job.received or due or tick.finished))):
-            self._save(tick)
+            self._save(tick, rows)
 
-    def _save(self, tick: Tick) -> None:
+    def _save(self, tick: Tick, rows: list[dict[str, Any]]) -> None:
         """Saves a checkpoint, and the policies if the program ends here; stops the run if there was a signal.
 
         Raises:
@@ -352,8 +353,11 @@ class ProgramJob:
         """
         self._policies.save_best()
         self.checkpoints.save(self.job.checkpoint(self.k, tick, *self.program.save(tick.state)))
-        self._saved_at = tick.iteration
-        self._saved_time = time.monotonic()  # after saving, since otherwise a slow save would be due again at once
+        self._policies.checkpointed(tick.iteration)
+        if not is_regular(self.experiment, tick.iteration):  # a longer run, from this checkpoint on, would not have these rows
+            self._policies.note(tick.state, rows)
+        # After saving, since otherwise a slow save would be due again at once.
+        self._saved_at, self._saved_time = tick.iteration, time.monotonic()
         self.folder.write_manifest(seconds=self.job.seconds, **self.job.written())
         stop = self.job.received_anywhere()
         if tick.finished or stop:
@@ -363,9 +367,9 @@ class ProgramJob:
         if stop and (not tick.finished or self.queue.steps_before(self.k + 1) < self.queue.steps):
             self.checkpoints.wait()
             self.folder.write_manifest(status="interrupted", end=now())
-            each = " of each member" if self.many > 1 else ""
-            which = f" of program {self.k + 1} of {self.queue.total()}" if self.queue.total() > 1 else ""
-            raise Stopped(stop[0], f"stopped at step {tick.step:,}{each}{which}")
+            where = " of each member" if self.many > 1 else ""
+            where += f" of program {self.k + 1} of {self.queue.total()}" if self.queue.total() > 1 else ""
+            raise Stopped(stop[0], f"stopped at step {tick.step:,}{where}")
 
     def _save_before_failure(self, tick: Tick) -> None:
         """Saves what was learned before the step at which an environment failed; its episodes will start again.
@@ -374,8 +378,9 @@ class ProgramJob:
         processes, which do not know of the failure yet and write no checkpoint.
         """
         if self.processes.total == 1 and self.checkpoints.any() and tick.iteration > self._saved_at:
-            arrays, _ = self.program.save(tick.state)
-            self.checkpoints.save(self.job.checkpoint(self.k, tick, arrays, None))
+            self._policies.save_best()
+            self.checkpoints.save(self.job.checkpoint(self.k, tick, self.program.save(tick.state)[0], None))
+            self._policies.checkpointed(tick.iteration)
         if self.processes.total == 1 and (self.checkpoints.any() or self.job.evaluated):
             self._policies.save(tick.state, tick.step)
 
@@ -389,9 +394,7 @@ class ProgramJob:
                 self.checkpoints.wait()
             if isinstance(failure, Ended):
                 raise
-            kept = "there was no checkpoint yet"
-            if self.job.evaluated:
-                kept += f"; the policy of the last evaluation is in {self.folder.given}"
-            if self.checkpoints.any():
-                kept = f"{self.folder.given} keeps everything before it"
+            policy = f"; the policy of the last evaluation is in {self.folder.given}" if self.job.evaluated else ""
+            none_yet = f"there was no checkpoint yet{policy}"
+            kept = f"{self.folder.given} keeps everything before it" if self.checkpoints.any() else none_yet
             raise EnvironmentFailure(f"env={self.experiment.env} {failure}; {kept}") from failure

@@ -1,14 +1,22 @@
-"""Keeps the policies of a program's members while it trains: the last of each, and the best by evaluations without noise."""
+"""Keeps the policies of a program's members while it trains: the last of each, and the best by evaluations without noise.
+
+A run that is resumed goes back to a checkpoint, and so must its best policies. What is overwritten after a checkpoint is
+therefore put aside first, for as long as there is that checkpoint.
+"""
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from ddpg_jax.agent.policy import read_policy
 from ddpg_jax.api import make_policy
-from ddpg_jax.app.run_folder import RunFolder
+from ddpg_jax.app.checkpoints import KEEP
+from ddpg_jax.app.run_folder import ASIDE, RunFolder
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.program import Program
 from ddpg_jax.types import Params
@@ -41,6 +49,7 @@ class Policies:
     ):
         self._folder, self._program, self._experiment, self._k, self._total = folder, program, experiment, k, total
         self._saved, self._took = -math.inf, 0.0  # time at which the policies were saved, and how long it took
+        self._checkpoints: list[int] = []  # iterations of those that there are
         self._best: dict[int, float] = {}
         self._better: dict[int, Params] = {}  # actors of evaluations that were the best so far, and are not saved yet
         for row in rows:
@@ -76,11 +85,41 @@ class Policies:
 
     def save_best(self) -> None:
         """Saves the best policies that are not saved yet, so that a checkpoint is never ahead of them."""
+        for m in self._better if self._checkpoints else ():
+            aside = self._aside(self._checkpoints[-1]) / str(self._program.members[m].number)
+            if (at := self._at(m, "policy_best")).exists() and not aside.exists():
+                shutil.copytree(at, aside.with_name(f"{aside.name}.tmp"), dirs_exist_ok=True).rename(aside)
         self._write("policy_best", self._better.items())
         self._better = {}
+
+    def checkpointed(self, iteration: int) -> None:
+        """Notes a new checkpoint, and removes what was put aside for those that it replaces."""
+        gone = self._checkpoints[: 1 - KEEP]
+        self._checkpoints = [*self._checkpoints[len(gone) :], iteration]
+        for old in gone:
+            shutil.rmtree(self._aside(old), ignore_errors=True)
+
+    def go_back(self, iteration: int) -> None:
+        """Puts back the best policies as they were at the checkpoint of this iteration."""
+        asides = {int(path.name): path for path in self._aside(iteration).parent.glob("*")}
+        for later in sorted((one for one in asides if one >= iteration), reverse=True):
+            for m, member in enumerate(self._program.members):
+                if (aside := asides[later] / str(member.number)).exists():
+                    read_policy(aside).save(self._at(m, "policy_best"))
+        shutil.rmtree(self._aside(iteration).parent, ignore_errors=True)
+        self._checkpoints = [iteration]
+
+    def _aside(self, iteration: int) -> Path:
+        """Returns the folder of what is overwritten after the checkpoint of an iteration."""
+        number = self._folder.processes.number
+        return self._folder.path / ASIDE / f"program_{self._k}_process_{number}" / str(iteration)
+
+    def _at(self, m: int, kind: str) -> Path:
+        """Returns the folder of a member's policy."""
+        return self._folder.policy_of(self._program.members[m], self._total, kind)
 
     def _write(self, kind: str, actors: Iterable[tuple[int, Params]]) -> None:
         self._folder.check_held()
         for m, actor in actors:
             policy = make_policy(self._experiment, self._program.spec, actor)
-            policy.save(self._folder.policy_of(self._program.members[m], self._total, kind))
+            policy.save(self._at(m, kind))

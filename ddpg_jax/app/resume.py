@@ -20,7 +20,7 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, schedule
-from ddpg_jax.running.clock import evaluation_interval, origin, step_at, total_iterations
+from ddpg_jax.running.clock import is_regular, step_at, total_iterations
 
 
 def restore_rows(
@@ -72,8 +72,7 @@ def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dic
     """Returns the last step of each member whose rows are kept; infinity if its program has finished."""
     experiment, members = queue.groups[kept.program]
     step = step_at(experiment, kept.iteration)
-    past = kept.iteration - origin(experiment)
-    if not finished and past % evaluation_interval(experiment):  # the run was to end here, and now does not
+    if not finished and not is_regular(experiment, kept.iteration):  # the run was to end here, and now does not
         step -= 1
     later = zip(members, Journal(*kept.journal).waiting or [], strict=False)
     waits = [(member.number, step_at(experiment, at)) for member, at in later]

@@ -18,7 +18,10 @@ from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.files import write_text
 from ddpg_jax.running.program import Member
 
+ASIDE = ".policy_best"
+"""The folder of best policies that a run goes back to if it is resumed from an earlier checkpoint."""
 CONTENTS = (
+    ASIDE,
     "metrics.csv",
     "summary.json",
     "checkpoints",

@@ -18,6 +18,7 @@ from ddpg_jax.experiment.experiment import Experiment, updates_of
 from ddpg_jax.running.clock import (
     endless,
     evaluation_interval,
+    is_regular,
     offline_iterations,
     origin,
     phase_at,
@@ -354,8 +355,7 @@ class _Run:
             returns=returns,
             lengths=lengths,
         )
-        full = (end - origin(self.experiment)) % evaluation_interval(self.experiment) == 0
-        self.pending = [] if full else self.pending
+        self.pending = [] if is_regular(self.experiment, end) else self.pending
         return [row for row, absent in zip(rows, self.absent, strict=True) if not absent]
 
 

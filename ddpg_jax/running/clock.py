@@ -70,6 +70,11 @@ def evaluation_steps(experiment: Experiment) -> int:
     return evaluation_interval(experiment) * experiment.num_envs
 
 
+def is_regular(experiment: Experiment, iteration: int) -> bool:
+    """Returns True if an evaluation after so many iterations is due in longer runs, too, and not only where this one ends."""
+    return (iteration - origin(experiment)) % evaluation_interval(experiment) == 0
+
+
 def learning_step(experiment: Experiment) -> int:
     """Returns the step at which learning from the replay begins; 0 if there is nothing but updates."""
     return 0 if is_offline(experiment) else step_at(experiment, warmup_iterations(experiment))

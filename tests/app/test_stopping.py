@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpg_jax.app import report
+from ddpg_jax.app import job, report
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.running.results import Stop
 from tests.app.test_report import table
@@ -152,6 +152,55 @@ def test_the_best_policy_is_that_of_the_best_evaluation(whole_run: Callable[...,
     assert whole["policy_best/actor.npz"] == short["policy/actor.npz"] != whole["policy/actor.npz"]
     assert policy_folder(whole_run(), kind="policy_best") == whole_run() / "policy_best"
     assert run("eval", str(whole_run()), "--best", "--episodes", "1") == 0
+
+
+def test_the_best_policies_go_back_with_a_run_that_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an evaluation at the end of a run that becomes longer counts, nor one after the checkpoint that is left."""
+
+    def interrupted(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    def sweep(out: Path, *more: str) -> list[str]:
+        words = [
+            "sweep",
+            "Pendulum-v1",
+            *TINY,
+            "--hidden",
+            "8",
+            "--batch-size",
+            "8",
+            "--warmup-steps",
+            "100",
+            "--eval-every",
+            "100",
+        ]
+        words += [
+            "--eval-episodes",
+            "1",
+            "--seeds",
+            "12",
+            "--actor-lr",
+            "1e-2",
+            "--critic-lr",
+            "1e-2",
+            "--checkpoint-seconds",
+            "0",
+        ]
+        return [*words, "--out", str(out), *more]
+
+    def best(out: Path) -> dict[str, bytes]:
+        return {name: data for name, data in policies(out).items() if name.startswith("policy_best")}
+
+    assert run(*sweep(tmp_path / "whole", "--steps", "400")) == 0
+    assert run(*sweep(tmp_path / "longer", "--steps", "250")) == 0
+    ended = best(tmp_path / "longer")
+    assert run(*sweep(tmp_path / "longer", "--steps", "400", "--resume")) == 0
+    assert best(tmp_path / "longer") == best(tmp_path / "whole") != ended
+    shutil.rmtree(tmp_path / "whole" / "checkpoints" / "400")
+    assert run(*sweep(tmp_path / "short", "--steps", "300")) == 0
+    monkeypatch.setattr(job, "run_blocks", interrupted)
+    assert run(*sweep(tmp_path / "whole", "--steps", "400", "--resume")) == 130
+    assert best(tmp_path / "whole") == best(tmp_path / "short") != best(tmp_path / "longer")
 
 
 def test_solved_seeds_keep_their_last_return_and_pruned_points_are_not_the_best() -> None:
