@@ -237,8 +237,8 @@ def _eval(options: argparse.Namespace) -> int:
     policy = policy_folder(folder, options.member, _kind(options))
     check_jax()
     raise_as_usual()
-    if video:
-        check_film(folder, policy, video)
+    if options.video:
+        check_film(folder, policy, options.video)
     use_compilation_cache()
     returns, lengths = evaluate(folder, policy, episodes, seed=seed)
     member = f"{describe_member(folder, policy)}: " if policy.name.startswith("member_") else ""

@@ -250,7 +250,7 @@ def explored(noise: Any = AT_REST, obs: Any = STEP.obs, act: Any = lambda params
         (lambda: added(obs=STEP.obs[0]), r"Replay\.add: transition\.obs must be \[N, O\]"),
         (lambda: added(reward=STEP.obs), r"Replay\.add: transition\.reward must be \[N\]"),
         (lambda: added(valid=True), r"Replay\.add: valid must be \[N\]"),
-        (lambda: REPLAY.sample(jax.random.key(0), added(), HYPER, jnp.arange(2)), r"Replay\.sample: t must be \[\]"),
+        (lambda: REPLAY.sample(jax.random.key(0), added(), HYPER, jnp.arange(2)), r"Replay\.sample: t_update must be \[\]"),
         (lambda: REPLAY.feedback(added(), jnp.arange(4), jnp.ones(3), HYPER), r"Replay\.feedback: td must be \[B\]"),
         (lambda: explored(noise=jnp.zeros(2)), r"Explorer\.explore: noise must be \[N, A\]"),
         (lambda: explored(obs=STEP.obs[0]), r"Explorer\.explore: obs must be \[N, O\]"),
