@@ -79,8 +79,7 @@ def model_card(folder: Path, done: Exported, *, to: str) -> str:
             "",
             "## Limits",
             "",
-            "It was evaluated without noise in the environment that it was trained in, with other initial states, and nowhere "
-            "else. One seed says little about the algorithm: returns of other seeds differ.",
+            f"{_how_evaluated(manifest)} One seed says little about the algorithm: returns of other seeds differ.",
             "",
             "## To repeat it",
             "",
@@ -97,6 +96,15 @@ def model_card(folder: Path, done: Exported, *, to: str) -> str:
             "```",
             "",
         ]
+    )
+
+
+def _how_evaluated(manifest: dict[str, Any]) -> str:
+    """Says where the returns of a run come from."""
+    if not manifest["experiment"].get("eval_episodes"):
+        return "It was not evaluated: its returns are those of training, with noise."
+    return (
+        "It was evaluated without noise in the environment that it was trained in, with other initial states, and nowhere else."
     )
 
 
@@ -122,10 +130,11 @@ def _results(rows: list[dict[str, Any]], manifest: dict[str, Any], run: dict[str
     if not rows:
         return [f"The run has no evaluation; the policy in the file is from step {run.get('step', 0):,}."]
     episodes = manifest["experiment"].get("eval_episodes", 0)
+    what = f"evaluation of {episodes} episodes" if episodes else "training"
     finite = [row for row in rows if math.isfinite(result_of(row))] or rows
     found = {"last": rows[-1], "best of its curve": max(finite, key=result_of)}
     lines = [
-        f"| evaluation of {episodes} episodes | environment steps | mean return | standard deviation | mean length |",
+        f"| {what} | environment steps | mean return | standard deviation | mean length |",
         "|---|---|---|---|---|",
     ]
     for name, row in found.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -103,7 +104,7 @@ def _markdown(block: Block, stem: str) -> str:
     if isinstance(block, Code):
         return f"```text\n{block.text.rstrip()}\n```"
     if isinstance(block, Picture):
-        return f"![{block.about}]({stem}_{block.name}.png)"
+        return f"![{block.about}]({urllib.parse.quote(f'{stem}_{block.name}.png')})"
     lines = [block.header, ["---"] * len(block.header), *block.rows]
     return "\n".join("| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in line) + " |" for line in lines)
 

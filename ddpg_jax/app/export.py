@@ -68,7 +68,7 @@ def _evaluation_of_policy(manifest: dict[str, Any], number: int, own: list[dict[
     A run that is stopped saves its policies between evaluations, and one that is killed may have saved them before the last.
     """
     last = own[-1] if own else {}
-    k = next((k for k, members in enumerate(manifest.get("programs", [])) if number in members), None)
+    k = max((k for k, members in enumerate(manifest.get("programs", [])) if number in members), default=None)
     step = manifest.get("policy_steps", {}).get(str(k), last.get("step"))
     frozen = str(number) in manifest.get("stopped", {}) or last.get("diverged_step", "") != ""
     if step == last.get("step") or frozen:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ddpg_jax.app.report import by_env, by_point, changing, labels, pruned_points, short, swept
+from ddpg_jax.app.report import by_env, by_point, changing, labels, measured, pruned_points, short, swept
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
 
@@ -56,15 +56,16 @@ def figures(
         for point, label in zip(by_point(own), panels[env], strict=True)
         if point in ended[env]
     }
-    learning_curves(panels, folder / "learning_curve.png", pruned=marked)
+    what = measured(rows)
+    learning_curves(panels, folder / "learning_curve.png", what=what, pruned=marked)
     fields = swept(rows)
     final = {point: curves[:, -1, 1] for point, curves in by_point(rows, stops).items()}
     if not fields or len(envs) > 1 or changing(rows):
         return
     pruned = pruned_points(rows, stops)
-    sensitivity(fields, final, _title(envs), path=folder / "sensitivity.png", pruned=pruned)
+    sensitivity(fields, final, _title(envs), what=what, path=folder / "sensitivity.png", pruned=pruned)
     if len(fields) == 2 and len(final) == len({point[0] for point in final}) * len({point[1] for point in final}):
-        heat_map(fields, final, _title(envs), path=folder / "heat_map.png", pruned=pruned)
+        heat_map(fields, final, _title(envs), what=what, path=folder / "heat_map.png", pruned=pruned)
 
 
 def _title(envs: Iterable[str]) -> str:
@@ -72,7 +73,11 @@ def _title(envs: Iterable[str]) -> str:
 
 
 def learning_curves(
-    panels: Mapping[str, Mapping[str, np.ndarray]], path: Path, *, pruned: Collection[tuple[str, str]] = ()
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    path: Path,
+    *,
+    what: str = "return without noise",
+    pruned: Collection[tuple[str, str]] = (),
 ) -> None:
     """Draws learning curves: the line is the IQM over seeds, the band its interval, and a cross the end of what was pruned.
 
@@ -82,6 +87,7 @@ def learning_curves(
     Args:
         panels: environment -> label -> curves `[S, evaluations, 2]` of steps and returns.
         path: the file to write.
+        what: what the returns are; see `report.measured`.
         pruned: environments and labels of the curves that ended early because the others were better.
     """
     shown = {env: _told_apart(curves, {label for at, label in pruned if at == env}) for env, curves in panels.items()}
@@ -105,7 +111,7 @@ def learning_curves(
         axes.set_xlabel("environment steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     several = any(curve.shape[0] > 1 for curves in panels.values() for curve in curves.values())
-    all_axes[0].set_ylabel("return without noise" + ("\n(IQM and 95 % interval over seeds)" if several else ""))
+    all_axes[0].set_ylabel(what + ("\n(IQM and 95 % interval over seeds)" if several else ""))
     _legend(figure, all_axes)
     save(figure, path)
 
@@ -181,6 +187,7 @@ def sensitivity(
     title: str,
     *,
     path: Path,
+    what: str = "return without noise",
     pruned: Collection[tuple[Any, ...]] = (),
 ) -> None:
     """Draws the IQM of the final return at each value of a swept field, over seeds and all other fields, one panel for each.
@@ -193,6 +200,7 @@ def sensitivity(
         final: point -> final returns `[S]`.
         title: the title of the figure.
         path: the file to write.
+        what: what the returns are; see `report.measured`.
         pruned: points that ended early, whose final returns are crosses.
     """
     figure = Figure(figsize=(max(7.0, 3.2 * len(fields)), 4.2), layout="constrained")
@@ -231,9 +239,7 @@ def sensitivity(
     several = min(map(len, final.values())) > 1
     pooled = "\nof all points that have the value" if len(fields) > 1 else ""
     crosses = "; crosses were pruned" if pruned else ""
-    panels[0].set_ylabel(
-        "final return without noise\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled}{crosses})"
-    )
+    panels[0].set_ylabel(f"final {what}\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled}{crosses})")
     figure.suptitle(title)
     save(figure, path)
 
@@ -266,6 +272,7 @@ def heat_map(
     title: str,
     *,
     path: Path,
+    what: str = "return without noise",
     pruned: Mapping[tuple[Any, ...], int] = MappingProxyType({}),
 ) -> None:
     """Draws the IQM of the final return over two swept fields; says where a member has diverged, and where points were pruned.
@@ -278,7 +285,7 @@ def heat_map(
         table[rows.index(point[1]), columns.index(point[0])] = iqm(returns)
     figure, (axes,) = _canvas(title)
     image = axes.imshow(table, aspect="auto", origin="lower", cmap="viridis")
-    figure.colorbar(image, label="final return without noise (IQM)")
+    figure.colorbar(image, label=f"final {what} (IQM)")
     bright = np.nanmean([np.nanmin(table), np.nanmax(table)]) if np.isfinite(table).any() else 0.0
     if len(columns) <= MAX_CELLS and len(rows) <= MAX_CELLS:
         for (y, x), value in np.ndenumerate(table):

@@ -14,7 +14,7 @@ from ddpg_jax.app.evolving import changing
 from ddpg_jax.app.finish import finish
 from ddpg_jax.app.manifest import new_manifest, now
 from ddpg_jax.app.metrics_table import RowDigest
-from ddpg_jax.app.policies import Policies
+from ddpg_jax.app.policies import take_up
 from ddpg_jax.app.processes import ALONE, Ended, Processes
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
@@ -262,7 +262,6 @@ class ProgramJob:
         self._steps_before = self.queue.steps_before(k)
         self._saved_at, self._saved_time = 0, 0.0  # vector step and time of the newest checkpoint
         self._shown = (0.0, 0)  # time and step from which the speed is measured
-        self._policies = Policies(self.folder, program, self.experiment, k=k, total=len(job.members), rows=job.rows)
 
     def run(self, kept: Checkpoint | None, arrays: list[Any]) -> tuple[Any, Journal]:
         """Trains the program from its start, or from a checkpoint whose arrays are taken from the list, to its end.
@@ -276,11 +275,12 @@ class ProgramJob:
             self._check_environments(kept)
         with self._explaining_failure():
             state = self.program.load(arrays.pop(), kept.text, kept.iteration) if kept else self.program.start()
+        about = {"k": self.k, "total": len(self.job.members), "rows": self.job.rows}
+        self._policies, late = take_up(self.folder, self.program, self.experiment, kept=kept, **about)
         if kept and finished:
+            self._policies.note(state, late)
             self._policies.save(state, step_at(self.experiment, begin))
             return state, Journal(*kept.journal)
-        if kept:
-            self._policies.go_back(begin)
         self.job.start_clock()
         self._saved_at, self._saved_time = begin, time.monotonic()
         self._shown = (self._saved_time, step_at(self.experiment, begin))
@@ -353,7 +353,7 @@ class ProgramJob:
         """
         self._policies.save_best()
         self.checkpoints.save(self.job.checkpoint(self.k, tick, *self.program.save(tick.state)))
-        self._policies.checkpointed(tick.iteration)
+        self._policies.checkpointed((tick.iteration, self.job.written()["rows"]))
         if not is_regular(self.experiment, tick.iteration):  # a longer run, from this checkpoint on, would not have these rows
             self._policies.note(tick.state, rows)
         # After saving, since otherwise a slow save would be due again at once.
@@ -380,7 +380,7 @@ class ProgramJob:
         if self.processes.total == 1 and self.checkpoints.any() and tick.iteration > self._saved_at:
             self._policies.save_best()
             self.checkpoints.save(self.job.checkpoint(self.k, tick, self.program.save(tick.state)[0], None))
-            self._policies.checkpointed(tick.iteration)
+            self._policies.checkpointed((tick.iteration, self.job.written()["rows"]))
         if self.processes.total == 1 and (self.checkpoints.any() or self.job.evaluated):
             self._policies.save(tick.state, tick.step)
 

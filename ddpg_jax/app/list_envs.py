@@ -87,7 +87,8 @@ def _about(name: str, options: EnvOptions) -> str:
 
     with _silence():
         import_modules(options.imports)
-        if any(family.startswith(name) or name.startswith(family) for family in ROBOTICS):
+        begins = any(family.startswith(name) for family in ROBOTICS) and installed(EXTRAS["goals"])
+        if begins or any(name.startswith(family) for family in ROBOTICS):
             import_module(f"env={name}", EXTRAS["goals"])
         known = name in DEVICE or ":" in name or name in gymnasium.registry
         some = [] if known else [each for each in (*DEVICE, *host_names()) if each.startswith(name)]

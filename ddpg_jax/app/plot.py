@@ -23,6 +23,8 @@ class Curves(NamedTuple):
     """Environment -> label -> curves `[S, evaluations, 2]` of steps and returns."""
     pruned: set[tuple[str, str]]
     """Environments and labels of points that were pruned."""
+    what: str
+    """What the returns are; see `report.measured`."""
 
 
 def plot(folders: Sequence[Path], out: Path) -> None:
@@ -35,15 +37,15 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
     curves = collect(folders)
-    figures.learning_curves(curves.panels, out, pruned=curves.pruned)
+    figures.learning_curves(curves.panels, out, what=curves.what, pruned=curves.pruned)
 
 
 def collect(folders: Sequence[Path]) -> Curves:
     """Reads the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
 
     Raises:
-        ConfigError: a folder has no run, no evaluation or a table that cannot be read; a run is given twice; or runs of one
-            curve were never evaluated at the same step.
+        ConfigError: a folder has no run, no evaluation or a table that cannot be read; a run, or a seed of a curve, is given
+            twice; or runs of one curve were never evaluated at the same step.
     """
     settings, tables, envs, stopped = [], [], [], []
     known: dict[str, Path] = {}
@@ -63,12 +65,17 @@ def collect(folders: Sequence[Path]) -> Curves:
         envs.append(fields["env"])
     curves: dict[tuple[str, str], list[Any]] = {}
     pruned: set[tuple[str, str]] = set()
-    for name, table, usual, stops in zip(legend(settings), tables, envs, stopped, strict=True):
+    seen: dict[tuple[str, str, int], Path] = {}
+    for folder, name, table, usual, stops in zip(folders, legend(settings), tables, envs, stopped, strict=True):
         for env, rows in report.by_env(table, usual).items():
-            points = report.pruned_points(rows, stops)
+            points, begun = report.pruned_points(rows, stops), report.first_values(rows)
             for point, (label, curve) in zip(report.by_point(rows), report.labels(rows, "", stops).items(), strict=True):
-                pruned |= {(env, ", ".join(filter(None, (name, label))))} if point in points else set()
-                curves.setdefault((env, ", ".join(filter(None, (name, label)))), []).extend(curve)
+                whole = ", ".join(filter(None, (name, label)))
+                pruned |= {(env, whole)} if point in points else set()
+                curves.setdefault((env, whole), []).extend(curve)
+                for seed in {row["seed"] for row in rows if begun[row["member"]] == point}:
+                    if (other := seen.setdefault((env, whole, seed), folder)) is not folder:
+                        raise ConfigError(f"{folder} and {other} both hold seed {seed} of {whole} on {env}; name one of them")
     panels: dict[str, dict[str, np.ndarray]] = {}
     for (env, label), seeds in curves.items():
         alive = [seed for seed in seeds if not np.isnan(seed[-1, 1])] or seeds  # diverged members have fewer evaluations
@@ -80,7 +87,7 @@ def collect(folders: Sequence[Path]) -> Curves:
         reached = [dict(seed) for seed in seeds]
         curve = np.array([[(step, returns.get(step, np.nan)) for step in common] for returns in reached])
         panels.setdefault(env, {})[label] = curve
-    return Curves(panels, pruned)
+    return Curves(panels, pruned, report.measured([row for table in tables for row in table]))
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

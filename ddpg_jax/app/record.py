@@ -89,7 +89,7 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
         env.outside.close(())  # there may be one of its kind only
     make = None if in_jax else maker(x.env, options)
     with contextlib.closing(make() if make else InJax(env.spec)) as spaces:
-        space, own_spec = spaces.observation_space, spaces.spec
+        space, action_space, own_spec = spaces.observation_space, spaces.action_space, spaces.spec
     at_once = 1 if x.eval_env == "shared" else AT_ONCE["host" if make else "device"]
     try:
         episodes = source(env, make, space, policy, at_once)
@@ -103,7 +103,7 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
         target,
         episodes,
         observation_space=space,
-        action_space=spaces.action_space,
+        action_space=action_space,
         env_spec=own_spec if make else _known_to_gymnasium(x),
         about={
             "algorithm_name": f"DDPG, preset {manifest['identity']['preset']}, ddpg_jax {__version__}",

@@ -182,8 +182,17 @@ def labels(rows: Sequence[dict[str, Any]], name: str, stopped: Collection[int] =
 def settings(manifest: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a run, or of a sweep's first member, on which results depend, except the seed and the length."""
     values = {**manifest["identity"], **manifest["members"][0]}
-    derived = ("seed", "member", "members", "parts", "eval_every", "eval_episodes")
+    derived = ["seed", "member", "members", "parts", "eval_every"]
+    derived += ["eval_episodes"] if values.get("eval_episodes") else []  # without any, returns are those of training
     return {name: value for name, value in values.items() if name not in derived}
+
+
+def measured(rows: Sequence[dict[str, Any]]) -> str:
+    """Says what the returns of these rows are: those of evaluations, of training, or of both."""
+    trained = [math.isnan(row["eval_return_mean"]) and row["diverged_step"] == "" for row in rows]
+    if not any(trained):
+        return "return without noise"
+    return "return of training, with noise" if all(trained) else "return"
 
 
 def described(settings: dict[str, Any], fields: Iterable[str]) -> str:

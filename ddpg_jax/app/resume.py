@@ -96,7 +96,8 @@ def _missing_steps(
     """Returns the steps of evaluations before the checkpoint of which metrics.csv does not have all members."""
     experiment, members = queue.groups[kept.program]
     present = {(row["member"], row["step"]) for row in rows}
-    ends = [step_at(experiment, end) for _, end, evaluated in schedule(experiment) if evaluated and end <= kept.iteration]
+    last = kept.iteration - Journal(*kept.journal).due
+    ends = [step_at(experiment, end) for _, end, evaluated in schedule(experiment) if evaluated and end <= last]
     return [step for step in ends if any((m.number, step) not in present for m in members if step <= reached[m.number])]
 
 
@@ -108,7 +109,7 @@ def has_finished(kept: Checkpoint | None, queue: ProgramQueue, processes: Proces
     journal = Journal(*kept.journal)
     stopped = [stop is not False and stop >= 0 for stop in journal.stopped or [False] * len(journal.diverged)]
     over = all(step >= 0 or stop for step, stop in zip(journal.diverged, stopped, strict=True))
-    return all(processes.gather(over)) or kept.iteration >= total_iterations(experiment)
+    return all(processes.gather(over)) or (kept.iteration >= total_iterations(experiment) and not journal.due)
 
 
 def noted_demonstrations(folder: RunFolder, experiment: Experiment, store: Any) -> dict[str, str]:

@@ -21,11 +21,21 @@ from ddpg_jax.app.plot import Curves, collect
 from ddpg_jax.app.report import described, readable, settings
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.experiment.experiment import FIELDS
 from ddpg_jax.running.comparison import optimality_gap, performance_profile, probability_of_improvement, resampled_interval
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
 
 MAX_ROWS, MAX_COMPARED = 20, 6
 """Points in a table of results, and points that are compared with each other; of more, those are shown that end highest."""
+
+
+RETURNS = {
+    "return without noise": "Returns are those of evaluations without noise.",
+    "return of training, with noise": "Returns are those of training, with noise, since nothing was evaluated.",
+}
+SOME = (
+    "Returns are those of evaluations without noise, and where there were none (eval_episodes=0) those of training, with noise."
+)
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
@@ -59,9 +69,9 @@ def _what_was_run(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]
             [
                 str(folder),
                 str(manifest["experiment"]["env"]),
-                described(fixed, fixed) or "default",
+                described(fixed, [name for name in fixed if name in FIELDS]) or "default",
                 ", ".join(manifest.get("swept", [])) or "-",
-                f"{manifest['experiment']['steps']:,}" + (f" ({'; '.join(early)})" if early else ""),
+                _length(manifest["experiment"]) + (f" ({'; '.join(early)})" if early else ""),
                 str(len(set(manifest.get("seeds", [])))),
                 f"{manifest.get('seconds', math.nan):,.0f} s on {where}",
                 f"{versions}; commit {str(manifest.get('git_commit') or 'unknown')[:12]}",
@@ -72,12 +82,21 @@ def _what_was_run(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]
     return [Heading("What was run"), Table(header, rows)]
 
 
+def _length(experiment: Mapping[str, Any]) -> str:
+    """Returns the length of a run, in steps, or in updates if it has no steps."""
+    return f"{experiment['steps']:,}" if experiment["steps"] else f"{experiment['updates']:,} updates"
+
+
 def _results(curves: Curves, targets: Mapping[str, float]) -> list[Block]:
     pruned = set(curves.pruned)
     blocks: list[Block] = [
         Heading("Learning curves"),
-        Picture("curves", "Learning curves", _drawn(lambda path: figures.learning_curves(curves.panels, path, pruned=pruned))),
-        Paragraph("Returns are those of evaluations without noise. Lines are interquartile means (IQM) over seeds."),
+        Picture(
+            "curves",
+            "Learning curves",
+            _drawn(lambda path: figures.learning_curves(curves.panels, path, what=curves.what, pruned=pruned)),
+        ),
+        Paragraph(f"{RETURNS.get(curves.what, SOME)} Lines are interquartile means (IQM) over seeds."),
     ]
     for number, (env, points) in enumerate(curves.panels.items()):
         final = {label: curve[:, -1, 1] for label, curve in points.items()}
@@ -146,7 +165,10 @@ def _targets(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) ->
     targets: dict[str, float] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         path = folder / "summary.json"
-        summary = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            summary = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise ConfigError(f"{path} cannot be read: {error}; remove it, or restore it") from error
         for point in summary.get("points", []):
             if point.get("threshold") is not None:
                 targets[point["point"].get("env", manifest["experiment"]["env"])] = point["threshold"]

@@ -77,7 +77,8 @@ def read_npz(path: Path) -> list[Episode]:
     ends = terminated | truncated
     ends[-1] = True
     if after is not None:
-        ends[:-1] |= (after[:-1] != obs[1:]).reshape(len(obs) - 1, -1).any(axis=1)
+        differ = after[:-1].astype(np.float32) != obs[1:].astype(np.float32)  # one of them may be in float64
+        ends[:-1] |= differ.any(axis=tuple(range(1, obs.ndim)))
     episodes, begin = [], 0
     for end in np.flatnonzero(ends) + 1:
         over = bool(terminated[end - 1])

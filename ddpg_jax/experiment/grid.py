@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS, coerce
-from ddpg_jax.experiment.values import integer, plain, to_python
+from ddpg_jax.experiment.values import integer, plain, split, to_python
 
 Point = dict[str, Any]
 """Maps fields to the values of one point."""
@@ -133,8 +132,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
         name = name.strip().replace("-", "_")
         if not equals or name in grid:
             raise ConfigError(f"grid={text} is not allowed; it must be FIELD=V1,V2,... with each field given once")
-        parts = re.split(r",(?![^(\[]*[)\]])", values)  # splits (8,8),(16,16) only at the second comma
-        grid[name] = [value.strip() for value in parts if value.strip()]
+        grid[name] = [value.strip() for value in split(values, ",") if value.strip()]
         if not grid[name]:
             raise ConfigError(f"grid={text} is not allowed; it must have at least one value")
     return grid

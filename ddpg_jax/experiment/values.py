@@ -122,15 +122,19 @@ def names(name: str, value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{name}={value!r} is not allowed; it must be names joined by commas")
-    return tuple(word for text in texts for word in _split(text))
+    return tuple(word for text in texts for word in split(text, ", "))
 
 
-def _split(text: str) -> list[str]:
-    """Splits at the commas and spaces that are outside of brackets."""
+def split(text: str, separators: str) -> list[str]:
+    """Splits at the separators that are outside of brackets.
+
+    >>> split("(8,8),(16,16)", ",")
+    ['(8,8)', '(16,16)']
+    """
     words, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
-        if letter in ", " and depth <= 0:
+        if letter in separators and depth <= 0:
             words.append("")
         else:
             words[-1] += letter

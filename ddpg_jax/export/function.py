@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +74,8 @@ def check_same(policy: Policy, run: Callable[[np.ndarray], Any], *, program: str
         ConfigError: it exceeds `TOLERANCE`, or the actions have another shape.
     """
     obs = sample_observations(policy)
-    expected = np.asarray(policy(obs), np.float64)
+    exact = dataclasses.replace(policy, spec=policy.spec._replace(action_dtype="float64"))  # not rounded to float16
+    expected = np.asarray(exact(obs))
     half = (np.asarray(policy.spec.action_high) - np.asarray(policy.spec.action_low)).reshape(policy.spec.action_shape) / 2
     worst = 0.0
     for count in (CHECKS, 1):

@@ -71,6 +71,8 @@ class Journal(NamedTuple):
     """Every `Change` so far, in order."""
     in_force: int = 0
     """How many of them have taken place; the others do when the next block begins."""
+    due: bool = False
+    """True if the block is at its end, but not its evaluation, which a signal has stopped."""
 
 
 class Tick(NamedTuple):
@@ -179,7 +181,7 @@ def run_blocks(
             if run.iteration < end:
                 yield run.tick()
         while evaluating and not run.evaluate():
-            yield run.tick()
+            yield run.tick()._replace(journal=run.journal._replace(due=True))
         tick = run.end_block(evaluating)
         yield tick
         if tick.finished:

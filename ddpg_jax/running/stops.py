@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.experiment.values import to_python
 from ddpg_jax.running.blocks import Judge
 from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group
@@ -57,6 +58,7 @@ def parse_until(value: Any) -> Until | None:
     >>> parse_until("-200:3")
     Until(threshold=-200.0, evaluations=3)
     """
+    value = to_python(value)
     if value is None:
         return None
     parts = str(value).split(":") if isinstance(value, str | int | float) else list(value) if _is_pair(value) else []

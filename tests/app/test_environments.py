@@ -136,7 +136,7 @@ def test_all_commands_take_it(name: str, more: list[str], tmp_path: Path) -> Non
     ("name", "said"),
     [
         ("Immense", "gave a number that is not finite in the evaluation at step 40"),
-        ("SmallSeeds", "reset must take seeds up to 4294967295"),
+        ("SmallSeeds", "reset must take seeds of 32 bits, such as 4294901760"),
     ],
 )
 def test_what_it_does_wrong_is_one_sentence(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

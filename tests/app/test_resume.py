@@ -34,7 +34,9 @@ from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.signals import signals
 from ddpg_jax.envs.host import stopping
+from ddpg_jax.errors import Interrupted
 from ddpg_jax.running import blocks
+from ddpg_jax.running.program import Program
 from tests.runs import (
     BACKENDS,
     HEADER,
@@ -1021,3 +1023,32 @@ def test_a_signal_within_the_handler_of_another_is_noted(place: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in zip((signal.SIGTERM, signal.SIGALRM), before, strict=True):
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("step", [400, 600])
+def test_an_evaluation_that_a_signal_stopped_is_made_up_for(
+    step: int,
+    tmp_path: Path,
+    whole_run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Also the last one, after which nothing else is left to do."""
+    out, real = tmp_path / "a", Program.evaluate
+
+    def evaluate(self: Program, state: Any, i: int) -> Any:
+        if i == step:
+            signal.raise_signal(signal.SIGTERM)
+            raise Interrupted
+        return real(self, state, i)
+
+    monkeypatch.setattr(Program, "evaluate", evaluate)
+    assert run(*command(out)) == 128 + signal.SIGTERM
+    assert len(rows(out)) == step // 200 - 1
+    monkeypatch.undo()
+    capfd.readouterr()
+    assert run(*command(out, "--resume")) == 0
+    assert "missing" not in capfd.readouterr().err
+    assert rows(out) == rows(whole_run())
+    for kind in ("policy", "policy_best"):
+        assert (out / kind / "actor.npz").read_bytes() == (whole_run() / kind / "actor.npz").read_bytes()

@@ -83,7 +83,23 @@ def test_what_is_no_page_is_refused(folders: list[Path], tmp_path: Path, capsys:
     assert "must end in .html or .md" in capsys.readouterr().err
     assert run("report", str(tmp_path / "nothing"), "--out", str(tmp_path / "r.html")) == 2
     assert run("report", str(folders[0]), str(folders[0]), "--out", str(tmp_path / "r.html")) == 2
+    again = ["sweep", "Pendulum-v1", *TINY, "--seeds", "2", "--steps", "400", "--backend", "device"]
+    assert run(*again, "--out", str(tmp_path / "again")) == 0
+    capsys.readouterr()
+    assert run("report", str(folders[0]), str(tmp_path / "again"), "--out", str(tmp_path / "r.html")) == 2
+    assert "both hold seed 0" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_returns_of_training_are_called_so(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    assert run(*command(out, "--eval-episodes", "0", "--steps", "400")) == 0
+    assert run("report", str(out), "--out", str(tmp_path / "my page.md")) == 0
+    text = (tmp_path / "my page.md").read_text()
+    assert "Returns are those of training, with noise" in text
+    assert "(my%20page_curves.png)" in text
+    assert run("export", str(out), "--to", "npz", "--out", str(tmp_path / "p.npz"), "--card") == 0
+    assert "It was not evaluated" in (tmp_path / "p.md").read_text()
 
 
 @pytest.fixture

@@ -7,15 +7,19 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ddpg_jax.app import job, report
 from ddpg_jax.app.evaluation import policy_folder
+from ddpg_jax.errors import Interrupted
+from ddpg_jax.running.program import Program
 from ddpg_jax.running.results import Stop
 from tests.app.test_report import table
 from tests.runs import TINY, command, manifest, rows, run
@@ -154,53 +158,62 @@ def test_the_best_policy_is_that_of_the_best_evaluation(whole_run: Callable[...,
     assert run("eval", str(whole_run()), "--best", "--episodes", "1") == 0
 
 
+NOISY = "--hidden 8 --batch-size 8 --warmup-steps 100 --eval-every 100 --eval-episodes 1 --actor-lr 1e-2 --critic-lr 1e-2"
+"""Evaluations of which any may be the best."""
+
+
+def many(out: Path, steps: int, *more: str) -> list[str]:
+    words = ["sweep", "Pendulum-v1", *TINY, *NOISY.split(), "--seeds", "12", "--checkpoint-seconds", "0"]
+    return [*words, "--steps", str(steps), "--out", str(out), *more]
+
+
+def best(out: Path) -> dict[str, bytes]:
+    return {name: data for name, data in policies(out).items() if name.startswith("policy_best")}
+
+
 def test_the_best_policies_go_back_with_a_run_that_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither an evaluation at the end of a run that becomes longer counts, nor one after the checkpoint that is left."""
 
     def interrupted(*given: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    def sweep(out: Path, *more: str) -> list[str]:
-        words = [
-            "sweep",
-            "Pendulum-v1",
-            *TINY,
-            "--hidden",
-            "8",
-            "--batch-size",
-            "8",
-            "--warmup-steps",
-            "100",
-            "--eval-every",
-            "100",
-        ]
-        words += [
-            "--eval-episodes",
-            "1",
-            "--seeds",
-            "12",
-            "--actor-lr",
-            "1e-2",
-            "--critic-lr",
-            "1e-2",
-            "--checkpoint-seconds",
-            "0",
-        ]
-        return [*words, "--out", str(out), *more]
-
-    def best(out: Path) -> dict[str, bytes]:
-        return {name: data for name, data in policies(out).items() if name.startswith("policy_best")}
-
-    assert run(*sweep(tmp_path / "whole", "--steps", "400")) == 0
-    assert run(*sweep(tmp_path / "longer", "--steps", "250")) == 0
+    assert run(*many(tmp_path / "whole", 400)) == 0
+    assert run(*many(tmp_path / "longer", 250)) == 0
     ended = best(tmp_path / "longer")
-    assert run(*sweep(tmp_path / "longer", "--steps", "400", "--resume")) == 0
+    assert run(*many(tmp_path / "longer", 400, "--resume")) == 0
     assert best(tmp_path / "longer") == best(tmp_path / "whole") != ended
     shutil.rmtree(tmp_path / "whole" / "checkpoints" / "400")
-    assert run(*sweep(tmp_path / "short", "--steps", "300")) == 0
+    assert run(*many(tmp_path / "short", 300)) == 0
     monkeypatch.setattr(job, "run_blocks", interrupted)
-    assert run(*sweep(tmp_path / "whole", "--steps", "400", "--resume")) == 130
+    assert run(*many(tmp_path / "whole", 400, "--resume")) == 130
     assert best(tmp_path / "whole") == best(tmp_path / "short") != best(tmp_path / "longer")
+
+
+def test_what_was_put_aside_for_a_checkpoint_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checkpoints can be of the same step: before an evaluation that a signal stopped, and after it was made up for."""
+    evaluate, go_on = Program.evaluate, job.run_blocks
+
+    def stopped(self: Program, state: Any, i: int) -> Any:
+        if i == 200:
+            signal.raise_signal(signal.SIGTERM)
+            raise Interrupted
+        return evaluate(self, state, i)
+
+    def killed(*given: Any, **more: Any) -> Any:
+        for tick in go_on(*given, **more):
+            yield tick
+            if tick.rows:
+                raise KeyboardInterrupt
+
+    assert run(*many(tmp_path / "whole", 400)) == 0
+    monkeypatch.setattr(Program, "evaluate", stopped)
+    assert run(*many(tmp_path / "twice", 400)) == 128 + signal.SIGTERM
+    monkeypatch.setattr(Program, "evaluate", evaluate)
+    monkeypatch.setattr(job, "run_blocks", killed)
+    assert run(*many(tmp_path / "twice", 400, "--resume")) == 130
+    monkeypatch.setattr(job, "run_blocks", go_on)
+    assert run(*many(tmp_path / "twice", 400, "--resume")) == 0
+    assert best(tmp_path / "twice") == best(tmp_path / "whole")
 
 
 def test_solved_seeds_keep_their_last_return_and_pruned_points_are_not_the_best() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import ddpg_jax as dj
 from ddpg_jax.data.episodes import Episode, from_ring, shaped_obs
+from ddpg_jax.data.npz_file import read_npz, write_npz
 from ddpg_jax.replay.ring import pack
 
 SPEC = dj.EnvSpec("Some", (2,), (1,), action_low=(0.0,), action_high=(10.0,), max_steps=None)
@@ -66,6 +68,24 @@ def test_the_ring_gives_back_its_episodes(lengths: list[list[int]], length: int)
         np.testing.assert_allclose(episode.action[:, 0], [5.0 + 5.0 * step[1] for step in steps], rtol=1e-6)
         np.testing.assert_array_equal(episode.reward, [step[2] for step in steps])
         assert episode.terminated == steps[-1][3]
+
+
+def test_a_file_of_one_step_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_npz(tmp_path / "one.npz", [Episode(np.zeros((2, 3)), np.zeros((1, 1)), np.ones(1), True)])
+    [episode] = read_npz(tmp_path / "one.npz")
+    assert (episode.length, episode.obs.shape, episode.terminated) == (1, (2, 3), True)
+
+
+def test_successors_that_were_rounded_are_still_successors(tmp_path: Path) -> None:
+    obs = np.random.default_rng(0).normal(size=(6, 2))
+    arrays = {
+        "actions": np.zeros((5, 1)),
+        "rewards": np.zeros(5),
+        "terminations": np.zeros(5),
+        "truncations": np.arange(5) == 4,
+    }
+    np.savez(tmp_path / "a.npz", observations=obs[:-1], next_observations=obs[1:].astype(np.float32), **arrays)
+    assert [episode.length for episode in read_npz(tmp_path / "a.npz")] == [5]
 
 
 def test_an_empty_or_foreign_ring_is_refused() -> None:

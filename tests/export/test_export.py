@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -72,6 +73,12 @@ def test_files_compute_what_the_policy_does(case: dict[str, Any], to: str, tmp_p
     assert found.dtype == np.float32
     assert (np.float64(found) >= SPEC.action_low).all()
     assert (np.float64(found) <= SPEC.action_high).all()
+
+
+def test_a_policy_with_rounded_actions_is_exported_without_rounding(tmp_path: Path) -> None:
+    policy = policy_of()
+    rounded = dataclasses.replace(policy, spec=SPEC._replace(action_dtype="float16"))
+    assert dj.export_policy(rounded, tmp_path / "p.npz", to="npz").difference < 1e-5
 
 
 def test_the_actions_of_the_cases_use_much_of_their_range() -> None:

@@ -147,7 +147,7 @@ def test_bad_stops_are_one_sentence(how: dict[str, Any], words: list[str]) -> No
 
 def test_a_return_is_read_in_each_form() -> None:
     assert parse_until(None) is None
-    assert parse_until(-200) == parse_until("-200") == Until(-200.0)
+    assert parse_until(-200) == parse_until("-200") == parse_until(np.float32(-200)) == Until(-200.0)
     assert parse_until((-200, 3)) == parse_until("-200:3") == Until(-200.0, 3)
 
 

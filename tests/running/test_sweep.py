@@ -38,6 +38,10 @@ def test_grid_is_the_product_and_values_have_the_types_of_their_fields() -> None
     assert [point["tau"] for point in points] == [0.01, 0.01, 0.1, 0.1]
     assert points[0] == {"tau": 0.01, "hidden": (16, 16), "layer_norm": True}
     assert grid_points(parse_grid(["hidden=(8,8),(16,)"])) == [{"hidden": (8, 8)}, {"hidden": (16,)}]
+    assert parse_grid(['env_kwargs={"g": 9.0, "m": 1},{"g": 8.0}', "wrappers=A(x=1, y=(1,2)),B"]) == {
+        "env_kwargs": ['{"g": 9.0, "m": 1}', '{"g": 8.0}'],
+        "wrappers": ["A(x=1, y=(1,2))", "B"],
+    }
     assert grid_points({"hidden": [np.array([8, 8])]}) == [{"hidden": (8, 8)}]
 
 

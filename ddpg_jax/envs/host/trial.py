@@ -11,8 +11,8 @@ import numpy as np
 from ddpg_jax.envs.host.lanes import RESET, STEP, Lane, layers_of, unpacked
 from ddpg_jax.errors import ConfigError, EnvironmentFailure, defined_at
 
-TRIAL_SEED = 2**32 - 1
-"""The largest seed that a run may give to a reset."""
+TRIAL_SEED = 2**32 - 2**16
+"""Nearly the largest seed that a run may give to a reset; to the largest, environments may want to add something."""
 
 
 class Spaces(NamedTuple):
@@ -56,8 +56,8 @@ def _explain(lane: Lane, failure: EnvironmentFailure, call: str, *, action: np.n
     method = getattr(type(layers[-1]), call)
     if error is None:
         return f"{failure}{defined_at(method)}"
-    if call == RESET and isinstance(error, OverflowError):
-        return f"{failure}; reset must take seeds up to {TRIAL_SEED}{defined_at(method)}"
+    if call == RESET and (isinstance(error, OverflowError) or (isinstance(error, ValueError) and "seed" in str(error).lower())):
+        return f"{failure}; reset must take seeds of 32 bits, such as {TRIAL_SEED}{defined_at(method)}"
     if call == RESET and isinstance(error, TypeError) and "'seed'" in str(error):
         return f"does not take the seed of reset; it must have reset(*, seed=None, options=None){defined_at(method)}"
     if isinstance(error, ValueError | TypeError) and "unpack" in str(error):  # a wrapper took apart what a layer gave
