@@ -26,7 +26,6 @@ from ddpg_jax.types import Params
 SHARE = 0.05
 """Share of the time of a run that keeping its policies may take, before the end: a sweep can have thousands."""
 
-
 Mark: TypeAlias = tuple[int, int]
 """What tells a checkpoint from others: its iteration, and how many rows of metrics.csv came before it."""
 
@@ -44,8 +43,10 @@ def _marks(folder: Path) -> list[Mark]:
 
 def _remove(folder: Path) -> None:
     """Removes a folder, under another name, so that no part of it is ever taken for the whole."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.gone")), ignore_errors=True)
+        shutil.rmtree(folder.rename(gone), ignore_errors=True)
 
 
 class Policies:
