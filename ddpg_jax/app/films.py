@@ -37,6 +37,10 @@ def check_ending(path: Path) -> None:
         )
 
 
+SHORTEST, LONGEST = 2, 60_000
+"""How long a frame of a GIF is shown, in hundredths of a second. What is shorter, many programs show for ten of them."""
+
+
 @contextlib.contextmanager
 def new_film(path: Path, milliseconds: int) -> Iterator[Add]:
     """Opens a film whose frames are shown for so long, and puts it in its place once all of it is written."""
@@ -52,32 +56,46 @@ def new_film(path: Path, milliseconds: int) -> Iterator[Add]:
 
 @contextlib.contextmanager
 def _gif(path: Path, milliseconds: int) -> Iterator[Add]:
-    """Writes a GIF. Equal neighbours become one frame, and every frame has colours of its own."""
+    """Writes a GIF. Equal neighbours become one frame, and every frame has colours of its own.
+
+    Durations are rounded so that the whole is as long as it should be. A frame that would be shorter than `SHORTEST` is left
+    out.
+    """
     from PIL import GifImagePlugin, Image
 
-    waiting: list[Any] = []  # a frame that is not written yet, and how long it is shown
+    waiting: Any = None  # a frame that is not written yet
+    end, written = 0.0, 0  # when it ends, in milliseconds, and what is written, in hundredths of a second, as in the file
+
+    def shown() -> int:
+        return round(end / 10) - written
 
     def flush() -> None:
-        if waiting:
-            picture, duration = waiting
-            for part in GifImagePlugin.getdata(picture, duration=duration, include_color_table=True):
-                file.write(part)
+        nonlocal written
+        duration = max(shown(), SHORTEST)
+        for part in GifImagePlugin.getdata(waiting, duration=10 * duration, include_color_table=True):
+            file.write(part)
+        written += duration
 
     def add(picture: Any) -> None:
+        nonlocal waiting, end
         frame = picture.convert("RGB").quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        if not waiting:
+        if waiting is None:
             size = struct.pack("<HH", *frame.size)
             file.write(b"GIF89a" + size + b"\x00\x00\x00\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
-        elif frame.tobytes() == waiting[0].tobytes() and frame.getpalette() == waiting[0].getpalette():
-            waiting[1] += milliseconds
-            return
-        flush()
-        waiting[:] = [frame, milliseconds]
+            waiting = frame
+        elif shown() >= SHORTEST and not (_equal(frame, waiting) and shown() < LONGEST):
+            flush()
+            waiting = frame
+        end += milliseconds
 
     with open(path, "wb") as file:
         yield add
         flush()
         file.write(b";")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one.tobytes() == other.tobytes() and one.getpalette() == other.getpalette()
 
 
 @contextlib.contextmanager

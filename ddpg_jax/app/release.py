@@ -42,7 +42,8 @@ def release(group: Group, program: Program, state: Any, journal: Journal, refere
     stopped = journal.stopped or []
     waiting = [stopped[m] for m in pruned]
     arrays, _ = program.save(state)
-    arrays = jax.tree.map(lambda x: x[np.array(pruned)], arrays)
+    single = program.placement.single  # without an axis of members
+    arrays = jax.tree.map(lambda x: x[None] if single else x[np.array(pruned)], arrays)
     for m in pruned:
         del referee.stops[group.members[m].number]
     first = min(waiting)

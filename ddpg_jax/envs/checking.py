@@ -133,7 +133,7 @@ def _check_shapes(env: Env) -> None:
             _refuse(spec, f"returns {name} as {type(found).__name__}", "be an array")
         if (found.shape, found.dtype) != (shape, dtype):
             fault = f"returns {name} of shape {found.shape} and type {found.dtype}"
-            _refuse(spec, fault, f"be {shape} and {jnp.dtype(dtype).name}")
+            _refuse(spec, fault, f"be {shape} and {getattr(dtype, 'name', None) or jnp.dtype(dtype).name}")
 
     start = _traced(spec, "reset", env.reset, key)
     if not (isinstance(start, tuple) and len(start) == 2):

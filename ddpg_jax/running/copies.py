@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ddpg_jax.errors import ConfigError
@@ -38,11 +40,18 @@ def prepare(outside: Outside, spec: EnvSpec, experiment: Experiment, *, members:
     def needed(members: int) -> int:
         return outside.copies(members * x.num_envs, evaluations=min(evaluated, members), episodes=x.eval_episodes)
 
-    count = needed(slots)
+    try:
+        return _prepare(outside, spec, x, members=members, count=needed(slots), needed=needed)
+    except BaseException:
+        outside.close(np.zeros(0))  # there may be one of its kind only, which another run will want
+        raise
+
+
+def _prepare(outside: Outside, spec: EnvSpec, x: Experiment, *, members: int, count: int, needed: Callable[[int], int]) -> int:
+    """Makes and tries the copies, and returns the bytes that they take; `needed(members)` is how many so many members need."""
     _measure(outside, count)
     each, free = outside.copy_bytes, int(hardware.free_memory() * hardware.HEADROOM)
     if each * (count - 2) > free:
-        outside.close(np.zeros(0))
         fitting = 2 + free // each
         raise TooManyCopies(
             f"env={spec.name} takes {each / 2**20:,.0f} MiB a copy, and of the {count:,} that num_envs={x.num_envs}, "

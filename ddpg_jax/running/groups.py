@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce, configure, layer_sizes, reads
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
 from ddpg_jax.experiment.values import integer, plain
@@ -117,8 +116,7 @@ def fit_to_memory(
 def check_groups(groups: Sequence[Group], make: MakeProgram, *, local_processes: int = 1, state_copies: int = 0) -> None:
     """Checks that all groups can be trained, before any of them is.
 
-    It builds one member for each group whose environment, environment requirements or memory needs differ from those of all
-    earlier groups. Nothing is compiled.
+    It builds one member of each group but the first. Nothing is compiled.
 
     Args:
         groups: all groups of a sweep.
@@ -129,37 +127,15 @@ def check_groups(groups: Sequence[Group], make: MakeProgram, *, local_processes:
     Raises:
         ConfigError: see `make_program`; or not even one member per device fits.
     """
-    known = {_requirements(groups[0].experiment)}
     for group in groups[1:]:
-        needs = _requirements(group.experiment)
-        if needs not in known:
-            known.add(needs)
-            devices = min(len(group.members), jax.local_device_count())
-            one = Group(group.experiment, group.members[:1])
-            program = make(*one)
-            try:
-                limit = memory_limit(devices) * HEADROOM / local_processes
-                _count_fitting(one, program, limit, state_copies=state_copies)
-            finally:
-                program.close()
-
-
-def _requirements(experiment: Experiment) -> tuple[Any, ...]:
-    """Returns the fields on which the environment, or the amount of memory, depends."""
-    x = experiment
-    environment = (x.env, x.backend, env_options(x), x.hindsight)
-    sizes = (
-        x.replay,
-        x.replay_capacity,
-        x.exploration,
-        layer_sizes(x),
-        x.num_atoms,
-        x.num_envs,
-        x.num_critics,
-        x.batch_size,
-        x.eval_episodes,
-    )
-    return *environment, *sizes
+        devices = min(len(group.members), jax.local_device_count())
+        one = Group(group.experiment, group.members[:1])
+        program = make(*one)
+        try:
+            limit = memory_limit(devices) * HEADROOM / local_processes
+            _count_fitting(one, program, limit, state_copies=state_copies)
+        finally:
+            program.close()
 
 
 def _count_fitting(group: Group, program: Program, limit: float, *, state_copies: int) -> int:

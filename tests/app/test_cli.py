@@ -623,6 +623,21 @@ def test_films_are_written_frame_by_frame(ending: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [film]
 
 
+@pytest.mark.parametrize("milliseconds", [8, 33])
+def test_a_gif_is_as_long_as_its_frames(milliseconds: int, tmp_path: Path) -> None:
+    """Its times are hundredths of a second, and frames of less than two of them are shown for ten."""
+    with new_film(tmp_path / "film.gif", milliseconds) as add:
+        for i in range(100):
+            add(Image.fromarray(np.full((8, 8, 3), 2 * i, np.uint8)))
+    with Image.open(tmp_path / "film.gif") as picture:
+        durations = []
+        for i in range(getattr(picture, "n_frames", 1)):
+            picture.seek(i)
+            durations.append(picture.info["duration"])
+    assert min(durations) >= 20
+    assert abs(sum(durations) - 100 * milliseconds) <= 20
+
+
 def test_a_failure_of_opengl_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     assert "MUJOCO_GL=egl" in evaluation._cure(RuntimeError("GLEW initialization error"))

@@ -144,6 +144,12 @@ def test_what_it_does_wrong_is_one_sentence(name: str, said: str, capsys: pytest
     assert said in capsys.readouterr().err
 
 
+def test_a_start_that_fails_leaves_nothing_open(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "OnlyOne-v0", *FEW, "--out", "a") == 2
+    assert "if only one may exist, set eval_env=shared" in capsys.readouterr().err
+    assert OnlyOne.in_use == 0
+
+
 def test_an_export_says_where_its_policy_is_from(tmp_path: Path) -> None:
     """A run that is stopped has a policy that was never evaluated, and one that is killed may have an earlier one."""
 

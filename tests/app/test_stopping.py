@@ -131,6 +131,20 @@ def test_pruned_points_can_go_on(pruned: Path, clock: Callable[[int], None], tmp
     assert "needs --resume" in capfd.readouterr().err
 
 
+def test_a_pruned_point_that_is_alone_in_its_program_can_go_on(tmp_path: Path) -> None:
+    """Alone, it has no axis of members. Only the points of the last program can go on."""
+
+    def two(order: str, *more: str) -> list[str]:
+        return ["sweep", "Pendulum-v1", *TINY, "--grid", f"hidden={order}", "--out", str(tmp_path / order), *more]
+
+    for order in ("8,16", "16,8"):
+        assert run(*two(order, "--prune", "400,")) == 0
+    order = next(order for order in ("8,16", "16,8") if manifest(tmp_path / order).get("stopped"))
+    assert [row["step"] for row in rows(tmp_path / order) if row["member"] == "1"] == ["200", "400"]
+    assert run(*two(order, "--prune", "none", "--resume")) == 0
+    assert [row["step"] for row in rows(tmp_path / order) if row["member"] == "1"] == ["200", "400", "600"]
+
+
 def test_a_solved_run_stops(tmp_path: Path, capfd: Capture) -> None:
     out = tmp_path / "a"
     assert run(*command(out, "--until", "-1e9:2")) == 0

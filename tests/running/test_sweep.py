@@ -446,3 +446,11 @@ def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch: pytest.Mo
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert hardware.cores() == 8
+
+
+def test_every_program_of_a_sweep_is_checked_before_the_first_trains() -> None:
+    seen: list[Any] = []
+    fields: dict[str, Any] = {"hidden": (16, 8), "steps": 200, "warmup_steps": 100, "batch_size": 8, "eval_every": 100}
+    with pytest.raises(dj.ConfigError, match="hidden"):
+        dj.sweep("Pendulum-v1", grid={"network": ["mlp", "residual"]}, on_evaluation=lambda *one: seen.append(one), **fields)
+    assert not seen

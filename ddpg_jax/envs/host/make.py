@@ -214,7 +214,7 @@ def _parse_wrapper(word: str) -> tuple[str, dict[str, Any]]:
         if call.func.id != "wrapper" or call.args:
             raise ValueError
         return named, {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AttributeError) as error:
+    except (SyntaxError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"wrappers={word} is not allowed; arguments must be name=value with literals of Python, as in "
             "FrameStackObservation(stack_size=4)"

@@ -67,9 +67,13 @@ class Pool:
             lane = Lane(self._made(), self.spec.obs_shape)
         except ConfigError as error:
             raise ConfigError(f"{error}; that was another copy: if only one may exist, set eval_env=shared") from error
-        self._spaces.check(lane.env, self.name, "in another copy; all copies must have the same")
-        if self._trying:
-            self._try(lane)
+        try:
+            self._spaces.check(lane.env, self.name, "in another copy; all copies must have the same")
+            if self._trying:
+                self._try(lane)
+        except BaseException:
+            lane.close()
+            raise
         return lane
 
     def prepare(self, count: int) -> None:
