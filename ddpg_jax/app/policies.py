@@ -162,14 +162,7 @@ def take_up(
 ) -> tuple[Policies, list[dict[str, Any]]]:
     """Returns the policies of a program as they were at its checkpoint, and the rows that came after it, at the end of the run.
 
-    Args:
-        folder: of the run.
-        program: the program.
-        experiment: that it trains.
-        k: the number of the program in the run.
-        total: the number of members of the run.
-        rows: of metrics.csv so far.
-        kept: the checkpoint, or None for a program that begins.
+    Args: those of `Policies`, with all rows so far, and `kept`, the checkpoint, or None for a program that begins.
     """
     late = step_at(experiment, kept.iteration) if kept and not is_regular(experiment, kept.iteration) else math.inf
     policies = Policies(folder, program, experiment, k=k, total=total, rows=[row for row in rows if row["step"] < late])
