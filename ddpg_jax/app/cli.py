@@ -230,10 +230,8 @@ def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.report import readable
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
-    folder, video = (
-        options.dir.absolute(),
-        options.video and options.video.absolute(),
-    )  # environments may change the current one
+    folder = options.dir.absolute()  # an environment may change the current one
+    video = options.video and options.video.absolute()
     policy = policy_folder(folder, options.member, _kind(options))
     check_jax()
     raise_as_usual()

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ddpg_jax.app.report import by_env, by_point, changing, labels, measured, pruned_points, short, swept
+from ddpg_jax.app.report import WITHOUT_NOISE, by_env, by_point, changing, labels, measured, pruned_points, short, swept
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
 
@@ -76,7 +76,7 @@ def learning_curves(
     panels: Mapping[str, Mapping[str, np.ndarray]],
     path: Path,
     *,
-    what: str = "return without noise",
+    what: str = WITHOUT_NOISE,
     pruned: Collection[tuple[str, str]] = (),
 ) -> None:
     """Draws learning curves: the line is the IQM over seeds, the band its interval, and a cross the end of what was pruned.
@@ -187,7 +187,7 @@ def sensitivity(
     title: str,
     *,
     path: Path,
-    what: str = "return without noise",
+    what: str = WITHOUT_NOISE,
     pruned: Collection[tuple[Any, ...]] = (),
 ) -> None:
     """Draws the IQM of the final return at each value of a swept field, over seeds and all other fields, one panel for each.
@@ -272,7 +272,7 @@ def heat_map(
     title: str,
     *,
     path: Path,
-    what: str = "return without noise",
+    what: str = WITHOUT_NOISE,
     pruned: Mapping[tuple[Any, ...], int] = MappingProxyType({}),
 ) -> None:
     """Draws the IQM of the final return over two swept fields; says where a member has diverged, and where points were pruned.

@@ -187,12 +187,15 @@ def settings(manifest: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in derived}
 
 
+WITHOUT_NOISE, IN_TRAINING = "return without noise", "return of training, with noise"
+
+
 def measured(rows: Sequence[dict[str, Any]]) -> str:
     """Says what the returns of these rows are: those of evaluations, of training, or of both."""
     trained = [math.isnan(row["eval_return_mean"]) and row["diverged_step"] == "" for row in rows]
     if not any(trained):
-        return "return without noise"
-    return "return of training, with noise" if all(trained) else "return"
+        return WITHOUT_NOISE
+    return IN_TRAINING if all(trained) else "return"
 
 
 def described(settings: dict[str, Any], fields: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from ddpg_jax.app.cite import keys_of_run
 from ddpg_jax.app.document import Block, Code, Heading, Paragraph, Picture, Table, write_document
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.plot import Curves, collect
-from ddpg_jax.app.report import described, readable, settings
+from ddpg_jax.app.report import IN_TRAINING, WITHOUT_NOISE, described, readable, settings
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS
@@ -30,8 +30,8 @@ MAX_ROWS, MAX_COMPARED = 20, 6
 
 
 RETURNS = {
-    "return without noise": "Returns are those of evaluations without noise.",
-    "return of training, with noise": "Returns are those of training, with noise, since nothing was evaluated.",
+    WITHOUT_NOISE: "Returns are those of evaluations without noise.",
+    IN_TRAINING: "Returns are those of training, with noise, since nothing was evaluated.",
 }
 SOME = (
     "Returns are those of evaluations without noise, and where there were none (eval_episodes=0) those of training, with noise."

@@ -121,10 +121,8 @@ class Program:
 
     @property
     def state_survives_failure(self) -> bool:
-        """True if a failure leaves the state before the failed step; otherwise the state has learned from that step.
-
-        With `host_order=overlapped` it has the updates during that step, too, which a resume makes once more.
-        """
+        """True if a failure leaves the state before the failed step; otherwise the state has learned from that step."""
+        # With `host_order=overlapped` it has the updates during that step, too, which a resume makes once more.
         return self.env.outside is not None and self.env.outside.broken is None
 
     @property

@@ -27,7 +27,7 @@ from ddpg_jax.envs.host.evaluation import EVALUATED_AT_ONCE, Evaluation
 from ddpg_jax.envs.host.goals import check_rewards, goal_on_host
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.envs.host.pool import Pool
-from ddpg_jax.envs.host.seeding import GlobalGenerators
+from ddpg_jax.envs.host.seeding import GlobalGenerators, episode_seeds
 from ddpg_jax.envs.host.threads import Direct, Served, stopping
 from ddpg_jax.envs.spaces import has_goals
 from ddpg_jax.errors import EnvironmentFailure, one_line
@@ -224,11 +224,6 @@ class HostEnvs:
         return {number: self.lanes[number] for number in numbers if number in self.lanes}
 
 
-def _seeds(words: list[int], count: int) -> list[int]:
-    """Derives seeds of episodes from the words of a key."""
-    return np.random.SeedSequence(words).generate_state(count).tolist()
-
-
 def _flat(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, rows.shape[-1])
 
@@ -243,7 +238,7 @@ def _answer_reset(pool: np.ndarray, words: np.ndarray, rows: np.ndarray) -> None
             row[:] = 0.0
             try:
                 number = envs.open()
-                row[2:] = envs.lanes[number].reset(_seeds(word, 1)[0])
+                row[2:] = envs.lanes[number].reset(episode_seeds(word, 1)[0])
                 row[1] = GO_ON
             except BaseException as error:
                 envs.failures[number] = error
@@ -312,7 +307,7 @@ def _answer_begin(
             row[:] = 0.0
             number = next(envs._numbers)
             try:
-                seeds = _seeds(word, int(episodes.flat[0]))
+                seeds = episode_seeds(word, int(episodes.flat[0]))
                 lanes = [envs.lanes[lane]] if shared and lane in envs.lanes else []
                 while len(lanes) < (1 if shared else min(len(seeds), EVALUATED_AT_ONCE)):
                     lanes.append(envs.pool.take())

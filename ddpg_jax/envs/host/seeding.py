@@ -1,4 +1,4 @@
-"""Seeds the global generators of Python and NumPy, from which some environments draw, for the duration of a run."""
+"""Seeds environments: their episodes, and the global generators of Python and NumPy, from which some of them draw."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ class GlobalGenerators:
             random.setstate(self._before[0])
             np.random.set_state(self._before[1])  # noqa: NPY002
             self._before = None
+
+
+def episode_seeds(words: list[int], count: int) -> list[int]:
+    """Derives seeds of episodes, from 0 to 2**32 - 1, from the words of a key."""
+    return np.random.SeedSequence(words).generate_state(count).tolist()
