@@ -131,9 +131,9 @@ def _configure(groups: Any) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.job import Stopped
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.points import read_ranges
+    from ddpg_jax.app.stopping import Stopped
     from ddpg_jax.app.tune import Plan, tune
 
     if not options.sample:
@@ -187,9 +187,11 @@ def _import(options: argparse.Namespace) -> None:
 def _work(
     groups: Any, options: argparse.Namespace, meeting: Meeting | None = None, *, server: Any = None, evolution: Any = None
 ) -> int:
-    from ddpg_jax.app.job import Options, Stopped, train
+    from ddpg_jax.app.job import train
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.app.processes import Ended, connected
+    from ddpg_jax.app.start import Options
+    from ddpg_jax.app.stopping import Stopped
 
     check_jax()
     raise_as_usual()

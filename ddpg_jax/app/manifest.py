@@ -25,8 +25,8 @@ from ddpg_jax.experiment.validate import is_offline
 from ddpg_jax.running.clock import length
 from ddpg_jax.running.program import Member
 
-FORMAT = 3
-"""Version of the journal and the table that a run resumes from. A run of another version can be read, but not resumed."""
+FORMAT = 4
+"""Version of what a run resumes from: state, journal and table. A run of another version can be read, but not resumed."""
 LIMIT = 1 << 28
 """Bytes of a manifest at most."""
 PACKAGES = (

@@ -16,6 +16,14 @@ TIME_IS_UP = 0
 """Stands for the time limit among the numbers of signals."""
 
 
+class Stopped(Exception):
+    """A signal or the time limit stopped the run, after a checkpoint."""
+
+    def __init__(self, number: int, line: str):
+        super().__init__(line)
+        self.status = 128 + number if number != TIME_IS_UP else 0
+
+
 class Stopping(NamedTuple):
     """When a run, or members of it, stop before the end."""
 

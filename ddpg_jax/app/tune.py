@@ -22,7 +22,6 @@ import numpy as np
 
 from ddpg_jax import files
 from ddpg_jax.app.hold import LOCK, one_at_a_time
-from ddpg_jax.app.job import Stopped
 from ddpg_jax.app.machine import machine
 from ddpg_jax.app.processes import ALONE
 from ddpg_jax.app.progress import Display
@@ -30,6 +29,7 @@ from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.report import as_json, readable
 from ddpg_jax.app.signals import signals
 from ddpg_jax.app.stderr import tell
+from ddpg_jax.app.stopping import Stopped
 from ddpg_jax.app.study import Finished, Reached, Study, check_installed
 from ddpg_jax.app.study_plan import SETTINGS, Plan, read_plan
 from ddpg_jax.app.tune_figure import tune_figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -11,6 +12,7 @@ import re
 import shutil
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import hold, metrics_table, report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
-from ddpg_jax.app.manifest import commit_of, digest, new_manifest
+from ddpg_jax.app.manifest import FORMAT, commit_of, digest, new_manifest
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder, default_folder
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.envs.host.trial import TRIAL_SEED
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, configure
 from ddpg_jax.files import write_text
+from ddpg_jax.running.blocks import Journal
 from ddpg_jax.running.program import Member
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
 
@@ -415,6 +418,19 @@ def test_a_run_whose_journal_is_of_another_form_is_refused(tmp_path: Path) -> No
     place.write_manifest(format=1)
     with pytest.raises(dj.ConfigError, match="another version of ddpg_jax"):
         place.claim(dj.Experiment(), [Member(0, dj.Hyperparams())], resume=True, overwrite=False)
+
+
+def test_what_checkpoints_keep_changes_together_with_the_format() -> None:
+    """Otherwise, checkpoints of older versions are tried, and fail with an error of orbax. On failure, change both numbers."""
+    parts = {"normalize_obs": True, "normalize_reward": True, "batch_norm": True, "replay": "prioritized", "exploration": "ou"}
+    kept = []
+    for fields in ({"preset": "d4pg", "backend": "device"}, {**parts, "backend": "host"}, {"exploration": "parameter"}):
+        experiment, hyper = configure({**fields, "env": "Pendulum-v1", "replay_capacity": 1_000})
+        with contextlib.closing(dj.make_program(experiment, [Member(0, hyper)])) as program:
+            leaves = jax.tree_util.tree_flatten_with_path(program.shapes())[0]
+        kept += [f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}" for path, leaf in leaves]
+    own = "\n".join([*Journal._fields, *(line for line in kept if ".opt." not in line)])  # optax may change what it keeps
+    assert (FORMAT, zlib.crc32(own.encode())) == (4, 2532040118), own
 
 
 def test_a_run_of_an_older_version_goes_on_if_newer_fields_are_at_their_defaults(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddpg_jax.app import job, report
+from ddpg_jax.app import program_job, report
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.errors import Interrupted
 from ddpg_jax.running.program import Program
@@ -198,14 +198,14 @@ def test_the_best_policies_go_back_with_a_run_that_is_resumed(tmp_path: Path, mo
     assert best(tmp_path / "longer") == best(tmp_path / "whole") != ended
     shutil.rmtree(tmp_path / "whole" / "checkpoints" / "400")
     assert run(*many(tmp_path / "short", 300)) == 0
-    monkeypatch.setattr(job, "run_blocks", interrupted)
+    monkeypatch.setattr(program_job, "run_blocks", interrupted)
     assert run(*many(tmp_path / "whole", 400, "--resume")) == 130
     assert best(tmp_path / "whole") == best(tmp_path / "short") != best(tmp_path / "longer")
 
 
 def test_what_was_put_aside_for_a_checkpoint_is_not_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two checkpoints can be of the same step: before an evaluation that a signal stopped, and after it was made up for."""
-    evaluate, go_on = Program.evaluate, job.run_blocks
+    evaluate, go_on = Program.evaluate, program_job.run_blocks
 
     def stopped(self: Program, state: Any, i: int) -> Any:
         if i == 200:
@@ -223,9 +223,9 @@ def test_what_was_put_aside_for_a_checkpoint_is_not_taken_for_another(tmp_path: 
     monkeypatch.setattr(Program, "evaluate", stopped)
     assert run(*many(tmp_path / "twice", 400)) == 128 + signal.SIGTERM
     monkeypatch.setattr(Program, "evaluate", evaluate)
-    monkeypatch.setattr(job, "run_blocks", killed)
+    monkeypatch.setattr(program_job, "run_blocks", killed)
     assert run(*many(tmp_path / "twice", 400, "--resume")) == 130
-    monkeypatch.setattr(job, "run_blocks", go_on)
+    monkeypatch.setattr(program_job, "run_blocks", go_on)
     assert run(*many(tmp_path / "twice", 400, "--resume")) == 0
     assert best(tmp_path / "twice") == best(tmp_path / "whole")
 
