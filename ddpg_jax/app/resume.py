@@ -19,7 +19,7 @@ from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.running.blocks import Journal, schedule
+from ddpg_jax.running.blocks import Journal, blocks_of
 from ddpg_jax.running.clock import is_regular, step_at, total_iterations
 
 
@@ -97,7 +97,7 @@ def _missing_steps(
     experiment, members = queue.groups[kept.program]
     present = {(row["member"], row["step"]) for row in rows}
     last = kept.iteration - Journal(*kept.journal).due
-    ends = [step_at(experiment, end) for _, end, evaluated in schedule(experiment) if evaluated and end <= last]
+    ends = [step_at(experiment, end) for _, end, evaluated in blocks_of(experiment) if evaluated and end <= last]
     return [step for step in ends if any((m.number, step) not in present for m in members if step <= reached[m.number])]
 
 

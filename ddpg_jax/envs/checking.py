@@ -128,7 +128,7 @@ def _check_shapes(env: Env) -> None:
     spec, key = env.spec, jax.random.key(0)
     obs_shape, action_shape = (spec.obs_dim,), (spec.action_dim,)
 
-    def agree(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    def check(name: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
         if not hasattr(found, "shape"):
             _refuse(spec, f"returns {name} as {type(found).__name__}", "be an array")
         if (found.shape, found.dtype) != (shape, dtype):
@@ -139,7 +139,7 @@ def _check_shapes(env: Env) -> None:
     if not (isinstance(start, tuple) and len(start) == 2):
         _refuse(spec, f"returns a {type(start).__name__} from reset", "return a pair (env_state, obs)")
     state, obs = start
-    agree("obs from reset", obs, obs_shape, jnp.float32)
+    check("obs from reset", obs, obs_shape, jnp.float32)
     stepped = _traced(spec, "step", env.step, key, state, obs, jax.ShapeDtypeStruct(action_shape, jnp.float32))
     if not (isinstance(stepped, tuple) and len(stepped) == 3 and isinstance(stepped[2], Transition)):
         _refuse(spec, f"returns a {type(stepped).__name__} from step", "return a triple (env_state, obs, Transition)")
@@ -147,11 +147,11 @@ def _check_shapes(env: Env) -> None:
     if jax.tree.structure(after) != jax.tree.structure(state):
         _refuse(spec, "has a state of a different structure after step than after reset", "keep the same pytree structure")
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
-        agree(f"env_state{jax.tree_util.keystr(path)} from step", new, old.shape, old.dtype)
-    agree("obs from step", next_obs, obs_shape, jnp.float32)
+        check(f"env_state{jax.tree_util.keystr(path)} from step", new, old.shape, old.dtype)
+    check("obs from step", next_obs, obs_shape, jnp.float32)
     shapes = (obs_shape, action_shape, (), (), (), obs_shape)
     for name, found, shape in zip(STEP_FIELDS, transition, shapes, strict=False):
-        agree(f"transition.{name}", found, shape, jnp.bool_ if name == "last" else jnp.float32)
+        check(f"transition.{name}", found, shape, jnp.bool_ if name == "last" else jnp.float32)
 
 
 def _first_step(env: Env) -> Callable[[Key], Any]:

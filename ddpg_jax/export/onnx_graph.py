@@ -66,7 +66,8 @@ def translate(program: core.ClosedJaxpr, graph: Graph) -> str:
         ConfigError: the program contains a primitive, or a use of one, that has no translation.
     """
     output = _translate(program.jaxpr, program.consts, [graph.input], graph)[0]
-    return output if isinstance(output, str) else graph.add("Expand", output, graph.shape(program.out_avals[0].shape))
+    aval: Any = program.out_avals[0]
+    return output if isinstance(output, str) else graph.add("Expand", output, graph.shape(aval.shape))
 
 
 def _translate(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], graph: Graph) -> list[Any]:

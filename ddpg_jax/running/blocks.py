@@ -1,4 +1,4 @@
-"""`run_blocks` advances a program through its schedule; what happens between the blocks is up to the caller.
+"""`run_blocks` advances a program block by block; what happens between the blocks is up to the caller.
 
 The blocks of a run depend on its experiment alone. Each is advanced in pieces of about `PIECE_SECONDS`, and after every piece
 the caller gets a `Tick`, at which it can log, save a checkpoint or stop.
@@ -105,14 +105,14 @@ def nobody_changes(rows: list[dict[str, Any]]) -> list[Change]:
     return []
 
 
-def schedule(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
+def blocks_of(experiment: Experiment, begin: int = 0) -> Iterator[tuple[int, int, bool]]:
     """Yields blocks `(begin, end, evaluate)` of iterations from `begin` to the end of the run; none straddles the warm-up.
 
     Updates on demonstrations before the first step are blocks of their own, with an evaluation after them. Results depend on
     the blocks, so the blocks do not depend on timing.
 
     >>> import ddpg_jax as dj
-    >>> list(schedule(dj.Experiment(steps=2_500, warmup_steps=500, eval_every=1_000)))
+    >>> list(blocks_of(dj.Experiment(steps=2_500, warmup_steps=500, eval_every=1_000)))
     [(0, 500, False), (500, 1000, True), (1000, 2000, True), (2000, 2500, True)]
     """
     x = experiment
@@ -146,7 +146,7 @@ def run_blocks(
 
     Args:
         program: a program made from this experiment.
-        experiment: defines the schedule.
+        experiment: defines the blocks.
         state: from `program.start`, or from a checkpoint. It is consumed.
         begin: iterations that the state has done.
         journal: from the same checkpoint.
@@ -170,7 +170,7 @@ def run_blocks(
         evolve=evolve,
         exchange=exchange,
     )
-    for block_begin, end, evaluating in schedule(experiment, run.journal.begin):
+    for block_begin, end, evaluating in blocks_of(experiment, run.journal.begin):
         run.begin_block(block_begin)
         while run.iteration < end:
             run.advance(end)
@@ -363,7 +363,7 @@ class _Run:
 
 def _is_cut_short(experiment: Experiment, begin: int, end: int) -> bool:
     """Returns True if the block would be longer in a longer run."""
-    return next(schedule(endless(experiment), begin))[1] > end
+    return next(blocks_of(endless(experiment), begin))[1] > end
 
 
 def piece_seconds(program: Program) -> float:

@@ -104,7 +104,7 @@ def _training(structure: Experiment, env: Env, placement: Placement, *, parts: P
         update_interval=parts.update_interval,
         eval_episodes=structure.eval_episodes,
         eval_shared=structure.eval_env == "shared",
-        agree=max_over_members(placement),
+        max_over_members=max_over_members(placement),
         layout=placement.layout,
         offline=offline,
     )

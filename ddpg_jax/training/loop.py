@@ -98,7 +98,7 @@ def make_training(
     update_interval: int = 1,
     eval_episodes: int = 10,
     eval_shared: bool = False,
-    agree: Callable[[Array], Array] = lambda status: status,
+    max_over_members: Callable[[Array], Array] = lambda status: status,
     layout: Layout = PLAIN,
     offline: Offline | None = None,
 ) -> Training:
@@ -116,8 +116,8 @@ def make_training(
         update_interval: the number of vector steps from one time to the next.
         eval_episodes: the number of episodes per evaluation.
         eval_shared: play these in a training environment outside the program; `restart` must follow.
-        agree: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, its result must
-            not be batched, because the end of the loop depends on it.
+        max_over_members: `(status []) -> status []`, over the members that one loop advances; under `vmap`, its result must not
+            be batched, because the end of the loop depends on it.
         layout: how the loop over vector steps is compiled.
         offline: demonstrations, if there are any; vector steps are then counted from the end of the gradient steps on them.
     """
@@ -146,7 +146,7 @@ def make_training(
         count = i if update_interval == 1 else i // update_interval
         return gradient_steps(agent, replay, key, state, hyper, updates=updates, i=count)
 
-    collect = Collector(env, agent, replay, num_envs, explorer, agree)
+    collect = Collector(env, agent, replay, num_envs, explorer, max_over_members)
     schedule = Schedule(update, update_interval)
     overlapped = env.outside is not None and env.outside.order == "overlapped"
     learn_step = overlapped_step(collect, schedule) if overlapped else textbook_step(collect, schedule)

@@ -53,7 +53,7 @@ class Collector(NamedTuple):
     replay: Replay
     num_envs: int
     explorer: Explorer
-    agree: Callable[[Array], Array]
+    max_over_members: Callable[[Array], Array]
 
     def act(
         self, explorer: Explorer, purpose: str, key: Key, state: RunState, hyper: Hyperparams, i: Array
@@ -73,7 +73,7 @@ class Collector(NamedTuple):
         """Stores the result of a step, and returns its report, which has no `info` yet."""
         env_state, obs, transition = stepped
         outside = self.env.outside
-        status = jnp.int32(GO_ON) if outside is None else self.agree(outside.status(env_state).max())
+        status = jnp.int32(GO_ON) if outside is None else self.max_over_members(outside.status(env_state).max())
         # After an actor has diverged, its actions and then the observations may be NaN, which is no fault of the environment.
         fine = is_finite(transition) & jnp.isfinite(obs).all() | ~(jnp.isfinite(action).all() & jnp.isfinite(state.obs).all())
         state = replace(state, noise=self.explorer.reset(noise, transition.last), env=env_state, obs=obs)

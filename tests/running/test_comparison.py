@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def test_the_probability_of_improvement_counts_pairs(x: list[float], y: list[flo
             total += 1.0 if a > b else 0.5 if a == b else 0.0
     value = probability_of_improvement(x, y)
     assert value == pytest.approx(total / (len(x) * len(y)))
-    assert value == pytest.approx(stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)))
+    test: Any = stats.mannwhitneyu(x, y)
+    assert value == pytest.approx(test.statistic / (len(x) * len(y)))
     assert value + probability_of_improvement(y, x) == pytest.approx(1.0)
 
 

@@ -14,7 +14,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.data.collect import collect, uniform
 from ddpg_jax.data.npz_file import read_npz, write_npz
-from ddpg_jax.running.blocks import run_blocks, schedule
+from ddpg_jax.running.blocks import blocks_of, run_blocks
 from ddpg_jax.running.clock import step_at, total_iterations
 from ddpg_jax.running.program import Program
 from tests.runs import assert_same_arrays, manifest, newest, rows, run
@@ -174,12 +174,12 @@ def test_what_cannot_be_learned_from_is_a_sentence(fields: dict[str, Any], sente
 def test_blocks_and_steps_against_slow_counting(num_envs: int) -> None:
     """Blocks cover all iterations once, none straddles a change of phase, and evaluations are where their steps say."""
     x = dj.Experiment(pretrain_updates=1_500, num_envs=num_envs, steps=5_000, warmup_steps=800, updates_per_step=1 / num_envs)
-    blocks = list(schedule(x))
+    blocks = list(blocks_of(x))
     assert [begin for begin, *_ in blocks] == [0, *(end for _, end, _ in blocks[:-1])]
     assert blocks[-1][1] == total_iterations(x) == 1_500 + 5_000 // num_envs
     for border in (1_500, 1_500 + 800 // num_envs):
         assert border in {end for _, end, _ in blocks}
     assert [step_at(x, end) for _, end, evaluated in blocks if evaluated] == [0, 1_000, 2_000, 3_000, 4_000, 5_000]
     offline = dj.Experiment(steps=0, updates=2_500, eval_every=2_000)
-    assert list(schedule(offline)) == [(0, 1_000, False), (1_000, 2_000, True), (2_000, 2_500, True)]
-    assert [step_at(offline, end) for _, end, _ in schedule(offline)] == [1_000, 2_000, 2_500]
+    assert list(blocks_of(offline)) == [(0, 1_000, False), (1_000, 2_000, True), (2_000, 2_500, True)]
+    assert [step_at(offline, end) for _, end, _ in blocks_of(offline)] == [1_000, 2_000, 2_500]
