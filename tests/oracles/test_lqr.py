@@ -26,6 +26,9 @@ FIELDS = {
     "layer_norm": True,
     "actor_lr": 3e-4,
     "critic_lr": 5e-4,
+    "lr_schedule": "linear",  # as gradients vanish, Adam would sometimes throw the weights off and take 100 updates to recover
+    "lr_final": 0.1,
+    "lr_decay_updates": 8_500,
     "tau": 0.05,
     "batch_size": 128,
     "exploration": "gaussian",
