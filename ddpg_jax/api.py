@@ -24,7 +24,7 @@ from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.clock import learns
 from ddpg_jax.running.groups import Group, check_groups, fit_to_memory, make_groups
-from ddpg_jax.running.hardware import check_settings, use_all_cores
+from ddpg_jax.running.hardware import check_settings, idle_cores, use_all_cores
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.population import check_alone, check_together, make_population
 from ddpg_jax.running.program import Member, Program
@@ -89,6 +89,7 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
     group = Group(experiment, [Member(experiment.seed, hyper)])
     referee = Referee([group], until=parse_until(until))
+    use_all_cores()  # for sweeps that follow, since it cannot be done later
     done = _train_all(experiment, _prepare(*group, _given(env)), on_evaluation, referee=referee)
     return Run(experiment, hyper, done.rows, done.policies[0])
 
@@ -112,7 +113,7 @@ def sweep(
     """Trains seeds x points at once. No files are written.
 
     All values of `Hyperparams` and all seeds are trained in one compiled program; every combination of fields of `Experiment`
-    in a grid needs a separate program. On a CPU it uses every core if nothing has started JAX before it is called.
+    in a grid needs a separate program. On a CPU it uses every core, unless JAX was in use before this library, and then warns.
 
     Args:
         env: as in `train`.
@@ -162,6 +163,8 @@ def sweep(
         raise ConfigError(f"prune_fraction={prune_fraction} needs prune, the number of rungs or their steps")
     referee = Referee(groups, until=parse_until(until), pruning=pruning)
     use_all_cores()
+    if line := idle_cores(sum(len(group.members) for group in groups)):
+        warnings.warn(line, stacklevel=2)
 
     def make(experiment: Experiment, members: list[Member]) -> Program:
         return _prepare(experiment, members, _given(env))

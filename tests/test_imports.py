@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "schedules": {"types"},
     "flatten": {"types"},
     "exploration": {"types", "registry", "schedules"},
-    "envs": {"types", "errors", "flatten"},
+    "envs": {"types", "errors", "flatten", "registry"},
     "agent": {"types", "errors", "files", "registry", "schedules", "envs"},
     "replay": {"types", "errors", "registry", "schedules"},
     "data": {"types", "errors", "files", "envs", "replay"},

@@ -25,7 +25,7 @@ BLOCKS = _blocks(README)
 @pytest.fixture(autouse=True)
 def _tables_as_they_were() -> Any:
     """Forgets the parts that examples register."""
-    tables = (dj.PRESETS, dj.NETWORKS, dj.EXPLORERS)
+    tables = (dj.PRESETS, dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.envs.DEVICE)
     before = [dict(table) for table in tables]
     yield
     for table, parts in zip(tables, before, strict=True):

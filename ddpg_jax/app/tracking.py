@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -116,7 +117,8 @@ def _wandb(folder: Path, manifest: dict[str, Any]) -> Iterator[Track]:
             settings: dict[str, Any] = {"id": identity, "resume": "allow", "config": configuration(manifest, number)}
             if many:  # several runs at a time
                 settings |= {"group": folder.name, "name": f"{folder.name}-{number}", "reinit": "create_new"}
-            run = wandb.init(**{"project": "ddpg-jax", "name": folder.name, "dir": str(folder), **settings})
+            project = os.environ.get("WANDB_PROJECT", "ddpg-jax")
+            run = wandb.init(**{"project": project, "name": folder.name, "dir": str(folder), **settings})
             stack.enter_context(run)
             run.define_metric("*", step_metric="step")  # so that members, which may have other evaluations, share an axis
             return run

@@ -14,15 +14,15 @@ from ddpg_jax.envs.native.mountain_car import mountain_car
 from ddpg_jax.envs.native.point_reach import point_reach
 from ddpg_jax.envs.native.probes import PROBES
 from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.registry import Registry
 from ddpg_jax.types import Env
 
-DEVICE: dict[str, Callable[..., Env]] = {
-    "Pendulum-v1": functional.pendulum,
-    "MountainCarContinuous-v0": mountain_car,
-    "point-reach": point_reach,
-    **PROBES,
-}
-"""Environments written in JAX, by name. The parameters of a function are the keyword arguments of its environment."""
+DEVICE: Registry[Callable[..., Env]] = Registry(
+    "dj.envs.DEVICE",
+    {"Pendulum-v1": functional.pendulum, "MountainCarContinuous-v0": mountain_car, "point-reach": point_reach, **PROBES},
+)
+"""Maps names to functions that make an environment written in JAX. The parameters of a function are the keyword arguments of
+its environment; the field `env` can name your own entry."""
 
 
 class Family(NamedTuple):
@@ -73,7 +73,6 @@ def on_device(backend: str, name: str) -> bool:
     return backend == "device" or (backend == "auto" and in_jax(name))
 
 
-@functools.cache
 def make_device(name: str) -> Env:
     """Makes the JAX environment of this name; the same object for the same name.
 
@@ -82,13 +81,24 @@ def make_device(name: str) -> Env:
     """
     family = family_of(name)
     if family is not None:
-        return _make_of(family, name)
+        return make_of(family, name)
     if name not in DEVICE:
         raise ConfigError(f"env={name} is not written in JAX; with backend=device it must be one of {', '.join(DEVICE)}")
-    return DEVICE[name]()
+    return _made(DEVICE[name])
 
 
-def _make_of(family: Family, name: str) -> Env:
+@functools.cache
+def _made(make: Callable[[], Env]) -> Env:
+    return make()
+
+
+@functools.cache
+def make_of(family: Family, name: str) -> Env:
+    """Makes the environment of this name of a family; the same object for the same name.
+
+    Raises:
+        ConfigError: see `make_device`.
+    """
     if not installed(EXTRAS[family.extra]):
         raise ConfigError(missing(f"env={name}", family.extra))
     try:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ddpg_jax.agent.heads import Head
 from ddpg_jax.errors import ConfigError, one_line
+from ddpg_jax.replay.ring import rings
 from ddpg_jax.types import Agent, Array, Explorer, Hyperparams, Replay, Transition
 
 T = TypeVar("T")
@@ -125,6 +126,8 @@ def check_replay(label: str, replay: Replay, *, num_envs: int, batch_size: int, 
         return Transition(obs, jnp.zeros((size, action_dim)), scalar, scalar, jnp.zeros(size, bool), obs)
 
     state = _trace(f"{label}: init", replay.init)
+    if not rings(state):
+        raise ConfigError(f"{label}: init returns a state without a dj.ReplayState; it must be one, or a pytree with one")
     added = _trace(f"{label}: add", replay.add, state, transition(num_envs), jnp.ones(num_envs, bool))
     _check_same(f"{label}: add", "state", added, state)
     drawn = _trace(f"{label}: sample", replay.sample, key, state, hyper, t_update)

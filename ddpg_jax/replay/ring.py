@@ -121,16 +121,25 @@ def end_open_episodes(state: Any) -> Any:
 
     This is for a run that continues after its environments could not be restored.
     """
-    if not jax.tree.leaves(state):  # a run that stores nothing
-        return state
-    if not isinstance(state, ReplayState):
-        return replace(state, ring=end_open_episodes(state.ring))
-    return replace(state, rows=state.rows.at[newest_rows(state), -1].set(1.0))
+
+    def end(part: Any) -> Any:
+        return replace(part, rows=part.rows.at[newest_rows(part), -1].set(1.0)) if _is_ring(part) else part
+
+    return jax.tree.map(end, state, is_leaf=_is_ring)
 
 
 def ring_state(state: Any) -> ReplayState:
-    """Returns the ring buffer inside the state of any replay."""
-    return state if isinstance(state, ReplayState) else ring_state(state.ring)
+    """Returns the ring buffer inside the state of any replay: the first of its `rings`."""
+    return rings(state)[0]
+
+
+def rings(state: Any) -> list[ReplayState]:
+    """Returns all ring buffers in a pytree."""
+    return [part for part in jax.tree.leaves(state, is_leaf=_is_ring) if _is_ring(part)]
+
+
+def _is_ring(part: Any) -> bool:
+    return isinstance(part, ReplayState)
 
 
 def lane_shape(state: ReplayState) -> tuple[int, int]:

@@ -204,10 +204,23 @@ def use_all_cores() -> None:
 
     Nothing changes if JAX has already started, or if the user has set the number of devices.
     """
-    is_set = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
-    if not is_set:
+    if not _number_is_set():
         with contextlib.suppress(RuntimeError):  # JAX has already started
             jax.config.update("jax_num_cpu_devices", cores())
+
+
+def _number_is_set() -> bool:
+    return getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "device_count" in os.environ.get("XLA_FLAGS", "")
+
+
+def idle_cores(members: int) -> str | None:
+    """Says what to change if so many members train on one core because JAX started before `use_all_cores`. It starts JAX."""
+    if members == 1 or cores() == 1 or _number_is_set() or jax.default_backend() != "cpu":
+        return None
+    return (
+        f"JAX was in use before this library, so this sweep runs on 1 of {cores()} cores; begin the program with "
+        f'jax.config.update("jax_num_cpu_devices", {cores()})'
+    )
 
 
 def cores() -> int:

@@ -1,9 +1,9 @@
-"""Networks, exploration, replay, activations and losses of the user's own, by name, through all that takes a name."""
+"""Networks, exploration, replay, activations, losses and environments of the user's own, by name, wherever a name is taken."""
 
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -52,8 +52,9 @@ dj.EXPLORERS["push"] = constant_push
 dj.REPLAYS["newest"] = newest
 dj.ACTIVATIONS["softplus"] = nn.softplus
 dj.TD_LOSSES["absolute"] = lambda error, numbers: jnp.abs(error)
+dj.envs.DEVICE["twin"] = lambda: dj.envs.make_device("probe/lqr")
 """
-TABLES = (dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.ACTIVATIONS, dj.TD_LOSSES, dj.PRESETS, dj.HEADS)
+TABLES = (dj.NETWORKS, dj.EXPLORERS, dj.REPLAYS, dj.ACTIVATIONS, dj.TD_LOSSES, dj.PRESETS, dj.HEADS, dj.envs.DEVICE)
 PARTS = {"network": "mine", "exploration": "push", "replay": "newest", "activation": "softplus", "td_loss": "absolute"}
 SHORT: dict[str, Any] = {
     **{"steps": 200, "warmup_steps": 60, "batch_size": 8, "hidden": (8, 12)},
@@ -93,7 +94,7 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
         assert done.returncode == status, done.stderr
         return done.stderr
 
-    train = ("train", "probe/lqr", "--import", module, *WORDS, "--out", "run")
+    train = ("train", "twin", "--import", module, *WORDS, "--out", "run")
     fresh(*train)
     about = manifest(Path("run"))
     assert {name: about["experiment"][name] for name in PARTS} == PARTS
@@ -110,7 +111,7 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
     __import__(module)
     assert dj.load_policy("run")(np.zeros((5, 2))).shape == (5, 1)
 
-    assert run("sweep", "probe/lqr", "--import", module, *WORDS, "--grid", "network=mlp,mine", "--out", "both") == 0
+    assert run("sweep", "twin", "--import", module, *WORDS, "--grid", "network=mlp,mine", "--out", "both") == 0
     assert {row["network"] for row in rows(Path("both"))} == {"mlp", "mine"}
     (Path("my_parts.py")).unlink()
     line = fresh(*longer, "--resume", status=2)
@@ -233,6 +234,34 @@ def test_what_is_wrong_with_an_own_part_is_one_sentence(what: str) -> None:
     with pytest.raises(dj.ConfigError, match=message) as told:
         dj.train("probe/lqr", **{**SHORT, "hidden": (256, 256), what.split(":")[0]: "own"})
     assert "\n" not in str(told.value)
+
+
+class Counted(NamedTuple):
+    """The state of a replay that contains a ring under a name of its own."""
+
+    stored: dj.ReplayState
+    number: jax.Array
+
+
+def counting(batch_size: int, **sizes: Any) -> dj.Replay:
+    inner = dj.replay.uniform(batch_size=batch_size, **sizes)
+    return dj.Replay(
+        lambda: Counted(inner.init(), jnp.int32(0)),
+        lambda state, transition, valid: Counted(inner.add(state.stored, transition, valid), state.number + 1),
+        lambda key, state, hyper, t_update: inner.sample(key, state.stored, hyper, t_update),
+        lambda state, index, td, hyper: state,
+    )
+
+
+def test_an_own_replay_contains_a_ring_wherever_it_likes() -> None:
+    """What measures its rows, and what ends open episodes, finds it."""
+    dj.REPLAYS["counting"] = counting
+    done = dj.train("Pendulum-v1", **SHORT, replay="counting", backend="host", eval_env="shared", diagnostics=True)
+    assert done.rows[-1]["replay_age"] > 0
+    assert done.returns.tolist() == dj.train("Pendulum-v1", **SHORT, backend="host", eval_env="shared").returns.tolist()
+    dj.REPLAYS["bare"] = lambda **sizes: counting(**sizes)._replace(init=lambda: jnp.zeros(3))
+    with pytest.raises(dj.ConfigError, match=r"replay=bare: init returns a state without a dj.ReplayState; it must be one"):
+        dj.train("Pendulum-v1", **SHORT, replay="bare")
 
 
 @pytest.mark.parametrize("num_critics", [1, 2])

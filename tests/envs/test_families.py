@@ -14,7 +14,7 @@ import pytest
 import ddpg_jax as dj
 from ddpg_jax.app.list_envs import about, overview
 from ddpg_jax.envs.extras import EXTRAS, command_for, installed
-from ddpg_jax.envs.registry import FAMILIES, Family, make_device, on_device
+from ddpg_jax.envs.registry import FAMILIES, Family, make_device, make_of, on_device
 from ddpg_jax.flatten import make_flatten
 from ddpg_jax.types import EnvOptions
 from tests.families import ALL_PHYSICS, GYMNAX, PHYSICS, family_env
@@ -122,7 +122,7 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_adds_it(
 ) -> None:
     extra = name.partition("/")[0]
     monkeypatch.setitem(sys.modules, EXTRAS[extra], None)
-    make_device.cache_clear()
+    make_of.cache_clear()
     assert run("train", name, "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].endswith(
@@ -153,9 +153,7 @@ def test_a_family_is_listed_with_what_its_environments_are(monkeypatch: pytest.M
 
     monkeypatch.setitem(FAMILIES, "brax", Family(lambda: ["brax/a", "brax/b"], make, "brax"))
     monkeypatch.setitem(EXTRAS, "brax", "json")
-    make_device.cache_clear()
     header, first, second = about("brax/", EnvOptions())
-    make_device.cache_clear()
     assert header.split()[:2] == ["name", "runs"]
     assert first.startswith("env=brax/a cannot be made")
     assert " ".join(second.split()) == "brax/b device (3,) (1,) -2 to 2 200"

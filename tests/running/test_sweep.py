@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -440,6 +441,21 @@ def test_small_products_stay_on_one_core(
     monkeypatch.setattr(os, "environ", {"PJRT_NPROC": told} if told else {})
     hardware.use_one_core(rows, hidden)
     assert os.environ.get("PJRT_NPROC") == threads
+
+
+def test_a_sweep_on_one_core_of_two_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX cannot be told of the cores any more once it is in use."""
+    jax.devices()
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "_number_is_set", lambda: False)
+    fields: dict[str, Any] = {"steps": 10, "warmup_steps": 10, "batch_size": 8, "eval_episodes": 1, "hidden": (8,)}
+    with warnings.catch_warnings(record=True) as caught:
+        dj.sweep("probe/lqr", seeds=1, **fields)
+        assert not caught
+        dj.sweep("probe/lqr", seeds=2, **fields)
+    assert [str(one.message) for one in caught] == [hardware.idle_cores(2)]
+    monkeypatch.setattr(hardware, "_number_is_set", lambda: True)  # by the user
+    assert hardware.idle_cores(2) is None
 
 
 def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
