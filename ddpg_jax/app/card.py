@@ -32,6 +32,8 @@ steps = json.loads(str(file["program"]))  # each a word, and the names of the ar
 print(steps, json.loads(str(file["about"])))""",
 }
 """Format -> a program that uses the file."""
+SPREAD = ("eval_return_std", "eval_length_mean")
+"""The columns of metrics.csv that stand beside a mean return."""
 
 
 def card_path(folder: Path, path: Path) -> Path:
@@ -42,6 +44,10 @@ def card_path(folder: Path, path: Path) -> Path:
     """
     if not (folder / "manifest.json").exists():
         raise ConfigError(f"--card is not allowed with {folder}, which holds a policy without its run; name a run folder")
+    if path.suffix == ".md":
+        raise ConfigError(
+            f"out={path} is not allowed with --card, which is written beside it with the ending .md; choose another"
+        )
     check_file("card", path.with_suffix(".md"))
     return path.with_suffix(".md")
 
@@ -138,7 +144,9 @@ def _results(rows: list[dict[str, Any]], manifest: dict[str, Any], run: dict[str
         "|---|---|---|---|---|",
     ]
     for name, row in found.items():
-        numbers = [readable(row[key]) for key in ("eval_return_mean", "eval_return_std", "eval_length_mean")]
+        numbers = [
+            readable(number) if math.isfinite(number) else "" for number in (result_of(row), *(row[key] for key in SPREAD))
+        ]
         lines.append(f"| {name} | {row['step']:,} | {' | '.join(numbers)} |")
     whence = {
         "last": "the one of the last evaluation, not the best",

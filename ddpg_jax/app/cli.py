@@ -160,9 +160,10 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields that the user has given, after it has checked each of them."""
     given = {name: getattr(options, name) for name in FIELDS}
     given = {name: value for name, value in given.items() if value is not None}
-    _import(options)
+    _import(options.imports)
     if given.get("preset", "").endswith(".json"):
         given = {**read_preset(given["preset"]), **{name: value for name, value in given.items() if name != "preset"}}
+        _import(given.get("imports"))
     read = {name: coerce(name, value) for name, value in given.items()}
     _tell_files(str(given.get("env_kwargs", "")), read.get("env_kwargs", ""))
     return read
@@ -176,12 +177,12 @@ def _tell_files(given: str, read: str) -> None:
         tell(f"env_kwargs: {name} is the file of this name in {folder}")
 
 
-def _import(options: argparse.Namespace) -> None:
-    """Imports the modules of the user, which may register presets and other parts."""
-    if options.imports:
+def _import(modules: Any) -> None:
+    """Imports the modules of the user, if there are any, which may register presets and other parts."""
+    if modules:
         from ddpg_jax.envs.host.make import import_modules
 
-        import_modules(coerce("imports", options.imports))
+        import_modules(coerce("imports", modules))
 
 
 def _work(
@@ -262,7 +263,7 @@ def _export(options: argparse.Namespace) -> int:
     from ddpg_jax.app.machine import check_jax
     from ddpg_jax.files import write_text
 
-    _import(options)
+    _import(options.imports)
     card = card_path(options.dir, options.out) if options.card else None
     check_jax()
     done = export(options.dir, options.to, options.out, member=options.member, kind=_kind(options))
@@ -336,13 +337,13 @@ def _bench(options: argparse.Namespace) -> int:
 def _cite(options: argparse.Namespace) -> int:
     from ddpg_jax.app.cite import cite
 
-    _import(options)
+    _import(options.imports)
     print(cite(options.what), end="")
     return 0
 
 
 def _presets(options: argparse.Namespace) -> int:
-    _import(options)
+    _import(options.imports)
     for name, preset in PRESETS.items():
         print(f"{name:18s} {preset.source}")
         if preset.values:

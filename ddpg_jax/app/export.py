@@ -57,7 +57,7 @@ def notes_of_run(folder: Path, policy_at: Path, kind: str = "policy") -> dict[st
     else:
         evaluated = [row for row in own if not math.isnan(row["eval_return_mean"])]
         which, row = "best", max(evaluated, key=lambda row: row["eval_return_mean"], default={})
-    about = {name: row[name] for name in MEASURED if name in row}
+    about = {name: row[name] for name in MEASURED if math.isfinite(row.get(name, math.nan))}  # JSON has no NaN
     identity = {"member": member["member"], "seed": member["seed"], "hash": manifest.get("hash", ""), "evaluation": which}
     return {"run": {**identity, **about}, "citation": bibtex(keys_of_run(manifest), __version__)}
 

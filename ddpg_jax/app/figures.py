@@ -120,7 +120,12 @@ def _named(label: str, curve: np.ndarray, place: str) -> str:
     """Returns the text of a curve in the legend."""
     diverged = int(np.isnan(curve[:, -1, 1]).sum())
     about = [place, plural(len(curve), "seed"), f"{diverged} diverged" if diverged else ""]
-    return textwrap.fill(f"{label} ({', '.join(filter(None, about))})", WIDTH)
+    return _legible(f"{label} ({', '.join(filter(None, about))})")
+
+
+def _legible(label: str) -> str:
+    """Returns a label with which a line is in the legend, where Matplotlib leaves out what begins with an underscore."""
+    return textwrap.fill(f" {label}" if label.startswith("_") else label, WIDTH)
 
 
 def _curve(axes: Any, curve: np.ndarray, named: str, *, color: Any, band: bool, ended: bool) -> None:
@@ -174,7 +179,7 @@ def profiles(final: Mapping[str, np.ndarray], profile: Callable[[Any, Any], np.n
     margin = 0.05 * (np.ptp(known) or 1.0)
     returns = np.linspace(known.min() - margin, known.max() + margin, 400)
     for label, values in final.items():
-        axes.plot(returns, profile(values, returns), lw=2, label=textwrap.fill(label or "all", WIDTH))
+        axes.plot(returns, profile(values, returns), lw=2, label=_legible(label or "all"))
     axes.set_xlabel("return")
     axes.set_ylabel("fraction of seeds with a higher final return")
     _legend(figure, [axes])

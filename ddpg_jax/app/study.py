@@ -205,7 +205,7 @@ class Study:
                 self._end(trial.number, None)
 
     def set_aside(self, trials: Sequence[Any]) -> None:
-        """Fails trials of points that an environment did not survive, which are not asked for again, as it may never do."""
+        """Fails trials of points that are refused or that an environment did not survive, which are not asked for again."""
         for trial in trials:
             trial.set_user_attr(ASIDE, True)
         self.give_back(trials)

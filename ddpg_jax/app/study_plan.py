@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import coerce
-from ddpg_jax.experiment.grid import Point, random_points
+from ddpg_jax.experiment.grid import Point, parse_ranges, random_points
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.groups import Group, make_groups
 
@@ -40,6 +40,11 @@ class Plan(NamedTuple):
     def trial_points(self) -> list[Point]:
         """Returns points within the ranges, to find out whether they can be trained."""
         return random_points(self.ranges, 2, seed=self.seed)
+
+    def ends(self) -> list[Point]:
+        """Returns points with the ends of each range, one at a time."""
+        (usual, *_), ranges = self.trial_points(), parse_ranges(self.ranges)
+        return [{**usual, name: own.at([share])[0]} for name, own in ranges.items() for share in (0.0, 1.0)]
 
     def groups(self, points: Sequence[Point]) -> list[Group]:
         """Groups these points by structure, each with all seeds."""

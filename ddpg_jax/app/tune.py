@@ -78,8 +78,9 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
 
 
 def _check(plan: Plan) -> None:
-    """Checks that points within these ranges can be trained, with two of them."""
+    """Checks that points within these ranges can be trained, with two of them, and the ends of each range."""
     groups = plan.groups(plan.trial_points())
+    plan.groups(plan.ends())
     with contextlib.closing(ProgramQueue(groups, [], ALONE, unit=plan.seeds)) as queue:
         queue.check()
 
@@ -114,15 +115,13 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _asked(study: Study, count: int) -> Iterator[list[Any]]:
-    """Asks for a batch of points, and gives them back if they are not trained to the end; or aside, if an environment fails."""
+    """Asks for a batch of points, and gives them back if they are not trained to the end; or aside, if they cannot be."""
     trials = study.ask(count)
     try:
         yield trials
-    except EnvironmentFailure as failure:
+    except (EnvironmentFailure, ConfigError) as failure:
         study.set_aside(trials)
-        raise EnvironmentFailure(
-            f"{failure}; --resume goes on with other points than the {len(trials)} of this batch"
-        ) from failure
+        raise type(failure)(f"{failure}; --resume goes on with other points than the {len(trials)} of this batch") from failure
     except BaseException:
         study.give_back(trials)
         raise

@@ -117,7 +117,9 @@ def _steps(policy: Policy) -> Steps:
     actor, steps, params = policy.actor(), Steps(), policy.params
     if not isinstance(actor, Actor | ResidualActor) or actor.product is not full_product:
         what = f"network={policy.network}" if not isinstance(actor, Actor | ResidualActor) else "precision=bfloat16"
-        raise ConfigError(f"{what} cannot be exported to npz, which holds float32 networks of this package; use --to stablehlo")
+        raise ConfigError(
+            f"{what} cannot be exported to npz, which holds networks mlp and residual in float32; use --to stablehlo"
+        )
     if OBS in params:
         moments = {name: np.asarray(x, np.float64) for name, x in params[OBS].items()}
         steps.add("sub", obs_mean=moments["mean"])

@@ -255,7 +255,8 @@ class Referee:
                 key=lambda point: (-self._score(point, rung), self._order[point]),
             )
             count = int(len(ranked) * self._fraction + 1e-9)
-            worst += [m for point in ranked[len(ranked) - count :] if point in own for m in self._members[point]]
+            members = [m for point in ranked[len(ranked) - count :] if point in own for m in self._members[point]]
+            worst += [m for m in members if step in self._results.get(m, {})]  # the others are in programs that come later
         return worst
 
     def _has_reached(self, point: PointKey, rung: int) -> bool:

@@ -92,6 +92,24 @@ def test_mistakes_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_policy_without_evaluations_goes_out_with_the_returns_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "train probe/lqr --steps 200 --warmup-steps 50 --batch-size 8 --hidden 8 --eval-episodes 0 --out".split()
+    assert run(*words, str(tmp_path / "run")) == 0
+    out = tmp_path / "policy.npz"
+    assert run("export", str(tmp_path / "run"), "--to", "npz", "--out", str(out), "--card") == 0
+
+    def no_nan(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    json.loads(str(np.load(out)["about"]), parse_constant=no_nan)
+    last = readable(float(rows(tmp_path / "run")[-1]["train_return_mean"]))
+    assert f"| last | 200 | {last} |  |  |" in (tmp_path / "policy.md").read_text()
+    assert run("export", str(tmp_path / "run"), "--to", "npz", "--out", str(tmp_path / "a.md"), "--card") == 2
+    assert "is not allowed with --card" in capsys.readouterr().err
+
+
 def test_a_card_needs_a_run(whole_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = shutil.copytree(whole_run() / "policy", tmp_path / "saved")
     assert run("export", str(saved), "--to", "npz", "--out", str(tmp_path / "policy.npz"), "--card") == 2

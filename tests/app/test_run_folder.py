@@ -286,7 +286,7 @@ def fake_run(folder: Path, curve: list[float], **fields: Any) -> str:
     place = RunFolder(folder)
     folder.mkdir()
     place.write_manifest(**new_manifest(experiment, [Member(experiment.seed, hyper)]))
-    every = {"member": 0, "seed": experiment.seed}
+    every = {"member": 0, "seed": experiment.seed, "diverged_step": ""}
     place.rewrite_rows(
         [
             {**dict.fromkeys(report.FIXED, 0.0), **every, "step": 10 * (i + 1), "eval_return_mean": y}
@@ -302,6 +302,22 @@ def test_plot_joins_seeds_and_cuts_them_to_the_shortest(tmp_path: Path, drawn: l
     assert run("plot", first, second, "--out", str(tmp_path / "p.png")) == 0
     assert drawn[0].keys() == {"Pendulum-v1: default"}
     assert drawn[0]["Pendulum-v1: default"].tolist() == [[[10, 1], [20, 2]], [[10, 5], [20, 6]]]
+
+
+def test_what_has_stopped_cuts_no_other_curve_short(tmp_path: Path, drawn: list[dict[str, np.ndarray]]) -> None:
+    """A seed that was solved keeps its last return, as it does within a sweep."""
+    folders = [fake_run(tmp_path / "solved", [1.0, 2.0], seed=1), fake_run(tmp_path / "whole", [5.0, 6.0, 7.0], seed=2)]
+    RunFolder(tmp_path / "solved").write_manifest(stopped={"0": [20, "until"]})
+    assert run("plot", *folders, "--out", str(tmp_path / "p.png")) == 0
+    assert drawn[0]["Pendulum-v1: default"].tolist() == [[[10, 1], [20, 2], [30, 2]], [[10, 5], [20, 6], [30, 7]]]
+    RunFolder(tmp_path / "whole").write_manifest(stopped={"0": [30, "until"]})
+    assert run("plot", *folders, "--out", str(tmp_path / "p.png")) == 0
+    assert drawn[1]["Pendulum-v1: default"].tolist() == drawn[0]["Pendulum-v1: default"].tolist()
+    run_of = RunFolder(tmp_path / "solved")
+    run_of.write_manifest(stopped={})
+    run_of.rewrite_rows([{**row, "diverged_step": 20} for row in run_of.read_rows()])
+    assert run("plot", *folders, "--out", str(tmp_path / "p.png")) == 0
+    np.testing.assert_array_equal(drawn[2]["Pendulum-v1: default"][0], [[10, 1], [20, 2], [30, np.nan]])
 
 
 def test_plot_keeps_apart_what_is_not_the_same_experiment(tmp_path: Path, drawn: list[dict[str, np.ndarray]]) -> None:

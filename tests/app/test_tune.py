@@ -20,7 +20,7 @@ from ddpg_jax.app import tune as tuning
 from ddpg_jax.app.study import Finished, Reached, Study
 from ddpg_jax.app.study_journal import open_journal
 from ddpg_jax.app.tune_figure import tune_figure
-from ddpg_jax.errors import EnvironmentFailure
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.grid import parse_ranges
 from tests.runs import run, start
 
@@ -202,14 +202,15 @@ def test_a_study_from_the_command_line(tmp_path: Path, capsys: Capture, monkeypa
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
-def test_points_that_an_environment_does_not_survive_are_not_asked_for_again(
-    tmp_path: Path, sampler: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [EnvironmentFailure, ConfigError])
+def test_points_that_an_environment_does_not_survive_or_that_are_refused_are_not_asked_for_again(
+    tmp_path: Path, sampler: str, failure: type[Exception], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[dict[str, Any]]] = []
 
     def fails(plan: Any, points: list[dict[str, Any]], **more: Any) -> Any:
         asked.append(points)
-        raise EnvironmentFailure("env=probe/observation fell over")
+        raise failure("env=probe/observation fell over")
 
     words = arguments(tmp_path / "study", "--points", "4", "--sampler", sampler)
     monkeypatch.setattr(tuning, "_train", fails)
@@ -282,6 +283,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         (["--grid", "tau=0.1"], "--grid"),
         (["--hours", "1"], "ddpg-jax sweep has it"),
         (["--sample", "layer_norm=uniform:0:1"], "not numbers"),
+        (["--sample", "batch_size=uniform:1:51"], "batch_size=51 is more than the warm-up collects"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_sentence(tmp_path: Path, capsys: Capture, more: list[str], named: str) -> None:

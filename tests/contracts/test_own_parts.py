@@ -1,5 +1,6 @@
 """Networks, exploration, replay, activations, losses and environments of the user's own, by name, wherever a name is taken."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_own_parts_go_through_the_whole_command_line(module: str, capsys: pytest
     assert "my_parts" in line
     assert len(line.splitlines()) == 1
     capsys.readouterr()
+
+
+def test_a_preset_file_imports_what_it_names(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `best.json` of a study does."""
+    Path("best.json").write_text(json.dumps({"imports": module, "activation": "softplus", "tau": 0.01}))
+    seen: list[Any] = []
+    monkeypatch.setattr("ddpg_jax.app.job.train", lambda groups, *_: seen.append(groups[0].experiment.activation))
+    assert run("train", "probe/lqr", "--preset", "best.json") == 0
+    assert seen == ["softplus"]
 
 
 @pytest.mark.parametrize("backend", ["device", "host"])

@@ -218,3 +218,14 @@ def test_pruned_points_cost_the_others_nothing_and_nothing_is_compiled_anew() ->
         assert result[placement]["best"] * 2 not in own
     assert result["map"]["compiled"] == 0
     assert result["vmap"]["stops"] == result["map"]["stops"], "the same decisions, whatever the placement"
+
+
+def test_seeds_of_a_later_program_are_pruned_when_they_arrive() -> None:
+    """The seeds of a point may not fit in one program."""
+    (whole,) = make_groups([{"tau": 0.01}, {"tau": 0.02}], 4, {"env": "probe/lqr", **SMALL})
+    referee, left = Referee([whole], pruning=Pruning((200,), 0.5)), []
+    for members in (whole.members[first : first + 2] for first in range(0, 8, 2)):
+        stopped = set(referee.judge(members)([row(m.number, 200, float(m.number < 4)) for m in members], None))
+        left += [m.number for k, m in enumerate(members) if k not in stopped]
+    assert left == [0, 1, 2, 3]
+    assert referee.stops == dict.fromkeys(range(4, 8), Stop(200, "prune"))
