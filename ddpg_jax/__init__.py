@@ -13,12 +13,12 @@ if _program == "ddpg-jax" or (_program == "-m" and "ddpg_jax" in sys.orig_argv):
     # Ctrl-C ends it without a word from here on, also in the imports below; `app.interrupts` goes on from there.
     _signal.signal(_signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
-import importlib  # noqa: E402
-import importlib.util  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+import importlib  # noqa: E402 - only after Ctrl-C is quiet
+import importlib.util  # noqa: E402 - only after Ctrl-C is quiet
+from typing import TYPE_CHECKING, Any  # noqa: E402 - only after Ctrl-C is quiet
 
 if TYPE_CHECKING:
-    from ddpg_jax.public import *  # noqa: F403
+    from ddpg_jax.public import *  # noqa: F403 - its list of names is the one place where they stand
 
 __version__ = "0.2.0"
 

@@ -41,10 +41,10 @@ class Plan(NamedTuple):
         """Returns points within the ranges, to find out whether they can be trained."""
         return random_points(self.ranges, 2, seed=self.seed)
 
-    def ends(self) -> list[Point]:
-        """Returns points with the ends of each range, one at a time."""
-        (usual, *_), ranges = self.trial_points(), parse_ranges(self.ranges)
-        return [{**usual, name: own.at([share])[0]} for name, own in ranges.items() for share in (0.0, 1.0)]
+    def ends(self, point: Point) -> list[Point]:
+        """Returns variants of a point, each with an end of one range."""
+        ranges = parse_ranges(self.ranges)
+        return [{**point, name: own.at([share])[0]} for name, own in ranges.items() for share in (0.0, 1.0)]
 
     def groups(self, points: Sequence[Point]) -> list[Group]:
         """Groups these points by structure, each with all seeds."""

@@ -79,8 +79,9 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
 
 def _check(plan: Plan) -> None:
     """Checks that points within these ranges can be trained, with two of them, and the ends of each range."""
-    groups = plan.groups(plan.trial_points())
-    plan.groups(plan.ends())
+    points = plan.trial_points()
+    groups = plan.groups(points)
+    plan.groups(plan.ends(points[0]))
     with contextlib.closing(ProgramQueue(groups, [], ALONE, unit=plan.seeds)) as queue:
         queue.check()
 

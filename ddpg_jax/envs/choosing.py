@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+from collections.abc import Callable
 
 from ddpg_jax.envs.host.make import check_time_limit, import_modules
 from ddpg_jax.envs.registry import DEVICE, in_jax, make_device, on_device
@@ -43,13 +44,13 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
         allowed = f"may contain only {', '.join(taken)}" if taken else "must be empty"
         raise ConfigError(f"env_kwargs={options.env_kwargs} is not allowed with env={name} on the device; it {allowed}")
     check_time_limit(name, keywords)
-    return _with_keywords(name, options.env_kwargs) if keywords else env
+    return _with_keywords(DEVICE[name], name, options.env_kwargs) if keywords else env
 
 
 @functools.cache  # the same object for the same arguments, so that compiled programs are reused
-def _with_keywords(name: str, env_kwargs: str) -> Env:
+def _with_keywords(make: Callable[..., Env], name: str, env_kwargs: str) -> Env:
     try:
-        return DEVICE[name](**json.loads(env_kwargs))
+        return make(**json.loads(env_kwargs))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"env_kwargs={env_kwargs} is not allowed with env={name}: {error}") from error
 

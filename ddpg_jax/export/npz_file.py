@@ -118,7 +118,7 @@ def _steps(policy: Policy) -> Steps:
     if not isinstance(actor, Actor | ResidualActor) or actor.product is not full_product:
         what = f"network={policy.network}" if not isinstance(actor, Actor | ResidualActor) else "precision=bfloat16"
         raise ConfigError(
-            f"{what} cannot be exported to npz, which holds networks mlp and residual in float32; use --to stablehlo"
+            f"{what} cannot be exported to npz, which holds mlp, two_branch and residual in float32; use --to stablehlo"
         )
     if OBS in params:
         moments = {name: np.asarray(x, np.float64) for name, x in params[OBS].items()}

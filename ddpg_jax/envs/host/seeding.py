@@ -16,16 +16,16 @@ class GlobalGenerators:
 
     def seed(self, *words: int) -> None:
         """Seeds both."""
-        self._before = self._before or (random.getstate(), np.random.get_state())  # noqa: NPY002
+        self._before = self._before or (random.getstate(), np.random.get_state())  # noqa: NPY002 - what environments draw from
         (seed,) = np.random.SeedSequence([word % 2**32 for word in words]).generate_state(1).tolist()
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002 - what environments draw from
 
     def restore(self) -> None:
         """Puts both back, if they were seeded."""
         if self._before is not None:
             random.setstate(self._before[0])
-            np.random.set_state(self._before[1])  # noqa: NPY002
+            np.random.set_state(self._before[1])  # noqa: NPY002 - what environments draw from
             self._before = None
 
 
