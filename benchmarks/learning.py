@@ -65,7 +65,7 @@ def main() -> None:
     }
     (RESULTS / f"{options.name}.json").write_text(report.as_json({**about, **summary}))
     settings = report.settings(new_manifest(experiment, members))
-    curves = report.labels(rows, report.described(settings, settings))
+    curves = report.labelled(rows, report.described(settings, settings))
     learning_curves({options.env: curves}, RESULTS / f"{options.name}.png")
     final = np.array([row["eval_return_mean"] for row in rows if row["step"] == rows[-1]["step"]])
     low, high = interval(final)

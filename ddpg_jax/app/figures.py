@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ddpg_jax.app.report import WITHOUT_NOISE, by_env, by_point, changing, labels, measured, pruned_points, short, swept
+from ddpg_jax.app import report
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
 
@@ -47,22 +47,16 @@ def figures(
         folder: the folder of the figures.
         stops: member -> where it was stopped, and why.
     """
-    envs = by_env(rows, env)
-    panels = {env: labels(own, name, stops) for env, own in envs.items()}
-    ended = {env: pruned_points(own, stops) for env, own in envs.items()}
-    marked = {
-        (env, label)
-        for env, own in envs.items()
-        for point, label in zip(by_point(own), panels[env], strict=True)
-        if point in ended[env]
-    }
-    what = measured(rows)
+    envs = report.by_env(rows, env)
+    panels = {env: report.labelled(own, name, stops) for env, own in envs.items()}
+    marked = {(env, report.labels(own, name)[point]) for env, own in envs.items() for point in report.pruned_points(own, stops)}
+    what = report.measured(rows)
     learning_curves(panels, folder / "learning_curve.png", what=what, pruned=marked)
-    fields = swept(rows)
-    final = {point: curves[:, -1, 1] for point, curves in by_point(rows, stops).items()}
-    if not fields or len(envs) > 1 or changing(rows):
+    fields = report.swept(rows)
+    final = {point: curves[:, -1, 1] for point, curves in report.by_point(rows, stops).items()}
+    if not fields or len(envs) > 1 or report.changing(rows):
         return
-    pruned = pruned_points(rows, stops)
+    pruned = report.pruned_points(rows, stops)
     sensitivity(fields, final, _title(envs), what=what, path=folder / "sensitivity.png", pruned=pruned)
     if len(fields) == 2 and len(final) == len({point[0] for point in final}) * len({point[1] for point in final}):
         heat_map(fields, final, _title(envs), what=what, path=folder / "heat_map.png", pruned=pruned)
@@ -76,7 +70,7 @@ def learning_curves(
     panels: Mapping[str, Mapping[str, np.ndarray]],
     path: Path,
     *,
-    what: str = WITHOUT_NOISE,
+    what: str = report.WITHOUT_NOISE,
     pruned: Collection[tuple[str, str]] = (),
 ) -> None:
     """Draws learning curves: the line is the IQM over seeds, the band its interval, and a cross the end of what was pruned.
@@ -192,7 +186,7 @@ def sensitivity(
     title: str,
     *,
     path: Path,
-    what: str = WITHOUT_NOISE,
+    what: str = report.WITHOUT_NOISE,
     pruned: Collection[tuple[Any, ...]] = (),
 ) -> None:
     """Draws the IQM of the final return at each value of a swept field, over seeds and all other fields, one panel for each.
@@ -267,7 +261,7 @@ def _scale(axes: Any, values: np.ndarray) -> None:
     elif len(values) > MAX_TICKS:
         axes.xaxis.set_major_locator(MaxNLocator(4))
     if len(values) <= MAX_TICKS:
-        axes.set_xticks(values, [short(value) for value in values.tolist()], rotation=20 if len(values) > 3 else 0)
+        axes.set_xticks(values, [report.short(value) for value in values.tolist()], rotation=20 if len(values) > 3 else 0)
         axes.set_xticks([], minor=True)
 
 
@@ -277,7 +271,7 @@ def heat_map(
     title: str,
     *,
     path: Path,
-    what: str = WITHOUT_NOISE,
+    what: str = report.WITHOUT_NOISE,
     pruned: Mapping[tuple[Any, ...], int] = MappingProxyType({}),
 ) -> None:
     """Draws the IQM of the final return over two swept fields; says where a member has diverged, and where points were pruned.
@@ -301,7 +295,7 @@ def heat_map(
             axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small" if len(columns) > 5 else None)
     for values, set_ticks in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
         shown = range(0, len(values), -(-len(values) // MAX_CELLS))
-        set_ticks(shown, [short(values[v]) for v in shown])
+        set_ticks(shown, [report.short(values[v]) for v in shown])
     if len(columns) > 5:
         axes.tick_params(axis="x", rotation=30)
     axes.set_xlabel(fields[0])

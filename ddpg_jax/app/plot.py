@@ -63,51 +63,29 @@ def collect(folders: Sequence[Path]) -> Curves:
         tables.append(rows)
         stopped.append(stops_of(manifest))
         envs.append(fields["env"])
-    curves: dict[tuple[str, str], list[tuple[np.ndarray, float | None]]] = {}
+    curves: dict[tuple[str, str], list[report.Curve]] = {}
     pruned: set[tuple[str, str]] = set()
     going_on: set[tuple[str, str]] = set()
     seen: dict[tuple[str, str, int], Path] = {}
     for folder, name, table, usual, stops in zip(folders, legend(settings), tables, envs, stopped, strict=True):
         for env, rows in report.by_env(table, usual).items():
-            points, begun = report.pruned_points(rows, stops), report.first_values(rows)
-            diverged = {row["member"] for row in rows if row["diverged_step"] != ""}
-            for point, (label, curve) in zip(report.by_point(rows), report.labels(rows, "", stops).items(), strict=True):
-                whole = ", ".join(filter(None, (name, label)))
-                (pruned if point in points else going_on).add((env, whole))
-                own = dict(sorted((row["member"], row["seed"]) for row in rows if begun[row["member"]] == point))
-                over = own.keys() <= stops.keys() | diverged
-                last = [np.nan if member in diverged else y for member, y in zip(own, curve[:, -1, 1], strict=True)]
-                curves.setdefault((env, whole), []).extend(zip(curve, last if over else [None] * len(last), strict=True))
-                for seed in set(own.values()):
+            ended, begun, labels = report.pruned_points(rows, stops), report.first_values(rows), report.labels(rows, "")
+            for point, own in report.curves_by_point(rows, stops).items():
+                whole = ", ".join(filter(None, (name, labels[point])))
+                (pruned if point in ended else going_on).add((env, whole))
+                curves.setdefault((env, whole), []).extend(own)
+                for seed in {row["seed"] for row in rows if begun[row["member"]] == point}:
                     if (other := seen.setdefault((env, whole, seed), folder)) is not folder:
                         raise ConfigError(f"{folder} and {other} both hold seed {seed} of {whole} on {env}; name one of them")
     panels: dict[str, dict[str, np.ndarray]] = {}
-    for (env, label), seeds in curves.items():
-        curve = _joined(seeds)
+    for (env, label), own in curves.items():
+        curve = report.joined(own)
         if not curve.size:
             raise ConfigError(
                 f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them separately"
             )
         panels.setdefault(env, {})[label] = curve
     return Curves(panels, pruned - going_on, report.measured([row for table in tables for row in table]))
-
-
-def _joined(seeds: list[tuple[np.ndarray, float | None]]) -> np.ndarray:
-    """Joins curves `[evaluations, 2]` at the steps that they have in common: `[S, evaluations, 2]`.
-
-    Each comes with its return after its last evaluation, by which it cuts no other short, or None if it has no end of its own.
-    """
-    alive = [one for one in seeds if not np.isnan(one[0][-1, 1])] or seeds  # diverged members have fewer evaluations
-    running = [seed for seed, after in alive if after is None] or [max((seed for seed, _ in alive), key=lambda s: s[-1, 0])]
-    common = set.intersection(*(set(seed[:, 0]) for seed in running))
-    for seed, after in alive:
-        common = {step for step in common if step in seed[:, 0] or (after is not None and step > seed[-1, 0])}
-
-    def returns(seed: np.ndarray, after: float | None) -> list[tuple[float, float]]:
-        reached, end = dict(seed.tolist()), seed[-1, 0]
-        return [(step, reached.get(step, after if after is not None and step > end else np.nan)) for step in sorted(common)]
-
-    return np.array([returns(*one) for one in seeds])
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

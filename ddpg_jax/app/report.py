@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,40 +54,56 @@ def changing(rows: Sequence[dict[str, Any]]) -> bool:
     return any(tuple(row[name] for name in names) != begun[row["member"]] for row in rows)
 
 
-def by_point(rows: Sequence[dict[str, Any]], stopped: Collection[int] = ()) -> dict[tuple[Any, ...], np.ndarray]:
-    """Groups rows by point: swept values -> array `[S, evaluations, 2]` of steps and returns, in the order of the points.
+class Curve(NamedTuple):
+    """The returns of a member."""
 
-    The curves of a point are as long as the shortest of its members. Members that have diverged do not count: their returns are
-    NaN from there on. Nor do those that were stopped, unless all were: they keep their last returns.
-    """
-    names = swept(rows)
-    members: dict[Any, list[dict[str, Any]]] = {}
+    steps: list[int]
+    returns: list[float]
+    after: float | None
+    """The return after the last step: the last one of a member that was stopped, NaN of one that diverged, else None."""
+
+
+def curves_by_point(rows: Sequence[dict[str, Any]], stopped: Collection[int] = ()) -> dict[tuple[Any, ...], list[Curve]]:
+    """Groups rows by point: swept values -> curves of its members, in the order of the members."""
+    members: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         members.setdefault(row["member"], []).append(row)
-    points: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
-    for _, own in sorted(members.items()):
-        points.setdefault(tuple(own[0][name] for name in names), []).append(own)
-    return {point: _curves(owns, stopped) for point, owns in points.items()}
+    begun, points = first_values(rows), {}
+    for member, own in sorted(members.items()):
+        returns = [result_of(row) for row in own]
+        after = math.nan if own[-1]["diverged_step"] != "" else returns[-1] if member in stopped else None
+        points.setdefault(begun[member], []).append(Curve([row["step"] for row in own], returns, after))
+    return points
 
 
-def _curves(owns: list[list[dict[str, Any]]], stopped: Collection[int]) -> np.ndarray:
-    """Stacks the rows of each member of a point: `[S, evaluations, 2]`."""
-    running = [own for own in owns if own[-1]["diverged_step"] == "" and own[-1]["member"] not in stopped]
-    steps = [row["step"] for row in (min(running, key=len) if running else max(owns, key=len))]
-    returns = np.full((len(owns), len(steps)), np.nan)
-    for row, own in zip(returns, owns, strict=True):
-        reached = [result_of(one) for one in own[: len(steps)]]
-        row[: len(reached)] = reached
-        if own[-1]["member"] in stopped:
-            row[len(reached) :] = reached[-1]
-    return np.stack([np.broadcast_to(np.array(steps, np.float64), returns.shape), returns], axis=-1)
+def joined(curves: Sequence[Curve]) -> np.ndarray:
+    """Joins the curves of a point, possibly from several runs, at the steps that they have in common: `[S, evaluations, 2]`.
+
+    The curves are as long as the shortest of those that may go on, and if there are none, as the longest. Those that were
+    stopped keep their last returns, and the returns of those that have diverged are NaN from there on.
+    """
+    running = [curve for curve in curves if curve.after is None] or [max(curves, key=lambda curve: curve.steps[-1])]
+    common = set.intersection(*(set(curve.steps) for curve in running))
+    for curve in curves:
+        if curve.after is not None and not math.isnan(curve.after):  # a diverged one may lack steps
+            common = {step for step in common if step > curve.steps[-1] or step in curve.steps}
+
+    def returns(curve: Curve) -> list[tuple[float, float]]:
+        reached, after = dict(zip(curve.steps, curve.returns, strict=True)), math.nan if curve.after is None else curve.after
+        return [(step, reached.get(step, after)) for step in sorted(common)]
+
+    return np.array([returns(curve) for curve in curves])
+
+
+def by_point(rows: Sequence[dict[str, Any]], stopped: Collection[int] = ()) -> dict[tuple[Any, ...], np.ndarray]:
+    """Groups rows by point: swept values -> array `[S, evaluations, 2]` of steps and returns; see `joined`."""
+    return {point: joined(curves) for point, curves in curves_by_point(rows, stopped).items()}
 
 
 def pruned_points(rows: Sequence[dict[str, Any]], stops: Mapping[int, Stop]) -> dict[tuple[Any, ...], int]:
     """Returns the points that were pruned, by their swept values, and the step at which each was."""
-    names = swept(rows)
-    found = ((tuple(row[name] for name in names), stops.get(row["member"])) for row in rows)
-    return {point: stop.step for point, stop in found if stop is not None and stop.reason == "prune"}
+    begun = first_values(rows)
+    return {begun[member]: stop.step for member, stop in stops.items() if member in begun and stop.reason == "prune"}
 
 
 def summarize(
@@ -164,19 +180,26 @@ def as_json(value: Any) -> str:
     return json.dumps(clean(value), indent=2) + "\n"
 
 
-def labels(rows: Sequence[dict[str, Any]], name: str, stopped: Collection[int] = ()) -> dict[str, np.ndarray]:
-    """Returns the curves of a run, labelled with their swept values, or with a name if nothing is swept; see `by_point`.
+def labels(rows: Sequence[dict[str, Any]], name: str) -> dict[tuple[Any, ...], str]:
+    """Labels the points of a run with their swept values, or with a name if nothing is swept: `first_values` -> label.
 
-    If values change while members train, the curves are labelled with the numbers of the members.
+    If values change while members train, the labels are the numbers of the members.
     """
-    names, points = swept(rows), by_point(rows, stopped)
+    names, begun = swept(rows), first_values(rows)
+    points = list(dict.fromkeys(begun[member] for member in sorted(begun)))
     texts = [named(names, point) for point in points]
     if changing(rows):
-        member_of = {values: member for member, values in first_values(rows).items()}
+        member_of = {values: member for member, values in begun.items()}
         texts = [f"member {member_of[point]}" if len(points) > 1 else "" for point in points]
     if len(set(texts)) < len(texts):  # different values that look the same when they are shortened
         texts = [named(names, point, str) for point in points]
-    return {text or name: curve for text, curve in zip(texts, points.values(), strict=True)}
+    return {point: text or name for point, text in zip(points, texts, strict=True)}
+
+
+def labelled(rows: Sequence[dict[str, Any]], name: str, stopped: Collection[int] = ()) -> dict[str, np.ndarray]:
+    """Returns the curves of a run by their labels; see `by_point` and `labels`."""
+    names = labels(rows, name)
+    return {names[point]: curves for point, curves in by_point(rows, stopped).items()}
 
 
 def settings(manifest: dict[str, Any]) -> dict[str, Any]:

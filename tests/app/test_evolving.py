@@ -166,7 +166,7 @@ def test_exploit_alone_has_defaults() -> None:
 def test_members_of_a_population_are_named_by_their_numbers(grown: Path, tmp_path: Path) -> None:
     """Their values at the start would say little about them."""
     data = evolving_rows(grown)
-    curves = report.labels(data, "all")
+    curves = report.labelled(data, "all")
     assert list(curves) == [f"member {m}" for m in range(4)]
     learning_curves({"Pendulum-v1": curves}, tmp_path / "curves.png")
     assert "best member" in report.headline("Pendulum-v1", data, 2)

@@ -141,9 +141,9 @@ def test_seeds_that_never_reach_the_threshold_count() -> None:
 
 
 def test_points_whose_values_look_alike_have_a_curve_each() -> None:
-    names = report.labels(table([[1.0], [2.0]], tau=[0.1234567, 0.12345674]), "run")
+    names = report.labelled(table([[1.0], [2.0]], tau=[0.1234567, 0.12345674]), "run")
     assert list(names) == ["tau=0.1234567", "tau=0.12345674"]
-    assert list(report.labels(table([[1.0], [2.0]], tau=[0.1234567, 0.2]), "run")) == ["tau=0.123457", "tau=0.2"]
+    assert list(report.labelled(table([[1.0], [2.0]], tau=[0.1234567, 0.2]), "run")) == ["tau=0.123457", "tau=0.2"]
 
 
 def test_the_interval_over_points_is_that_of_their_seeds() -> None:
@@ -167,6 +167,18 @@ def test_a_member_that_diverged_early_cuts_nobody_short() -> None:
     np.testing.assert_array_equal(curves[:, :, 1], [[1.0, math.nan, math.nan], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]])
     (lost,) = report.by_point([rows[0], rows[3]]).values()
     assert lost.shape == (1, 2, 2)
+
+
+def test_curves_of_other_schedules_are_joined_at_common_steps() -> None:
+    """A return between two evaluations is not known; after the last one, it is that one of a member that was stopped."""
+    going = report.Curve([10, 20, 30, 40], [1.0, 2.0, 3.0, 4.0], None)
+    solved = report.Curve([15, 30], [5.0, 6.0], 6.0)
+    lost = report.Curve([12], [7.0], math.nan)
+    joined = report.joined([going, solved, lost])
+    np.testing.assert_array_equal(joined[:, :, 0], [[30, 40]] * 3)
+    np.testing.assert_array_equal(joined[:, :, 1], [[3.0, 4.0], [6.0, 6.0], [math.nan, math.nan]])
+    assert report.joined([going, report.Curve([15], [1.0], None)]).size == 0
+    assert report.joined([solved, lost])[:, :, 0].tolist() == [[15, 30]] * 2, "as long as the longest if all have ended"
 
 
 def test_what_is_not_known_is_null() -> None:
@@ -199,14 +211,14 @@ def test_members_are_grouped_by_what_was_swept() -> None:
     assert points.keys() == {(0.1,), (0.2,)}
     assert points[0.1,].tolist() == [[[100.0, 1.0]], [[100.0, 3.0]]]
     assert points[0.2,].tolist() == [[[100.0, 5.0], [200.0, 6.0]], [[100.0, 7.0], [200.0, 8.0]]]
-    assert report.labels(rows, "default").keys() == {"tau=0.1", "tau=0.2"}
+    assert report.labelled(rows, "default").keys() == {"tau=0.1", "tau=0.2"}
     assert [point["point"] for point in report.summarize(rows, {}, 1.0)["points"]] == [{"tau": 0.1}, {"tau": 0.2}]
 
 
 def test_without_a_sweep_the_curve_has_the_name_that_it_is_given() -> None:
     rows = table([[1.0], [2.0]])
     assert report.swept(rows) == []
-    assert report.labels(rows, "default")["default"].shape == (2, 1, 2)
+    assert report.labelled(rows, "default")["default"].shape == (2, 1, 2)
     assert report.swept([]) == []
     assert report.by_point([]) == {}
 
