@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
 from ddpg_jax.agent.policy import Policy
@@ -15,14 +16,16 @@ from ddpg_jax.data.demonstrations import load_store
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import from_function, make_host
 from ddpg_jax.envs.make import as_env
+from ddpg_jax.envs.spaces import check_same_spaces
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.build import env_options, network_fields
+from ddpg_jax.experiment.build import ENV_FIELDS, env_options, network_fields
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
 from ddpg_jax.experiment.validate import check_demonstrations
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.clock import learns
+from ddpg_jax.running.evaluation import play
 from ddpg_jax.running.groups import Group, check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, idle_cores, use_all_cores
 from ddpg_jax.running.members import Change
@@ -180,6 +183,56 @@ def sweep(
     return _result(chosen, done, referee.stops, begin=begin, seed=groups[0].experiment.seed)
 
 
+def evaluate(
+    policy: Policy, env: Any = None, *, episodes: int = 20, seed: int = 0, **fields: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plays whole episodes of a policy without noise; returns their returns and their lengths, `[episodes]` each.
+
+    Args:
+        policy: a policy, such as `Run.policy`, one of `Sweep.policies`, or what `load_policy` returns.
+        env: as in `train`, by default the name of the environment in which the policy was trained. It may be another one of the
+            same shapes and bounds, such as one with other physics.
+        episodes: their number.
+        seed: of the initial states.
+        **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`.
+
+    Raises:
+        ConfigError: as for `train`; or the shapes or bounds of the environment are others, or the policy has diverged.
+        EnvironmentFailure: as for `train`.
+
+    >>> import ddpg_jax as dj
+    >>> run = dj.train("Pendulum-v1", steps=1_000, warmup_steps=500)
+    >>> returns, lengths = dj.evaluate(run.policy, env_kwargs={"g": 5.0}, episodes=3)
+    >>> returns.shape, lengths.tolist()
+    ((3,), [200, 200, 200])
+    """
+    env = policy.spec.name if env is None else env
+    for name, value in fields.items():
+        if name not in ENV_FIELDS:
+            raise ConfigError(
+                f"{name}={plain(value)} is not allowed in evaluate; it must be one of {', '.join(ENV_FIELDS[1:])}"
+            )
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes} is not allowed; it must be at least 1")
+    experiment, _ = configure({**fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
+    check_settings()
+    check_finite(policy, "policy")
+    found = find_env(experiment, _given(env))
+    check_same_spaces(found.spec, policy.spec)
+    shared = experiment.eval_env == "shared"
+    return play(found, policy.unit_action, policy.params, episodes=episodes, seed=experiment.seed, shared=shared)
+
+
+def check_finite(policy: Policy, name: str) -> None:
+    """Checks that a policy, which a message calls `name`, has not diverged.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
+        raise ConfigError(f"{name} has diverged, and its parameters are not finite; evaluate another one")
+
+
 class _Trained(NamedTuple):
     """What a program has trained."""
 
@@ -272,15 +325,7 @@ def _prepare(experiment: Experiment, members: list[Member], env: Any = None) -> 
     """Makes a program, as `make_program` does; whether it keeps its environments remains to be asked."""
     check_settings()
     shown = os.path.abspath(experiment.demonstrations)  # before an environment can change the current folder
-    env = as_env(env)
-    if env is not None:
-        _check_no_options(experiment)
-    if env is None:
-        options = env_options(experiment)
-        chosen = device_env(experiment.backend, experiment.env, options)
-        env = make_host(experiment.env, options, experiment.host_order) if chosen is None else chosen
-    elif not isinstance(env, Env):
-        env = from_function(env, experiment.env, experiment.host_order)
+    env = find_env(experiment, env)
     if experiment.eval_env == "shared" and env.outside is None:
         raise ConfigError(f"eval_env=shared is not allowed with env={experiment.env} on the device; it must be own")
     check_demonstrations(experiment)
@@ -288,6 +333,22 @@ def _prepare(experiment: Experiment, members: list[Member], env: Any = None) -> 
         return Program(experiment, env, members)
     name = shown if os.path.exists(shown) else experiment.demonstrations  # else it may be a Minari id
     return Program(experiment, env, members, store=load_store(name, env.spec, hindsight=experiment.hindsight != "none"))
+
+
+def find_env(experiment: Experiment, env: Any = None) -> Env:
+    """Returns the environment of an experiment, or `env` in its place, as in `make_program`.
+
+    Raises:
+        ConfigError: the environment is not known or not supported.
+        EnvironmentFailure: it failed in the trial of its first reset and step.
+    """
+    env = as_env(env)
+    if env is None:
+        options = env_options(experiment)
+        in_jax = device_env(experiment.backend, experiment.env, options)
+        return make_host(experiment.env, options, experiment.host_order) if in_jax is None else in_jax
+    _check_no_options(experiment)
+    return env if isinstance(env, Env) else from_function(env, experiment.env, experiment.host_order)
 
 
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:

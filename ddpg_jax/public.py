@@ -8,7 +8,7 @@ from ddpg_jax.agent.layers import ACTIVATIONS
 from ddpg_jax.agent.losses import TD_LOSSES, actor_loss, critic_loss, soft_update, td_target
 from ddpg_jax.agent.networks import NETWORKS, Actor, Critic, Critics, init_actor, init_critic, mlp
 from ddpg_jax.agent.policy import Policy, load_policy
-from ddpg_jax.api import Run, make_program, sweep, train
+from ddpg_jax.api import Run, evaluate, make_program, sweep, train
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import build
 from ddpg_jax.experiment.experiment import Experiment, configure
@@ -65,6 +65,7 @@ __all__ = [
     "critic_loss",
     "diagnostics",
     "envs",
+    "evaluate",
     "exploration",
     "export_policy",
     "heads",

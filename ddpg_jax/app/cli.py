@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddpg_jax.app.interrupts import raise_as_usual
-from ddpg_jax.app.options import ENVIRONMENT, at_least, check_file, joined, make_parser, read_meeting, whole
+from ddpg_jax.app.options import ELSEWHERE, ENVIRONMENT, at_least, check_file, joined, make_parser, read_meeting, whole
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError, EnvironmentFailure, lacks_memory
 from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, nearest_fields
@@ -228,27 +228,33 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder
+    from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder, recorded
     from ddpg_jax.app.machine import check_jax, use_compilation_cache
     from ddpg_jax.app.report import readable
+    from ddpg_jax.running.results import plural
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
     folder = options.dir.absolute()  # an environment may change the current one
     video = options.video and options.video.absolute()
     policy = policy_folder(folder, options.member, _kind(options))
+    changes = {name: value for name in ELSEWHERE if (value := getattr(options, name)) is not None}
+    experiment = recorded(folder, policy, changes)
     check_jax()
     raise_as_usual()
     if options.video:
-        check_film(folder, policy, options.video)
+        check_film(experiment, options.video)
     use_compilation_cache()
-    returns, lengths = evaluate(folder, policy, episodes, seed=seed)
-    member = f"{describe_member(folder, policy)}: " if policy.name.startswith("member_") else ""
+    returns, lengths = evaluate(experiment, policy, episodes, seed=seed)
+    about = [describe_member(folder, policy)] if policy.name.startswith("member_") else []
+    about += [f"{name}={plain(getattr(experiment, name))}" for name in changes]
     print(
-        member + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
-        f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; {episodes} episodes"
+        (f"{', '.join(about)}: " if about else "")
+        + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
+        f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; "
+        f"{plural(episodes, 'episode')}"
     )
     if video:
-        print(f"{film(folder, policy, video, seed=seed)} frames in {options.video}")
+        print(f"{film(experiment, policy, video, seed=seed)} frames in {options.video}")
     return 0
 
 

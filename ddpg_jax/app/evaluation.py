@@ -1,4 +1,4 @@
-"""Evaluates the policy of a run folder in its environment, without noise, and films it: the command `eval`."""
+"""Evaluates the policy of a run folder without noise, in its environment or another, and films it: the command `eval`."""
 
 from __future__ import annotations
 
@@ -6,99 +6,75 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 
 from ddpg_jax.agent.policy import Policy, read_policy
+from ddpg_jax.api import check_finite, find_env
 from ddpg_jax.app.films import check_ending, new_film
 from ddpg_jax.app.report import named, swept
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
-from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import import_modules, maker
 from ddpg_jax.envs.registry import only_in_jax
+from ddpg_jax.envs.spaces import check_same_spaces
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
-from ddpg_jax.experiment.build import env_options
+from ddpg_jax.experiment.build import ENV_FIELDS, env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce
+from ddpg_jax.running.evaluation import play
 from ddpg_jax.running.rows import result_of
-from ddpg_jax.training.rollout import rollout
-from ddpg_jax.training.step import stream
-from ddpg_jax.types import EnvSpec
 
 
-def evaluate(folder: Path, policy_at: Path, episodes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluates a policy in the environment that it was trained in: returns and lengths `[episodes]`.
+def evaluate(x: Experiment, policy_at: Path, episodes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluates a policy: returns and lengths `[episodes]`.
+
+    Args:
+        x: says what the environment is; see `recorded`.
+        policy_at: the folder of the policy.
+        episodes: their number.
+        seed: of the initial states.
 
     Raises:
-        ConfigError: the folder holds no complete run, or its policy has diverged.
+        ConfigError: the policy cannot be read or has diverged, or the environment is not one for it.
         EnvironmentFailure: the environment raised, or returned a number that is not finite.
     """
-    x, policy = trained(folder, policy_at)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
-        raise ConfigError(
-            f"{policy_at} holds a policy that has diverged, whose parameters are not finite; evaluate another one"
-        )
-    options = env_options(x)
-    env = device_env(x.backend, x.env, options) or make_host(x.env, options, x.host_order)
-    check_same_spaces(x.env, env.spec, policy.spec)
-    act = policy.unit_action
+    policy = trained(x, policy_at)
+    check_finite(policy, f"policy={policy_at}")
+    env = find_env(x)
+    check_same_spaces(env.spec, policy.spec)
     shared = x.eval_env == "shared"
-    run = jax.jit(lambda key, params: rollout(env, act, key, actor_params=params, episodes=episodes, shared=shared))
-    key = stream(jax.random.key(seed), "eval")  # the evaluations of a run have other clocks, never 0
-    if env.outside is None:
-        returns, lengths = map(np.asarray, run(key, policy.params))
-    else:
-        env.outside.seed(seed)
-        returns, lengths = map(np.asarray, env.outside.run(lambda: jax.block_until_ready(run(key, policy.params))))
-        error = env.outside.failure(())
-        env.outside.close(())
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        if error is not None:
-            raise EnvironmentFailure(f"env={x.env} {error}") from error
-    if not np.isfinite(returns).all():
-        raise EnvironmentFailure(f"env={x.env} gave a number that is not finite with this policy")
-    return returns, lengths
+    return play(env, policy.unit_action, policy.params, episodes=episodes, seed=seed, shared=shared)
 
 
-def check_same_spaces(env: str, found: EnvSpec, trained: EnvSpec) -> None:
-    """Checks that an environment takes and gives what a policy was trained with.
-
-    Raises:
-        ConfigError: its name, shapes or bounds are others.
-    """
-    for name in ("name", "obs_shape", "action_shape", "action_low", "action_high"):
-        if getattr(found, name) != getattr(trained, name):
-            raise ConfigError(
-                f"env={env} in manifest.json is not the environment of the policy, since its {name} is {getattr(found, name)} "
-                f"and that of policy.json {getattr(trained, name)}; restore the file that was changed"
-            )
+def trained(x: Experiment, policy_at: Path) -> Policy:
+    """Returns a policy, whose network may come from the modules that the experiment names."""
+    import_modules(x.imports)
+    return read_policy(policy_at)
 
 
-def trained(folder: Path, policy_at: Path) -> tuple[Experiment, Policy]:
-    """Returns the experiment that a policy was trained in, and the policy, whose network may come from the user's modules."""
-    experiment = recorded(folder, policy_at)
-    import_modules(experiment.imports)
-    return experiment, read_policy(policy_at)
-
-
-def recorded(folder: Path, policy_at: Path) -> Experiment:
+def recorded(folder: Path, policy_at: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Experiment:
     """Returns the experiment that a policy was trained in, restricted to the fields of the environment.
 
+    Args:
+        folder: of the run.
+        policy_at: of the policy.
+        changes: values of these fields that replace those of the run. Modules are added. With another `env`, the other fields
+            have their defaults.
+
     Raises:
-        ConfigError: the folder holds no complete run.
+        ConfigError: the folder holds no complete run, or a value is not allowed.
     """
     manifest = RunFolder(folder).manifest()
     number = policy_at.name.removeprefix("member_")
     swept = next((one for one in manifest["members"] if str(one["member"]) == number), {})
     values = {**manifest["experiment"], **swept}
-    fields = ("env", "backend", "eval_env", "host_order", *env_options(Experiment())._fields)
-    return Experiment(**{name: coerce(name, values[name]) for name in fields if name in values})
+    imports = [*values.get("imports", ()), *changes.get("imports", ())]
+    values = {**({} if "env" in changes else values), **changes, "imports": imports}
+    return Experiment(**{name: coerce(name, values[name]) for name in ENV_FIELDS if name in values})
 
 
 def policy_folder(folder: Path, member: str | None = None, kind: str = "policy") -> Path:
@@ -144,14 +120,13 @@ def describe_member(folder: Path, policy_at: Path) -> str:
     return ", ".join(filter(None, [policy_at.name, f"seed {own['seed']}", named(fields, [own[name] for name in fields])]))
 
 
-def check_film(folder: Path, policy_at: Path, path: Path) -> None:
-    """Checks that a film can be made, before any work is done.
+def check_film(x: Experiment, path: Path) -> None:
+    """Checks that a film of an environment can be made, before any work is done.
 
     Raises:
         ConfigError: the name has another ending, its folder does not exist, or the environment does not render.
     """
     check_ending(path)
-    x = recorded(folder, policy_at)
     name = x.env
     if only_in_jax(name):
         raise ConfigError(f"video={path} cannot be made; env={name} does not render")
@@ -167,15 +142,15 @@ def check_film(folder: Path, policy_at: Path, path: Path) -> None:
         raise ConfigError(f"video={path} cannot be made; env={name} does not render here: {error}{_cure(error)}") from error
 
 
-def film(folder: Path, policy_at: Path, path: Path, *, seed: int) -> int:
+def film(x: Experiment, policy_at: Path, path: Path, *, seed: int) -> int:
     """Writes one episode as a film, and returns its number of frames.
 
     Raises:
         ConfigError: see `check_film`.
         EnvironmentFailure: the environment raised.
     """
-    check_film(folder, policy_at, path)
-    x, policy = trained(folder, policy_at)
+    check_film(x, path)
+    policy = trained(x, policy_at)
     env = maker(x.env, env_options(x), render_mode="rgb_array")()
     count = 0
     with contextlib.closing(env), new_film(path, _milliseconds(env)) as add:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = ("imports", "env_kwargs", "wrappers")
 """Fields that describe an environment."""
+ELSEWHERE = ("env", "backend", *ENVIRONMENT)
+"""Fields of the environment in which a policy is evaluated, if it is not that of its training."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -159,6 +161,9 @@ def _reading(commands: Any) -> None:
     evaluate.add_argument("--seed", default="0", metavar="K", help="seed of the initial states (0)")
     evaluate.add_argument("--best", action="store_true", help="evaluate the policy of the best evaluation, not the last one")
     evaluate.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
+    other = evaluate.add_argument_group("another environment than that of the run, with the same shapes and bounds")
+    for name in ELSEWHERE:
+        _field(other, name, default="as in the run")
     evaluate.add_argument(
         "--video",
         type=Path,
@@ -223,9 +228,9 @@ def _fields(parser: Parser) -> None:
             _field(fields, name)
 
 
-def _field(parser: Any, name: str) -> None:
+def _field(parser: Any, name: str, *, default: Any = None) -> None:
     """Adds the option of a field. Those of repeated fields can be given several times."""
-    field, default = FIELDS[name], {**STRUCTURE, **NUMBERS}[name]
+    field, default = FIELDS[name], {**STRUCTURE, **NUMBERS}[name] if default is None else default
     about = re.split(r"(?<! al)\. ", field.help.rstrip("."))[0].replace("%", "%%")
     allowed = f" [{', '.join(field.choices)}]" if field.choices and not field.table else ""
     shown = f" ({plain(default)})" if default != () else ""

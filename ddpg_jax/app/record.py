@@ -11,7 +11,7 @@ import numpy as np
 
 from ddpg_jax import __version__
 from ddpg_jax.agent.policy import Policy
-from ddpg_jax.app.evaluation import check_same_spaces, trained
+from ddpg_jax.app.evaluation import recorded, trained
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.data import minari_file
@@ -23,6 +23,7 @@ from ddpg_jax.data.run_replay import newest_ring
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
+from ddpg_jax.envs.spaces import check_same_spaces
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
@@ -80,11 +81,12 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
         ConfigError: the folder holds no complete run, or its environment is another.
         EnvironmentFailure: the environment failed.
     """
-    x, policy = trained(folder, policy_at)
+    x = recorded(folder, policy_at)
+    policy = trained(x, policy_at)
     options = env_options(x)
     in_jax = device_env(x.backend, x.env, options)
     env = in_jax or make_host(x.env, options)
-    check_same_spaces(x.env, env.spec, policy.spec)
+    check_same_spaces(env.spec, policy.spec)
     if env.outside is not None:
         env.outside.close(())  # there may be one of its kind only
     make = None if in_jax else maker(x.env, options)

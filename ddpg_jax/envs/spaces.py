@@ -14,6 +14,20 @@ GOAL_PARTS = ("observation", "achieved_goal", "desired_goal")
 """Parts of the observations of an environment with goals, in the order in which they are concatenated."""
 
 
+def check_same_spaces(found: EnvSpec, trained: EnvSpec) -> None:
+    """Checks that an environment takes and gives what a policy was trained with.
+
+    Raises:
+        ConfigError: its shapes or bounds are others.
+    """
+    for name in ("obs_shape", "action_shape", "action_low", "action_high"):
+        if (own := getattr(found, name)) != (known := getattr(trained, name)):
+            raise ConfigError(
+                f"env={found.name} is not allowed with this policy, since its {name} is {own} and the policy was trained with "
+                f"{known}; both must be the same"
+            )
+
+
 def has_goals(space: Any) -> bool:
     """Returns True if observations of this space consist of the `GOAL_PARTS`, each of which is a vector."""
     parts = getattr(space, "spaces", None)

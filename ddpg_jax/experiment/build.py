@@ -192,6 +192,10 @@ def named_parts(experiment: Experiment) -> tuple[Any, ...]:
     )
 
 
+ENV_FIELDS = ("env", "backend", "eval_env", "host_order", *EnvOptions._fields)
+"""The fields of an experiment that say what its environment is."""
+
+
 def env_options(experiment: Experiment) -> EnvOptions:
     """Returns the options of the environment that an experiment names."""
     return EnvOptions(experiment.imports, experiment.env_kwargs, experiment.wrappers)

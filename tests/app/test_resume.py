@@ -356,7 +356,7 @@ def test_a_run_that_diverged_is_finished(tmp_path: Path, more: tuple[str, ...], 
     assert "DIVERGED" in said.out
     assert rows(out) == table
     assert run("eval", str(out)) == 2
-    assert "holds a policy that has diverged" in capfd.readouterr().err
+    assert "has diverged, and its parameters are not finite" in capfd.readouterr().err
 
 
 def test_resuming_a_finished_run_says_so_and_leaves_the_results(copy_of: Any, capfd: Capture) -> None:

@@ -26,6 +26,7 @@ import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
 from ddpg_jax.app import hold, metrics_table, report
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
+from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.app.manifest import FORMAT, commit_of, digest, new_manifest
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.run_folder import RunFolder, default_folder
@@ -181,21 +182,30 @@ def test_eval_gives_the_same_numbers_twice_from_the_folder_alone(
     assert [one.err for one in said] == ["", "", ""]
 
 
-def test_both_backends_evaluate_a_policy_alike(copy_of: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_backends_evaluate_a_policy_alike(whole_run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """One policy in Gymnasium's Pendulum and in ours: start states differ, but not what is good and what is bad."""
     means = []
     for backend in BACKENDS:
-        folder = copy_of()
-        about = manifest(folder)
-        about["experiment"]["backend"] = about["identity"]["backend"] = backend
-        about["hash"] = ""
-        (folder / "manifest.json").write_text(json.dumps(about))
         capsys.readouterr()
-        assert run("eval", str(folder), "--episodes", "50") == 0
-        means.append([float(number) for number in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)[:2]])
-        shutil.rmtree(folder)
+        assert run("eval", str(whole_run()), "--episodes", "50", "--backend", backend) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"backend={backend}: return")
+        means.append([float(number) for number in re.findall(r"-?\d+\.\d+", said)[:2]])
     (a, spread), (b, _) = means
     assert abs(a - b) < 4 * spread / np.sqrt(25)
+
+
+def test_eval_takes_another_environment_of_the_same_spaces(whole_run: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """With another name, keyword arguments of the run's environment do not apply; modules of its own parts still do."""
+    folder = str(whole_run())
+    capfd.readouterr()
+    assert run("eval", folder, "--episodes", "2", "--backend", "host", "--env-kwargs", "g=0.01") == 0
+    assert capfd.readouterr().out.startswith('backend=host, env_kwargs={"g": 0.01}: return')
+    assert run("eval", folder, "--env", "MountainCarContinuous-v0") == 2
+    assert "obs_shape is (2,) and the policy was trained with (3,)" in capfd.readouterr().err
+    at = whole_run() / "policy"
+    own = recorded(whole_run(), at, {"env": "Other-v0", "imports": ["json"]})
+    assert (own.env, own.imports, own.env_kwargs, own.backend) == ("Other-v0", ("json",), "{}", "auto")
 
 
 def test_eval_starts_no_episode_where_training_did(whole_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -771,7 +781,7 @@ def test_an_environment_that_is_not_the_policys_is_named(copy_of: Any, capfd: py
     (folder / "manifest.json").write_text(json.dumps(about))
     capfd.readouterr()
     assert run("eval", str(folder), "--episodes", "1") == 2
-    assert "env=MountainCarContinuous-v0 in manifest.json is not the environment of the policy" in capfd.readouterr().err
+    assert "env=MountainCarContinuous-v0 is not allowed with this policy, since its obs_shape" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""A trained policy is evaluated in its environment, or in another one of the same shapes and bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddpg_jax as dj
+
+
+class Echo(gymnasium.Env):
+    """Pays `scale` times the action for each of four steps, and counts what is closed."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,))
+    closed = 0
+
+    def __init__(self, scale: float = 1.0, *, fails: bool = False):
+        self.scale, self.fails, self.t = scale, fails, 0
+
+    def _obs(self) -> np.ndarray:
+        return np.array([self.t / 4, 0.5], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        if self.fails and self.t == 3:
+            raise RuntimeError("the arm is stuck")
+        return self._obs(), self.scale * float(action[0]), self.t == 4, False, {}
+
+    def close(self) -> None:
+        type(self).closed += 1
+
+
+@pytest.fixture(scope="module")
+def policy() -> dj.Policy:
+    return dj.train(Echo, steps=100, warmup_steps=64, hidden=(8,), eval_episodes=1).policy
+
+
+def test_returns_are_those_of_a_loop_written_by_hand(policy: dj.Policy) -> None:
+    actions = policy(np.array([[t / 4, 0.5] for t in range(4)], np.float32))
+    closed = Echo.closed
+    returns, lengths = dj.evaluate(policy, lambda: Echo(scale=2.0), episodes=3)
+    np.testing.assert_allclose(returns, np.repeat(2.0 * actions.sum(), 3), rtol=1e-6)
+    assert lengths.tolist() == [4, 4, 4]
+    assert Echo.closed > closed, "environments are closed"
+
+
+def test_the_environment_may_be_one_in_jax(policy: dj.Policy) -> None:
+    spec = dj.EnvSpec("Echo", (2,), (1,), action_low=(-3.0,), action_high=(1.0,), max_steps=4)
+    env = dj.envs.make_env(
+        spec,
+        lambda key: jnp.int32(0),
+        lambda key, t, action: (t + 1, action[0], False),
+        observe=lambda t: jnp.array([t / 4, 0.5]),
+    )
+    here, there = dj.evaluate(policy, env, episodes=2), dj.evaluate(policy, Echo, episodes=2)
+    np.testing.assert_allclose(here[0], there[0], rtol=1e-6)
+    assert here[1].tolist() == there[1].tolist()
+
+
+def test_a_failure_of_the_environment_is_told_and_it_is_closed(policy: dj.Policy) -> None:
+    closed = Echo.closed
+    with pytest.raises(dj.EnvironmentFailure, match="the arm is stuck"):
+        dj.evaluate(policy, lambda: Echo(fails=True), episodes=1)
+    assert Echo.closed > closed
+
+
+def test_by_default_it_is_the_environment_of_the_training() -> None:
+    run = dj.train("Pendulum-v1", steps=1_000, warmup_steps=999, hidden=(8,), eval_episodes=1)
+    usual, _ = dj.evaluate(run.policy, episodes=2, seed=3)
+    again, _ = dj.evaluate(run.policy, "Pendulum-v1", episodes=2, seed=3)
+    light, _ = dj.evaluate(run.policy, env_kwargs={"g": 0.1}, episodes=2, seed=3)
+    np.testing.assert_array_equal(usual, again)
+    assert not np.allclose(usual, light)
+    assert not np.array_equal(usual, dj.evaluate(run.policy, episodes=2, seed=4)[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"env": "Pendulum-v1"}, r"env=Pendulum-v1 is not allowed .* obs_shape is \(3,\) .* \(2,\)"),
+        ({"env": Echo, "episodes": 0}, "episodes=0 is not allowed"),
+        ({"env": Echo, "seed": -1}, "seed=-1 is not allowed"),
+        ({"env": Echo, "tau": 0.1}, "tau=0.1 is not allowed in evaluate; it must be one of backend"),
+        (
+            {"env": Echo, "env_kwargs": {"scale": 2.0}},
+            "env_kwargs=.* is not allowed with an environment that is given as an obj",
+        ),
+        ({}, "Echo"),  # a name that Gymnasium does not know
+    ],
+    ids=str,
+)
+def test_what_cannot_be_evaluated_is_refused(policy: dj.Policy, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(dj.ConfigError, match=words):
+        dj.evaluate(policy, **given)
+
+
+def test_a_policy_that_has_diverged_is_refused(policy: dj.Policy) -> None:
+    lost = dj.Policy(policy.spec, {**policy.params, "lost": np.array(np.nan)}, policy.network, policy.fields)
+    with pytest.raises(dj.ConfigError, match="policy has diverged"):
+        dj.evaluate(lost, Echo)
