@@ -7,8 +7,9 @@
 
 Three comparisons, evaluation off in all:
 
-- run: one training run on a Gymnasium environment in one process with all cores: the host backend, SBX, SB3, and
-  `single_file.py`. Beside them stand the device backend, on the same environment written in JAX, the matrix products of an
+- run: one training run on a Gymnasium environment in one process, as each of them comes: the host backend, SBX, SB3, and
+  `single_file.py`. The host backend keeps products of up to 64 x 256 x 256 on one core, and SBX stands there with the same
+  setting as well. Beside them stand the device backend, on the same environment written in JAX, the matrix products of an
   update alone, a guide to what is out of reach, and the host backend in mixed precision, which the others do not have:
   no comparison of equal work, but the choice that a user has.
 - sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep on the device backend; SBX and
@@ -80,8 +81,9 @@ def timed(go_on: Callable[[int], Any]) -> Turn:
     return turn
 
 
-def peer(system: str, env: str, batch_size: int) -> Turn:
-    """Stable-Baselines3's or SBX's DDPG."""
+def peer(system: str, env: str, batch_size: int, prepare: Callable[[int], None] = lambda batch_size: None) -> Turn:
+    """Stable-Baselines3's or SBX's DDPG, after `prepare`."""
+    prepare(batch_size)
     if system == "sb3":
         from stable_baselines3 import DDPG
     else:
@@ -99,6 +101,13 @@ def peer(system: str, env: str, batch_size: int) -> Turn:
     )
     model.learn(WARMUP + LEAD)
     return timed(lambda updates: model.learn(updates, reset_num_timesteps=False))
+
+
+def as_ours(batch_size: int) -> None:
+    """Has XLA use the cores as one run of this library does."""
+    from ddpg_jax.running.hardware import use_one_core
+
+    use_one_core(batch_size, HIDDEN)
 
 
 def single_file(env: str, batch_size: int) -> Turn:
@@ -184,13 +193,14 @@ SYSTEMS: dict[str, Callable[[str, int], Turn]] = {
     "ours_sweep_bfloat16": functools.partial(ours, backend="device", members=MEMBERS, precision="bfloat16"),
     "ours_sweep_td3": functools.partial(ours, backend="device", members=MEMBERS, **TD3),
     "sbx": functools.partial(peer, "sbx"),
+    "sbx_cores_as_ours": functools.partial(peer, "sbx", prepare=as_ours),
     "sb3": functools.partial(peer, "sb3"),
     "single_file": single_file,
     "rejax_td3": rejax,
     "products": products,
     "products_all_cores": functools.partial(products, devices=len(CORES)),
 }
-RUN = ("ours_host", "ours_device", "ours_host_bfloat16", "sbx", "sb3", "single_file", "products")
+RUN = ("ours_host", "ours_device", "ours_host_bfloat16", "sbx", "sbx_cores_as_ours", "sb3", "single_file", "products")
 SWEEP = ("ours_sweep", "ours_sweep_bfloat16", "sbx", "sb3", "products_all_cores")
 TD3_SWEEP = ("ours_sweep_td3", "rejax_td3")
 KINDS = {"run": RUN, "sweep": SWEEP, "td3": TD3_SWEEP}
@@ -200,6 +210,7 @@ PROCESSES = ("sbx", "sb3")
 AGAINST = {
     "run": [
         ("ours_host", "sbx"),
+        ("ours_host", "sbx_cores_as_ours"),
         ("ours_host", "sb3"),
         ("ours_host", "single_file"),
         ("ours_device", "sb3"),
@@ -219,8 +230,9 @@ AGAINST = {
 
 
 def ratios(kind: str, rates: dict[str, list[float]]) -> list[tuple[str, str, np.ndarray]]:
-    """`(one, other, ratio of each round)` for the pairs of a kind, from the rates of all its systems."""
-    return [(one, other, np.array(rates[one]) / np.array(rates[other])) for one, other in AGAINST[kind]]
+    """`(one, other, ratio of each round)` for the pairs of a kind of which there are rates."""
+    pairs = [(one, other) for one, other in AGAINST[kind] if {one, other} <= rates.keys()]
+    return [(one, other, np.array(rates[one]) / np.array(rates[other])) for one, other in pairs]
 
 
 class System:

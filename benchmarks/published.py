@@ -25,13 +25,15 @@ COMMIT = "39acf2094d96268d92ebb54dcbfc3de76d702567"
 ENVS = ("Ant", "HalfCheetah", "Hopper", "InvertedDoublePendulum", "Reacher", "Swimmer", "Walker2d")
 VERSIONS = {"InvertedDoublePendulum": "v2", "Reacher": "v2"}
 """Of those that are not v3."""
+UNCOUNTED = 25_000
+"""Environment steps of random actions before `env_step` begins to count, by the script of the benchmark."""
 
 
 class Curve(NamedTuple):
     """What others have measured of one algorithm on one environment."""
 
     steps: np.ndarray
-    """`[evaluations]`"""
+    """`[evaluations]`, environment steps."""
     iqm: np.ndarray
     """`[evaluations]`, of the return over seeds."""
     low: np.ndarray
@@ -47,9 +49,10 @@ class Curve(NamedTuple):
 
 
 def curve(results: Path, name: str) -> Curve:
-    """The curve `ENV/ALGORITHM`."""
+    """The curve `ENV/ALGORITHM`, with all environment steps counted."""
     found = json.loads((results / RESULT.name).read_text())["curves"][name]
-    return Curve(*(np.array(found[field]) for field in Curve._fields))
+    read = Curve(*(np.array(found[field]) for field in Curve._fields))
+    return read._replace(steps=read.steps + UNCOUNTED)
 
 
 def measure(clone: Path, name: str) -> dict[str, Any]:

@@ -55,13 +55,17 @@ Noise-free evaluation over 10 episodes. The final IQM is the mean of the middle 
 two seeds that fail do not show in it, only in the interval and in the worst final return beside it. The best mean is the
 highest mean over seeds of any evaluation, which is what Tianshou and the paper on TD3 report; they evaluate every 5,000 steps,
 and runs of 1M steps here every 10,000. Both are given for Tianshou's DDPG after as many steps, from its curves (`python -m
-benchmarks.published`). What others publish is on earlier versions of the tasks. Since then, Reacher counts the distance after
-a step in place of before it, which makes returns about .2 higher, Walker2d's feet have twice the friction, and Hopper,
-Walker2d, Ant and the double pendulum pay for health only while there is health.
+benchmarks.published`): of these, 25,000 are of random actions, which its curves and its "1M" leave out, and its batches are
+of 256, where `mujoco` has 10,000 and 64. What others publish is on earlier versions of the tasks. Since then, Reacher and
+Pusher count distances after a step in place of before it, which makes returns on Reacher about .2 higher, Pusher's object is
+denser, one of Walker2d's feet has twice the friction, and Hopper, Walker2d, Ant and the double pendulum pay for health only
+while there is health. Hours are those of training, without evaluations, beside other work on the machine: the same steps took
+up to four times as long in one chunk as in another.
 
-The preset `mujoco` trains every task whose row names no other setting. It was chosen on Hopper and HalfCheetah (seeds 0-9;
-the suite has 10-19 there) and on Reacher (seeds 0 and 1, which are in the suite, too). Hopper and Walker2d add `n_step=3`,
-chosen by the ablation on Hopper. BipedalWalker and LunarLander were looked at with two seeds of earlier settings.
+The preset `mujoco` trains every task whose row names no other setting. It was chosen on Hopper (seeds 0-9) and HalfCheetah
+(seeds 0 and 1), where the suite has seeds 10-19, and on Reacher (seeds 0 and 1, which are in the suite, too). Hopper and
+Walker2d add `n_step=3`, chosen by the ablation on Hopper. BipedalWalker and LunarLander were looked at with two seeds of
+earlier settings, of which no file is left, so that they may be among those of the suite.
 """
 
 

@@ -49,9 +49,10 @@ def where(result: dict[str, Any], name: str) -> str:
 
 
 def machine(result: dict[str, Any]) -> str:
-    """Hardware and version."""
+    """Hardware and versions."""
     hardware = f"{result['cores']} cores of {result['processor']}" if result["platform"] == "cpu" else result["device_kind"]
-    return f"{hardware}, jax {result['packages']['jax']}"
+    versions = ", ".join(f"{name} {result['packages'][name]}" for name in ("ddpg-jax", "jax") if name in result["packages"])
+    return f"{hardware}, {versions}"
 
 
 def speed() -> str:
@@ -166,6 +167,10 @@ def parts(kind: str, title: str, column: str, digits: int = 1, *, script: str = 
     return "\n".join([*lines, "", *about, ""])
 
 
+OTHERS = ("sbx-rl", "stable-baselines3", "rejax", "torch")
+"""Packages of those that are compared."""
+
+
 def peers() -> str:
     """Rates beside other systems, and ratios pair by pair."""
     found = []
@@ -184,7 +189,8 @@ def peers() -> str:
                 low, middle, high = np.quantile(ratio, QUARTILES)
                 lines.append(f"| {names} | {middle:.2f} | {low:.2f} .. {high:.2f} |")
         commands = "`, `".join(dict.fromkeys(result["commands"].values()))
-        found += [*lines, "", where({**result, "command": commands}, stem), ""]
+        versions = ", ".join(f"{name} {result['packages'][name]}" for name in OTHERS if name in result["packages"])
+        found += [*lines, "", f"{versions}; {where({**result, 'command': commands}, stem)}", ""]
     remarks = (
         "Ratios are of rates measured in the same run and in turns. A sweep of 16 members is beside two processes of the",
         "other at once, and steps Pendulum-v1 written in JAX, where the others, and `ours host`, step Gymnasium's; on the host",
@@ -192,6 +198,8 @@ def peers() -> str:
         "vmap of its own, beside ours with TD3's parts. `products` is what the matrix products of an update reach in a loop of",
         "their own: a guide and no strict bound, since XLA schedules them otherwise within an update. `bfloat16` is ours with",
         "`precision=bfloat16`, a choice that the others do not have, which is faster where the processor multiplies bfloat16.",
+        "One run of ours keeps products of batch 64 on one core; `sbx cores as ours` is SBX with that setting. All share the",
+        "machine with others, which does not slow all systems down alike: the fastest rates show less of it than the medians.",
         "",
     )
     found += remarks if found else []
