@@ -50,7 +50,7 @@ class Run:
 
     def __repr__(self) -> str:
         last, x = self.rows[-1], self.experiment
-        untrained = "" if learns(x) else ", all of them warm-up"
+        untrained = "" if learns(x) else ", without an update"
         return f"<Run of {x.env}, seed {x.seed}: return {result_of(last):.4g} after {last['step']:,} steps{untrained}>"
 
     @property

@@ -15,8 +15,13 @@ else:
     Scalar = Any
 
 
+def collects(x: Any) -> bool:
+    """Returns True if an experiment takes steps, and does not learn from demonstrations only."""
+    return x.steps > 0
+
+
 def _noisy(x: Any) -> bool:
-    return x.exploration != "none"
+    return collects(x) and x.exploration != "none"
 
 
 def _noise_changes(x: Any) -> bool:
@@ -24,7 +29,7 @@ def _noise_changes(x: Any) -> bool:
 
 
 def _ou(x: Any) -> bool:
-    return x.exploration == "ou"
+    return collects(x) and x.exploration not in ("gaussian", "pink", "parameter", "none")  # parts of one's own may read it
 
 
 def _rates_change(x: Any) -> bool:
@@ -32,7 +37,7 @@ def _rates_change(x: Any) -> bool:
 
 
 def _prioritized(x: Any) -> bool:
-    return x.replay == "prioritized"
+    return x.replay != "uniform"
 
 
 def _atoms(x: Any) -> bool:
@@ -40,7 +45,7 @@ def _atoms(x: Any) -> bool:
 
 
 def _mixed(x: Any) -> bool:
-    return bool(x.demonstrations) and x.steps > 0
+    return bool(x.demonstrations) and collects(x)
 
 
 def _target_networks(x: Any) -> bool:
@@ -95,10 +100,12 @@ class Hyperparams(NamedTuple):
     ou_theta: Annotated[Scalar, Field("Ornstein-Uhlenbeck: rate of return to the mean.", read_by=_ou)] = 0.15
     ou_dt: Annotated[Scalar, Field("Ornstein-Uhlenbeck: length of one step.", low=1e-6, read_by=_ou)] = 1.0
     epsilon_uniform: Annotated[
-        Scalar, Field("Probability that an action is replaced by a uniform random one.", high=1.0, off=0.0)
+        Scalar,
+        Field("Probability that an action is replaced by a uniform random one.", high=1.0, off=0.0, read_by=collects),
     ] = 0.0
     action_smoothing: Annotated[
-        Scalar, Field("Weight of the previous action in the action that is taken.", high=0.999, off=0.0)
+        Scalar,
+        Field("Weight of the previous action in the action that is taken.", high=0.999, off=0.0, read_by=collects),
     ] = 0.0
     target_noise: Annotated[
         Scalar, Field("Scale of the noise on the target's action: target policy smoothing (Fujimoto et al. 2018).", off=0.0)
@@ -212,6 +219,7 @@ class Hyperparams(NamedTuple):
         Field(
             "Categorical critic: deviation, in distances of atoms, of a Gaussian target around the scalar one (HL-Gauss); 0 "
             "projects the distribution of the next state (C51).",
+            high=1_000.0,
             read_by=_atoms,
         ),
     ] = 0.0

@@ -90,7 +90,8 @@ class Agent(NamedTuple):
     """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
     update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, Array, dict[str, Array]]]
     """`(key, state, batch [B], weight [B], hyper, t_update) -> (state, td [B], info)`; consumes the key. `td` is y - Q of the
-    first critic, from which prioritized replay computes priorities; `info` contains the scalars to report."""
+    first critic, or what its head has in place of that, from which prioritized replay computes priorities; `info` contains the
+    scalars to report."""
     observe: Callable[[TrainState, Transition, Array], TrainState]
     """`(state, transition [N], valid [N] bool) -> state`: updates running statistics with what was collected; the identity
     unless observations or rewards are normalized."""
@@ -113,7 +114,8 @@ class Replay(NamedTuple):
     feedback: Callable[[Any, Array, Array, Hyperparams], Any]
     """`(state, index [B], td [B], hyper) -> state`: updates priorities; the identity if there are none."""
     measure: Callable[[Any, Array], dict[str, Array]] = _measure_nothing
-    """`(state, index [B]) -> {name: []}`: scalars to report about a sampled batch; by default none."""
+    """`(state, index [B]) -> {name: []}`: scalars to report about a sampled batch; by default none. A loop of your own sees all
+    of them; metrics.csv has columns for those that the package knows."""
 
 
 class Explorer(NamedTuple):
@@ -136,9 +138,9 @@ class Goal(NamedTuple):
     outcome: Callable[[Array, Array], tuple[Array, Array]]
     """`(achieved [..., G], desired [..., G]) -> (reward [...], discount [...])` of steps that achieved one goal while another
     was desired; the discount is 0 where such a step terminates the episode."""
-    success: float | None = None
-    """The least reward of a step that reaches its goal, or infinity if there is not one such reward, where the environment does
-    not say whether that terminates: the discount of `outcome` is then always 1. None where it says so."""
+    tells_ends: bool = True
+    """False if the environment does not say which steps terminate: the discount of `outcome` is then always 1, and hindsight
+    concludes from the rewards of episodes that have ended."""
 
 
 class EnvOptions(NamedTuple):

@@ -80,7 +80,7 @@ def overestimation(
         value = jnp.min(agent.q_values(train.params.critic, obs, action), axis=0)
         keys = jax.random.split(jax.random.fold_in(step_key, i), episodes)
         env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, action)
-        reward = normalized_reward(train.params.critic, hyper.reward_scale * transition.reward)
+        reward = normalized_reward(train.params.critic, hyper.reward_scale * transition.reward, hyper.reward_scale)
         return (env_state, obs, running & ~transition.last), (value, reward, running)
 
     start = (env_state, obs, jnp.ones(episodes, bool))

@@ -21,6 +21,7 @@ from ddpg_jax.agent.layers import (
     dense,
     full_product,
 )
+from ddpg_jax.agent.normalization import OBS, REWARD
 from ddpg_jax.agent.residual import residual
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.registry import Registry
@@ -326,6 +327,8 @@ def _output(net: nn.Module, part: str, *inputs: Array) -> jax.ShapeDtypeStruct:
         raise ConfigError(f"the {part} cannot be applied to arrays of shape {shapes}: {one_line(error)}") from error
     if getattr(output, "dtype", None) != jnp.float32:
         raise ConfigError(f"the {part} returns {getattr(output, 'dtype', type(output).__name__)}; it must return float32")
+    if taken := sorted({SUPPORT, STATISTICS, OBS, REWARD} & set(made.get("params", {}))):
+        raise ConfigError(f"the {part} has a layer named {taken[0]}, which means something else here; name it otherwise")
     others = set(made) - {"params", STATISTICS}
     if others:
         raise ConfigError(f"the {part} has the variables {', '.join(sorted(others))}; only params and {STATISTICS} are allowed")

@@ -52,6 +52,7 @@ def update_moments(moments: Moments, values: Array, valid: Array) -> Moments:
     ([2.0], [1.0])
     """
     count = jnp.sum(valid).astype(jnp.float32)
+    values = jnp.where(valid.reshape(valid.shape + (1,) * (values.ndim - 1)), values, 0.0)  # they may be NaN
     weight = valid.reshape(valid.shape + (1,) * (values.ndim - 1)).astype(jnp.float32)
     mean = jnp.sum(weight * values, axis=0) / jnp.maximum(count, 1.0)
     spread = jnp.sum(weight * jnp.square(values - mean[None]), axis=0)
@@ -128,7 +129,7 @@ def normalize_observations(agent: Agent, obs_dim: int) -> Agent:
     return Agent(init, act, q_values, update, observe)
 
 
-def normalized_reward(critic_params: Params, reward: Array, steps: int = 1) -> Array:
+def normalized_reward(critic_params: Params, reward: Array, size: float | Array = 1.0) -> Array:
     """Returns rewards `[...]` as the critic learns from them: divided by their running root mean square, and clipped.
 
     If the parameters contain no moments of rewards, these are returned unchanged. Rewards are not centered, because that would
@@ -137,18 +138,21 @@ def normalized_reward(critic_params: Params, reward: Array, steps: int = 1) -> A
 
     Args:
         critic_params: the parameters of the critic.
-        reward: `[...]`, rewards or sums of rewards.
-        steps: the number of rewards in each sum, which scales the bound.
+        reward: `[...]`, rewards or sums of rewards, which may be multiplied by `reward_scale`.
+        size: the number of rewards in each sum, times their factor, which scales the bound; `[]`.
     """
     if REWARD not in critic_params:
         return reward
     moments = critic_params[REWARD]
     scale = jax.lax.rsqrt(jnp.square(moments["mean"]) + variance(moments) + 1e-8)
-    return jnp.clip(reward * scale, -CLIP_LIMIT * steps, CLIP_LIMIT * steps)
+    return jnp.clip(reward * scale, -CLIP_LIMIT * size, CLIP_LIMIT * size)
 
 
 def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
-    """Wraps an agent so that it learns from `normalized_reward`; the rewards of a batch are sums of up to `n_step` rewards."""
+    """Wraps an agent so that it learns from `normalized_reward`.
+
+    The rewards of a batch are sums of up to `n_step` rewards, each multiplied by `reward_scale`.
+    """
 
     def wrap(state: TrainState, moments: Moments) -> TrainState:
         return replace(state, params=Nets(state.params.actor, {NET: state.params.critic, REWARD: moments}))
@@ -165,7 +169,8 @@ def normalize_rewards(agent: Agent, n_step: int = 1) -> Agent:
     def update(
         key: Key, state: TrainState, batch: Transition, weight: Array, hyper: Hyperparams, t_update: Array
     ) -> tuple[TrainState, Array, dict[str, Array]]:
-        batch = batch._replace(reward=normalized_reward(state.params.critic, batch.reward, n_step))
+        reward = normalized_reward(state.params.critic, batch.reward, n_step * hyper.reward_scale)
+        batch = batch._replace(reward=reward)
         inner, td, info = agent.update(key, unwrap(state), batch, weight, hyper, t_update)
         return wrap(inner, state.params.critic[REWARD]), td, info
 

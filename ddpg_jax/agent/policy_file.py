@@ -71,8 +71,9 @@ def read_about(path: Path) -> dict[str, Any]:
                 f"{name}={about[name]} is not known; it must be one of {', '.join(table)}, or a module that adds it must be "
                 "imported first"
             )
-    hidden = about.get("hidden", [])
-    _require(_are_sizes(hidden) and len(hidden) <= MOST_LAYERS, "hidden", hidden, f"up to {MOST_LAYERS} whole numbers")
+    for name in ("hidden", "actor_hidden", "critic_hidden"):
+        sizes = about.get(name, [])
+        _require(_are_sizes(sizes) and len(sizes) <= MOST_LAYERS, name, sizes, f"up to {MOST_LAYERS} whole numbers")
     for name in ("layer_norm", "batch_norm"):
         _require(isinstance(about.get(name, False), bool), name, about.get(name), "true or false")
     layer = about.get("action_layer", 0)
@@ -150,11 +151,13 @@ def read_arrays(path: Path, plain: dict[str, Any], more: dict[str, Any], digests
         infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         expected = more if set(infos) & (set(more) - set(plain)) else plain
         wrong = next((name for name in sorted({*infos, *expected}) if (name in infos) != (name in expected)), None)
-        if wrong or len(infos) != len(archive.infolist()):
-            shape = "no" if wrong in infos else f"of shape {expected[wrong].shape}" if wrong else "one"
-            raise ValueError(
-                f"actor.npz has {'' if wrong in infos else 'no '}{wrong}, where policy.json has {shape} such array"
-            )
+        if wrong in infos:
+            raise ValueError(f"actor.npz has {wrong}, which the network of policy.json has not")
+        if wrong:
+            shape = expected[wrong].shape
+            raise ValueError(f"actor.npz has no {wrong}, where the network of policy.json has one of shape {shape}")
+        if len(infos) != len(archive.infolist()):
+            raise ValueError("actor.npz has an array twice")
         arrays = {name: _read_array(archive, info, name, expected[name]) for name, info in infos.items()}
         file.seek(0)
         if digests and hashlib.sha256(file.read()).hexdigest() not in digests:

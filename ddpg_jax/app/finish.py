@@ -66,5 +66,5 @@ def finish(
     folder.write_manifest(status="finished", end=now(), seconds=seconds)
     line = report.headline(experiment.env, rows, experiment.eval_episodes, stops=stops)
     if not any(learns(group.experiment) for group in groups):
-        line += f", all of them warm-up (warmup_steps={experiment.warmup_steps}), in which nothing is learned,"
+        line += f", without an update (the warm-up has warmup_steps={experiment.warmup_steps}),"
     return f"{line} in {seconds:.0f} s; {folder.given}"

@@ -13,6 +13,7 @@ import numpy as np
 from ddpg_jax.data.episodes import Episode, native_actions
 from ddpg_jax.envs.host.evaluation import Evaluation
 from ddpg_jax.envs.host.lanes import Lane, as_flag, as_reward
+from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.types import Array, Env, EnvSpec, Key
 
 AT_ONCE = {"device": 32, "host": 10}
@@ -49,7 +50,6 @@ def collect(
     episodes: int,
     seed: int,
     make: Callable[[], Any] | None = None,
-    dtype: Any = np.float32,
     at_once: int | None = None,
 ) -> list[Episode]:
     """Plays whole episodes, each from another start.
@@ -58,12 +58,12 @@ def collect(
         env: the environment; if it lives outside the program, it tells the spec, and `make` makes what is stepped.
         act: how to act.
         episodes: their number.
-        seed: of starts and actions. The same seed gives the same episodes.
+        seed: of starts and actions. The same seed gives the same episodes, if as many play side by side.
         make: makes a Gymnasium environment, whose observations and rewards are kept as they are.
-        dtype: of the observations of an environment in JAX.
         at_once: the most environments that play side by side, if not as many as `AT_ONCE` says.
 
     Raises:
+        ConfigError: there are no episodes to play, or the environment has no time limit.
         EnvironmentFailure: the environment raised, or returned a number that is not finite.
 
     >>> import ddpg_jax as dj
@@ -72,14 +72,18 @@ def collect(
     >>> episode.obs.shape, episode.action.shape, episode.reward.shape, episode.terminated
     ((201, 3), (200, 1), (200,), False)
     """
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes} is not allowed; it must be at least 1")
     count = min(episodes, at_once or AT_ONCE["device" if make is None else "host"])
     if make is not None:
         return _on_host(make, act, env.spec, episodes=episodes, seed=seed, count=count)
-    return _on_device(env, act, episodes=episodes, seed=seed, dtype=dtype, count=count)
+    return _on_device(env, act, episodes=episodes, seed=seed, count=count)
 
 
-def _on_device(env: Env, act: Act, *, episodes: int, seed: int, dtype: Any, count: int) -> list[Episode]:
+def _on_device(env: Env, act: Act, *, episodes: int, seed: int, count: int) -> list[Episode]:
     """Plays in one compiled program, `count` episodes at a time."""
+    if env.spec.max_steps is None:
+        raise ConfigError(f"env={env.spec.name} has no time limit; it must have one to be played on the device")
 
     @jax.jit
     def play(key: Key) -> Any:
@@ -101,7 +105,9 @@ def _on_device(env: Env, act: Act, *, episodes: int, seed: int, dtype: Any, coun
         for e in range(min(count, episodes - len(found))):
             end = int(np.argmax(t.last[:, e])) + 1
             obs = np.concatenate([t.obs[:end, e], t.next_obs[end - 1 : end, e]])
-            obs = obs.reshape(end + 1, *env.spec.obs_shape).astype(dtype)
+            obs = obs.reshape(end + 1, *env.spec.obs_shape).astype(np.float32)
+            if not (np.isfinite(obs).all() and np.isfinite(t.reward[:end, e]).all()):
+                raise EnvironmentFailure("gave a number that is not finite with these actions")
             terminated = bool(t.discount[end - 1, e] == 0)
             found.append(Episode(obs, native_actions(t.action[:end, e], env.spec), t.reward[:end, e], terminated))
     return found

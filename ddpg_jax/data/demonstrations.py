@@ -131,8 +131,9 @@ def unit_actions(action: np.ndarray, spec: EnvSpec) -> np.ndarray:
 
 def _check_shapes(episode: Episode, spec: EnvSpec) -> None:
     obs = flat_obs(episode.obs)
+    given = obs if isinstance(episode.obs, dict) else episode.obs
     for name, shape, wanted, dim in (
-        ("observations", obs.shape[1:], spec.obs_shape, spec.obs_dim),
+        ("observations", given.shape[1:], spec.obs_shape, spec.obs_dim),
         ("actions", episode.action.shape[1:], spec.action_shape, spec.action_dim),
     ):
         if np.prod(shape, dtype=int) != dim:

@@ -1,4 +1,4 @@
-"""Writes episodes as Minari datasets (Younis et al. 2024), by a Minari id or in a folder (extra `data`)."""
+"""Writes and reads episodes as Minari datasets (Younis et al. 2024), by a Minari id or in a folder (extra `data`)."""
 
 from __future__ import annotations
 

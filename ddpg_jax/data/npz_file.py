@@ -67,7 +67,7 @@ def read_npz(path: Path) -> list[Episode]:
         raise ConfigError(f"{path} has arrays of different lengths ({found}); they must have one row for each step")
     obs, action, reward, terminated, truncated = (arrays[name] for name in NEEDED)
     if reward.ndim != 1 or terminated.ndim != 1 or truncated.ndim != 1:
-        raise ConfigError(f"{path} has rewards, terminations or truncations of more than one dimension; they must be vectors")
+        raise ConfigError(f"{path} has rewards, terminations or truncations that are no vectors; they must have one dimension")
     after = arrays.get(SUCCESSORS)
     if after is not None and after.shape != obs.shape:
         raise ConfigError(f"{path} has {SUCCESSORS} of shape {after.shape}; it must be that of observations, {obs.shape}")

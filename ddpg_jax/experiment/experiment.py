@@ -17,7 +17,7 @@ from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.validate import updates_of as updates_of
 from ddpg_jax.experiment.validate import validate
 from ddpg_jax.fields import Field, declared
-from ddpg_jax.hyperparams import Hyperparams
+from ddpg_jax.hyperparams import Hyperparams, collects
 
 SCHEDULES = "schedules:SCHEDULES"
 SIZES = tuple[int, ...]
@@ -111,6 +111,7 @@ class Experiment:
         Field(
             "Gradient steps per step; a fraction with many environments, or to update every few steps (0.5: every second).",
             high=10_000.0,
+            read_by=collects,
             also=("gradient_steps", "train_freq"),
         ),
     ] = 1.0
@@ -119,6 +120,7 @@ class Experiment:
         Field(
             "Steps at the start, with uniform random actions and without learning.",
             low=1,
+            read_by=collects,
             also=("learning_starts", "start_steps", "start_timesteps"),
         ),
     ] = 1_000
@@ -141,7 +143,10 @@ class Experiment:
     replay_capacity: Annotated[
         int,
         Field(
-            "Number of transitions that are stored, of all environments together.", low=1, also=("buffer_size", "replay_size")
+            "Number of transitions that are stored, of all environments together.",
+            low=1,
+            read_by=collects,
+            also=("buffer_size", "replay_size"),
         ),
     ] = 100_000
     n_step: Annotated[int, Field("Number of rewards that are summed before the bootstrap.", low=1, high=100)] = 1
@@ -151,6 +156,7 @@ class Experiment:
             "Noise while collecting: ou, gaussian or pink on the actions, parameter on the actor's parameters, none, or a "
             "name that a module adds.",
             table="exploration:EXPLORERS",
+            read_by=collects,
             also=("action_noise",),
         ),
     ] = "ou"
@@ -159,6 +165,7 @@ class Experiment:
         Field(
             "How the scale of the noise changes: constant, or linear, exponential or cosine to `noise_sigma_final`.",
             table=SCHEDULES,
+            read_by=collects,
         ),
     ] = "constant"
     network: Annotated[
@@ -294,8 +301,8 @@ class Experiment:
     diagnostics: Annotated[
         bool,
         Field(
-            "Also report gradient norms, the share of saturated actions, quantiles of the TD errors and the mean age of the "
-            "replayed transitions, as columns of metrics.csv."
+            "Also report gradient norms, the share of saturated actions, quantiles of the absolute TD errors and the mean age "
+            "of the replayed transitions, as columns of metrics.csv."
         ),
     ] = False
     parts: WORDS = ()

@@ -67,13 +67,15 @@ class Range(NamedTuple):
         return [type(low)(math.floor(x) if self.whole else x) for x in np.clip(values, low, self.high).tolist()]
 
     def scaled(self, value: float, factor: float) -> float:
-        """Returns `value * factor`, rounded if values are whole, and clipped to the range.
+        """Returns `value * factor`, clipped to the range; whole values move by at least 1.
 
-        >>> Range(0.01, 1.0, log=True, whole=False).scaled(0.9, 1.25), Range(1.0, 9.0, log=True, whole=True).scaled(3.0, 0.8)
-        (1.0, 2.0)
+        >>> Range(0.01, 1.0, log=True, whole=False).scaled(0.9, 1.25), Range(1.0, 9.0, log=True, whole=True).scaled(2.0, 1.25)
+        (1.0, 3.0)
         """
         moved = value * factor
-        return min(max(float(round(moved)) if self.whole else moved, self.low), self.high)
+        if self.whole and factor != 1:
+            moved = float(max(round(moved), value + 1) if factor > 1 else min(round(moved), value - 1))
+        return min(max(moved, self.low), self.high)
 
 
 def parse_ranges(ranges: Mapping[str, str]) -> dict[str, Range]:
@@ -114,7 +116,9 @@ def random_points(ranges: Mapping[str, str], count: int, seed: int = 0) -> list[
     [['tau'], ['tau']]
     """
     count = integer("points", count, low=1, high=MAX_MEMBERS)
-    generator = np.random.default_rng(seed)
+    if not ranges:
+        raise ConfigError("sample={} is not allowed; it must name at least one field")
+    generator = np.random.default_rng(coerce("seed", seed))
     columns = {name: own.draw(generator, count) for name, own in parse_ranges(ranges).items()}
     distinct = dict.fromkeys(zip(*columns.values(), strict=True))
     return [dict(zip(columns, values, strict=True)) for values in distinct]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.values import plain
+from ddpg_jax.fields import declared
 from ddpg_jax.hyperparams import Hyperparams
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 MOST_UPDATES = 2**31 - 1
 """Upper bound on the number of updates of a run."""
+FLOAT32_STEPS = 2**20
+"""In how many steps float32 can divide a range that is as long as its larger end is far from 0, with some bits to spare."""
+FLOAT32_MAX = 3.4e38
+_NUMBERS = declared(Hyperparams)
 
 
 def updates_of(experiment: Experiment) -> tuple[int, int]:
@@ -94,7 +99,8 @@ def _check_counts(x: Experiment) -> None:
         )
     if x.batch_size > vector_warmup:
         raise ConfigError(
-            f"batch_size={x.batch_size} is more than the warm-up collects; it must be at most warmup_steps={x.warmup_steps}"
+            f"batch_size={x.batch_size} is more than the {vector_warmup} steps that the warm-up takes; lower it, or raise "
+            f"warmup_steps={x.warmup_steps}"
         )
     if x.replay_capacity // x.num_envs < x.n_step:
         raise ConfigError(
@@ -126,24 +132,44 @@ def _check_networks(x: Experiment, hyper: Hyperparams) -> None:
                 f"{name}={getattr(hyper, name):g} is not allowed with targets=joint, which has no target networks; it must "
                 f"be {getattr(defaults, name):g}"
             )
-    if not hyper.value_min < hyper.value_max:
-        raise ConfigError(f"value_min={hyper.value_min:g} is not allowed; it must be below value_max={hyper.value_max:g}")
+    if _reads(x, "value_min"):
+        _check_atoms(x, float(hyper.value_min), float(hyper.value_max))
     if x.batch_norm and x.layer_norm:
         raise ConfigError("batch_norm=true is not allowed with layer_norm=true; one of them must be false")
-    if x.batch_norm and x.batch_size < 2:
-        raise ConfigError(f"batch_size={x.batch_size} is not allowed with batch_norm=true; it must be at least 2")
+    if x.batch_size < 2 and (x.batch_norm or x.network == "crossq"):  # the deviation of one row is 0
+        by = "batch_norm=true" if x.batch_norm else "network=crossq"
+        raise ConfigError(f"batch_size={x.batch_size} is not allowed with {by}; it must be at least 2")
+
+
+def _check_atoms(x: Experiment, low: float, high: float) -> None:
+    """Checks that the atoms of a categorical critic differ in float32."""
+    if not low < high:
+        raise ConfigError(f"value_min={low:g} is not allowed; it must be below value_max={high:g}")
+    length, largest = high - low, max(abs(low), abs(high))
+    if length > FLOAT32_MAX or length / (x.num_atoms - 1) < largest / FLOAT32_STEPS:
+        raise ConfigError(
+            f"value_max={high:g} is not allowed with value_min={low:g}, between which float32 does not have num_atoms="
+            f"{x.num_atoms} values at equal distances"
+        )
+
+
+def _reads(x: Experiment, name: str) -> bool:
+    read_by = _NUMBERS[name].read_by
+    return read_by is None or read_by(x)
 
 
 def _check_numbers(x: Experiment, hyper: Hyperparams) -> None:
-    if x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
+    changes = _reads(x, "noise_sigma_final")
+    if changes and x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
         raise ConfigError(
             f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential, noise_sigma and "
             "noise_sigma_final must be above 0"
         )
+    warmup = 0 if is_offline(x) else x.warmup_steps
     for name, clock, used in (
-        ("noise_decay_steps", x.warmup_steps, x.noise_schedule != "constant"),
-        ("lr_decay_updates", x.warmup_steps * x.updates_per_step, x.lr_schedule != "constant"),
-        ("priority_beta_updates", x.warmup_steps * x.updates_per_step, x.replay == "prioritized"),
+        ("noise_decay_steps", warmup, changes),
+        ("lr_decay_updates", warmup * x.updates_per_step, x.lr_schedule != "constant"),
+        ("priority_beta_updates", warmup * x.updates_per_step, x.replay == "prioritized"),
     ):
         if used and getattr(hyper, name) <= clock:
             raise ConfigError(

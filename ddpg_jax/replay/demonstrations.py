@@ -53,7 +53,7 @@ def make_store(transitions: Transition, goal: Goal | None = None) -> Any:
     step = (np.arange(count) - np.repeat(ends - lengths, lengths)).astype(np.int32)
     steps = np.zeros(count, np.int32)
     steps[: len(ends)] = lengths
-    return HindsightState(ring, episode, step, steps, () if goal.success is None else _best_rewards(transitions))  # pyright: ignore[reportArgumentType]
+    return HindsightState(ring, episode, step, steps, () if goal.tells_ends else _best_rewards(transitions))  # pyright: ignore[reportArgumentType]
 
 
 def _best_rewards(transitions: Transition) -> np.ndarray:
@@ -136,7 +136,7 @@ def mixed(replay: Replay, demonstrations: Replay, store: Any) -> Replay:
 def spread(key: Key, size: int, share: Any) -> Array:
     """Chooses a share of `size` places, evenly spread, each with this probability (systematic sampling); `[size]` bool.
 
-    Consumes the key.
+    Probabilities are exact to 1/4096. Consumes the key.
 
     >>> spread(jax.random.key(0), 8, 0.5).sum().item(), spread(jax.random.key(0), 8, 0.0).any().item()
     (4, False)

@@ -67,7 +67,7 @@ class HindsightState:
     """`[C]` int32, the number of steps recorded so far for episode e of lane n, at index `e * N + n`."""
     seen: Any = ()
     """`[3]` rewards of steps: the best and the second best with which an episode terminated, and the best with which one went
-    on; if `Goal.success`."""
+    on; unless `Goal.tells_ends`."""
 
 
 def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
@@ -98,7 +98,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
             ring = inner.init()
             count = ring.rows.shape[0]
             episode, step, steps = (jnp.full(count, start, jnp.int32) for start in (0, -1, 0))
-            return HindsightState(ring, episode, step, steps, () if goal.success is None else jnp.full(3, -jnp.inf))
+            return HindsightState(ring, episode, step, steps, () if goal.tells_ends else jnp.full(3, -jnp.inf))
 
         def add(state: HindsightState, transition: Transition, valid: Array) -> HindsightState:
             ring = inner.add(state.ring, transition, valid)
@@ -117,7 +117,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
                 write(state.episode, row, number),
                 write(state.step, row, step),
                 write(state.steps, slot, step + 1),
-                () if goal.success is None else best_rewards(state.seen, transition, valid),
+                () if goal.tells_ends else best_rewards(state.seen, transition, valid),
             )
 
         def read(key: Key, state: HindsightState, index: Array, hyper: Hyperparams) -> Transition:
@@ -126,7 +126,7 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
             desired = achieved_goal(unpack(gather(state.ring.rows, source), obs_dim, action_dim).next_obs, goal)
             chosen = jax.random.uniform(chance_key, index.shape) < hyper.hindsight_k / (hyper.hindsight_k + 1.0)
             steps, stored = read_window(state.ring, index, obs_dim=obs_dim, action_dim=action_dim, n_step=n_step)
-            above = None if goal.success is None else ends_above(state.seen)
+            above = None if goal.tells_ends else ends_above(state.seen)
             return join_window(relabel(steps, chosen, desired, goal=goal, above=above), stored, hyper)
 
         return Ring(init, add, read)
@@ -176,8 +176,7 @@ def relabel(
         chosen: which to relabel.
         desired: the new goals.
         goal: of the environment.
-        above: the reward above which a step terminates, if the environment does not say so: see `Goal.success`, from which on
-            steps terminate if it is None.
+        above: the reward above which a step terminates, or None if the environment says so; see `Goal.tells_ends`.
     """
 
     def replace_goal(obs: Array) -> Array:
@@ -187,10 +186,9 @@ def relabel(
     own = jnp.stack([step.obs[:, -goal.dim :] for step in steps])  # at an end, next_obs may already hold another goal
     pairs = jnp.stack([reached, reached]), jnp.stack([jnp.broadcast_to(desired, own.shape), own])
     (rewards, _), (discounts, own_discounts) = goal.outcome(*pairs)
-    if goal.success is not None:
+    if above is not None:
         own_rewards = jnp.stack([step.reward for step in steps])  # those computed again differ by rounding
-        limit = jnp.float32(goal.success - 1e-6 * max(1.0, abs(goal.success))) if above is None else above
-        discounts, own_discounts = (jnp.where(given > limit, 0.0, 1.0) for given in (rewards, own_rewards))
+        discounts, own_discounts = (jnp.where(given > above, 0.0, 1.0) for given in (rewards, own_rewards))
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
     discounts = jnp.where(fallen, 0.0, discounts)
     return [

@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import STEP_FIELDS, Array, Hyperparams, Key, ReplayState, Scalar, Transition
 
 
@@ -77,8 +78,13 @@ def make_ring(obs_dim: int, action_dim: int, capacity: int, *, num_envs: int = 1
         capacity: `C`, the total number of transitions; rounded down to a multiple of `num_envs`.
         num_envs: `N`.
         n_step: number of rewards that are summed before the bootstrap.
+
+    Raises:
+        ConfigError: there is no row for some environment.
     """
     length = capacity // num_envs
+    if length < 1:
+        raise ConfigError(f"capacity={capacity} is not allowed with num_envs={num_envs}; it must be at least as many")
 
     def init() -> ReplayState:
         rows = jnp.zeros((length * num_envs, 2 * obs_dim + action_dim + 3))

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 
 from ddpg_jax.experiment.experiment import Experiment
-from ddpg_jax.experiment.validate import is_offline
+from ddpg_jax.experiment.validate import is_offline, updates_of
 
 
 def offline_iterations(experiment: Experiment) -> int:
@@ -42,8 +42,15 @@ def phase_at(experiment: Experiment, iteration: int) -> str:
 
 
 def learns(experiment: Experiment) -> bool:
-    """Returns True unless a run consists of nothing but its warm-up."""
-    return offline_iterations(experiment) > 0 or total_iterations(experiment) > warmup_iterations(experiment)
+    """Returns True unless a run ends before its first update, as in its warm-up.
+
+    >>> learns(Experiment(steps=900)), learns(Experiment(steps=1_010, updates_per_step=0.01))
+    (False, True)
+    """
+    if offline_iterations(experiment) > 0:
+        return True
+    _, interval = updates_of(experiment)
+    return total_iterations(experiment) // interval > warmup_iterations(experiment) // interval
 
 
 def origin(experiment: Experiment) -> int:

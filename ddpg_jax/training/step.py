@@ -44,10 +44,11 @@ class RunState:
 def fork(own: RunState, parent: RunState) -> RunState:
     """Returns the state of a member that goes on from the state of another one in its own environments.
 
-    The open episodes of the replay end, as the next transitions belong to others.
+    The open episodes of the replay end, as the next transitions belong to others. The noise stays, as it belongs to the
+    episodes.
     """
     replay = end_open_episodes(parent.replay)
-    return replace(parent, env=own.env, obs=own.obs, returns=own.returns, replay=replay)
+    return replace(parent, noise=own.noise, env=own.env, obs=own.obs, returns=own.returns, replay=replay)
 
 
 def train_step(
@@ -108,7 +109,7 @@ def gradient_steps(
 
 def store(agent: Agent, replay: Replay, state: RunState, *, transition: Transition, valid: Array) -> tuple[RunState, Array]:
     """Stores transitions `[N]`. Also returns, for each environment, the return of an episode that ended, else NaN, `[N]`."""
-    returns = state.returns + transition.reward * valid
+    returns = state.returns + jnp.where(valid, transition.reward, 0.0)
     ended = transition.last & valid
     state = replace(
         state,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +151,16 @@ def test_targets_start_as_copies_in_buffers_of_their_own() -> None:
         state, *_ = update(jax.random.key(0), used, batch, jnp.ones(4), HYPER, jnp.int32(t))
         assert all(x.is_deleted() for x in jax.tree.leaves(used.params)), "the old state was not given up"
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", ["support", "norm_obs"])
+def test_layers_do_not_take_names_that_mean_something_else(name: str) -> None:
+    """They would be left out of what is learned, or be read as running statistics."""
+
+    class Actor(nn.Module):
+        @nn.compact
+        def __call__(self, obs: Any) -> Any:
+            return jnp.tanh(nn.Dense(1, name=name)(obs))
+
+    with pytest.raises(dj.ConfigError, match=f"the actor has a layer named {name}"):
+        dj.make_agent(Actor(), dj.mlp(action_dim=1).critic, obs_dim=3)

@@ -17,6 +17,7 @@ from ddpg_jax.agent.normalization import (
     OBS,
     REWARD,
     init_moments,
+    normalize_rewards,
     normalized_reward,
     standardize,
     update_moments,
@@ -55,8 +56,31 @@ def test_rewards_that_are_always_the_same_are_of_size_one(reward: float) -> None
         moments = update_moments(moments, jnp.full(100, reward), jnp.ones(100, bool))
     found = normalized_reward({REWARD: moments}, jnp.array([reward, 1e6, -1e6]))
     np.testing.assert_allclose(found, [np.sign(reward), 10.0, -10.0], rtol=1e-3)
-    sums = normalized_reward({REWARD: moments}, jnp.array([20.0 * reward, 1e6]), steps=20)
+    sums = normalized_reward({REWARD: moments}, jnp.array([20.0 * reward, 1e6]), size=20)
     np.testing.assert_allclose(sums, [20.0 * np.sign(reward), 200.0], rtol=1e-3, err_msg="the bound of so many")
+
+
+def test_a_factor_on_rewards_scales_what_is_learned_from_and_its_bound() -> None:
+    """Else all rewards beyond a tenth of the factor would look alike."""
+    inner = mlp_agent(1, 1, (4,))._replace(update=lambda key, state, batch, weight, hyper, t_update: (state, batch.reward, {}))
+    agent = normalize_rewards(inner, n_step=2)
+    hyper, reward = dj.Hyperparams(reward_scale=20.0), jnp.array([-1.0, -2.0, -3.0, -0.5])
+    state = agent.init(jax.random.key(0), hyper)
+    batch = dj.Transition(*[jnp.zeros((4, 1))] * 2, reward, jnp.ones(4), jnp.zeros(4, bool), jnp.zeros((4, 1)))
+    state = agent.observe(state, batch, jnp.ones(4, bool))
+    _, learned, _ = agent.update(
+        jax.random.key(0), state, batch._replace(reward=20.0 * reward), jnp.ones(4), hyper, jnp.int32(0)
+    )
+    np.testing.assert_allclose(learned, 20.0 * reward / np.sqrt(np.mean(np.square(reward))), rtol=1e-3)
+
+
+def test_what_is_not_valid_leaves_no_trace() -> None:
+    """Not even NaN, which a loop of one's own may have where an environment gave nothing."""
+    some = jnp.array([[1.0], [jnp.nan], [3.0]])
+    seen = update_moments(init_moments(1), some, jnp.array([True, False, True]))
+    whole = update_moments(init_moments(1), some[jnp.array([0, 2])], jnp.ones(2, bool))
+    for name in seen:
+        np.testing.assert_array_equal(seen[name], whole[name])
 
 
 def test_moments_forget_rather_than_stop_to_count() -> None:

@@ -548,6 +548,39 @@ def test_a_policy_whose_sizes_are_not_those_of_its_arrays_is_refused_when_it_is_
         dj.load_policy(place)
 
 
+@pytest.mark.parametrize("name", ["hidden", "actor_hidden", "critic_hidden"])
+@pytest.mark.parametrize("sizes", [[4] * 1_000, 5, ["x"]], ids=["many", "number", "words"])
+def test_sizes_that_no_network_has_are_refused_before_one_is_made(copy_of: Any, name: str, sizes: Any) -> None:
+    place = copy_of() / "policy"
+    about = json.loads((place / "policy.json").read_text())
+    del about["own_sha256"]
+    (place / "policy.json").write_text(json.dumps({**about, name: sizes}))
+    with pytest.raises(dj.ConfigError, match=f"{name}=.*it must be up to 256 whole numbers"):
+        dj.load_policy(place)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda names: names[1:], "has no .*, where the network of policy.json has one of shape"),
+        (lambda names: [*names, "more"], "has more, which the network of policy.json has not"),
+        (lambda names: [*names, names[0]], "has an array twice"),
+    ],
+    ids=["missing", "more", "twice"],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_arrays_that_are_not_those_of_the_network_are_named(copy_of: Any, change: Any, words: str) -> None:
+    file = copy_of() / "policy" / "actor.npz"
+    with np.load(file) as arrays:
+        known = {name: arrays[name] for name in arrays.files}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in change(list(known)):
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, known.get(name, np.zeros(1)))
+    with pytest.raises(dj.ConfigError, match=f"actor.npz {words}"):
+        dj.load_policy(file.parent)
+
+
 @pytest.mark.parametrize("name", ["activation", "precision"])
 def test_a_policy_of_a_newer_kind_is_refused_when_it_is_read(copy_of: Any, name: str) -> None:
     place = copy_of() / "policy"

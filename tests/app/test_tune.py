@@ -283,7 +283,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         (["--grid", "tau=0.1"], "--grid"),
         (["--hours", "1"], "ddpg-jax sweep has it"),
         (["--sample", "layer_norm=uniform:0:1"], "not numbers"),
-        (["--sample", "batch_size=uniform:1:51"], "batch_size=51 is more than the warm-up collects"),
+        (["--sample", "batch_size=uniform:1:51"], "batch_size=51 is more than the 50 steps that the warm-up takes"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_sentence(tmp_path: Path, capsys: Capture, more: list[str], named: str) -> None:

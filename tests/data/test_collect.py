@@ -48,6 +48,14 @@ def test_episodes_in_jax_are_whole_and_in_the_units_of_the_environment() -> None
     assert again[0].obs[0] != other[0].obs[0]
 
 
+def test_what_cannot_be_played_is_told() -> None:
+    """NaN in a dataset would be found by whoever learns from it, if at all."""
+    with pytest.raises(dj.ConfigError, match="episodes=0 is not allowed"):
+        collect(walk(), uniform(1), episodes=0, seed=0)
+    with pytest.raises(dj.EnvironmentFailure, match="gave a number that is not finite"):
+        collect(walk(), lambda key, obs: jnp.full((obs.shape[0], 1), jnp.nan), episodes=1, seed=0)
+
+
 def test_ways_to_act() -> None:
     obs, key = jnp.ones((4_000, 1)), jax.random.key(0)
 

@@ -228,7 +228,7 @@ def test_the_outermost_function_of_rewards_is_asked() -> None:
     assert goal is not None
     here, there = jnp.zeros((1, 2)), jnp.ones((1, 2))
     assert [goal.outcome(here, at)[0].item() for at in (here, there)] == [100.0, 0.0]
-    assert goal.success == 100.0
+    assert not goal.tells_ends
 
 
 @pytest.mark.parametrize(
@@ -253,20 +253,18 @@ def test_reaching_a_goal_ends_where_it_has_ended(own: bool, new: bool) -> None:
     """And goes on where it has gone on, or where nothing is known; what ended for another reason still ends."""
     goal = host_env(Reach, "Reach").spec.goal
     assert goal is not None
-    assert goal.success == 0.0
+    assert not goal.tells_ends
     here = jnp.zeros((1, 2))
     desired = here if new else here + 0.9
     obs = jnp.concatenate([here, here, here if own else here + 0.5], axis=1)
 
-    def discount(ended: bool, above: float | None) -> float:
+    def discount(ended: bool, above: float) -> float:
         reward, end = jnp.array([float(own) - 1.0]), jnp.array([1.0 - ended])
         step = dj.Transition(obs, here, reward, end, jnp.array([ended]), obs)
-        threshold = None if above is None else jnp.float32(above)
-        return relabel([step], jnp.array([True]), desired, goal=goal, above=threshold)[0].discount.item()
+        return relabel([step], jnp.array([True]), desired, goal=goal, above=jnp.float32(above))[0].discount.item()
 
-    for above in (None, -1.0):
-        assert discount(ended=own, above=above) == 1.0 - new
-        assert discount(ended=not own, above=above) == (0.0 if new or not own else 1.0)
+    assert discount(ended=own, above=-1.0) == 1.0 - new
+    assert discount(ended=not own, above=-1.0) == (0.0 if new or not own else 1.0)
     assert discount(ended=False, above=np.inf) == 1.0
     assert discount(ended=True, above=np.inf) == 0.0
 

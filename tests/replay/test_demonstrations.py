@@ -122,11 +122,11 @@ def test_what_is_reported_of_demonstrations_changes_no_priority(mask: list[bool]
     assert float(sum_tree.total(after.tree)) == pytest.approx(float(after.tree[0].sum()))
 
 
-@pytest.mark.parametrize("success", [None, -0.1])
-def test_a_store_is_a_ring_that_was_filled(success: float | None) -> None:
+@pytest.mark.parametrize("tells_ends", [True, False])
+def test_a_store_is_a_ring_that_was_filled(tells_ends: bool) -> None:
     """With its episodes for hindsight, as if each step had been added; so all that is known of rings holds for it."""
     steps = episodes([4, 1, 3, 2], [True, False, False, True])
-    goal = GOAL._replace(success=success)
+    goal = GOAL._replace(tells_ends=tells_ends)
     for make, given_goal in ((dj.replay.make_ring, None), (hindsight(goal), goal)):
         ring = make(3, 1, 10)
         state = ring.init()

@@ -34,6 +34,12 @@ class Functions(NamedTuple):
     sample: Any
 
 
+@pytest.mark.parametrize("kind", ["uniform", "prioritized"])
+def test_every_environment_needs_a_row(kind: str) -> None:
+    with pytest.raises(dj.ConfigError, match="capacity=1 is not allowed with num_envs=2"):
+        dj.replay.REPLAYS[kind](OBS, ACTION, 1, batch_size=2, num_envs=2)
+
+
 @functools.cache
 def compiled(capacity: int, num_envs: int, n_step: int = 1, batch_size: int = 256, kind: str = "uniform") -> Functions:
     replay = dj.replay.REPLAYS[kind](OBS, ACTION, capacity, batch_size=batch_size, num_envs=num_envs, n_step=n_step)

@@ -94,6 +94,7 @@ def test_values_stay_in_their_ranges(log: bool, low: float, ratio: float, whole:
         assert low <= moved <= high
         assert not whole or moved == int(moved)
         assert whole or moved in (low, high, value * factor)
+        assert not whole or factor == 1 or moved != value or moved in (low, high), "small numbers move, too"
 
 
 def states(program: Program, state: Any) -> Any:

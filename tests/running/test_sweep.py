@@ -22,6 +22,7 @@ from ddpg_jax.app.cli import main
 from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE
 from ddpg_jax.experiment.grid import grid_points, parse_grid, random_points
+from ddpg_jax.hyperparams import collects
 from ddpg_jax.running import groups, hardware
 from ddpg_jax.running.groups import make_groups
 from ddpg_jax.running.placement import make_placement
@@ -61,6 +62,13 @@ def test_random_points_keep_to_their_ranges_and_repeat() -> None:
     assert min(map(sizes.count, (1, 2, 3))) > 900, "the ends are as likely as what is between them"
     assert len(random_points({"batch_size": "uniform:1:3"}, 3_000)) == 3, "what is drawn again would pass for another seed"
     assert all(isinstance(point["batch_size"], int) and 16 <= point["batch_size"] <= 64 for point in points)
+
+
+def test_random_points_need_a_field_and_a_seed_that_can_be_drawn_from() -> None:
+    with pytest.raises(dj.ConfigError, match="it must name at least one field"):
+        random_points({}, 4)
+    with pytest.raises(dj.ConfigError, match="seed=-1 is not allowed"):
+        random_points({"tau": "log:1e-3:1e-1"}, 4, seed=-1)
 
 
 def test_a_sweep_over_environments(tmp_path: Path, command_line: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +152,7 @@ def test_a_number_is_swept_where_some_points_read_it() -> None:
         "demonstrations": "shown.npz",
     }
     everything |= {"critic": "categorical", "num_envs": 2}
-    numbers = [name for name, field in FIELDS.items() if field.read_by]
+    numbers = [name for name, field in FIELDS.items() if field.read_by not in (None, collects)]
     point = {name: {**STRUCTURE, **NUMBERS}[name] for name in numbers}
     assert make_groups([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
     for name in numbers:

@@ -20,7 +20,7 @@ from ddpg_jax.running.blocks import Journal
 from ddpg_jax.running.placement import PACKED, make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import PLAIN, Layout, Metrics
-from ddpg_jax.training.step import STREAMS, RunState, gradient_steps, stream
+from ddpg_jax.training.step import STREAMS, RunState, fork, gradient_steps, stream
 from tests.agents import mlp_agent
 
 LIMIT, SPEED = 5, 0.25
@@ -449,3 +449,17 @@ def test_noise_and_returns_start_anew_with_every_episode() -> None:
         assert int(metrics.counts["train_return_mean"]) == ended.sum()
         ends += ended.sum()
     assert 0 < ends < 4 * 30
+
+
+def test_a_member_that_goes_on_from_another_keeps_what_belongs_to_its_episodes() -> None:
+    """The noise, too: an episode that has begun with it would get that of another."""
+
+    def state(value: float) -> RunState:
+        ring = dj.replay.uniform(1, 1, 4, batch_size=1).init()
+        whole = jnp.full((1, 1), value)
+        params = dj.Nets(whole, whole)
+        return RunState(dj.TrainState(params, params, params), ring, whole, whole, whole, whole[0])
+
+    merged = fork(state(1.0), state(2.0))
+    assert [float(x.sum()) for x in (merged.noise, merged.env, merged.obs, merged.returns)] == [1.0] * 4
+    assert float(merged.train.params.actor.sum()) == 2.0
