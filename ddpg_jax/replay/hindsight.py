@@ -189,6 +189,8 @@ def relabel(
     if above is not None:
         own_rewards = jnp.stack([step.reward for step in steps])  # those computed again differ by rounding
         discounts, own_discounts = (jnp.where(given > above, 0.0, 1.0) for given in (rewards, own_rewards))
+    # A step that terminated although it did not reach its own goal, as in a fall, terminates whatever the goal is. All others
+    # terminate if they reach the new goal.
     fallen = (jnp.stack([step.discount for step in steps]) == 0) & (own_discounts > 0)
     discounts = jnp.where(fallen, 0.0, discounts)
     return [

@@ -270,6 +270,7 @@ def repeat(step: Callable[[Any], Any], carry: Any, *, end: Array, layout: Layout
         return take
 
     packed = (*carry[:2], pack(carry[2:]))
+    # First as many steps a turn as the layout says, and then the few that are left; without unrolling, these are one loop.
     for steps, last in {layout.unroll: end - layout.unroll + 1, 1: end}.items():
         packed = jax.lax.while_loop(lambda packed, last=last: (packed[0] < last) & (packed[1] == GO_ON), turn(steps), packed)
     return (*packed[:2], *unpack(packed[2]))

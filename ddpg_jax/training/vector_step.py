@@ -126,6 +126,7 @@ def overlapped_step(collect: Collector, schedule: Schedule) -> StepFunction:
         begun = jnp.minimum(outside.status(env_state).min(), 0)  # 0, but only once the step has begun
         due = schedule.due(i)
         state, info = run_if(due, lambda state: schedule.update(key, state, hyper, i + begun), state)
+        # A number that is known only after the whole update, so that the step is not waited for before.
         updated = jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(state.train.params)]).sum()
         stepped = outside.receive(env_state, state.obs, action, updated)
         state, report = collect.store(state, noise, action, stepped)

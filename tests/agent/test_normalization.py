@@ -66,7 +66,8 @@ def test_a_factor_on_rewards_scales_what_is_learned_from_and_its_bound() -> None
     agent = normalize_rewards(inner, n_step=2)
     hyper, reward = dj.Hyperparams(reward_scale=20.0), jnp.array([-1.0, -2.0, -3.0, -0.5])
     state = agent.init(jax.random.key(0), hyper)
-    batch = dj.Transition(*[jnp.zeros((4, 1))] * 2, reward, jnp.ones(4), jnp.zeros(4, bool), jnp.zeros((4, 1)))
+    zeros = jnp.zeros((4, 1))
+    batch = dj.Transition(zeros, zeros, reward, jnp.ones(4), jnp.zeros(4, bool), zeros)
     state = agent.observe(state, batch, jnp.ones(4, bool))
     _, learned, _ = agent.update(
         jax.random.key(0), state, batch._replace(reward=20.0 * reward), jnp.ones(4), hyper, jnp.int32(0)
