@@ -198,8 +198,10 @@ def peers() -> str:
         "vmap of its own, beside ours with TD3's parts. `products` is what the matrix products of an update reach in a loop of",
         "their own: a guide and no strict bound, since XLA schedules them otherwise within an update. `bfloat16` is ours with",
         "`precision=bfloat16`, a choice that the others do not have, which is faster where the processor multiplies bfloat16.",
-        "One run of ours keeps products of batch 64 on one core; `sbx cores as ours` is SBX with that setting. All share the",
-        "machine with others, which does not slow all systems down alike: the fastest rates show less of it than the medians.",
+        "One run of ours keeps products of batch 64 on one core, which SBX gains from as well",
+        "([notes](NOTES.md#on-an-intel-xeon-with-avx512)); `sbx cores as ours` is SBX with that setting, which changes nothing",
+        "at larger batches. All share the machine with others, which does not slow all systems down alike: the fastest rates",
+        "show less of it than the medians.",
         "",
     )
     found += remarks if found else []

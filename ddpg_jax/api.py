@@ -22,7 +22,7 @@ from ddpg_jax.experiment.build import ENV_FIELDS, env_options, network_fields
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
 from ddpg_jax.experiment.validate import check_demonstrations
-from ddpg_jax.experiment.values import plain
+from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.clock import learns
 from ddpg_jax.running.evaluation import play
@@ -212,8 +212,7 @@ def evaluate(
             raise ConfigError(
                 f"{name}={plain(value)} is not allowed in evaluate; it must be one of {', '.join(ENV_FIELDS[1:])}"
             )
-    if episodes < 1:
-        raise ConfigError(f"episodes={episodes} is not allowed; it must be at least 1")
+    episodes = integer("episodes", episodes, low=1)
     experiment, _ = configure({**fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
     check_settings()
     check_finite(policy, "policy")
@@ -231,6 +230,11 @@ def check_finite(policy: Policy, name: str) -> None:
     """
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
         raise ConfigError(f"{name} has diverged, and its parameters are not finite; evaluate another one")
+
+
+def _is_false(answer: Any) -> bool:
+    """Returns True for False, also as a boolean of NumPy or JAX; not for None, which a function without `return` gives."""
+    return answer is False or (getattr(answer, "dtype", None) == np.bool_ and not np.all(answer))
 
 
 class _Trained(NamedTuple):
@@ -286,7 +290,7 @@ def _train_all(
             row = next((row for row in rows if row["member"] == member.number), None)
             if on_evaluation and row:
                 policy = make_policy(experiment, program.spec, program.actor(state, m))
-                if on_evaluation(member.number, row["step"], dict(row), policy) is False:
+                if _is_false(on_evaluation(member.number, row["step"], dict(row), policy)):
                     yield m
 
     if line := program.time_limit_missing():

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ddpg_jax.app.interrupts import raise_as_usual
-from ddpg_jax.app.options import ELSEWHERE, ENVIRONMENT, at_least, check_file, joined, make_parser, read_meeting, whole
+from ddpg_jax.app.options import ELSEWHERE, ENVIRONMENT, EXPORTS, at_least, check_file, joined, make_parser, read_meeting, whole
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.errors import ConfigError, EnvironmentFailure, lacks_memory
 from ddpg_jax.experiment.experiment import FIELDS, STRUCTURE, coerce, nearest_fields
@@ -270,12 +270,16 @@ def _export(options: argparse.Namespace) -> int:
     from ddpg_jax.files import write_text
 
     _import(options.imports)
+    ending = options.out.suffix.removeprefix(".")
+    to = options.to or (ending if ending in EXPORTS else "onnx")
+    if ending in EXPORTS and ending != to:
+        raise ConfigError(f"--to {to} is not allowed with out={options.out}, whose ending is that of {ending}; change one")
     card = card_path(options.dir, options.out) if options.card else None
     check_jax()
-    done = export(options.dir, options.to, options.out, member=options.member, kind=_kind(options))
+    done = export(options.dir, to, options.out, member=options.member, kind=_kind(options))
     print(f"{options.out}: differs from the policy by {done.difference:.0e} of half the action range, in {done.program}")
     if card:
-        write_text(card, model_card(options.dir, done, to=options.to))
+        write_text(card, model_card(options.dir, done, to=to))
         print(card)
     return 0
 
@@ -287,9 +291,10 @@ def _record(options: argparse.Namespace) -> int:
     from ddpg_jax.app.report import described_episodes
     from ddpg_jax.data.collect import greedy, noisy, uniform
 
-    episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
     given = [name for name in ("noise", "random", "replay") if getattr(options, name)]
     given = ["best", *given] if options.best and not options.noise else given
+    given += [name for name in ("episodes", "seed") if options.replay and getattr(options, name) is not None]
+    episodes, seed = whole("episodes", options.episodes or "20"), coerce("seed", options.seed or "0")
     if len(given) > 1:
         raise ConfigError(f"--{given[0]} and --{given[1]} cannot be combined; give one of them")
     sigma = at_least("noise", options.noise or "0", 0.0)

@@ -72,7 +72,7 @@ def recorded(folder: Path, policy_at: Path, changes: Mapping[str, Any] = Mapping
     number = policy_at.name.removeprefix("member_")
     swept = next((one for one in manifest["members"] if str(one["member"]) == number), {})
     values = {**manifest["experiment"], **swept}
-    imports = [*values.get("imports", ()), *changes.get("imports", ())]
+    imports = [name for given in (values, changes) for name in coerce("imports", given.get("imports", ()))]
     values = {**({} if "env" in changes else values), **changes, "imports": imports}
     return Experiment(**{name: coerce(name, values[name]) for name in ENV_FIELDS if name in values})
 
@@ -99,6 +99,10 @@ def policy_folder(folder: Path, member: str | None = None, kind: str = "policy")
             best = kind != "policy" and not result > value.get(number, -math.inf)
             value[number] = value.get(number, math.nan) if best else result
         known = {m: result for m, result in value.items() if (at / f"member_{m}").exists()}
+        envs = {row["env"]: str(row["member"]) for row in rows if "env" in row}
+        if member is None and len(envs) > 1:
+            each = ", ".join(f"{m} in {env}" for env, m in envs.items())
+            raise ConfigError(f"{folder} holds a sweep over environments; name a member with --member, such as {each}")
         if member is None and known:
             ended = {str(m) for m, stop in stops_of(RunFolder(folder).manifest()).items() if stop.reason == "prune"}
             member = max(known, key=lambda m: (m not in ended, -math.inf if math.isnan(known[m]) else known[m]))

@@ -37,8 +37,9 @@ def export(folder: Path, to: str, path: Path, *, member: str | None = None, kind
     """
     check_file("out", path)
     if (folder / "policy.json").exists():
-        if kind != "policy":
-            raise ConfigError(f"--best is not allowed with {folder}, which holds a policy without its run; name a run folder")
+        if kind != "policy" or member is not None:
+            word = "--best" if kind != "policy" else "--member"
+            raise ConfigError(f"{word} is not allowed with {folder}, which holds a policy without its run; name a run folder")
         return export_policy(load_policy(folder), path, to=to)
     at = policy_folder(folder, member, kind)
     import_modules(recorded(folder, at).imports)

@@ -93,6 +93,8 @@ def _about(name: str, options: EnvOptions) -> str:
         known = name in DEVICE or ":" in name or name in gymnasium.registry
         some = [] if known else [each for each in (*DEVICE, *host_names()) if each.startswith(name)]
         rows = [*device_rows(each for each in some if each in DEVICE), *host_rows(each for each in some if each not in DEVICE)]
+        if rows and (options.env_kwargs, options.wrappers) != (NO_OPTIONS.env_kwargs, NO_OPTIONS.wrappers):
+            raise ConfigError(f"env_kwargs and wrappers need one environment, but {len(rows)} begin with {name}; name one")
         return table(rows) if rows else details(some[0] if some else name, options)  # which reports what is wrong with it
 
 
@@ -148,8 +150,12 @@ def details(name: str, options: EnvOptions) -> str:
 
 
 def device_rows(names: Iterable[str]) -> list[Row]:
-    """Returns rows of environments written in JAX."""
-    return [Row(name, _runs_on(name), DEVICE[name]().spec) for name in names]
+    """Returns rows of environments written in JAX, without those that need keyword arguments or cannot be made."""
+    rows = []
+    for name in names:
+        with contextlib.suppress(ConfigError):
+            rows.append(Row(name, _runs_on(name), make_device(name).spec))
+    return rows
 
 
 def host_names() -> list[str]:

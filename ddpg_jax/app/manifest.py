@@ -68,18 +68,30 @@ def new_manifest(experiment: Experiment, members: list[Member], processes: int =
         "identity": _identity(experiment, members),
         "hash": digest(experiment, members),
         "seeds": sorted({member.seed for member in members}),
-        "packages": versions(),
         "python": platform.python_version(),
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "host": platform.node(),
         "system": platform.platform(),
-        "git_commit": commit_of(Path(__file__).resolve().parents[1]),
-        "command": shlex.join(["ddpg-jax", *sys.argv[1:]]),
-        "start": now(),
+        **provenance(),
         "end": None,
         "status": "running",
     }
+
+
+def provenance() -> dict[str, Any]:
+    """Returns the command that this process runs, with the time and the versions of the software."""
+    return {
+        "packages": versions(),
+        "git_commit": commit_of(Path(__file__).resolve().parents[1]),
+        "command": shlex.join(["ddpg-jax", *sys.argv[1:]]),
+        "start": now(),
+    }
+
+
+def length_in(manifest: dict[str, Any]) -> int:
+    """Returns the length of a run in a manifest: its steps, or its updates if it has no steps."""
+    return manifest["experiment"]["steps"] or manifest["experiment"]["updates"]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -141,6 +153,8 @@ def _is_manifest(manifest: Any) -> bool:
         and isinstance(manifest.get("hash", ""), str)
         and isinstance(manifest.get("rows", 0), int)
         and isinstance(manifest.get("rows_digest", ""), str)
+        and isinstance(manifest.get("resumes", []), list)
+        and all(isinstance(one, dict) for one in manifest.get("resumes", []))
         and all(isinstance(manifest.get(name, {}), dict) for name in ("stopping", "stopped", "evolution", "demonstrations"))
         and len(members) == len(identity["members"])
         and isinstance(manifest.get("start"), str)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = ("imports", "env_kwargs", "wrappers")
 """Fields that describe an environment."""
+EXPORTS = ("onnx", "stablehlo", "npz")
+"""Formats of exported policies."""
 ELSEWHERE = ("env", "backend", *ENVIRONMENT)
 """Fields of the environment in which a policy is evaluated, if it is not that of its training."""
 
@@ -173,7 +175,7 @@ def _reading(commands: Any) -> None:
 
     export = commands.add_parser("export", help="write a policy as a file for other programs", allow_abbrev=False)
     export.add_argument("dir", type=Path, metavar="DIR", help="a run folder, or a saved policy")
-    export.add_argument("--to", choices=("onnx", "stablehlo", "npz"), default="onnx", help="the format (onnx)")
+    export.add_argument("--to", choices=EXPORTS, help="the format (that of the file's ending, else onnx)")
     export.add_argument("--out", type=Path, metavar="FILE", required=True)
     export.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
     export.add_argument("--best", action="store_true", help="the policy of the best evaluation, not the last one")
@@ -182,11 +184,11 @@ def _reading(commands: Any) -> None:
 
     record = commands.add_parser("record", help="write episodes of a policy as a dataset", allow_abbrev=False)
     record.add_argument("dir", type=Path, metavar="DIR", help="a run folder")
-    record.add_argument("--episodes", default="20", metavar="N", help="number of episodes (20)")
+    record.add_argument("--episodes", metavar="N", help="number of episodes (20)")
     record.add_argument(
         "--out", metavar="DATASET", required=True, help="a Minari id, such as pend/mine-v0, a new folder, or FILE.npz"
     )
-    record.add_argument("--seed", default="0", metavar="K", help="seed of initial states and noise (0)")
+    record.add_argument("--seed", metavar="K", help="seed of initial states and noise (0)")
     record.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
     record.add_argument("--best", action="store_true", help="the policy of the best evaluation, not the last one")
     record.add_argument("--noise", metavar="SIGMA", help="add Gaussian noise, in halves of the action range (0)")

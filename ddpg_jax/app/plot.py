@@ -43,6 +43,8 @@ def plot(folders: Sequence[Path], out: Path) -> None:
 def collect(folders: Sequence[Path]) -> Curves:
     """Reads the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
 
+    Settings are also when members stop, and the schedule of a run.
+
     Raises:
         ConfigError: a folder has no run, no evaluation or a table that cannot be read; a run, or a seed of a curve, is given
             twice; or runs of one curve were never evaluated at the same step.
@@ -55,11 +57,12 @@ def collect(folders: Sequence[Path]) -> Curves:
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
         run.check_rows(rows)
-        same = known.setdefault(json.dumps(manifest["identity"], sort_keys=True), folder)
+        ways = report.ways(manifest)
+        same = known.setdefault(json.dumps([manifest["identity"], ways], sort_keys=True), folder)
         if same is not folder:
             raise ConfigError(f"{folder} and {same} hold the same run, possibly of different lengths; name one of them")
         fields = report.settings(manifest)
-        settings.append({name: value for name, value in fields.items() if name not in report.swept(rows)})
+        settings.append({**{name: value for name, value in fields.items() if name not in report.swept(rows)}, **ways})
         tables.append(rows)
         stopped.append(stops_of(manifest))
         envs.append(fields["env"])

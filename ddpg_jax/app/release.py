@@ -47,7 +47,7 @@ def release(group: Group, program: Program, state: Any, journal: Journal, refere
     for m in pruned:
         del referee.stops[group.members[m].number]
     first = min(waiting)
-    later = Journal([], [-1] * len(pruned), first, elapsed=journal.elapsed, waiting=waiting)
+    later = Journal([], [journal.diverged[m] for m in pruned], first, elapsed=journal.elapsed, waiting=waiting)
     return Released(Group(group.experiment, [group.members[m] for m in pruned]), arrays, later, first)
 
 

@@ -210,6 +210,18 @@ def settings(manifest: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in derived}
 
 
+def ways(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what else the results of a run depend on, by name: when members stop, and how their hyperparameters change."""
+    stops, evolution = manifest.get("stopping", {}), manifest.get("evolution", {})
+    found = {"until": ":".join(f"{x:g}" for x in stops["until"])} if stops.get("until") else {}
+    if stops.get("pruning"):
+        found["prune"] = f"{','.join(map(str, stops['pruning'][0]))} by {stops['pruning'][1]:g}"
+    stages = [f"{step} {named(list(values), list(values.values()))}" for step, values in evolution.get("schedule", [])]
+    found |= {"schedule": "; ".join(stages)} if stages else {}
+    population = {name: value for name, value in evolution.get("population", {}).items() if name != "ranges"}
+    return {**found, **({"population": named(list(population), list(population.values()))} if population else {})}
+
+
 WITHOUT_NOISE, IN_TRAINING = "return without noise", "return of training, with noise"
 
 
@@ -295,6 +307,8 @@ def headline(
     name, seeds = _best_name(rows, best), len(points[best])
     spread = f" [{readable(low)}, {readable(high)}]" if seeds > 1 else ""
     diverged = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
+    if scores[best] == -np.inf and not diverged:
+        return f"{env}: no episode has ended in some member of every point, and nothing was evaluated"
     if scores[best] == -np.inf:
         return f"{env}: NO POINT without diverged members; diverged members: {diverged}"
     return (

@@ -176,7 +176,8 @@ def _targets(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) ->
 
 
 def _how_to_repeat(manifests: Sequence[Mapping[str, Any]]) -> list[Block]:
-    commands = list(dict.fromkeys(str(manifest.get("command", "")) for manifest in manifests))
+    starts = [one for manifest in manifests for one in (manifest, *manifest.get("resumes", []))]  # a resume may be longer
+    commands = list(dict.fromkeys(str(one.get("command", "")) for one in starts))
     keys = list(dict.fromkeys([key for manifest in manifests for key in keys_of_run(dict(manifest))] + ["agarwal2021"]))
     repeat: list[Block] = [Heading("How to repeat it"), Code("\n".join(commands))]
     return [*repeat, Heading("Citations"), Code(bibtex(keys, __version__))]

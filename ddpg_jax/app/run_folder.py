@@ -54,7 +54,6 @@ class RunFolder:
         self.path = path = path.absolute()  # an environment may change the current folder
         self.processes = processes
         self.checkpoints = path / "checkpoints" / (f"process_{processes.number}" if processes.total > 1 else "")
-        self.policy = path / "policy"
         self.metrics = path / "metrics.csv"
         self._written: dict[str, Any] | None = None  # the manifest, once this process has written it
         self._hold = Hold(path, path_given)

@@ -61,7 +61,7 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
     """
     ranges = parse_ranges(plan.ranges)
     check_installed(plan.sampler)
-    folder = out or Path("runs") / f"tune-{plan.fields['env']}-seed{plan.seed}".replace(":", "-")
+    folder = out or Path("runs") / f"tune-{plan.fields['env']}-seed{plan.seed}".replace("/", "-").replace(":", "-")
     at = folder.absolute()  # an environment may change the current folder
     with signals() as received:
         _check(plan)
@@ -122,7 +122,8 @@ def _asked(study: Study, count: int) -> Iterator[list[Any]]:
         yield trials
     except (EnvironmentFailure, ConfigError) as failure:
         study.set_aside(trials)
-        raise type(failure)(f"{failure}; --resume goes on with other points than the {len(trials)} of this batch") from failure
+        kind = EnvironmentFailure if isinstance(failure, EnvironmentFailure) else ConfigError
+        raise kind(f"{failure}; --resume goes on with other points than the {len(trials)} of this batch") from failure
     except BaseException:
         study.give_back(trials)
         raise

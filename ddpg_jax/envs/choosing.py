@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
-from collections.abc import Callable
 
 from ddpg_jax.envs.host.make import check_time_limit, import_modules
-from ddpg_jax.envs.registry import DEVICE, in_jax, make_device, on_device
+from ddpg_jax.envs.registry import DEVICE, in_jax, made, make_device, on_device
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import NO_OPTIONS, Env, EnvOptions
 
@@ -39,20 +37,14 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
             f"wrappers={','.join(options.wrappers)} is not allowed with env={name} on the device; it must be empty, because "
             "wrappers apply to environments on the host"
         )
+    if keywords and fits:
+        check_time_limit(name, keywords)
+        return made(DEVICE[name], name, options.env_kwargs)
     env = make_device(name)
     if not fits:
         allowed = f"may contain only {', '.join(taken)}" if taken else "must be empty"
         raise ConfigError(f"env_kwargs={options.env_kwargs} is not allowed with env={name} on the device; it {allowed}")
-    check_time_limit(name, keywords)
-    return _with_keywords(DEVICE[name], name, options.env_kwargs) if keywords else env
-
-
-@functools.cache  # the same object for the same arguments, so that compiled programs are reused
-def _with_keywords(make: Callable[..., Env], name: str, env_kwargs: str) -> Env:
-    try:
-        return make(**json.loads(env_kwargs))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"env_kwargs={env_kwargs} is not allowed with env={name}: {error}") from error
+    return env
 
 
 def _gymnasium_has(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -84,12 +85,24 @@ def make_device(name: str) -> Env:
         return make_of(family, name)
     if name not in DEVICE:
         raise ConfigError(f"env={name} is not written in JAX; with backend=device it must be one of {', '.join(DEVICE)}")
-    return _made(DEVICE[name])
+    return made(DEVICE[name], name)
 
 
-@functools.cache
-def _made(make: Callable[[], Env]) -> Env:
-    return make()
+@functools.cache  # the same object for the same arguments, so that compiled programs are reused
+def made(make: Callable[..., Env], name: str, env_kwargs: str = "{}") -> Env:
+    """Makes an environment of `DEVICE`, with keyword arguments as JSON.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        return make(**json.loads(env_kwargs))
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"env_kwargs={env_kwargs} is not allowed with env={name}: {one_line(error)}") from error
+    except Exception as error:  # a maker of the user's can raise anything
+        raise ConfigError(f"env={name} cannot be made: {one_line(error)}") from error
 
 
 @functools.cache

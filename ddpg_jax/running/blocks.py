@@ -327,7 +327,10 @@ class _Run:
             self.state = self.program.regroup(self.state, self.absent)
         rows = self._take_rows(end) if finished and not evaluating else rows
         journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
-        kept = {"stopped": self.stopped.tolist(), "waiting": self.waiting.tolist(), **self._kept_lineage()}
+        stopped = self.stopped.copy()
+        if unfinished:  # a longer run does not evaluate here, so it knows nothing of these stops
+            stopped[stops] = -1
+        kept = {"stopped": stopped.tolist(), "waiting": self.waiting.tolist(), **self._kept_lineage()}
         self.journal = journal._replace(**kept)
         return self.tick()._replace(rows=rows, finished=finished)
 

@@ -19,7 +19,7 @@ from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
 from ddpg_jax.running.groups import Group, make_groups
 from ddpg_jax.running.members import Change, check_can_change
-from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.rows import is_unknown, result_of
 
 EXPLOITS = 20
 """The interval between two exploits is by default about the length of the run divided by this."""
@@ -72,7 +72,8 @@ def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str,
 
     Members are ranked by the returns in their rows; of equal ones, the first comes first. Each of the worst is replaced by one
     of the best, drawn uniformly, unless that one is no better. A member that has diverged is the worst, and is always
-    replaced, by the whole state of another one, as its own replay may be spoiled.
+    replaced, by the whole state of another one, as its own replay may be spoiled. A member of which no episode has ended, if
+    nothing is evaluated, is not compared.
 
     Args:
         rows: of one evaluation, with the hyperparameters of each member.
@@ -80,7 +81,8 @@ def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str,
         ranges: the fields that are explored.
         exploit: how.
     """
-    results = {row["member"]: float(np.nan_to_num(result_of(row), nan=-math.inf)) for row in rows}
+    known = [row for row in rows if not is_unknown(row)]
+    results = {row["member"]: float(np.nan_to_num(result_of(row), nan=-math.inf)) for row in known}
     diverged = {row["member"] for row in rows if row["diverged_step"] != ""}
     ranked = sorted(results, key=lambda member: (member in diverged, -results[member], member))
     count = max(1, int(len(ranked) * exploit.fraction + 1e-9))

@@ -262,7 +262,7 @@ class Program:
         shape = (len(self.members),) if begin.ndim else ()
         chex.assert_shape(begin, shape, custom_message="Program.advance: begin must be [] or [M]")
         begin = np.broadcast_to(begin, len(self.members))
-        name = phase_at(self.experiment, begin.min())
+        name = phase_at(self.experiment, min(int(begin.min()), end - 1))  # where nobody is active, all begin at the end
         clocks = self._clocks(int(begin.min()), end)
         columns = self._columns(name, so_far)
         given = list(zip(self._live(state), self._phase_inputs(begin, active, columns), strict=True))

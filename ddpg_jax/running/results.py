@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.grid import Point
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
 from ddpg_jax.running.members import Change, Stage, ancestry
@@ -66,10 +67,14 @@ class Sweep:
         last = {row["member"]: result_of(row) for row in self.rows}
         return np.array([last[m] for m in range(len(last))]).reshape(len(self.points), len(self.seeds))
 
-    def best(self) -> dict[str, Any]:
+    def best(self, env: str | None = None) -> dict[str, Any]:
         """Finds the point with the highest IQM of the final returns: its fields, the IQM, its interval, and its index.
 
-        Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN.
+        Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN. In a sweep over
+        environments, `env` names the one whose points are compared.
+
+        Raises:
+            ConfigError: `env` is missing, or is not one of the sweep.
 
         The best of many points is partly the luckiest: train it
         again with other seeds to see how good it is. The fields of a population's member are those that it has at the end;
@@ -78,10 +83,17 @@ class Sweep:
         each = len(self.seeds)
         pruned = {m // each for m, stop in self.stops.items() if stop.reason == "prune"}
         scores = ranking_score(self.final)
-        h = max((h for h in range(len(self.points)) if h not in pruned), key=lambda h: scores[h])
+        h = max((h for h in self._points_of(env) if h not in pruned), key=lambda h: scores[h])
         low, high = interval(self.final[h])
         point = {**self.points[h], **(self.schedule(h)[-1].values if self.changes else {})}
         return {**point, "iqm": float(iqm(self.final[h])), "interval": (float(low), float(high)), "point": h}
+
+    def _points_of(self, env: str | None) -> list[int]:
+        """Returns the indices of the points that are compared."""
+        envs = [point.get("env") for point in self.points]
+        if (env is None and len(set(envs)) > 1) or (env is not None and env not in envs):
+            raise ConfigError(f"env={env} is not allowed; it must be one of {', '.join(map(str, dict.fromkeys(envs)))}")
+        return [h for h, own in enumerate(envs) if env is None or own == env]
 
     def schedule(self, member: int | None = None) -> list[Stage]:
         """Returns the hyperparameters of a population on the way to a member's last state, by default to that of the best.

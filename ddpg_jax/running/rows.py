@@ -70,6 +70,11 @@ def result_of(row: dict[str, Any]) -> float:
     return row["eval_return_mean" if evaluated else "train_return_mean"]
 
 
+def is_unknown(row: dict[str, Any]) -> bool:
+    """Returns True if a member has no result, though it has not diverged: nothing was evaluated, and no episode has ended."""
+    return row["diverged_step"] == "" and math.isnan(result_of(row))
+
+
 def _mean(blocks: Sequence[dict[str, Any]], name: str, m: int) -> float:
     """Averages a quantity of member m over all its samples in the blocks; NaN if there are none."""
     reporting = [block for block in blocks if name in block["sums"]]

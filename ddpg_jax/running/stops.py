@@ -18,7 +18,7 @@ from ddpg_jax.running.groups import Group
 from ddpg_jax.running.intervals import ranking_score
 from ddpg_jax.running.members import Member, index_of
 from ddpg_jax.running.results import Stop
-from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.rows import is_unknown, result_of
 
 FRACTION = 0.5
 """Fraction of the points that stops at a rung by default: successive halving."""
@@ -209,7 +209,8 @@ class Referee:
     def add(self, rows: Iterable[dict[str, Any]], stops: Iterable[tuple[int, Stop]] = ()) -> None:
         """Takes in the rows and stops of a run that is resumed."""
         for row in rows:
-            self._results.setdefault(row["member"], {})[row["step"]] = result_of(row)
+            if not is_unknown(row):
+                self._results.setdefault(row["member"], {})[row["step"]] = result_of(row)
         self.stops.update(stops)
 
     def judge(self, members: Sequence[Member]) -> Judge:
@@ -221,7 +222,7 @@ class Referee:
 
         def judge(rows: list[dict[str, Any]], state: Any) -> Iterable[int]:
             del state
-            found = [[row["member"], row["step"], result_of(row)] for row in rows]
+            found = [[row["member"], row["step"], result_of(row)] for row in rows if not is_unknown(row)]
             found = [one for each in self._gather(found) for one in each]
             for number, step, result in found:
                 self._results.setdefault(number, {})[step] = math.nan if result is None else result

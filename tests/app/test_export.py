@@ -73,6 +73,7 @@ def test_a_saved_policy_is_exported_without_a_run(whole_run: Callable[..., Path]
         (["--out", "policy.npz", "--to", "pickle"], "argument --to: invalid choice: 'pickle'"),
         (["--out", "card.md/policy.npz"], "out=card.md/policy.npz is not allowed"),
         ([], "the following arguments are required: --out"),
+        (["--to", "onnx", "--out", "policy.npz"], "--to onnx is not allowed with out=policy.npz"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -108,6 +109,11 @@ def test_a_policy_without_evaluations_goes_out_with_the_returns_of_training(
     assert f"| last | 200 | {last} |  |  |" in (tmp_path / "policy.md").read_text()
     assert run("export", str(tmp_path / "run"), "--to", "npz", "--out", str(tmp_path / "a.md"), "--card") == 2
     assert "is not allowed with --card" in capsys.readouterr().err
+
+
+def test_the_format_is_that_of_the_ending(whole_run: Callable[..., Path], tmp_path: Path) -> None:
+    assert run("export", str(whole_run()), "--out", str(tmp_path / "policy.npz")) == 0
+    assert "about" in np.load(tmp_path / "policy.npz").files
 
 
 def test_a_card_needs_a_run(whole_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -350,6 +350,21 @@ def test_plot_keeps_apart_what_is_not_the_same_experiment(tmp_path: Path, drawn:
     assert drawn[1].keys() == {"Pendulum-v1: default"}
 
 
+def test_plot_keeps_apart_how_members_stop_and_change(tmp_path: Path, drawn: list[dict[str, np.ndarray]]) -> None:
+    """A run with a schedule begins with the same settings as one without; a pruned sweep is compared with a whole one."""
+    runs = [fake_run(tmp_path / name, [float(y)], seed=0) for y, name in enumerate(("usual", "scheduled", "pruned", "until"))]
+    RunFolder(tmp_path / "scheduled").write_manifest(evolution={"schedule": [[0, {"tau": 0.1}], [10, {"tau": 0.2}]]})
+    RunFolder(tmp_path / "pruned").write_manifest(stopping={"pruning": [[10], 0.5], "until": None})
+    RunFolder(tmp_path / "until").write_manifest(stopping={"pruning": None, "until": [-200.0, 1]})
+    assert run("plot", *runs, "--out", str(tmp_path / "p.png")) == 0
+    assert list(drawn[0]) == [
+        "Pendulum-v1: default",
+        "Pendulum-v1: default, schedule=0 tau=0.1; 10 tau=0.2",
+        "Pendulum-v1: default, prune=10 by 0.5",
+        "Pendulum-v1: default, until=-200:1",
+    ]
+
+
 def test_plot_of_two_folders_writes_a_picture(whole_run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "both.png"
     runs = [str(whole_run("device")), str(whole_run("host"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,15 @@ import pytest
 
 from ddpg_jax.app import program_job, report
 from ddpg_jax.app.evaluation import policy_folder
+from ddpg_jax.app.release import release
 from ddpg_jax.errors import Interrupted
-from ddpg_jax.running.program import Program
+from ddpg_jax.experiment.experiment import Experiment
+from ddpg_jax.hyperparams import Hyperparams
+from ddpg_jax.running.blocks import Journal
+from ddpg_jax.running.groups import Group
+from ddpg_jax.running.program import Member, Program
 from ddpg_jax.running.results import Stop
+from ddpg_jax.running.stops import Referee, make_pruning
 from tests.app.test_report import table
 from tests.runs import TINY, command, manifest, rows, run
 
@@ -264,3 +272,39 @@ def test_the_job_for_slurm_requeues_itself_until_it_has_finished(
     assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 2
     subprocess.run(["sh", "-c", script], env=env, check=True)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 2, "it has finished"
+
+
+def test_a_stop_where_a_longer_run_does_not_evaluate_is_not_known_to_it(tmp_path: Path) -> None:
+    """The row of the last evaluation goes when a run becomes longer, and so does what was decided by it."""
+    words = "sweep probe/observation --seeds 2 --warmup-steps 300 --eval-every 300 --hidden 8 --until=-1:2 --steps".split()
+    assert run(*words, "450", "--out", str(tmp_path / "longer")) == 0
+    assert manifest(tmp_path / "longer")["stopped"] == {"0": [450, "until"], "1": [450, "until"]}
+    assert run(*words, "900", "--out", str(tmp_path / "longer"), "--resume") == 0
+    assert run(*words, "900", "--out", str(tmp_path / "whole")) == 0
+    assert rows(tmp_path / "longer") == rows(tmp_path / "whole")
+    assert manifest(tmp_path / "longer")["stopped"] == manifest(tmp_path / "whole")["stopped"]
+    commands = [one["command"] for one in manifest(tmp_path / "longer")["resumes"]]
+    assert len(commands) == 1, "a report tells the way to a run that was made longer"
+
+
+def test_who_had_diverged_before_being_pruned_still_has() -> None:
+    program = SimpleNamespace(save=lambda state: ({"x": np.arange(3)}, None), placement=SimpleNamespace(single=False))
+    group = Group(Experiment(), [Member(m, Hyperparams(), m) for m in range(3)])
+    referee = SimpleNamespace(stops={1: Stop(1_000, "prune"), 2: Stop(500, "prune")})
+    journal = Journal([], [-1, 700, -1], 2_000, stopped=[-1, 1_000, 500])
+    later = release(group, program, [], journal, referee)  # pyright: ignore[reportArgumentType]
+    assert later is not None
+    assert later.journal.diverged == [700, -1]
+    assert later.journal.waiting == [1_000, 500]
+
+
+def test_who_has_no_return_yet_is_not_judged() -> None:
+    """Without evaluations, returns are those of training, and an episode that goes on for long is not a bad one."""
+    members = [Member(m, Hyperparams(), m, (("tau", 0.1 * (m + 1)),)) for m in range(4)]
+    group = Group(Experiment(steps=400, warmup_steps=100, eval_every=100, eval_episodes=0), members)
+    referee = Referee([group], pruning=make_pruning("200,", None, [group]))
+    data = [{**row, "step": 200, "eval_return_mean": math.nan} for row in table([[1.0], [2.0], [3.0], [4.0]])]
+    for row, value in zip(data, [-50.0, -60.0, math.nan, -40.0], strict=True):
+        row["train_return_mean"] = value
+    stopped = list(referee.judge(members)(data, None))
+    assert stopped == [1], "the worst of those that are known"

@@ -338,6 +338,18 @@ def test_on_evaluation_sees_every_evaluation_and_stops_members(backend: str) -> 
     assert run.steps.tolist() == [100]
 
 
+@pytest.mark.parametrize("answer", [np.False_, np.array(False), jnp.bool_(False)])
+def test_a_boolean_of_numpy_or_jax_stops_members_as_well(answer: Any) -> None:
+    seen: list[int] = []
+
+    def look(member: int, step: int, row: dict[str, Any], policy: dj.Policy) -> Any:
+        seen.append(step)
+        return answer
+
+    dj.train("probe/lqr", on_evaluation=look, **{**SHORT, "eval_every": 20})
+    assert len(seen) == 1
+
+
 def test_what_on_evaluation_raises_names_its_line() -> None:
     def fall(*_: Any) -> None:
         raise KeyError("my plot")

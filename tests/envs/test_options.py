@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.app.list_envs import about, overview
+from ddpg_jax.app.list_envs import about, device_rows, overview
 from ddpg_jax.app.plot import legend
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import command_for, installed
@@ -347,3 +348,53 @@ def test_envs_takes_the_beginning_of_names() -> None:
     assert "on the device  goal_velocity, max_episode_steps" in "".join(about("MountainCarContinuous-v0", EnvOptions()))
     with pytest.raises(dj.ConfigError, match=r"env=Pendulam-v1 is not known; the nearest are Pendulum-v1"):
         "".join(about("Pendulam-v1", EnvOptions()))
+
+
+class Sized(gymnasium.Env):
+    """Has as many observations as it is told."""
+
+    def __init__(self, size: int = 2):
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (size,))
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_a_name_that_is_registered_anew_is_another_environment() -> None:
+    """As in a notebook, where a cell that registers an environment is run again."""
+    found = []
+    for size, limit in ((2, 10), (2, 10), (3, 20)):
+        if size == 3:
+            del gymnasium.registry["tests/Sized-v0"]
+        if "tests/Sized-v0" not in gymnasium.registry:
+            gymnasium.register("tests/Sized-v0", f"{__name__}:Sized", max_episode_steps=limit, kwargs={"size": size})
+        found.append(make_host("tests/Sized-v0"))
+    del gymnasium.registry["tests/Sized-v0"]
+    assert found[0] is found[1], "programs that were compiled with it are used again"
+    assert [(env.spec.obs_shape, env.spec.max_steps) for env in found[1:]] == [((2,), 10), ((3,), 20)]
+
+
+def test_an_environment_in_jax_may_need_keyword_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dj.Env:
+        raise RuntimeError("no such file")
+
+    def sized(size: int) -> dj.Env:
+        spec = dj.EnvSpec("sized", (size,), (1,), action_low=(-1.0,), action_high=(1.0,), max_steps=5)
+        return dj.envs.make_env(
+            spec, lambda key: jnp.zeros(size), lambda key, x, action: (x, action[0], False), observe=lambda x: x
+        )
+
+    monkeypatch.setitem(dj.envs.DEVICE, "sized", sized)
+    monkeypatch.setitem(dj.envs.DEVICE, "broken", broken)
+    env = device_env("auto", "sized", EnvOptions(env_kwargs='{"size": 3}'))
+    assert env is not None
+    assert env.spec.obs_shape == (3,)
+    with pytest.raises(dj.ConfigError, match=r"env_kwargs={} is not allowed with env=sized: .*missing 1 required"):
+        device_env("auto", "sized")
+    with pytest.raises(dj.ConfigError, match=r"env=broken cannot be made: .*no such file"):
+        device_env("auto", "broken")
+    assert "sized" not in [row.name for row in device_rows(dj.envs.DEVICE)], "the list shows those that can be made"

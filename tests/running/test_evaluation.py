@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from ddpg_jax.app.cli import main
 
 
 class Echo(gymnasium.Env):
@@ -108,3 +110,17 @@ def test_a_policy_that_has_diverged_is_refused(policy: dj.Policy) -> None:
     lost = dj.Policy(policy.spec, {**policy.params, "lost": np.array(np.nan)}, policy.network, policy.fields)
     with pytest.raises(dj.ConfigError, match="policy has diverged"):
         dj.evaluate(lost, Echo)
+
+
+def test_the_best_of_a_sweep_over_environments_is_that_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Returns of different tasks cannot be compared."""
+    short = {"steps": 60, "warmup_steps": 50, "batch_size": 8, "hidden": (4,), "eval_episodes": 1}
+    sweep = dj.sweep("probe/lqr", grid={"env": ["probe/lqr", "probe/observation"]}, **short)
+    with pytest.raises(dj.ConfigError, match="env=None is not allowed; it must be one of probe/lqr, probe/observation"):
+        sweep.best()
+    assert [sweep.best(env)["point"] for env in ("probe/lqr", "probe/observation")] == [0, 1]
+    words = "sweep probe/lqr --grid env=probe/lqr,probe/observation --steps 60 --warmup-steps 50 --batch-size 8 --hidden 4"
+    assert main([*words.split(), "--out", str(tmp_path / "s"), "--eval-episodes", "1"]) == 0
+    assert main(["eval", str(tmp_path / "s"), "--episodes", "1"]) == 2
+    assert "name a member with --member, such as 0 in probe/lqr, 1 in probe/observation" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path / "s"), "--episodes", "1", "--member", "1"]) == 0

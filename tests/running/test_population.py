@@ -313,3 +313,13 @@ def refused(how: dict[str, Any], words: list[str]) -> None:
         dj.sweep("Pendulum-v1", **{**SMALL, **how})
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_member_without_a_return_is_neither_the_worst_nor_the_best() -> None:
+    """Without evaluations, an episode that goes on for long has none yet."""
+    rows = [row(m, 100, math.nan, False, tau=0.01) for m in range(4)]
+    for own, value in zip(rows, [-50.0, math.nan, -60.0, -40.0], strict=True):
+        own["train_return_mean"] = value
+    ranges = {"tau": Range(0.001, 1.0, log=True, whole=False)}
+    changes = replacements(rows, 0, ranges, exploit=Exploit(100, fraction=0.25))
+    assert [(change.member, change.parent) for change in changes] == [(2, 3)]

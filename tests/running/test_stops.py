@@ -27,7 +27,8 @@ SMALL: dict[str, Any] = {
 
 
 def row(member: int, step: int, value: float) -> dict[str, Any]:
-    return {"member": member, "step": step, "eval_return_mean": value, "train_return_mean": math.nan, "diverged_step": ""}
+    diverged = step if math.isnan(value) else ""
+    return {"member": member, "step": step, "eval_return_mean": value, "train_return_mean": math.nan, "diverged_step": diverged}
 
 
 def play(groups: list[Group], returns: Any, **stops: Any) -> dict[int, tuple[int, str]]:

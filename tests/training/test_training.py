@@ -463,3 +463,13 @@ def test_a_member_that_goes_on_from_another_keeps_what_belongs_to_its_episodes()
     merged = fork(state(1.0), state(2.0))
     assert [float(x.sum()) for x in (merged.noise, merged.env, merged.obs, merged.returns)] == [1.0] * 4
     assert float(merged.train.params.actor.sum()) == 2.0
+
+
+def test_a_program_of_which_nobody_is_active_waits_where_a_phase_ends() -> None:
+    """Members of other processes go on; the phase is then that before, whatever comes next."""
+    experiment, hyper = dj.configure({"env": "probe/lqr", "warmup_steps": 20, "steps": 40, "batch_size": 8, "hidden": (4,)})
+    program = dj.make_program(experiment, [dj.Member(seed, hyper) for seed in range(2)])
+    state, so_far, _ = program.advance(program.start(), 0, 10, active=np.ones(2, bool))
+    state, metrics, _ = program.advance(state, 20, 20, active=np.zeros(2, bool), so_far=so_far)
+    assert metrics.sums.keys() == so_far.sums.keys()
+    program.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from ddpg_jax.envs.host.callback import host_env
-from ddpg_jax.envs.host.make import maker
+from ddpg_jax.envs.host.make import maker, register
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import NO_OPTIONS, Env, EnvOptions
 
@@ -41,9 +41,21 @@ def _cached(make: Callable[[], Any], name: str, order: str) -> Env:
     return host_env(make, name, order=order)
 
 
-@functools.lru_cache(maxsize=CACHE_SIZE)
+class _Same:
+    """Makes an object a key that is equal to itself alone."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+
 def make_host(name: str, options: EnvOptions = NO_OPTIONS, order: str = "textbook") -> Env:
-    """Makes an `Env` from a registered Gymnasium environment; the same object for the same arguments.
+    """Makes an `Env` from a registered Gymnasium environment; the same object for the same arguments and registration.
 
     Raises:
         ConfigError: there is no environment of this name, its extra is not installed, it does not take the options, or DDPG
@@ -51,6 +63,9 @@ def make_host(name: str, options: EnvOptions = NO_OPTIONS, order: str = "textboo
     """
     import gymnasium
 
-    make = maker(name, options)
-    threshold = gymnasium.spec(name.rpartition(":")[2]).reward_threshold
-    return host_env(make, name, threshold, order=order)
+    return _registered(_Same(gymnasium.spec(register(name, options.imports))), name, options, order)
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _registered(spec: _Same, name: str, options: EnvOptions, order: str) -> Env:
+    return host_env(maker(name, options), name, spec.value.reward_threshold, order=order)
