@@ -174,7 +174,7 @@ def first(name: str, value: float) -> Callable[[dict[str, Any]], dict[str, Any]]
 MISTAKES: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
     (damaged(rewards=None), "has no array rewards; it must have observations, actions, rewards, terminations, truncations"),
     (damaged(rewards=np.zeros(3)), r"arrays of different lengths \(observations 5, actions 5, rewards 3,"),
-    (damaged(rewards=np.zeros((5, 1))), "of more than one dimension; they must be vectors"),
+    (damaged(rewards=np.zeros((5, 1))), "that are no vectors; they must have one dimension"),
     (damaged(next_observations=np.zeros((5, 3))), r"next_observations of shape \(5, 3\); it must be that of observations"),
     (damaged(observations=np.zeros((5, 3)), next_observations=None), r"observations of shape \(3,\); those of env=Some have"),
     (damaged(actions=np.zeros((5, 2))), r"actions of shape \(2,\); those of env=Some have \(1,\)"),
