@@ -44,8 +44,8 @@ def phase_at(experiment: Experiment, iteration: int) -> str:
 def learns(experiment: Experiment) -> bool:
     """Returns True unless a run ends before its first update, as in its warm-up.
 
-    >>> learns(Experiment(steps=900)), learns(Experiment(steps=1_010, updates_per_step=0.01))
-    (False, True)
+    >>> [learns(Experiment(steps=steps, updates_per_step=0.01)) for steps in (900, 1_099, 1_100)]
+    [False, False, True]
     """
     if offline_iterations(experiment) > 0:
         return True
