@@ -194,7 +194,7 @@ def peers() -> str:
     remarks = (
         "Ratios are of rates measured in the same run and in turns. A sweep of 16 members is beside two processes of the",
         "other at once, and steps Pendulum-v1 written in JAX, where the others, and `ours host`, step Gymnasium's; on the host",
-        "our sweep makes .84 of these updates ([notes](NOTES.md#one-loop-for-environments-on-the-host)). rejax's TD3 is in a",
+        "our sweep makes fewer updates ([notes](NOTES.md#one-loop-for-environments-on-the-host)). rejax's TD3 is in a",
         "vmap of its own, beside ours with TD3's parts. `products` is what the matrix products of an update reach in a loop of",
         "their own: a guide and no strict bound, since XLA schedules them otherwise within an update. `bfloat16` is ours with",
         "`precision=bfloat16`, a choice that the others do not have, which is faster where the processor multiplies bfloat16.",

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 
 from ddpg_jax.agent.policy import Policy
@@ -22,7 +21,7 @@ from ddpg_jax.experiment.build import ENV_FIELDS, env_options, network_fields
 from ddpg_jax.experiment.experiment import STRUCTURE, Experiment, configure
 from ddpg_jax.experiment.grid import Point, grid_points
 from ddpg_jax.experiment.validate import check_demonstrations
-from ddpg_jax.experiment.values import integer, plain
+from ddpg_jax.experiment.values import integer, plain, to_python
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.clock import learns
 from ddpg_jax.running.evaluation import play
@@ -215,26 +214,22 @@ def evaluate(
     episodes = integer("episodes", episodes, low=1)
     experiment, _ = configure({**fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
     check_settings()
-    check_finite(policy, "policy")
-    found = find_env(experiment, _given(env))
+    return play_policy(policy, experiment, _given(env), episodes=episodes, seed=experiment.seed)
+
+
+def play_policy(
+    policy: Policy, experiment: Experiment, env: Any = None, *, episodes: int, seed: int, name: str = "policy"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plays a policy in the environment of an experiment, or in `env` in its place; see `evaluate`.
+
+    `name` is what a message calls the policy.
+    """
+    if not policy.is_finite():
+        raise ConfigError(f"{name} has diverged, and its parameters are not finite; evaluate another one")
+    found = find_env(experiment, env)
     check_same_spaces(found.spec, policy.spec)
     shared = experiment.eval_env == "shared"
-    return play(found, policy.unit_action, policy.params, episodes=episodes, seed=experiment.seed, shared=shared)
-
-
-def check_finite(policy: Policy, name: str) -> None:
-    """Checks that a policy, which a message calls `name`, has not diverged.
-
-    Raises:
-        ConfigError: it has.
-    """
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
-        raise ConfigError(f"{name} has diverged, and its parameters are not finite; evaluate another one")
-
-
-def _is_false(answer: Any) -> bool:
-    """Returns True for False, also as a boolean of NumPy or JAX; not for None, which a function without `return` gives."""
-    return answer is False or (getattr(answer, "dtype", None) == np.bool_ and not np.all(answer))
+    return play(found, policy.unit_action, policy.params, episodes=episodes, seed=seed, shared=shared)
 
 
 class _Trained(NamedTuple):
@@ -290,7 +285,7 @@ def _train_all(
             row = next((row for row in rows if row["member"] == member.number), None)
             if on_evaluation and row:
                 policy = make_policy(experiment, program.spec, program.actor(state, m))
-                if _is_false(on_evaluation(member.number, row["step"], dict(row), policy)):
+                if to_python(on_evaluation(member.number, row["step"], dict(row), policy)) is False:
                     yield m
 
     if line := program.time_limit_missing():

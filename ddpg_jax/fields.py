@@ -38,6 +38,10 @@ class Field:
     also: tuple[str, ...] = ()
     """What other systems call it."""
 
+    def is_read(self, experiment: Any) -> bool:
+        """Returns True if an experiment reads the field."""
+        return self.read_by is None or self.read_by(experiment)
+
     def allowed(self) -> Collection[str]:
         """Returns all words that are allowed now; empty if it is no choice."""
         if not self.table:

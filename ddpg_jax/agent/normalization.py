@@ -52,8 +52,8 @@ def update_moments(moments: Moments, values: Array, valid: Array) -> Moments:
     ([2.0], [1.0])
     """
     count = jnp.sum(valid).astype(jnp.float32)
-    values = jnp.where(valid.reshape(valid.shape + (1,) * (values.ndim - 1)), values, 0.0)  # they may be NaN
-    weight = valid.reshape(valid.shape + (1,) * (values.ndim - 1)).astype(jnp.float32)
+    mask = valid.reshape(valid.shape + (1,) * (values.ndim - 1))
+    values, weight = jnp.where(mask, values, 0.0), mask.astype(jnp.float32)  # those that are not valid may be NaN
     mean = jnp.sum(weight * values, axis=0) / jnp.maximum(count, 1.0)
     spread = jnp.sum(weight * jnp.square(values - mean[None]), axis=0)
     total, shift = moments["count"] + count, mean - moments["mean"]

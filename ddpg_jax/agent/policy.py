@@ -93,6 +93,10 @@ class Policy:
         """
         return make_nets(self.network, self.spec.action_dim, self.fields).actor
 
+    def is_finite(self) -> bool:
+        """Returns True unless a parameter is NaN or infinite, as those of a policy that has diverged are."""
+        return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.params))
+
     def save(self, folder: str | Path) -> None:
         """Writes `policy.json` and `actor.npz`, which holds plain arrays, to a folder, and creates it if necessary."""
         folder = Path(folder)
@@ -128,7 +132,7 @@ def load_policy(folder: str | Path) -> Policy:
         ConfigError: the folder does not contain a complete policy, or its network is not registered.
     """
     policy = read_policy(folder)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
+    if not policy.is_finite():
         warnings.warn(f"policy={folder} has parameters that are not finite: its training has diverged", stacklevel=2)
     return policy
 

@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 
 from ddpg_jax.agent.policy import Policy, read_policy
-from ddpg_jax.api import check_finite, find_env
+from ddpg_jax.api import play_policy
 from ddpg_jax.app.films import check_ending, new_film
 from ddpg_jax.app.report import named, swept
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.envs.host.make import import_modules, maker
 from ddpg_jax.envs.registry import only_in_jax
-from ddpg_jax.envs.spaces import check_same_spaces
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import ENV_FIELDS, env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce
-from ddpg_jax.running.evaluation import play
 from ddpg_jax.running.rows import result_of
 
 
@@ -42,12 +40,7 @@ def evaluate(x: Experiment, policy_at: Path, episodes: int, *, seed: int) -> tup
         ConfigError: the policy cannot be read or has diverged, or the environment is not one for it.
         EnvironmentFailure: the environment raised, or returned a number that is not finite.
     """
-    policy = trained(x, policy_at)
-    check_finite(policy, f"policy={policy_at}")
-    env = find_env(x)
-    check_same_spaces(env.spec, policy.spec)
-    shared = x.eval_env == "shared"
-    return play(env, policy.unit_action, policy.params, episodes=episodes, seed=seed, shared=shared)
+    return play_policy(trained(x, policy_at), x, episodes=episodes, seed=seed, name=f"policy={policy_at}")
 
 
 def trained(x: Experiment, policy_at: Path) -> Policy:

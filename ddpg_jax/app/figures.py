@@ -49,7 +49,8 @@ def figures(
     """
     envs = report.by_env(rows, env)
     panels = {env: report.labelled(own, name, stops) for env, own in envs.items()}
-    marked = {(env, report.labels(own, name)[point]) for env, own in envs.items() for point in report.pruned_points(own, stops)}
+    names = {env: report.labels(own, name) for env, own in envs.items()}
+    marked = {(env, names[env][point]) for env, own in envs.items() for point in report.pruned_points(own, stops)}
     what = report.measured(rows)
     learning_curves(panels, folder / "learning_curve.png", what=what, pruned=marked)
     fields = report.swept(rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.finish import finish
-from ddpg_jax.app.manifest import length_in, new_manifest, now, provenance
+from ddpg_jax.app.manifest import new_manifest, now, provenance
 from ddpg_jax.app.metrics_table import RowDigest
 from ddpg_jax.app.processes import ALONE, Processes
 from ddpg_jax.app.program_job import ProgramJob
@@ -183,7 +183,7 @@ class Job:
         self._digest.add(self._rows)
         self._earlier_seconds = self.folder.manifest().get("seconds", 0.0) if kept else 0.0
         own, before = dataclasses.asdict(self.queue.first_experiment), self.folder.manifest()
-        longer = length_in({"experiment": own}) != length_in(before)
+        longer = any(own[name] != before["experiment"][name] for name in ("steps", "updates"))
         resumes = [*before.get("resumes", []), *([provenance()] if longer else [])]
         self.folder.write_manifest(experiment=own, status="running", end=None, resumes=resumes, **self.written())
         return kept

@@ -89,11 +89,6 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def length_in(manifest: dict[str, Any]) -> int:
-    """Returns the length of a run in a manifest: its steps, or its updates if it has no steps."""
-    return manifest["experiment"]["steps"] or manifest["experiment"]["updates"]
-
-
 def read_manifest(path: Path) -> dict[str, Any]:
     """Reads a manifest.
 

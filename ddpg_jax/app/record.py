@@ -11,6 +11,7 @@ import numpy as np
 
 from ddpg_jax import __version__
 from ddpg_jax.agent.policy import Policy
+from ddpg_jax.api import find_env
 from ddpg_jax.app.evaluation import recorded, trained
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
@@ -20,8 +21,6 @@ from ddpg_jax.data.episodes import Episode, from_ring
 from ddpg_jax.data.minari_file import Target, write_minari
 from ddpg_jax.data.npz_file import write_npz
 from ddpg_jax.data.run_replay import newest_ring
-from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.host import make_host
 from ddpg_jax.envs.host.make import maker
 from ddpg_jax.envs.spaces import check_same_spaces
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
@@ -84,12 +83,11 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
     x = recorded(folder, policy_at)
     policy = trained(x, policy_at)
     options = env_options(x)
-    in_jax = device_env(x.backend, x.env, options)
-    env = in_jax or make_host(x.env, options)
+    env = find_env(x)
     check_same_spaces(env.spec, policy.spec)
     if env.outside is not None:
         env.outside.close(())  # there may be one of its kind only
-    make = None if in_jax else maker(x.env, options)
+    make = None if env.outside is None else maker(x.env, options)
     with contextlib.closing(make() if make else InJax(env.spec)) as spaces:
         space, action_space, own_spec = spaces.observation_space, spaces.action_space, spaces.spec
     at_once = 1 if x.eval_env == "shared" else AT_ONCE["host" if make else "device"]

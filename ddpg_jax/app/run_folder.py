@@ -42,8 +42,13 @@ LEFTOVERS = (LOCK, "manifest.json.tmp")
 
 def default_folder(experiment: Experiment, members: list[Member]) -> Path:
     """Returns `runs/ENV-PRESET-seedK-DIGEST`, which is the same for the same settings."""
-    name = f"{experiment.env}-{experiment.preset}".replace("/", "-").replace(":", "-")
-    return Path("runs") / f"{name}-seed{experiment.seed}-{digest(experiment, members)[:6]}"
+    name = f"{experiment.env}-{experiment.preset}-seed{experiment.seed}-{digest(experiment, members)[:6]}"
+    return in_runs(name)
+
+
+def in_runs(name: str) -> Path:
+    """Returns a folder in `runs`, whose name has no separators."""
+    return Path("runs") / name.replace("/", "-").replace(":", "-")
 
 
 class RunFolder:

@@ -27,6 +27,7 @@ from ddpg_jax.app.processes import ALONE
 from ddpg_jax.app.progress import Display
 from ddpg_jax.app.queue import ProgramQueue
 from ddpg_jax.app.report import as_json, readable
+from ddpg_jax.app.run_folder import in_runs
 from ddpg_jax.app.signals import signals
 from ddpg_jax.app.stderr import tell
 from ddpg_jax.app.stopping import Stopped
@@ -61,7 +62,7 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
     """
     ranges = parse_ranges(plan.ranges)
     check_installed(plan.sampler)
-    folder = out or Path("runs") / f"tune-{plan.fields['env']}-seed{plan.seed}".replace("/", "-").replace(":", "-")
+    folder = out or in_runs(f"tune-{plan.fields['env']}-seed{plan.seed}")
     at = folder.absolute()  # an environment may change the current folder
     with signals() as received:
         _check(plan)

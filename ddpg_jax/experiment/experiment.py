@@ -321,8 +321,7 @@ SWITCHES: dict[str, float] = {name: field.off for name, field in FIELDS.items() 
 
 def reads(experiment: Experiment, name: str) -> bool:
     """Returns True if an experiment reads a field. A sweep over a field that it does not read would have equal members."""
-    read_by = FIELDS[name].read_by
-    return read_by is None or read_by(experiment)
+    return FIELDS[name].is_read(experiment)
 
 
 def configure(fields: Mapping[str, Any]) -> tuple[Experiment, Hyperparams]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.values import plain
+from ddpg_jax.experiment.values import FLOAT32_MAX, plain
 from ddpg_jax.fields import declared
-from ddpg_jax.hyperparams import Hyperparams
+from ddpg_jax.hyperparams import Hyperparams, collects
 
 if TYPE_CHECKING:
     from ddpg_jax.experiment.experiment import Experiment
@@ -16,7 +16,6 @@ MOST_UPDATES = 2**31 - 1
 """Upper bound on the number of updates of a run."""
 FLOAT32_STEPS = 2**20
 """In how many steps float32 can divide a range that is as long as its larger end is far from 0, with some bits to spare."""
-FLOAT32_MAX = 3.4e38
 _NUMBERS = declared(Hyperparams)
 
 
@@ -47,7 +46,7 @@ def validate(experiment: Experiment, hyper: Hyperparams) -> None:
 
 def is_offline(experiment: Experiment) -> bool:
     """Returns True for a run without steps, which learns from demonstrations only."""
-    return experiment.steps == 0
+    return not collects(experiment)
 
 
 def check_demonstrations(x: Experiment) -> None:
@@ -132,7 +131,7 @@ def _check_networks(x: Experiment, hyper: Hyperparams) -> None:
                 f"{name}={getattr(hyper, name):g} is not allowed with targets=joint, which has no target networks; it must "
                 f"be {getattr(defaults, name):g}"
             )
-    if _reads(x, "value_min"):
+    if _NUMBERS["value_min"].is_read(x):
         _check_atoms(x, float(hyper.value_min), float(hyper.value_max))
     if x.batch_norm and x.layer_norm:
         raise ConfigError("batch_norm=true is not allowed with layer_norm=true; one of them must be false")
@@ -153,13 +152,8 @@ def _check_atoms(x: Experiment, low: float, high: float) -> None:
         )
 
 
-def _reads(x: Experiment, name: str) -> bool:
-    read_by = _NUMBERS[name].read_by
-    return read_by is None or read_by(x)
-
-
 def _check_numbers(x: Experiment, hyper: Hyperparams) -> None:
-    changes = _reads(x, "noise_sigma_final")
+    changes = _NUMBERS["noise_sigma_final"].is_read(x)
     if changes and x.noise_schedule == "exponential" and not (hyper.noise_sigma > 0 and hyper.noise_sigma_final > 0):
         raise ConfigError(
             f"noise_sigma_final={hyper.noise_sigma_final:g} is not allowed; with noise_schedule=exponential, noise_sigma and "

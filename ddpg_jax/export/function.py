@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -98,5 +97,5 @@ def check_finite(policy: Policy) -> None:
     Raises:
         ConfigError: its parameters are not finite, because it has diverged.
     """
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy.params)):
+    if not policy.is_finite():
         raise ConfigError(f"{policy!r} has diverged, since its parameters are not finite; export another one")
