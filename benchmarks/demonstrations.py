@@ -254,14 +254,18 @@ def main() -> None:
         steps, path = options.steps or usual, RESULTS / f"demonstrations_{kind}.json"
         command = f"python -m benchmarks.demonstrations --only {kind} --seeds {options.seeds} --steps {steps}"
         about = {"command": command, "steps": steps, **machine()}
-        kept = json.loads(path.read_text()) if path.exists() and not options.again else {}
-        rows = kept.get("rows", {}) if kept.get("command") == command else {}
+        kept = json.loads(path.read_text()) if path.exists() and not options.again else {"rows": {}, **about}
+        if kept["command"] != command:
+            raise SystemExit(f"{path} is of `{kept['command']}`; move it away, or measure it again with --again")
+        rows = kept["rows"]
         for name in names:
-            rows[name] = rows.get(name) or measure(name, options.seeds, steps)
+            if name not in rows:
+                own = {} if all(kept[word] == here for word, here in about.items()) else {"about": about}
+                rows[name] = {**measure(name, options.seeds, steps), **own}
             beside = "".join(f"  {word} {x:.1f}" for word, x in rows[name].items() if word in ("data", "demonstrator"))
             low, high = rows[name]["low"], rows[name]["high"]
             print(f"{kind:10s} {name:24s} {rows[name]['iqm']:9.1f} [{low:.1f}, {high:.1f}]{beside}", flush=True)
-            path.write_text(as_json({"rows": rows, **about}))
+            path.write_text(as_json(kept))
 
 
 if __name__ == "__main__":

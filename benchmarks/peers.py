@@ -329,15 +329,13 @@ def main() -> None:
             low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
             print(f"{kind:5s} {one} / {other}: {middle:.2f} (quartiles {low:.2f} .. {high:.2f})")
     path = RESULTS / f"peers_{options.env}_{options.batch_size}.json"
-    before = json.loads(path.read_text()) if options.only and path.exists() else {"commands": {}, "updates_per_second": {}}
+    fresh = {"commands": {}, "updates_per_second": {}, "env": options.env, "batch_size": options.batch_size, **machine()}
+    result = json.loads(path.read_text()) if options.only and path.exists() else fresh
     command = " ".join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])
-    result = {
-        "commands": {**before["commands"], **dict.fromkeys(kinds, command)},
-        "env": options.env,
-        "batch_size": options.batch_size,
-        "updates_per_second": {**before["updates_per_second"], **rates},
-        **machine(),
-    }
+    result["commands"] |= dict.fromkeys(kinds, command)
+    result["updates_per_second"] |= rates
+    if any(result[name] != here for name, here in machine().items()):  # the others were measured elsewhere or before
+        result["about"] = result.get("about", {}) | dict.fromkeys(kinds, machine())
     path.write_text(as_json(result))
     figure(RESULTS / "peers.png")
 

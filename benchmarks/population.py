@@ -137,6 +137,7 @@ def main() -> None:
     about, file = json.loads(json.dumps({**about, "fields": fields})), RESULTS / f"{name}.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     rows: list[dict[str, Any]] = before["rows"] if before.items() >= about.items() else []
+    where = {name: before[name] if rows else here for name, here in machine().items()}
     for repetition in range(len(rows) // len(ARMS), options.repetitions):
         for arm in ARMS:
             rows.append(train(arm, 1_000 * repetition, fields, ranges=ranges))
@@ -146,7 +147,7 @@ def main() -> None:
                 f"worst {min(row['returns']):8.1f}  {row['replacements']:3d} replaced  {row['seconds']:5.1f} s",
                 flush=True,
             )
-        file.write_text(as_json({**about, "comparison": compare(rows), "rows": rows, **machine()}))
+        file.write_text(as_json({**about, "comparison": compare(rows), "rows": rows, **where}))
     for what, found in compare(rows).items():
         low, high = found["interval"]
         print(f"{what}: {found['mean']:+.1f} [{low:+.1f}, {high:+.1f}], above 0 in {found['wins']} of {found['of']}")

@@ -61,25 +61,30 @@ def repetition(number: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(repetitions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the fractions of updates and time, and how often the pruned sweep's point is as good, to the interval."""
+    """Returns the fractions of updates and time, and how often the pruned sweep's point is as good, to the interval.
+
+    Where both sweeps have found the same point, it is as good as itself.
+    """
     ratios = {name: [one["pruned"][name] / one["whole"][name] for one in repetitions] for name in ("updates", "seconds")}
+    same = [one["pruned"]["point"] == one["whole"]["point"] for one in repetitions]
     as_good = [one["pruned"]["again_iqm"] >= one["whole"]["again_interval"][0] for one in repetitions]
     quartiles = {name: np.quantile(values, [0.25, 0.5, 0.75]).tolist() for name, values in ratios.items()}
-    return {"fraction_of": quartiles, "as_good": sum(as_good), "of": len(as_good)}
+    return {"fraction_of": quartiles, "same": sum(same), "as_good": sum(as_good), "of": len(as_good)}
 
 
 def table(result: dict[str, Any]) -> list[str]:
     """Tabulates both ways to sweep, for `benchmarks/README.md`."""
-    settings, repetitions, found = result["settings"], result["repetitions"], result["summary"]
-    of_them = f"{found['as_good']} of {found['of']}"
+    settings, repetitions = result["settings"], result["repetitions"]
+    found = summary(repetitions)
+    others = f"{found['as_good'] - found['same']} of {found['of'] - found['same']}"
     steps, hidden = settings["fields"]["steps"], settings["fields"]["hidden"]
     lines = [
         f"## Successive halving on Pendulum-v1: {settings['points']} points of {', '.join(RANGES)}\n",
         f"{settings['seeds']} seeds a point, {steps:,} steps, networks {hidden}; `--prune {settings['prune']}` stops half of "
         "the points at each",
         f"rung. Medians of {len(repetitions)} repetitions with other points and seeds, and quartiles. The best point of each",
-        f"sweep is trained again with {settings['again']} new seeds: {of_them} times, the one of the pruned sweep is",
-        "within the 95 % interval of the other, or better.",
+        f"sweep is trained again with {settings['again']} new seeds: {found['same']} times, both have found the same point,",
+        f"and {others} other times, that of the pruned sweep is within the 95 % interval of the other, or better.",
         "",
         "| | updates | of the whole | seconds | of the whole | IQM of the best point, trained again |",
         "|---|---|---|---|---|---|",
@@ -115,7 +120,8 @@ def main() -> None:
 
     fields = {"steps": options.steps, "hidden": options.hidden}
     settings = {name: getattr(options, name) for name in ("points", "seeds", "again", "prune", "fraction")} | {"fields": fields}
-    known = json.loads(options.out.read_text()) if options.out.exists() else {"settings": settings, "repetitions": []}
+    fresh = {"settings": settings, "repetitions": [], **machine()}
+    known = json.loads(options.out.read_text()) if options.out.exists() else fresh
     if known["settings"] != settings:
         raise SystemExit(f"{options.out} has other settings; give another --out")
     known["command"] = shlex.join(["python", "-m", "benchmarks.pruning", *sys.argv[1:]])
@@ -123,7 +129,7 @@ def main() -> None:
     dj.sweep("Pendulum-v1", 2, points=dj.random_points(RANGES, 2), **{**fields, "steps": 1_010})
     for number in range(len(known["repetitions"]), options.repetitions):
         known["repetitions"].append(repetition(number, settings))
-        known |= {**machine(), "summary": summary(known["repetitions"])}
+        known["summary"] = summary(known["repetitions"])
         write_text(options.out, json.dumps(known, indent=1) + "\n")
     print(json.dumps(known["summary"], indent=1))
 

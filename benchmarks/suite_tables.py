@@ -55,12 +55,12 @@ Noise-free evaluation over 10 episodes. The final IQM is the mean of the middle 
 two seeds that fail do not show in it, only in the interval and in the worst final return beside it. The best mean is the
 highest mean over seeds of any evaluation, which is what Tianshou and the paper on TD3 report; they evaluate every 5,000 steps,
 and runs of 1M steps here every 10,000. Both are given for Tianshou's DDPG after as many steps, from its curves (`python -m
-benchmarks.published`): of these, 25,000 are of random actions, which its curves and its "1M" leave out, and its batches are
-of 256, where `mujoco` has 10,000 and 64. What others publish is on earlier versions of the tasks. Since then, Reacher and
-Pusher count distances after a step in place of before it, which makes returns on Reacher about .2 higher, Pusher's object is
-denser, one of Walker2d's feet has twice the friction, and Hopper, Walker2d, Ant and the double pendulum pay for health only
-while there is health. Hours are those of training, without evaluations, beside other work on the machine: the same steps took
-up to four times as long in one chunk as in another.
+benchmarks.published`): these include its 25,000 random steps, which its curves and its "1M" leave out (`mujoco` has 10,000),
+and its batches are of 256 (`mujoco`: 64). What others publish is on earlier versions of the tasks. Since then, Reacher and
+Pusher count distances after a step instead of before it, which makes returns on Reacher about .2 higher, Pusher's object is
+denser, one of Walker2d's feet has twice the friction, and Hopper, Walker2d, Ant and the double pendulum pay the reward for
+health only while healthy. Hours are wall time with evaluations and compilation, beside other work on the machine: the same
+steps took up to four times as long in one chunk as in another.
 
 The preset `mujoco` trains every task whose row names no other setting. It was chosen on Hopper (seeds 0-9) and HalfCheetah
 (seeds 0 and 1), where the suite has seeds 10-19, and on Reacher (seeds 0 and 1, which are in the suite, too). Hopper and
@@ -85,7 +85,7 @@ def suite(results: Path) -> str:
         links = f"[every seed](results/{task.stem}.csv), [raw](results/{task.stem}.json), [curve](results/{task.stem}.png)"
         td3 = f"{level.td3:,g}" if level and level.td3 is not None else ""
         hours = f"{one.result['seconds'] / 3600:.1f}"
-        worst = _rounded(min(one.result["final_returns"]))
+        worst = _rounded(min(one.result["final_returns"], key=_or_worst))
         seeds = f"{len(one.result['seeds'])}"
         cells = [_name(task), f"{task.steps:,}", seeds, hours, *_cells(one, results), td3, worst, links]
         lines.append(f"| {' | '.join(cells)} |")
@@ -127,7 +127,8 @@ def _cells(one: Done, results: Path) -> list[str]:
     if level and level.curve:
         beginning = curve(results, level.curve).within(one.task.steps)
         final = with_interval(beginning.iqm[-1], beginning.low[-1], beginning.high[-1])
-        theirs = f"{final}; {_rounded(beginning.mean.max())}"
+        algorithm = level.curve.split("/")[1].upper()
+        theirs = f"{'' if algorithm == 'DDPG' else f'{algorithm}: '}{final}; {_rounded(beginning.mean.max())}"
     if level and level.value is not None:
         published = f"{level.value:,g} ({'; '.join(filter(None, (level.where, level.better)))})"
     final = with_interval(result["final_return_iqm"], *result["final_return_interval"])
@@ -166,7 +167,10 @@ def ablations(results: Path) -> str:
     for name, variants in tables.items():
         first = next(iter(variants.values()))
         seeds = len(first["seeds"])
-        lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {seeds} seeds, batch 64, both rates 1e-3:", ""]
+        lines += [
+            f"{first['experiment']['env']}, {first['steps']:,} steps, {seeds} seeds, batch 64, both learning rates 1e-3:",
+            "",
+        ]
         lines += [
             "| part | changed | final IQM | 95 % interval | maximum over time of the mean | updates/s over those of mlp | |",
             "|" + "---|" * 7,
@@ -185,7 +189,14 @@ def ablations(results: Path) -> str:
     return "\n".join(lines)
 
 
-def _rounded(number: float) -> str:
+def _or_worst(number: float | None) -> float:
+    """A return, or that of a seed that has diverged, which JSON has as null."""
+    return -np.inf if number is None else number
+
+
+def _rounded(number: float | None) -> str:
+    if number is None or not np.isfinite(number):
+        return "diverged"
     return f"{number:,.{0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2}f}"
 
 
@@ -236,13 +247,19 @@ def draw(results: Path) -> None:
     done = finished(results)
     if done:
         draw_curves(done, results).savefig(results / "suite.png", dpi=130)
-    levels = [one for one in done if one.task.given["preset"] == FAMILY["preset"] and _level(one) is not None]
+    levels = [one for one in done if one.task.given["preset"] == FAMILY["preset"] and _is_above_untrained(one)]
     if len(levels) > 3:
         draw_profile(levels).savefig(results / "suite_profile.png", dpi=130)
 
 
 def _level(one: Done) -> float | None:
     return one.task.published.value if one.task.published else None
+
+
+def _is_above_untrained(one: Done) -> bool:
+    """Whether there is a published level to get to: not one that untrained policies have, too."""
+    level = _level(one)
+    return level is not None and level > interval(one.returns[0])[1]
 
 
 def draw_curves(done: Sequence[Done], results: Path) -> Figure:
@@ -262,7 +279,7 @@ def draw_curves(done: Sequence[Done], results: Path) -> Figure:
         if level is not None:
             axes.axhline(level, ls="--", color="0.3", lw=1)
         span = np.ptp(iqm(one.returns))  # others may begin far below
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], iqm(one.returns).min() - 0.2 * span))
+        axes.set_ylim(bottom=np.nanmax([axes.get_ylim()[0], iqm(one.returns).min() - 0.2 * span]))
         axes.set_title(_name(one.task), fontsize="medium")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.25)
@@ -272,7 +289,7 @@ def draw_curves(done: Sequence[Done], results: Path) -> Figure:
     figure.supxlabel("environment steps")
     figure.supylabel("return: IQM over 10 seeds", fontsize="small")
     figure.suptitle(
-        "blue: this library; grey: Tianshou's DDPG; bands: 95 % intervals; dashed: what is published (table)",
+        "blue: this library; grey: Tianshou's; bands: 95 % intervals; dashed: what is published (table)",
         fontsize="small",
     )
     return figure

@@ -92,24 +92,24 @@ def speed() -> str:
 IN_README = {
     "ours host / sbx": "SBX, one run",
     "ours host / sb3": "Stable-Baselines3, one run",
-    "ours sweep / sbx": "SBX, 16 members, environment in JAX, beside two processes",
-    "ours sweep / sb3": "Stable-Baselines3, 16 members, environment in JAX, beside two processes",
-    "ours sweep td3 / rejax td3": "rejax, 16 members with TD3's parts",
+    "ours sweep / sbx": "two processes of SBX; ours: 16 members, environment in JAX",
+    "ours sweep / sb3": "two processes of Stable-Baselines3; ours: 16 members, environment in JAX",
+    "ours sweep td3 / rejax td3": "rejax, 16 members with TD3's parts each",
 }
 """The comparisons that `README.md` shows, and what it calls them."""
 
 
 def beside_others() -> str:
     """Tabulates rates beside those of other systems, with a column for each batch size, for `README.md`."""
-    columns, table = [], {}
-    for name, result in peer_results():
+    columns, table, results = [], {}, [pair for pair in peer_results() if pair[1]["env"] == "Pendulum-v1"]
+    for column, (name, result) in enumerate(results):
         columns.append(f"[batch {result['batch_size']}](benchmarks/results/{name}.json), {machine(result)}, {result['date']}")
         for kind, rates in result["updates_per_second"].items():
             for one, other, ratio in ratios(kind, rates):
                 low, middle, high = np.quantile(ratio, QUARTILES)
                 cell = f"{middle:.2f} ({low:.2f} .. {high:.2f}, {len(ratio)} rounds)"
-                table.setdefault(f"{one} / {other}".replace("_", " "), []).append(cell)
-    lines = [f"| updates/s over those of | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+                table.setdefault(f"{one} / {other}".replace("_", " "), [""] * len(results))[column] = cell
+    lines = [f"| updates/s relative to | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     lines += [f"| {label} | {' | '.join(table[names])} |" for names, label in IN_README.items() if names in table]
     return "\n".join(lines)
 
@@ -144,19 +144,21 @@ def learning() -> str:
     return "\n".join([*lines, "", "Noise-free, 20 episodes each.", "", *about, ""])
 
 
-def parts(kind: str, title: str, column: str, digits: int = 1, *, script: str = "parts") -> str:
-    """IQM and interval of a figure for each variant."""
+def parts(
+    kind: str, title: str, column: str, digits: int = 1, *, script: str = "parts", unit: str = "steps", over: str = "seeds"
+) -> str:
+    """IQM and interval of a figure for each variant, `over` seeds or rounds, after some steps or other units."""
     stem = f"{script}_{kind}"
     result = load(stem)
     if result is None:
         return ""
-    lines = [f"## {title}\n", f"| | {column} | 95 % interval | seeds |", "|---|---|---|---|"]
+    lines = [f"## {title}\n", f"| | {column} | 95 % interval | {over} |", "|---|---|---|---|"]
     for name, row in result["rows"].items():
         iqm, low, high = (f"{row[key]:.{digits}f}" for key in ("iqm", "low", "high"))
         beside = [f"{word} {row[word]:.{digits}f}" for word in ("data", "demonstrator") if word in row]
         label = f"{name} ({', '.join(beside)})" if beside else name
         lines.append(f"| {label} | {iqm} | [{low}, {high}] | {len(row['seeds'])} |")
-    length = f"{result['steps']:,} steps. " if result["steps"] else ""
+    length = f"{result['steps']:,} {unit}. " if result["steps"] else ""
     about = [f"{length}{where(result, stem)}"]
     about += [f"{name}: {where(row['about'], stem)}" for name, row in result["rows"].items() if "about" in row]
     if column == STEPS_TO:
@@ -175,7 +177,7 @@ def peers() -> str:
     """Rates beside other systems, and ratios pair by pair."""
     found = []
     for stem, result in peer_results():
-        lines = [f"## Beside others: {result['env']}, batch {result['batch_size']}\n"]
+        lines = [f"## Other systems: {result['env']}, batch {result['batch_size']}\n"]
         lines += ["| | | updates/s, all seeds: median | quartiles | fastest |", "|---|---|---|---|---|"]
         for kind, rates in result["updates_per_second"].items():
             for name, values in rates.items():
@@ -189,8 +191,12 @@ def peers() -> str:
                 low, middle, high = np.quantile(ratio, QUARTILES)
                 lines.append(f"| {names} | {middle:.2f} | {low:.2f} .. {high:.2f} |")
         commands = "`, `".join(dict.fromkeys(result["commands"].values()))
+        later = [
+            f"{kind}: {where({**about, 'command': result['commands'][kind]}, stem)}"
+            for kind, about in result.get("about", {}).items()
+        ]
         versions = ", ".join(f"{name} {result['packages'][name]}" for name in OTHERS if name in result["packages"])
-        found += [*lines, "", f"{versions}; {where({**result, 'command': commands}, stem)}", ""]
+        found += [*lines, "", f"{versions}; {where({**result, 'command': commands}, stem)}", *later, ""]
     remarks = (
         "Ratios are of rates measured in the same run and in turns. A sweep of 16 members is beside two processes of the",
         "other at once, and steps Pendulum-v1 written in JAX, where the others, and `ours host`, step Gymnasium's; on the host",
@@ -317,6 +323,7 @@ def pruning() -> str:
 
 
 STEPS_TO = "IQM of the steps"
+COST = "Cost of each part on Pendulum-v1: its updates/s relative to the defaults"
 REACH = "Demonstrations on {}: steps until 90 % of the episodes end at the goal"
 CHEETAH = "Demonstrations of a policy with half the return, on HalfCheetah-v5: steps to a return of 5,000"
 OFFLINE = "TD3+BC without steps, on {}: returns beside the data's and the demonstrator's without noise"
@@ -332,7 +339,7 @@ def page() -> str:
         suite_tables.ablations(RESULTS),
         parts("presets", "Presets on Pendulum-v1, with 1,000 steps of warm-up each", "IQM of the return"),
         parts("parts", "One thing changed, on Pendulum-v1", "IQM of the return"),
-        parts("speed", "Cost of each part on Pendulum-v1: its updates/s over those of the defaults", "ratio", 2),
+        parts("speed", COST, "ratio", 2, unit="steps a turn", over="rounds"),
         parts("time", "Seconds of training to a return: -250 on Pendulum-v1, 900 on the pole of brax", "IQM of the seconds", 1),
         parts("bias", "Overestimation on Pendulum-v1, gamma 0.95", "value minus return", 2),
         parts("hindsight", "Hindsight on point-reach", "IQM of the success rate", 2),
@@ -341,8 +348,10 @@ def page() -> str:
         parts("reach", REACH.format("point-reach"), STEPS_TO, 0, script="demonstrations"),
         parts("maze", REACH.format("PointMaze_UMaze-v3"), STEPS_TO, 0, script="demonstrations"),
         parts("cheetah", CHEETAH, STEPS_TO, 0, script="demonstrations"),
-        parts("pendulum", OFFLINE.format("Pendulum-v1"), "IQM of the return", script="demonstrations"),
-        parts("half_cheetah", OFFLINE.format("HalfCheetah-v5"), "IQM of the return", 0, script="demonstrations"),
+        parts("pendulum", OFFLINE.format("Pendulum-v1"), "IQM of the return", script="demonstrations", unit="updates"),
+        parts(
+            "half_cheetah", OFFLINE.format("HalfCheetah-v5"), "IQM of the return", 0, script="demonstrations", unit="updates"
+        ),
         speed(),
         peers(),
         budget(),

@@ -25,7 +25,7 @@ from ddpg_jax.experiment.values import integer, plain, to_python
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.clock import learns
 from ddpg_jax.running.evaluation import play
-from ddpg_jax.running.groups import Group, check_groups, fit_to_memory, make_groups
+from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, idle_cores, use_all_cores
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.population import check_alone, check_together, make_population
@@ -88,12 +88,12 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     """
     if "seeds" in fields:
         raise ConfigError(f"seeds={fields['seeds']} is not allowed in train, which trains one seed; use dj.sweep(..., seeds=N)")
-    experiment, hyper = configure({**fields, "env": env if isinstance(env, str) else _name(env)})
-    group = Group(experiment, [Member(experiment.seed, hyper)])
-    referee = Referee([group], until=parse_until(until))
+    groups = make_groups([{}], 1, {**fields, "env": env if isinstance(env, str) else _name(env)})
+    experiment, members = groups[0]
+    referee = Referee(groups, until=parse_until(until))
     use_all_cores()  # for sweeps that follow, since it cannot be done later
-    done = _train_all(experiment, _prepare(*group, _given(env)), on_evaluation, referee=referee)
-    return Run(experiment, hyper, done.rows, done.policies[0])
+    done = _train_all(experiment, _prepare(experiment, members, _given(env)), on_evaluation, referee=referee)
+    return Run(experiment, members[0].hyper, done.rows, done.policies[0])
 
 
 def sweep(
@@ -189,8 +189,8 @@ def evaluate(
 
     Args:
         policy: a policy, such as `Run.policy`, one of `Sweep.policies`, or what `load_policy` returns.
-        env: as in `train`, by default the name of the environment in which the policy was trained. It may be another one of the
-            same shapes and bounds, such as one with other physics.
+        env: as in `train`, by default the name of the environment in which the policy was trained; what else it was made with,
+            such as `env_kwargs`, a policy does not know. It may be another one of the same shapes and bounds.
         episodes: their number.
         seed: of the initial states.
         **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`.

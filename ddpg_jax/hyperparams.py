@@ -125,7 +125,7 @@ class Hyperparams(NamedTuple):
         ),
     ] = 1.0
     huber_delta: Annotated[
-        Scalar, Field("TD error from which on the critic's loss grows linearly; 0 squares all errors.", off=0.0)
+        Scalar, Field("TD error above which the critic's loss grows linearly; 0 squares all errors.", off=0.0)
     ] = 0.0
     critic_l2: Annotated[Scalar, Field("Weight of the critic's squared weights, without biases, in its loss.", off=0.0)] = 0.0
     q_l2: Annotated[Scalar, Field("Weight of the squared values in the critic's loss.", off=0.0)] = 0.0
@@ -148,7 +148,7 @@ class Hyperparams(NamedTuple):
     ] = 0.1
     lr_decay_updates: Annotated[
         Scalar,
-        Field("Updates in which it gets there, counted as if the warm-up had updates, too.", low=1.0, read_by=_rates_change),
+        Field("Updates until `lr_final`, counted as if the warm-up had updates, too.", low=1.0, read_by=_rates_change),
     ] = 100_000.0
     reward_scale: Annotated[
         Scalar, Field("Factor on the rewards that the critic learns from.", low=1e-12, high=math.inf, off=1.0)
@@ -168,7 +168,7 @@ class Hyperparams(NamedTuple):
     priority_beta_updates: Annotated[
         Scalar,
         Field(
-            "Prioritized replay: updates from the one to the other, counted as if the warm-up had updates, too.",
+            "Prioritized replay: updates until `priority_beta_final`, counted as if the warm-up had updates, too.",
             low=1.0,
             read_by=_prioritized,
         ),
@@ -184,7 +184,7 @@ class Hyperparams(NamedTuple):
     hindsight_k: Annotated[
         Scalar,
         Field(
-            "Hindsight: transitions with another goal for each with its own.",
+            "Hindsight: relabelled transitions for each that keeps its goal.",
             high=2**24,
             read_by=lambda x: x.hindsight != "none",
         ),
@@ -195,14 +195,14 @@ class Hyperparams(NamedTuple):
     bc_weight: Annotated[
         Scalar,
         Field(
-            "Behaviour cloning: weight in the actor's loss of its mean squared distance from the actions of `demonstrations`.",
+            "Behaviour cloning: weight in the actor's loss of its mean squared distance to the actions of `demonstrations`.",
             off=0.0,
         ),
     ] = 0.0
     bc_alpha: Annotated[
         Scalar,
         Field(
-            "Factor on the actor's values, which are also divided by the mean of their magnitudes, the alpha of TD3+BC; 0 "
+            "TD3+BC's alpha: multiplies the values in the actor's loss, after division by the mean of their magnitudes; 0 "
             "leaves them as they are.",
             off=0.0,
             also=("alpha",),

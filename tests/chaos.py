@@ -23,14 +23,8 @@ from typing import NamedTuple
 
 from tests.runs import assert_same_run, command, rows, run, start
 
-MAY_SAY = (
-    "is missing the rows",
-    "is damaged and is ignored",
-    "starting from the beginning",
-    "cannot be read",
-    "is missing, and",
-)
-"""Words of a run that goes on in spite of damage, and says so."""
+MAY_SAY = ("is missing the rows", "cannot be read", "is missing, and")
+"""Words of a run that goes on although rows or policies are lost, and says so."""
 
 
 class Said(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import hypothesis
 import jax
 import pytest
 
@@ -22,6 +23,9 @@ from ddpg_jax.running import blocks, compiled
 jax.config.update("jax_numpy_rank_promotion", "raise")  # [B] against [B, 1] is a bug, not a convenience
 
 pytest.register_assert_rewrite("tests.runs")
+
+hypothesis.settings.register_profile("same_every_time", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same_every_time")
 
 
 @pytest.fixture(scope="module", autouse=True)

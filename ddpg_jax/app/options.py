@@ -126,7 +126,7 @@ def _tuning(commands: Any) -> None:
         help="choose values of a field from this range; also uniform:LOW:HIGH",
     )
     study.add_argument("--points", default="64", metavar="N", help="number of points in the whole study (64)")
-    study.add_argument("--batch", default="8", metavar="B", help="points that train together, chosen knowing all before (8)")
+    study.add_argument("--batch", default="8", metavar="B", help="points that are chosen and trained together (8)")
     study.add_argument("--seeds", default="1", metavar="N", help="number of seeds at every point, counting up from --seed (1)")
     study.add_argument("--sampler", default="tpe", metavar="NAME", help="how points are chosen: tpe, random, qmc, cmaes (tpe)")
     study.add_argument("--out", type=Path, metavar="DIR", help="the folder of the study (runs/tune-ENV-seedK)")

@@ -143,9 +143,10 @@ class Tape:
 def _on_host(make: Callable[[], Any], act: Act, spec: EnvSpec, *, episodes: int, seed: int, count: int) -> list[Episode]:
     """Plays in Gymnasium environments, `count` side by side; each episode is reset with a seed of its own."""
     seeds = [int(one) for one in np.random.default_rng(seed).choice(2**31 - 1, episodes, replace=False)]
-    lanes = [Lane(Tape(make()), spec.obs_shape) for _ in range(count)]
+    lanes: list[Lane] = []
     compiled, key = jax.jit(lambda key, i, obs: act(jax.random.fold_in(key, i), obs)), jax.random.key(seed)
     try:
+        lanes.extend(Lane(Tape(make()), spec.obs_shape) for _ in range(count))  # those before one that fails are closed, too
         playing = Evaluation(lanes, seeds, spec.obs_dim, endless=spec.max_steps is None)
         playing.begin()
         going, i = True, 0

@@ -87,8 +87,8 @@ def write_minari(
     if target.listed and namespace and namespace not in list_local_namespaces():
         create_namespace(namespace)
     data = target.path.absolute() / "data"  # Minari looks for the files of a relative path at another place
+    data.mkdir(parents=True)  # fails where another process has written meanwhile, whose data stay
     try:
-        data.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             spaces: Any = {"observation_space": observation_space, "action_space": action_space}

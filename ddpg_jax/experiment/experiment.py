@@ -206,11 +206,14 @@ class Experiment:
         ),
     ] = "float32"
     normalize_obs: Annotated[
-        bool, Field("Subtract the running mean of the observations and divide by their running deviation.")
+        bool, Field("Standardize observations by their running mean and deviation, and clip them to +-10.")
     ] = False
     normalize_reward: Annotated[
         bool,
-        Field("Divide rewards by their running root mean square (other implementations divide by the deviation of returns)."),
+        Field(
+            "Divide rewards by their running root mean square, and clip them to +-10 (other implementations divide by the "
+            "deviation of returns)."
+        ),
     ] = False
     action_layer: Annotated[int, Field("The layer of the critic whose input the action joins; 0 is the first.")] = 0
     critic: Annotated[
@@ -258,14 +261,14 @@ class Experiment:
     init: Annotated[
         str,
         Field(
-            "Uniform initialization: +-1/sqrt(fan-in), except the last layers in +-3e-3 (paper), or all layers (fan_in).",
+            "Uniform initialization: +-1/sqrt(fan-in) in all layers (fan_in), or +-3e-3 in the last ones (paper).",
             table="agent.layers:INITS",
         ),
     ] = "paper"
     lr_schedule: Annotated[
         str,
         Field(
-            "How the learning rates change: constant, or linear, exponential or cosine to `lr_final` times themselves.",
+            "How the learning rates change: constant, or linear, exponential or cosine to the fraction `lr_final`.",
             table=SCHEDULES,
         ),
     ] = "constant"

@@ -6,14 +6,15 @@ program: points are grouped by them, with one program for each group. Every poin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import Experiment, coerce, configure, layer_sizes, reads
+from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, Experiment, coerce, configure, layer_sizes, reads
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
+from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.copies import TooManyCopies
 from ddpg_jax.running.hardware import HEADROOM, bytes_of, memory_limit
@@ -39,7 +40,7 @@ def make_groups(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) 
         fields: the fields that all points share, unless a point overrides them.
 
     Raises:
-        ConfigError: a point cannot be trained, or there are no points or no seeds.
+        ConfigError: a point cannot be trained, nothing reads one of the fields, or there are no points or no seeds.
     """
     seeds = integer("seeds", seeds, low=1)
     if not points:
@@ -63,7 +64,19 @@ def make_groups(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) 
     for name in names:
         if not any(reads(experiment, name) for experiment in groups):
             raise ConfigError(f"{name} cannot be swept, since nothing reads it with these fields; leave it out")
+    _check_read({name: value for name, value in fields.items() if name not in names}, groups)
     return [Group(experiment, members) for experiment, members in groups.items()]
+
+
+def _check_read(fields: Mapping[str, Any], experiments: Collection[Experiment]) -> None:
+    """Checks that some experiment reads each field, unless its value is what it would be if it were left out."""
+    for name, given in fields.items():
+        value, unset = coerce(name, given), {**STRUCTURE, **NUMBERS}
+        if not any(reads(x, name) or value == coerce(name, {**unset, **PRESETS[x.preset].values}[name]) for x in experiments):
+            raise ConfigError(
+                f'{name}={plain(value)} is not allowed, since nothing reads it with these fields ("{FIELDS[name].help}"); '
+                "leave it out, or set what it belongs to"
+            )
 
 
 def fit_to_memory(

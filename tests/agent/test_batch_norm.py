@@ -369,5 +369,3 @@ def test_it_learns(fields: dict[str, Any]) -> None:
 def test_what_does_not_go_with_it_is_refused() -> None:
     with pytest.raises(dj.ConfigError, match="batch_norm=true is not allowed with layer_norm=true; one of them must be false"):
         dj.configure({"batch_norm": True, "layer_norm": True})
-    with pytest.raises(dj.ConfigError, match="batch_size=1 is not allowed with batch_norm=true; it must be at least 2"):
-        dj.configure({"batch_norm": True, "batch_size": 1})

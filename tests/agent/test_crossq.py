@@ -111,20 +111,29 @@ def test_an_update_is_that_of_the_paper() -> None:
 
 
 def test_no_gradient_flows_through_targets_or_corrections() -> None:
-    """Along the step of gradient descent, the loss falls as finite differences with both held fixed say."""
+    """Along the step of gradient descent, the loss falls as finite differences with both held fixed say.
+
+    Rows have different weights, since the sum of the squares of normalized rows is the same for all.
+    """
     net, x = BatchRenorm(), jnp.asarray(RNG.normal(2.0, 3.0, (BATCH, 2)), jnp.float32)
     made: Any = net.init(KEY, x, by_batch=True)
-    slope = jax.grad(lambda x: jnp.sum(jnp.square(net.apply(made, x, by_batch=True, mutable=["batch_stats"])[0][:, 0])))(x)
+    weights = np.linspace(0.0, 2.0, BATCH)
+
+    def weighted(x: Any) -> Any:
+        return jnp.sum(weights * jnp.square(net.apply(made, x, by_batch=True, mutable=["batch_stats"])[0][:, 0]))
+
+    slope = jax.grad(weighted)(x)
     exact, r = np.asarray(x, np.float64), np.clip(np.std(x[:, 0]), 1 / 3, 3)
     d = np.clip(np.mean(x[:, 0]), -5, 5)
 
     def loss(first: np.ndarray) -> float:
-        return np.sum(((first - first.mean()) / np.sqrt(first.var() + EPSILON) * r + d) ** 2)
+        return np.sum(weights * ((first - first.mean()) / np.sqrt(first.var() + EPSILON) * r + d) ** 2)
 
     for b in range(BATCH):
         moved = np.eye(BATCH)[b] * 1e-5
         expected = (loss(exact[:, 0] + moved) - loss(exact[:, 0] - moved)) / 2e-5
-        assert float(slope[b, 0]) == pytest.approx(expected, abs=5e-3)
+        assert float(slope[b, 0]) == pytest.approx(expected, rel=2e-3, abs=5e-3)
+    assert np.abs(slope[:, 0]).max() > 0.1
 
     descent = dj.Nets(*(lambda hyper, t: optax.sgd(1e-3),) * 2)
     agent, data = make(optimizers=descent), batch()
@@ -152,7 +161,7 @@ def test_parameters_of_target_networks_are_refused(fields: dict[str, Any]) -> No
     (name,) = fields
     with pytest.raises(dj.ConfigError, match=f"{name}=.* is not allowed with targets=joint, which has no target networks"):
         dj.configure({"targets": "joint", **fields})
-    with pytest.raises(dj.ConfigError, match=f"{name} is not read|{name}"):
+    with pytest.raises(dj.ConfigError, match=f"{name}=.* is not allowed with targets=joint"):
         dj.sweep("probe/lqr", grid={name: [1.0, 0.5] if name == "tau" else [1, 2]}, targets="joint", steps=1_100)
 
 

@@ -40,7 +40,7 @@ def test_the_projection_is_that_of_the_paper(count: int, low: float, width: floa
     probabilities = rng.dirichlet(np.ones(4), 3)
     found = np.asarray(heads.project(*map(jnp.asarray, (returns, probabilities, atoms))), np.float64)
     expected = [slow_projection(*pair, atoms) for pair in zip(returns, probabilities, strict=True)]
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # near -20, float32 rounds atoms to 1e-6 of at least .06
 
 
 def test_gaussian_targets_have_their_mean_and_their_width() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import suite, suite_results, suite_status, suite_store, suite_tasks
+from benchmarks import suite, suite_results, suite_status, suite_tables, suite_tasks
 from benchmarks.suite_levels import Level
 from benchmarks.suite_store import Store
 from benchmarks.suite_tasks import PILOTS, TASKS, Task, shrunk
@@ -307,5 +307,6 @@ def test_all_tasks_can_be_configured_and_have_names_of_their_own(capsys: Capture
 
 
 def test_the_examples_hold() -> None:
-    for module in (suite, suite_results, suite_status, suite_store, suite_tasks):
-        assert doctest.testmod(module).failed == 0
+    for module in (suite_results, suite_status, suite_tables, suite_tasks):
+        failed, attempted = doctest.testmod(module)
+        assert attempted > 0 == failed, module

@@ -300,7 +300,7 @@ def test_an_own_explorer_that_takes_no_spread_is_refused() -> None:
 
 
 def test_updates_every_few_vector_steps() -> None:
-    """With a fraction per vector step, as many updates are made as it says, and the clock of the updates counts them."""
+    """With a fraction per vector step, as many updates are made as it says."""
     seen: list[int] = []
 
     def counted(td: Any, hyper: Any) -> Any:

@@ -355,8 +355,8 @@ def test_every_pair_of_parts_trains(row: int) -> None:
         assert distance(*(jax.tree.map(np.asarray, getattr(x.train.params, net)) for x in (before, after))) > DIFFERENT
 
 
-def test_a_program_has_the_parts_that_its_experiment_names() -> None:
-    """By hand: a name in `parts` builds the part whatever its number; without it the number is dead."""
+def test_a_number_is_dead_without_its_part() -> None:
+    """A program has the parts that `Experiment.parts` names, and no others."""
     experiment, hyper = dj.configure(FIELDS)
     without = dataclasses.replace(experiment, parts=())
     _, (off, *_) = call(without, [hyper._replace(reward_scale=5.0, huber_delta=0.1)] * 3, (0, 0, 1))

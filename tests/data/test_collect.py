@@ -43,8 +43,8 @@ def test_episodes_in_jax_are_whole_and_in_the_units_of_the_environment() -> None
         assert episode.terminated or episode.length == 12
     assert {episode.terminated for episode in episodes} == {True, False}
     assert len({episode.obs[0, 0, 0] for episode in episodes}) == count  # other starts, in all parts
-    again = collect(walk(), uniform(1), episodes=2, seed=0)
-    other = collect(walk(), uniform(1), episodes=2, seed=1)
+    again, other = (collect(walk(), uniform(1), episodes=count, seed=seed) for seed in (0, 1))
+    assert all(np.array_equal(one.obs, two.obs) for one, two in zip(episodes, again, strict=True))
     assert again[0].obs[0] != other[0].obs[0]
 
 

@@ -224,16 +224,17 @@ def test_what_does_not_come_back_is_found_out_before_the_run(make: Any) -> None:
 
 
 def test_what_comes_back_is_shown_without_touching_what_runs() -> None:
-    made: list[Point] = []
+    made: list[Any] = []
 
     def make() -> Any:
         made.append(Point())
+        made[-1].client = Plain()
         return made[-1]
 
     env = Vector(limited(make), 2)
-    own = [dict(vars(one)) for one in made]
+    own = [one.client for one in made]
     assert env.outside.goes_on_after_restore()
-    assert [vars(one).get("client") for one in made] == [one.get("client") for one in own]
+    assert all(one.client is client for one, client in zip(made, own, strict=True))
     other = Vector(Point)
     other.reset()
     assert not other.outside.goes_on_after_restore(), "nothing is restored while an environment is in use"

@@ -1,13 +1,15 @@
-"""Combinations of fields: what cannot be trained is refused, and what nothing reads is not."""
+"""Combinations of fields: what cannot be trained is refused, and so is what a user gives and nothing reads."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ddpg_jax as dj
-from ddpg_jax.experiment.experiment import reads
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, coerce, reads
 from ddpg_jax.running.groups import make_groups
 
 OFFLINE = {"steps": 0, "updates": 500, "demonstrations": "x.npz"}
@@ -45,7 +47,7 @@ def test_what_cannot_be_trained_is_refused(fields: dict[str, Any], words: str) -
     ],
     ids=str,
 )
-def test_what_nothing_reads_refuses_nothing(fields: dict[str, Any]) -> None:
+def test_what_nothing_reads_contradicts_nothing(fields: dict[str, Any]) -> None:
     dj.configure(fields)
 
 
@@ -58,6 +60,50 @@ def test_offline_runs_do_not_read_what_collecting_does(name: str) -> None:
     value = getattr(dj.Experiment(), name, None) or getattr(dj.Hyperparams(), name) or 0.1
     with pytest.raises(dj.ConfigError, match=f"{name} cannot be swept"):
         make_groups([{name: value}, {name: 2 * value}], 1, OFFLINE)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"noise_sigma_final": 0.05},
+        {"lr_final": "0.5"},
+        {"priority_alpha": 0.5},
+        {"target_noise_clip": 0.3},
+        {"ou_theta": 0.3, "exploration": "gaussian"},
+        {**OFFLINE, "warmup_steps": 200},
+    ],
+    ids=str,
+)
+def test_what_is_given_and_nothing_reads_is_refused(fields: dict[str, Any]) -> None:
+    """Who gives it believes that it does something."""
+    with pytest.raises(dj.ConfigError, match=r"=.* is not allowed, since nothing reads it with these fields \(") as told:
+        make_groups([{}], 1, fields)
+    assert "\n" not in str(told.value)
+
+
+def test_what_is_given_may_be_read_by_some_points_or_be_what_it_is_anyway() -> None:
+    make_groups([{"exploration": "ou"}, {"exploration": "none"}], 1, {"ou_theta": 0.3})
+    make_groups([{}], 1, {"lr_final": 0.1, "lr_schedule": "constant"})
+    dj.PRESETS["clipped"] = dj.Preset("clipped", {"target_noise_clip": "0.3"})
+    make_groups([{}], 1, {"preset": "clipped", "target_noise_clip": 0.3})
+    del dj.PRESETS["clipped"]
+
+
+def test_the_page_tells_the_defaults() -> None:
+    page = (Path(dj.__file__).parent / "experiment" / "README.md").read_text()
+    told = dict(
+        re.findall(
+            r"`(\w+)=([\w.-]+)`",
+            page.partition("## The defaults")[2]
+            .partition(
+                "\n\n",
+            )[2]
+            .partition("\n\n")[0],
+        )
+    )
+    assert len(told) > 12
+    defaults = {**STRUCTURE, **NUMBERS}
+    assert {name: coerce(name, value) for name, value in told.items()} == {name: defaults[name] for name in told}
 
 
 def test_parts_of_ones_own_may_read_the_numbers_of_those_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,17 +19,9 @@ from ddpg_jax.running.clock import step_at, total_iterations
 from ddpg_jax.running.program import Program
 from tests.runs import assert_same_arrays, manifest, newest, rows, run
 
-FIELDS: dict[str, Any] = {
-    "env": "point-reach",
-    "steps": 60,
-    "warmup_steps": 20,
-    "batch_size": 16,
-    "hidden": (8,),
-    "eval_every": 20,
-    "eval_episodes": 2,
-    "replay_capacity": 64,
-}
-OFFLINE = {"steps": 0, "updates": 60, "preset": "td3-bc"}
+SMALL: dict[str, Any] = {"env": "point-reach", "batch_size": 16, "hidden": (8,), "eval_every": 20, "eval_episodes": 2}
+FIELDS: dict[str, Any] = {**SMALL, "steps": 60, "warmup_steps": 20, "replay_capacity": 64}
+OFFLINE: dict[str, Any] = {**SMALL, "steps": 0, "updates": 60, "preset": "td3-bc"}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +75,7 @@ def test_all_of_it_together_in_a_sweep_and_in_pieces(shown: str) -> None:
 
 
 def test_a_run_without_steps_learns_the_statistics_of_the_data_and_keeps_none_of_it(shown: str) -> None:
-    fields = {**FIELDS, **OFFLINE, "demonstrations": shown}
+    fields = {**OFFLINE, "demonstrations": shown}
     offline = dj.train(**fields)
     assert offline.steps.tolist() == [20, 40, 60]
     data = np.concatenate([episode.obs[:-1] for episode in read_npz(Path(shown))])
@@ -99,7 +91,7 @@ def test_a_run_without_steps_goes_on_to_the_bit_but_not_with_other_data(
     shown: str, command_line: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = str(shutil.copy(shown, tmp_path / "own.npz"))
-    given = {**FIELDS, **OFFLINE, "demonstrations": own, "hidden": "8", "env": None, "updates": None}
+    given = {**OFFLINE, "demonstrations": own, "hidden": "8", "env": None, "updates": None}
     words = [word for name, x in given.items() if x is not None for word in (f"--{name.replace('_', '-')}", str(x))]
 
     def train(out: str, updates: int, *more: str) -> int:
@@ -138,7 +130,7 @@ def test_the_replay_of_a_run_is_read(command_line: None, tmp_path: Path, capsys:
     assert run("record", str(folder), "--replay", "--out", str(out)) == 0
     assert run("record", str(folder), "--replay", "--out", str(out)) == 2
     assert "it exists already" in capsys.readouterr().err
-    fields = {**FIELDS, **OFFLINE, "updates": 20}
+    fields = {**OFFLINE, "updates": 20}
     one, other = (dj.train(**fields, demonstrations=str(path)) for path in (folder, out))
     assert_same_arrays(one.policy.params, other.policy.params)
     with pytest.raises(dj.ConfigError, match="holds a run in env=point-reach; it must be one in env=Pendulum-v1"):

@@ -19,9 +19,10 @@ class Echo(gymnasium.Env):
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
     action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,))
-    closed = 0
+    open = 0
 
     def __init__(self, scale: float = 1.0, *, fails: bool = False):
+        type(self).open += 1
         self.scale, self.fails, self.t = scale, fails, 0
 
     def _obs(self) -> np.ndarray:
@@ -39,7 +40,7 @@ class Echo(gymnasium.Env):
         return self._obs(), self.scale * float(action[0]), self.t == 4, False, {}
 
     def close(self) -> None:
-        type(self).closed += 1
+        type(self).open -= 1
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def policy() -> dj.Policy:
 
 def test_returns_are_those_of_a_loop_written_by_hand(policy: dj.Policy) -> None:
     actions = policy(np.array([[t / 4, 0.5] for t in range(4)], np.float32))
-    closed = Echo.closed
+    before = Echo.open
     returns, lengths = dj.evaluate(policy, lambda: Echo(scale=2.0), episodes=3)
     np.testing.assert_allclose(returns, np.repeat(2.0 * actions.sum(), 3), rtol=1e-6)
     assert lengths.tolist() == [4, 4, 4]
-    assert Echo.closed > closed, "environments are closed"
+    assert Echo.open == before, "environments are closed"
 
 
 def test_the_environment_may_be_one_in_jax(policy: dj.Policy) -> None:
@@ -70,10 +71,10 @@ def test_the_environment_may_be_one_in_jax(policy: dj.Policy) -> None:
 
 
 def test_a_failure_of_the_environment_is_told_and_it_is_closed(policy: dj.Policy) -> None:
-    closed = Echo.closed
+    before = Echo.open
     with pytest.raises(dj.EnvironmentFailure, match="the arm is stuck"):
         dj.evaluate(policy, lambda: Echo(fails=True), episodes=1)
-    assert Echo.closed > closed
+    assert Echo.open == before
 
 
 def test_by_default_it_is_the_environment_of_the_training() -> None:

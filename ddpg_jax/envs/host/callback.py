@@ -28,7 +28,7 @@ from ddpg_jax.envs.host.goals import check_rewards, goal_on_host
 from ddpg_jax.envs.host.lanes import Lane
 from ddpg_jax.envs.host.pool import Pool
 from ddpg_jax.envs.host.seeding import GlobalGenerators, episode_seeds
-from ddpg_jax.envs.host.threads import Direct, Served, stopping
+from ddpg_jax.envs.host.threads import Direct, Served, Threads, stopping
 from ddpg_jax.envs.spaces import has_goals
 from ddpg_jax.errors import EnvironmentFailure, one_line
 from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
@@ -39,7 +39,7 @@ LONG_STEP = 30.0
 watchers: list[Callable[[int, int], None]] = []
 """Functions that are called about once a second with the finished and the total number of episodes of an evaluation."""
 
-THREADS = {"textbook": Direct, "overlapped": Served}
+THREADS: dict[str, Callable[[], Threads]] = {"textbook": Direct, "overlapped": Served}
 """Threads in which environments are stepped, by the order of operations."""
 
 _numbers = itertools.count(1)
