@@ -189,11 +189,12 @@ def evaluate(
 
     Args:
         policy: a policy, such as `Run.policy`, one of `Sweep.policies`, or what `load_policy` returns.
-        env: as in `train`, by default the name of the environment in which the policy was trained; what else it was made with,
-            such as `env_kwargs`, a policy does not know. It may be another one of the same shapes and bounds.
+        env: as in `train`, by default the environment of its training, if that was given by its name. It may be another one
+            of the same shapes and bounds.
         episodes: their number.
         seed: of the initial states.
-        **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`.
+        **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`; by default, the
+            environment of its training has its `env_kwargs`, `wrappers` and `imports`, and another one has none.
 
     Raises:
         ConfigError: as for `train`; or the shapes or bounds of the environment are others, or the policy has diverged.
@@ -205,14 +206,14 @@ def evaluate(
     >>> returns.shape, lengths.tolist()
     ((3,), [200, 200, 200])
     """
-    env = policy.spec.name if env is None else env
+    made, env = ({}, env) if env is not None else (policy.options._asdict(), policy.spec.name)
     for name, value in fields.items():
         if name not in ENV_FIELDS:
             raise ConfigError(
                 f"{name}={plain(value)} is not allowed in evaluate; it must be one of {', '.join(ENV_FIELDS[1:])}"
             )
     episodes = integer("episodes", episodes, low=1)
-    experiment, _ = configure({**fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
+    experiment, _ = configure({**made, **fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
     check_settings()
     return play_policy(policy, experiment, _given(env), episodes=episodes, seed=experiment.seed)
 
@@ -353,7 +354,7 @@ def find_env(experiment: Experiment, env: Any = None) -> Env:
 def make_policy(experiment: Experiment, spec: EnvSpec, actor_params: Params) -> Policy:
     """Makes the policy of a trained actor."""
     spec = spec._replace(goal=None)  # it asks an environment, and cannot be pickled
-    return Policy(spec, actor_params, experiment.network, network_fields(experiment))
+    return Policy(spec, actor_params, experiment.network, network_fields(experiment), env_options(experiment))
 
 
 def _check_no_options(experiment: Experiment) -> None:

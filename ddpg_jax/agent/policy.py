@@ -23,6 +23,7 @@ from ddpg_jax.agent.policy_file import (
     named_leaves,
     read_about,
     read_arrays,
+    read_options,
     read_spec,
     self_digest,
     write_arrays,
@@ -30,7 +31,7 @@ from ddpg_jax.agent.policy_file import (
 from ddpg_jax.envs.spaces import join_goals, to_native
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.files import write_bytes
-from ddpg_jax.types import Array, EnvSpec, Params
+from ddpg_jax.types import NO_OPTIONS, Array, EnvOptions, EnvSpec, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Policy:
     """A name in `networks.NETWORKS`."""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values of `networks.NETWORK_FIELDS`; for those that are missing, the network uses its own defaults."""
+    options: EnvOptions = NO_OPTIONS
+    """How the environment of its training was made by its name."""
 
     def __repr__(self) -> str:
         return f"<Policy for {self.spec.name}: {self.spec.obs_shape} -> {self.spec.action_shape}>"
@@ -104,6 +107,7 @@ class Policy:
         data, digest = write_arrays(named_leaves(without_rests(self.params)))
         about = {"format": FORMAT, "env": self.spec._replace(goal=None)._asdict(), "network": self.network}
         about |= {name: value for name, value in self.fields.items() if takes_field(self.network, name)}
+        about |= {"options": self.options._asdict()} if self.options != NO_OPTIONS else {}
         about["own_sha256"] = self_digest(about)
         # If the process is killed midway, the two files still match.
         write_bytes(folder / "policy.json", _json({**about, "sha256": [digest, *digest_of(folder / "actor.npz")]}))
@@ -145,7 +149,7 @@ def read_policy(folder: str | Path) -> Policy:
         about = read_about(folder / "policy.json")
         spec = read_spec(about["env"])
         fields = {name: _tuples(about[name]) for name in NETWORK_FIELDS if name in about}
-        policy = Policy(spec, {}, about.get("network", "mlp"), fields)
+        policy = Policy(spec, {}, about.get("network", "mlp"), fields, read_options(about.get("options", {})))
         plain, normalized = _expected(policy)
         arrays = read_arrays(folder / "actor.npz", plain, normalized, about.get("sha256", []))
         check_digest(about)

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.agent.layers import ACTIVATIONS, INITS, PRECISIONS
-from ddpg_jax.types import EnvSpec
+from ddpg_jax.types import EnvOptions, EnvSpec
 
 FORMAT = 1
 JSON_LIMIT = 1 << 20
@@ -95,6 +95,20 @@ def check_digest(about: dict[str, Any]) -> None:
     """
     if about.get("own_sha256", self_digest(about)) != self_digest(about):
         raise ValueError("policy.json was changed after it was saved, since it has another digest")
+
+
+def read_options(given: Any) -> EnvOptions:
+    """Returns the options of the environment in policy.json.
+
+    Raises:
+        ValueError: they are others than those of an environment.
+    """
+    known = isinstance(given, dict) and not set(given) - set(EnvOptions._fields)
+    words = [given.get(name, []) for name in ("imports", "wrappers")] if known else []
+    are_texts = all(isinstance(value, list) and all(isinstance(x, str) for x in value) for value in words)
+    fits = known and are_texts and isinstance(given.get("env_kwargs", ""), str)
+    _require(fits, "options", given, f"texts, of the fields {', '.join(EnvOptions._fields)}")
+    return EnvOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def read_spec(env: dict[str, Any]) -> EnvSpec:

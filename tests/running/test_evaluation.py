@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 
 import ddpg_jax as dj
 from ddpg_jax.app.cli import main
+from ddpg_jax.types import EnvOptions
 
 
 class Echo(gymnasium.Env):
-    """Pays `scale` times the action for each of four steps, and counts what is closed."""
+    """Pays `scale` times the action for each of four steps, and counts how many are open."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
     action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,))
@@ -77,7 +80,8 @@ def test_a_failure_of_the_environment_is_told_and_it_is_closed(policy: dj.Policy
     assert Echo.open == before
 
 
-def test_by_default_it_is_the_environment_of_the_training() -> None:
+def test_by_default_it_is_the_environment_of_the_training(tmp_path: Path) -> None:
+    """With its options, which a policy that is saved keeps; those that are given take their place."""
     run = dj.train("Pendulum-v1", steps=1_000, warmup_steps=999, hidden=(8,), eval_episodes=1)
     usual, _ = dj.evaluate(run.policy, episodes=2, seed=3)
     again, _ = dj.evaluate(run.policy, "Pendulum-v1", episodes=2, seed=3)
@@ -85,6 +89,29 @@ def test_by_default_it_is_the_environment_of_the_training() -> None:
     np.testing.assert_array_equal(usual, again)
     assert not np.allclose(usual, light)
     assert not np.array_equal(usual, dj.evaluate(run.policy, episodes=2, seed=4)[0])
+    dataclasses.replace(run.policy, options=EnvOptions(env_kwargs='{"g": 0.1}')).save(tmp_path)
+    kept = dj.load_policy(tmp_path)
+    np.testing.assert_array_equal(dj.evaluate(kept, episodes=2, seed=3)[0], light)
+    np.testing.assert_array_equal(dj.evaluate(kept, episodes=2, seed=3, env_kwargs={})[0], usual)
+    np.testing.assert_array_equal(dj.evaluate(kept, "Pendulum-v1", episodes=2, seed=3)[0], usual)
+
+
+def test_a_run_tells_its_policies_how_its_environment_was_made() -> None:
+    short = {"steps": 60, "warmup_steps": 50, "batch_size": 8, "hidden": (4,), "eval_episodes": 1}
+    run = dj.train("Pendulum-v1", env_kwargs={"g": 0.1}, **short)
+    assert run.policy.options == EnvOptions(env_kwargs='{"g": 0.1}')
+
+
+@pytest.mark.parametrize("options", [3, {"env_kwargs": 3}, {"wrappers": "x"}, {"imports": [1]}, {"more": []}])
+def test_options_in_a_file_are_those_of_an_environment(options: Any, policy: dj.Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    about = json.loads((tmp_path / "policy.json").read_text())
+    del about["own_sha256"]
+    (tmp_path / "policy.json").write_text(json.dumps({**about, "options": options}))
+    with pytest.raises(
+        dj.ConfigError, match=r"options=.* is not allowed; it must be texts, of the fields imports, env_kwargs, "
+    ):
+        dj.load_policy(tmp_path)
 
 
 @pytest.mark.parametrize(
