@@ -70,9 +70,9 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
         study = Study(at, ranges, sampler=plan.sampler, seed=plan.seed)
         while True:
             _write(at, plan, study)
-            if (left := points - len(study.finished) - study.elsewhere) <= 0:
-                return _conclusion(folder, study.finished)
-            with _asked(study, min(batch, left)) as trials:
+            with _asked(at, study, points=points, batch=batch) as trials:
+                if not trials:
+                    return _conclusion(folder, study.finished)
                 sweep = _train(plan, [trial.params for trial in trials], received=received, beside=len(study.finished))
                 study.tell(trials, [_reached(sweep, h) for h in range(len(trials))])
             _tell_progress(study.finished, points)
@@ -116,9 +116,14 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def _asked(study: Study, count: int) -> Iterator[list[Any]]:
-    """Asks for a batch of points, and gives them back if they are not trained to the end; or aside, if they cannot be."""
-    trials = study.ask(count)
+def _asked(folder: Path, study: Study, *, points: int, batch: int) -> Iterator[list[Any]]:
+    """Asks for a batch of points, or for those that are left of all, of which others may be training some.
+
+    They are given back if they are not trained to the end, or set aside if they cannot be.
+    """
+    with one_at_a_time(folder / "workers" / "asking"):  # otherwise two that ask at once would ask for too many
+        left = points - len(study.finished) - study.elsewhere
+        trials = study.ask(min(batch, left)) if left > 0 else []
     try:
         yield trials
     except (EnvironmentFailure, ConfigError) as failure:

@@ -9,8 +9,11 @@ import math
 import re
 import signal
 import subprocess
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,24 @@ def turn(one: Study, count: int = 4) -> list[dict[str, Any]]:
     values = [value(trial.params) for trial in trials]
     one.tell(trials, [Reached([x], x, {100: x}) for x in values])
     return [trial.params for trial in trials]
+
+
+def test_processes_that_ask_at_once_do_not_ask_for_more_than_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Study.ask
+
+    def slowly(one: Study, count: int) -> list[Any]:
+        time.sleep(0.3)
+        return ask(one, count)
+
+    def asked(one: Study) -> int:
+        with tuning._asked(tmp_path, one, points=4, batch=3) as trials:
+            both.wait()  # so that none is given back before the other has asked
+            return len(trials)
+
+    monkeypatch.setattr(Study, "ask", slowly)
+    both, studies = threading.Barrier(2), [study(tmp_path) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(asked, studies)) == [1, 3]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
