@@ -11,7 +11,7 @@ from benchmarks.suite_tables import Done, curves_of, finished
 from ddpg_jax.running.intervals import interval, iqm
 
 DDPG, TD3 = "fujimoto-ourddpg", "td3"
-"""Presets with the same settings but for what sets TD3 apart."""
+"""Presets with the same settings except for what sets TD3 apart."""
 
 
 def claims(results: Path) -> str:

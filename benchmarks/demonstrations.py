@@ -242,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=(*TASKS, *OFFLINE))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, help="in place of the usual number")
+    parser.add_argument("--steps", type=int, help="instead of the usual number")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     options = parser.parse_args()
     use_all_cores()

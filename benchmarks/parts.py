@@ -227,9 +227,9 @@ KINDS: dict[str, tuple[Callable[[str, int, int], dict[str, Any]], Collection[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=KINDS)
-    parser.add_argument("--row", action="append", help="of that kind, in place of all")
+    parser.add_argument("--row", action="append", help="of that kind, instead of all")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, help="in place of the usual number")
+    parser.add_argument("--steps", type=int, help="instead of the usual number")
     options = parser.parse_args()
     if options.row and (not options.only or set(options.row) - set(KINDS[options.only][1])):
         parser.error("--row must name rows of the kind that --only names")

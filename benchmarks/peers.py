@@ -3,7 +3,7 @@
     pip install torch==2.13.0 && pip install -e ".[bench]"
     python -m benchmarks.peers                     # Pendulum-v1 at batch 64
     python -m benchmarks.peers --batch-size 256
-    python -m benchmarks.peers --only td3          # one of the comparisons, in place of all
+    python -m benchmarks.peers --only td3          # one of the comparisons, instead of all
 
 Three comparisons, evaluation off in all:
 
@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--only", choices=KINDS, help="one of the comparisons, in place of all")
+    parser.add_argument("--only", choices=KINDS, help="one of the comparisons, instead of all")
     parser.add_argument("--one", choices=SYSTEMS, help="be one system, which takes its turns")
     parser.add_argument("--core", type=int, help="and keep it to one core")
     options = parser.parse_args()

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=_folder, default="~/.cache/ddpg-jax-suite", metavar="DIR", help="of the run folders")
     parser.add_argument("--results", type=_folder, metavar="DIR", help="of their results (benchmarks/results)")
     parser.add_argument("--status", action="store_true", help="only say how far it is")
-    parser.add_argument("--pilot", action="store_true", help="the pilots in place of the tasks")
+    parser.add_argument("--pilot", action="store_true", help="the pilots instead of the tasks")
     parser.add_argument("--only", nargs="+", metavar="TASK", help="these tasks, or pilots, alone")
     parser.add_argument("--seeds", type=_count, metavar="N", help="a trial with so many")
     parser.add_argument("--steps", type=_count, metavar="N", help="a trial of so many")

@@ -44,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_table(path: Path) -> str:
-    """The text of a CSV but for a line that is still being written; nothing if there is no such file."""
+    """The text of a CSV except for a line that is still being written; nothing if there is no such file."""
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def parse(text: str) -> list[Row]:
 
 
 def merged(tables: Sequence[str], first: int) -> str:
-    r"""One CSV of several, whose cells stay as they are, but for the member: it is the seed, counted from the first one.
+    r"""One CSV of several, whose cells stay as they are, except for the member: it is the seed, counted from the first one.
 
     >>> merged(["member,seed,step\n0,0,5\n0,0,9\n", "member,seed,step\n0,1,5\n0,1,9\n"], first=0).split()
     ['member,seed,step', '0,0,5', '1,1,5', '0,0,9', '1,1,9']

@@ -40,7 +40,7 @@ class Task:
     env: str
     steps: int
     given: Mapping[str, Any]
-    """Fields of `Experiment` and `Hyperparams`, but for those that stand here by themselves."""
+    """Fields of `Experiment` and `Hyperparams`, except for those that stand here by themselves."""
     seeds: int = 10
     """How many."""
     first: int = 0
@@ -85,13 +85,13 @@ class Task:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """All fields that are given to the sweep, but for the environment and the seeds."""
+        """All fields that are given to the sweep, except for the environment and the seeds."""
         values = {**self.given, "steps": self.steps, "eval_every": self.eval_every, "eval_episodes": 10}
         return {name: self.steps if value == OVER_THE_RUN else value for name, value in values.items()}
 
     @property
     def command(self) -> list[str]:
-        """The words behind `ddpg-jax` that train it, but for the run folder."""
+        """The words behind `ddpg-jax` that train it, except for the run folder."""
         words = ["sweep", self.env, "--seed", str(self.first), "--seeds", str(self.seeds)]
         for name, value in self.fields.items():
             text = str(plain(value))

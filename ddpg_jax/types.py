@@ -90,7 +90,7 @@ class Agent(NamedTuple):
     """`(critic_params, obs [..., O], action [..., A]) -> q [E, ...]`."""
     update: Callable[[Key, TrainState, Transition, Array, Hyperparams, Array], tuple[TrainState, Array, dict[str, Array]]]
     """`(key, state, batch [B], weight [B], hyper, t_update) -> (state, td [B], info)`; consumes the key. `td` is y - Q of the
-    first critic, or what its head has in place of that, from which prioritized replay computes priorities; `info` contains the
+    first critic, or what its head has instead of that, from which prioritized replay computes priorities; `info` contains the
     scalars to report."""
     observe: Callable[[TrainState, Transition, Array], TrainState]
     """`(state, transition [N], valid [N] bool) -> state`: updates running statistics with what was collected; the identity

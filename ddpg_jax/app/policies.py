@@ -124,7 +124,7 @@ class Policies:
             _remove(self._aside / _name(old))
 
     def go_back(self, mark: Mark | None) -> None:
-        """Puts back the best policies as they were at this checkpoint; without one, a run begins anew, and they with it."""
+        """Puts back the best policies as they were at this checkpoint; without one, a run begins again, and they with it."""
         asides = sorted(_marks(self._aside), reverse=True)
         for later in (one for one in asides if mark and one >= mark):
             for m, member in enumerate(self._program.members):

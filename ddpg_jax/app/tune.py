@@ -154,7 +154,7 @@ def _train(plan: Plan, points: list[Point], *, received: list[int], beside: int)
                     steps = done + tick.step * many
                     display.update(steps, steps / (time.monotonic() - begun), [])
                     if received:
-                        raise Stopped(received[0], f"stopped at {what}, which will be trained anew")
+                        raise Stopped(received[0], f"stopped at {what}, which will be trained again")
             except EnvironmentFailure as failure:
                 raise EnvironmentFailure(f"env={experiment.env} {failure}") from failure.__cause__
             k, done = k + 1, done + experiment.steps * many

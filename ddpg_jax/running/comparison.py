@@ -51,7 +51,7 @@ def performance_profile(values: Any, returns: Any) -> np.ndarray:
 
 
 def resampled_interval(statistic: Callable[..., float], *samples: Any, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Computes a 95 % bootstrap interval (percentiles) of a statistic of samples `[S]`, each of which is drawn anew.
+    """Computes a 95 % bootstrap interval (percentiles) of a statistic of samples `[S]`, each of which is resampled.
 
     It is NaN if a sample has fewer than two seeds.
     """

@@ -1,4 +1,4 @@
-"""Lets members of a program take over the states of others, without compiling anew each time."""
+"""Lets members of a program take over the states of others, without compiling again each time."""
 
 from __future__ import annotations
 

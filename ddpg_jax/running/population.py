@@ -36,7 +36,7 @@ class Exploit(NamedTuple):
     perturb: tuple[float, float] = (0.8, 1.25)
     """A member that is replaced has each of its numbers multiplied by one of these, chosen at random."""
     resample: float = 0.0
-    """Probability with which a number is drawn anew from its range instead."""
+    """Probability with which a number is drawn from its range instead."""
     replay: str = "copy"
     """`copy`: a member that is replaced goes on from all of the other one's state, its replay included (environments on the
     host stay its own). `keep`: it takes over networks, optimizers and running statistics, and keeps its own replay."""
@@ -101,7 +101,7 @@ def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str,
 
 
 def _explored(generator: np.random.Generator, own: Range, value: float, *, exploit: Exploit) -> float:
-    """Returns the value that a member gets from its parent's: multiplied by a factor and clipped, or drawn anew."""
+    """Returns the value that a member gets from its parent's: multiplied by a factor and clipped, or drawn from the range."""
     anew, factor = generator.random() < exploit.resample, exploit.perturb[int(generator.integers(2))]
     drawn = float(own.draw(generator, 1)[0])
     return drawn if anew else float(own.scaled(value, factor))

@@ -84,8 +84,8 @@ class Program:
     def regroup(self, state: list[Any], stopped: np.ndarray) -> list[Any]:
         """Returns the state with the members that go on in as few calls, or as few lanes, as they need; it is consumed.
 
-        Calls of mapped members keep their shape, so that nothing is compiled anew. Lanes of vmapped members are halved, once or
-        more often, and each new number is compiled once. With environments outside, vmapped members stay where they are.
+        Calls of mapped members keep their shape, so that nothing is compiled again. Lanes of vmapped members are halved once
+        or more often, and each new number is compiled once. With environments outside, vmapped members stay where they are.
 
         Args:
             state: of this program.

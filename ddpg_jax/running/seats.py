@@ -1,4 +1,4 @@
-"""Seats the members of a program in its compiled calls, anew once some of them have stopped.
+"""Seats the members of a program in its compiled calls, and seats them again once some of them have stopped.
 
 A slot is a member or padding. Mapped members take turns, one for each device in a call: those that go on move together into
 full calls, and calls of members that have all stopped are no longer made. Vmapped members share a call: those that go on move
