@@ -286,7 +286,7 @@ def draw_curves(done: Sequence[Done], results: Path) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(done) :]:
         axes.set_visible(False)
-    figure.supxlabel("environment steps")
+    figure.supxlabel("environment steps", fontsize="small")
     figure.supylabel("return: IQM over 10 seeds", fontsize="small")
     figure.suptitle(
         "blue: this library; grey: Tianshou's; bands: 95 % intervals; dashed: what is published (table)",
