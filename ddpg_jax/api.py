@@ -25,7 +25,7 @@ from ddpg_jax.experiment.values import integer, plain, to_python
 from ddpg_jax.running.blocks import Evolve, nobody_changes, run_blocks
 from ddpg_jax.running.clock import learns
 from ddpg_jax.running.evaluation import play
-from ddpg_jax.running.groups import check_groups, fit_to_memory, make_groups
+from ddpg_jax.running.groups import check_groups, check_read, fit_to_memory, make_groups
 from ddpg_jax.running.hardware import check_settings, idle_cores, use_all_cores
 from ddpg_jax.running.members import Change
 from ddpg_jax.running.population import check_alone, check_together, make_population
@@ -89,6 +89,7 @@ def train(env: Any = "Pendulum-v1", *, on_evaluation: OnEvaluation | None = None
     if "seeds" in fields:
         raise ConfigError(f"seeds={fields['seeds']} is not allowed in train, which trains one seed; use dj.sweep(..., seeds=N)")
     groups = make_groups([{}], 1, {**fields, "env": env if isinstance(env, str) else _name(env)})
+    check_read(groups, fields)
     experiment, members = groups[0]
     referee = Referee(groups, until=parse_until(until))
     use_all_cores()  # for sweeps that follow, since it cannot be done later
@@ -160,6 +161,7 @@ def sweep(
     else:
         chosen = _points(env, grid, points)
         groups = make_groups(chosen, seeds, given)
+    check_read(groups, fields)
     pruning = None if prune is None else make_pruning(prune, prune_fraction, groups)
     if prune is None and prune_fraction is not None:
         raise ConfigError(f"prune_fraction={prune_fraction} needs prune, the number of rungs or their steps")
@@ -193,8 +195,9 @@ def evaluate(
             of the same shapes and bounds.
         episodes: their number.
         seed: of the initial states.
-        **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`; by default, the
-            environment of its training has its `env_kwargs`, `wrappers` and `imports`, and another one has none.
+        **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`. By default, the
+            environment of its training has its `env_kwargs`, `wrappers` and `imports`, which are imported, and another one has
+            none; `backend` is auto.
 
     Raises:
         ConfigError: as for `train`; or the shapes or bounds of the environment are others, or the policy has diverged.

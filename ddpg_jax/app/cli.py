@@ -93,10 +93,12 @@ def _train(options: argparse.Namespace) -> int:
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
     from ddpg_jax.experiment.experiment import layer_sizes
-    from ddpg_jax.running.groups import make_groups
+    from ddpg_jax.running.groups import check_read, make_groups
     from ddpg_jax.running.hardware import spare_threads, use_one_core
 
-    groups = make_groups([{}], 1, _given(options))
+    given = _given(options)
+    groups = make_groups([{}], 1, given)
+    check_read(groups, {} if options.resume else given)
     use_compilation_cache()
     experiment = groups[0].experiment
     if uses_jax(experiment.env, env_options(experiment)):
@@ -111,8 +113,11 @@ def _sweep(options: argparse.Namespace) -> int:
     meeting = read_meeting(options)
     with listen(meeting) or contextlib.nullcontext() as server:
         from ddpg_jax.app.points import read_points
+        from ddpg_jax.running.groups import check_read
 
-        groups, evolution = read_points(options, _given(options))
+        given = _given(options)
+        groups, evolution = read_points(options, given)
+        check_read(groups, {} if options.resume else given)
         _configure(groups)
         return _work(groups, options, meeting, server=server, evolution=evolution)
 

@@ -128,9 +128,10 @@ class Study:
         ]
 
     @property
-    def elsewhere(self) -> int:
-        """The number of points that other processes are training."""
-        return sum(self._at_work(trial) for trial in self._in_state("RUNNING"))
+    def taken(self) -> int:
+        """The number of points that were trained, or that other processes are training."""
+        trials = self._in_state("COMPLETE", "PRUNED", "RUNNING")  # in one look, since others finish meanwhile
+        return sum(trial.state.name != "RUNNING" or self._at_work(trial) for trial in trials)
 
     def ask(self, count: int) -> list[Any]:
         """Asks for points, and returns their trials, whose `params` are the points."""

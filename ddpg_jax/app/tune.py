@@ -35,9 +35,11 @@ from ddpg_jax.app.study import Finished, Reached, Study, check_installed
 from ddpg_jax.app.study_plan import SETTINGS, Plan, read_plan
 from ddpg_jax.app.tune_figure import tune_figure
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
+from ddpg_jax.experiment.experiment import reads
 from ddpg_jax.experiment.grid import Point, parse_ranges
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.blocks import run_blocks
+from ddpg_jax.running.groups import check_read
 from ddpg_jax.running.intervals import ranking_score
 from ddpg_jax.running.results import Sweep, plural
 
@@ -65,24 +67,28 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
     folder = out or in_runs(f"tune-{plan.fields['env']}-seed{plan.seed}")
     at = folder.absolute()  # an environment may change the current folder
     with signals() as received:
-        _check(plan)
+        _check(plan, {} if resume else plan.fields)
         _claim(at, plan, resume=resume)
         study = Study(at, ranges, sampler=plan.sampler, seed=plan.seed)
         while True:
             _write(at, plan, study)
             with _asked(at, study, points=points, batch=batch) as trials:
                 if not trials:
-                    return _conclusion(folder, study.finished)
+                    break
                 sweep = _train(plan, [trial.params for trial in trials], received=received, beside=len(study.finished))
                 study.tell(trials, [_reached(sweep, h) for h in range(len(trials))])
             _tell_progress(study.finished, points)
+        return _conclusion(folder, study.finished)
 
 
-def _check(plan: Plan) -> None:
-    """Checks that points within these ranges can be trained, with two of them, and the ends of each range."""
+def _check(plan: Plan, given: Mapping[str, Any]) -> None:
+    """Checks that points within these ranges can be trained, with two of them, and the ends of each range.
+
+    Some of these points must read each field that is given.
+    """
     points = plan.trial_points()
     groups = plan.groups(points)
-    plan.groups(plan.ends(points[0]))
+    check_read([*groups, *plan.groups(plan.ends(points[0]))], given)
     with contextlib.closing(ProgramQueue(groups, [], ALONE, unit=plan.seeds)) as queue:
         queue.check()
 
@@ -122,7 +128,7 @@ def _asked(folder: Path, study: Study, *, points: int, batch: int) -> Iterator[l
     They are given back if they are not trained to the end, or set aside if they cannot be.
     """
     with one_at_a_time(folder / "workers" / "asking"):  # otherwise two that ask at once would ask for too many
-        left = points - len(study.finished) - study.elsewhere
+        left = points - study.taken
         trials = study.ask(min(batch, left)) if left > 0 else []
     try:
         yield trials
@@ -190,8 +196,10 @@ def _write_all(folder: Path, plan: Plan, study: Study, finished: list[Finished])
         writer.writerow([one.number, *(one.point[name] for name in plan.ranges), one.value, *one.returns])
     files.write_text(folder / "points.csv", text.getvalue())
     if best := _best(finished):
-        shared = {name: plain(value) for name, value in plan.fields.items() if name not in ("env", "seed")}
-        files.write_text(folder / "best.json", as_json({**shared, **best.point}))
+        (group,) = plan.groups([best.point])
+        fields = {name: value for name, value in {**plan.fields, **best.point}.items() if reads(group.experiment, name)}
+        shown = {name: plain(value) for name, value in fields.items() if name not in ("env", "seed")}
+        files.write_text(folder / "best.json", as_json(shown))
         title = f"DDPG on {plan.fields['env']}, {plural(plan.seeds, 'seed')} a point"
         tune_figure(finished, study.importances(), title, path=folder / "importance.png")
 

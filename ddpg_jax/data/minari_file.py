@@ -77,7 +77,7 @@ def write_minari(
         about: more metadata of the dataset.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: it cannot be written, and nothing is left of it; or it is there already.
     """
     import minari
     from minari.dataset.minari_storage import MinariStorage

@@ -6,7 +6,7 @@ program: points are grouped by them, with one program for each group. Every poin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +40,7 @@ def make_groups(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) 
         fields: the fields that all points share, unless a point overrides them.
 
     Raises:
-        ConfigError: a point cannot be trained, nothing reads one of the fields, or there are no points or no seeds.
+        ConfigError: a point cannot be trained, or there are no points or no seeds.
     """
     seeds = integer("seeds", seeds, low=1)
     if not points:
@@ -64,14 +64,23 @@ def make_groups(points: Sequence[Point], seeds: int, fields: Mapping[str, Any]) 
     for name in names:
         if not any(reads(experiment, name) for experiment in groups):
             raise ConfigError(f"{name} cannot be swept, since nothing reads it with these fields; leave it out")
-    _check_read({name: value for name, value in fields.items() if name not in names}, groups)
     return [Group(experiment, members) for experiment, members in groups.items()]
 
 
-def _check_read(fields: Mapping[str, Any], experiments: Collection[Experiment]) -> None:
-    """Checks that some experiment reads each field, unless its value is what it would be if it were left out."""
-    for name, given in fields.items():
-        value, unset = coerce(name, given), {**STRUCTURE, **NUMBERS}
+def check_read(groups: Sequence[Group], fields: Mapping[str, Any]) -> None:
+    """Checks that each field is read in some group, unless its value is what it would be if it were left out.
+
+    Args:
+        groups: all that is trained.
+        fields: the fields that all points share, unless a point overrides them.
+
+    Raises:
+        ConfigError: nothing reads one of them, so that whoever gives it believes that it does something.
+    """
+    swept = {name for group in groups for member in group.members for name, _ in member.swept}
+    experiments, unset = [group.experiment for group in groups], {**STRUCTURE, **NUMBERS}
+    for name in [name for name in fields if name not in swept]:
+        value = coerce(name, fields[name])
         if not any(reads(x, name) or value == coerce(name, {**unset, **PRESETS[x.preset].values}[name]) for x in experiments):
             raise ConfigError(
                 f'{name}={plain(value)} is not allowed, since nothing reads it with these fields ("{FIELDS[name].help}"); '

@@ -64,7 +64,7 @@ def test_processes_that_ask_at_once_do_not_ask_for_more_than_are_left(tmp_path: 
             return len(trials)
 
     monkeypatch.setattr(Study, "ask", slowly)
-    both, studies = threading.Barrier(2), [study(tmp_path) for _ in range(2)]
+    both, studies = threading.Barrier(2, timeout=60), [study(tmp_path) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(asked, studies)) == [1, 3]
 
@@ -147,13 +147,13 @@ def test_points_of_processes_at_work_are_left_to_them(tmp_path: Path) -> None:
     first, second = study(tmp_path), study(tmp_path)
     assert (first.worker, second.worker) == (0, 1)
     theirs = second.ask(3)
-    assert first.elsewhere == 3
-    assert second.elsewhere == 0
+    assert first.taken == 3
+    assert second.taken == 0
     assert not {trial.number for trial in theirs} & {trial.number for trial in first.ask(2)}
     del second
     third = study(tmp_path)
     assert third.worker == 1
-    assert first.elsewhere == 0, "the trials of a process that has died are given up"
+    assert first.taken == 0, "the trials of a process that has died are given up"
 
 
 def test_diverged_points_are_avoided_but_not_the_best(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import ddpg_jax as dj
 from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, coerce, reads
-from ddpg_jax.running.groups import make_groups
+from ddpg_jax.running.groups import check_read, make_groups
 
 OFFLINE = {"steps": 0, "updates": 500, "demonstrations": "x.npz"}
 
@@ -77,15 +77,16 @@ def test_offline_runs_do_not_read_what_collecting_does(name: str) -> None:
 def test_what_is_given_and_nothing_reads_is_refused(fields: dict[str, Any]) -> None:
     """Who gives it believes that it does something."""
     with pytest.raises(dj.ConfigError, match=r"=.* is not allowed, since nothing reads it with these fields \(") as told:
-        make_groups([{}], 1, fields)
+        check_read(make_groups([{}], 1, fields), fields)
     assert "\n" not in str(told.value)
 
 
 def test_what_is_given_may_be_read_by_some_points_or_be_what_it_is_anyway() -> None:
-    make_groups([{"exploration": "ou"}, {"exploration": "none"}], 1, {"ou_theta": 0.3})
-    make_groups([{}], 1, {"lr_final": 0.1, "lr_schedule": "constant"})
+    check_read(make_groups([{"exploration": "ou"}, {"exploration": "none"}], 1, {"ou_theta": 0.3}), {"ou_theta": 0.3})
+    check_read(make_groups([{"ou_theta": 0.1}], 1, {"ou_theta": 0.3}), {"ou_theta": 0.3})
     dj.PRESETS["clipped"] = dj.Preset("clipped", {"target_noise_clip": "0.3"})
-    make_groups([{}], 1, {"preset": "clipped", "target_noise_clip": 0.3})
+    for fields in ({"lr_final": 0.1, "lr_schedule": "constant"}, {"preset": "clipped", "target_noise_clip": 0.3}):
+        check_read(make_groups([{}], 1, fields), fields)
     del dj.PRESETS["clipped"]
 
 
