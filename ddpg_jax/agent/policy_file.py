@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ddpg_jax.agent.layers import ACTIVATIONS, INITS, PRECISIONS
-from ddpg_jax.types import EnvOptions, EnvSpec
+from ddpg_jax.types import NO_OPTIONS, EnvOptions, EnvSpec
 
 FORMAT = 1
 JSON_LIMIT = 1 << 20
@@ -103,12 +103,12 @@ def read_options(given: Any) -> EnvOptions:
     Raises:
         ValueError: they are others than those of an environment.
     """
-    known = isinstance(given, dict) and not set(given) - set(EnvOptions._fields)
-    words = [given.get(name, []) for name in ("imports", "wrappers")] if known else []
-    are_texts = all(isinstance(value, list) and all(isinstance(x, str) for x in value) for value in words)
-    fits = known and are_texts and isinstance(given.get("env_kwargs", ""), str)
+    fits = isinstance(given, dict) and not set(given) - set(EnvOptions._fields)
+    imports, kwargs, wrappers = (given.get(name, x) for name, x in NO_OPTIONS._asdict().items()) if fits else ((), "", ())
+    lists = (imports, wrappers)
+    fits = fits and isinstance(kwargs, str) and all(isinstance(x, list | tuple) and all(map(_is_text, x)) for x in lists)
     _require(fits, "options", given, f"texts, of the fields {', '.join(EnvOptions._fields)}")
-    return EnvOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    return EnvOptions(tuple(imports), kwargs, tuple(wrappers))
 
 
 def read_spec(env: dict[str, Any]) -> EnvSpec:
@@ -228,6 +228,10 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 def _require(ok: bool, name: str, value: Any, allowed: str) -> None:
     if not ok:
         raise ValueError(f"{name}={str(value)[:100]} is not allowed; it must be {allowed}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_whole(value: Any) -> bool:
