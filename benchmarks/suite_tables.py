@@ -85,7 +85,7 @@ def suite(results: Path) -> str:
         links = f"[every seed](results/{task.stem}.csv), [raw](results/{task.stem}.json), [curve](results/{task.stem}.png)"
         td3 = f"{level.td3:,g}" if level and level.td3 is not None else ""
         hours = f"{one.result['seconds'] / 3600:.1f}"
-        worst = _rounded(min(one.result["final_returns"], key=_or_worst))
+        worst = _rounded(float(one.returns[-1].min()))
         seeds = f"{len(one.result['seeds'])}"
         cells = [_name(task), f"{task.steps:,}", seeds, hours, *_cells(one, results), td3, worst, links]
         lines.append(f"| {' | '.join(cells)} |")
@@ -189,12 +189,8 @@ def ablations(results: Path) -> str:
     return "\n".join(lines)
 
 
-def _or_worst(number: float | None) -> float:
-    """A return, or that of a seed that has diverged, which JSON has as null."""
-    return -np.inf if number is None else number
-
-
 def _rounded(number: float | None) -> str:
+    """A return; that of a seed that has diverged is NaN, and in JSON null."""
     if number is None or not np.isfinite(number):
         return "diverged"
     return f"{number:,.{0 if abs(number) >= 100 else 1 if abs(number) >= 10 else 2}f}"

@@ -64,7 +64,7 @@ def read_about(path: Path) -> dict[str, Any]:
     network = about.get("network", "mlp")
     _require(isinstance(network, str), "network", network, "a name")
     digests = about.get("sha256", [])
-    _require(isinstance(digests, list) and all(isinstance(x, str) for x in digests), "sha256", digests, "a list of digests")
+    _require(_are_texts(digests), "sha256", digests, "a list of digests")
     for name, table in WORDS.items():
         if name in about and (not isinstance(about[name], str) or about[name] not in table):
             raise ValueError(
@@ -103,12 +103,11 @@ def read_options(given: Any) -> EnvOptions:
     Raises:
         ValueError: they are others than those of an environment.
     """
-    fits = isinstance(given, dict) and not set(given) - set(EnvOptions._fields)
-    imports, kwargs, wrappers = (given.get(name, x) for name, x in NO_OPTIONS._asdict().items()) if fits else ((), "", ())
-    lists = (imports, wrappers)
-    fits = fits and isinstance(kwargs, str) and all(isinstance(x, list | tuple) and all(map(_is_text, x)) for x in lists)
+    whole = {"imports": [], "env_kwargs": NO_OPTIONS.env_kwargs, "wrappers": [], **given} if isinstance(given, dict) else {}
+    known = set(whole) == set(EnvOptions._fields) and isinstance(whole["env_kwargs"], str)
+    fits = known and _are_texts(whole["imports"]) and _are_texts(whole["wrappers"])
     _require(fits, "options", given, f"texts, of the fields {', '.join(EnvOptions._fields)}")
-    return EnvOptions(tuple(imports), kwargs, tuple(wrappers))
+    return EnvOptions(tuple(whole["imports"]), whole["env_kwargs"], tuple(whole["wrappers"]))
 
 
 def read_spec(env: dict[str, Any]) -> EnvSpec:
@@ -230,8 +229,8 @@ def _require(ok: bool, name: str, value: Any, allowed: str) -> None:
         raise ValueError(f"{name}={str(value)[:100]} is not allowed; it must be {allowed}")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(x, str) for x in value)
 
 
 def _is_whole(value: Any) -> bool:
