@@ -34,7 +34,7 @@ from ddpg_jax.running.results import Stop, Sweep
 from ddpg_jax.running.rows import result_of
 from ddpg_jax.running.stops import Referee, make_pruning, parse_until
 from ddpg_jax.running.timetable import beginnings, happened, make_timetable
-from ddpg_jax.types import Env, EnvSpec, Hyperparams, Params
+from ddpg_jax.types import Env, EnvSpec, Episodes, Hyperparams, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,12 +218,13 @@ def evaluate(
     episodes = integer("episodes", episodes, low=1)
     experiment, _ = configure({**made, **fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
     check_settings()
-    return play_policy(policy, experiment, _given(env), episodes=episodes, seed=experiment.seed)
+    found = play_policy(policy, experiment, _given(env), episodes=episodes, seed=experiment.seed)
+    return found.returns, found.lengths
 
 
 def play_policy(
     policy: Policy, experiment: Experiment, env: Any = None, *, episodes: int, seed: int, name: str = "policy"
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Episodes:
     """Plays a policy in the environment of an experiment, or in `env` in its place; see `evaluate`.
 
     `name` is what a message calls the policy.

@@ -191,6 +191,17 @@ class EnvSpec(NamedTuple):
         return math.prod(self.action_shape)
 
 
+class Episodes(NamedTuple):
+    """Holds the results of whole episodes, `[episodes]` each."""
+
+    returns: Any
+    """Sums of rewards, float32; NaN of an episode that did not end."""
+    lengths: Any
+    """Steps, int32."""
+    successes: Any
+    """float32: 1 for a success, 0 for a failure, NaN where the environment does not tell."""
+
+
 GO_ON, STOP, FAILED = 0, 1, 2
 """Status of a step of an environment outside the program: continue, stop after this step, or the step did not happen."""
 
@@ -264,11 +275,10 @@ class Outside(Protocol):
         episodes: int,
         owner: Array,
         shared: bool = False,
-    ) -> tuple[Array, Array]:
-        """Plays whole episodes, and returns their returns and lengths, `[episodes]` each. Consumes the key.
+    ) -> Episodes:
+        """Plays whole episodes. Consumes the key.
 
-        The return of an episode that did not end is NaN. `owner` is the number of the lane that a failure is reported to, or 0.
-        If `shared`, the episodes are played in that lane.
+        `owner` is the number of the lane that a failure is reported to, or 0. If `shared`, all are played in that lane.
         """
         ...
 
@@ -333,3 +343,6 @@ class Env(NamedTuple):
     they were passed."""
     outside: Outside | None = None
     """Access to the environment if it lives outside the program; None for one that is written in JAX."""
+    success: Callable[[Transition], Array] | None = None
+    """`(transition) -> [] bool`: whether an episode that ends with this transition is a success; None if there is no such rule.
+    Evaluations report it."""

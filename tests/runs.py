@@ -38,7 +38,7 @@ TINY = [word for name, value in NUMBERS.items() for word in (f"--{name.replace('
 """Checkpoints, with --checkpoint-seconds 0, at steps 200, 300, 400 and 600; evaluations at 200, 400 and 600."""
 HEADER = (
     "member,seed,step,eval_return_mean,eval_return_std,eval_length_mean,train_return_mean,critic_loss,actor_loss,q_mean,"
-    "updates_per_second,seconds,diverged_step"
+    "updates_per_second,seconds,diverged_step,eval_success_rate"
 )
 BACKENDS = ("device", "host")
 

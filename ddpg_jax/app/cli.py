@@ -235,8 +235,9 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
 def _eval(options: argparse.Namespace) -> int:
     from ddpg_jax.app.evaluation import check_film, describe_member, evaluate, film, policy_folder, recorded
     from ddpg_jax.app.machine import check_jax, use_compilation_cache
-    from ddpg_jax.app.report import readable
+    from ddpg_jax.app.report import described_success, readable
     from ddpg_jax.running.results import plural
+    from ddpg_jax.running.rows import success_rate
 
     episodes, seed = whole("episodes", options.episodes), coerce("seed", options.seed)
     folder = options.dir.absolute()  # an environment may change the current one
@@ -249,14 +250,14 @@ def _eval(options: argparse.Namespace) -> int:
     if options.video:
         check_film(experiment, options.video)
     use_compilation_cache()
-    returns, lengths = evaluate(experiment, policy, episodes, seed=seed)
+    found = evaluate(experiment, policy, episodes, seed=seed)
     about = [describe_member(folder, policy)] if policy.name.startswith("member_") else []
     about += [f"{name}={plain(getattr(experiment, name))}" for name in changes]
     print(
         (f"{', '.join(about)}: " if about else "")
-        + f"return {readable(returns.mean())} +- {readable(returns.std())} (standard deviation), "
-        f"from {readable(returns.min())} to {readable(returns.max())}; length {lengths.mean():.1f}; "
-        f"{plural(episodes, 'episode')}"
+        + f"return {readable(found.returns.mean())} +- {readable(found.returns.std())} (standard deviation), "
+        f"from {readable(found.returns.min())} to {readable(found.returns.max())}; length {found.lengths.mean():.1f}; "
+        f"{plural(episodes, 'episode')}{described_success(success_rate(found.successes))}"
     )
     if video:
         print(f"{film(experiment, policy, video, seed=seed)} frames in {options.video}")
@@ -327,7 +328,7 @@ def _record(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from ddpg_jax.app.plot import plot
 
-    plot(options.dirs, options.out)
+    plot(options.dirs, options.out, options.column)
     print(options.out)
     return 0
 

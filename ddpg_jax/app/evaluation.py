@@ -25,10 +25,11 @@ from ddpg_jax.errors import ConfigError, EnvironmentFailure
 from ddpg_jax.experiment.build import ENV_FIELDS, env_options
 from ddpg_jax.experiment.experiment import Experiment, coerce
 from ddpg_jax.running.rows import result_of
+from ddpg_jax.types import Episodes
 
 
-def evaluate(x: Experiment, policy_at: Path, episodes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluates a policy: returns and lengths `[episodes]`.
+def evaluate(x: Experiment, policy_at: Path, episodes: int, *, seed: int) -> Episodes:
+    """Evaluates a policy.
 
     Args:
         x: says what the environment is; see `recorded`.

@@ -17,8 +17,9 @@ from ddpg_jax.envs.host.make import import_modules
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.export import export_policy
 from ddpg_jax.export.formats import Exported
+from ddpg_jax.running.rows import SUCCESS
 
-MEASURED = ("step", "eval_return_mean", "eval_return_std", "eval_length_mean")
+MEASURED = ("step", "eval_return_mean", "eval_return_std", "eval_length_mean", SUCCESS)
 """Columns of metrics.csv that the file carries."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ddpg_jax.running.placement import make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import Metrics
+from ddpg_jax.types import Episodes
 
 
 class IdleProgram:
@@ -33,10 +34,10 @@ class IdleProgram:
         empty: Any = np.zeros(0, int)
         return state, Metrics({}, {}, empty, empty, empty), 0.0
 
-    def evaluate(self, state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns returns and lengths of no members."""
+    def evaluate(self, state: Any, i: int) -> Episodes:
+        """Returns the episodes of no members."""
         del state, i
-        return np.zeros((0, 1)), np.zeros((0, 1))
+        return Episodes(*[np.zeros((0, 1))] * 3)
 
     def time_limit_missing(self) -> None:
         """Returns no warning."""

@@ -13,9 +13,12 @@ from ddpg_jax.agent.policy_file import open_regular
 from ddpg_jax.app import report
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.files import naming_errors, write_text
+from ddpg_jax.running.rows import SUCCESS
 
 LIMIT = 1 << 32
 """Bytes of a table at most."""
+ADDED = (SUCCESS, "nan")
+"""What rows of an older version get when their run is resumed; digests do not count it."""
 COUNTS = ("member", "seed", "step")
 """Columns of whole numbers of at least 0."""
 NUMERIC_COLUMNS = ("member", "seed", "step", "eval_return_mean", "eval_return_std", "diverged_step")
@@ -93,7 +96,9 @@ class RowDigest:
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Takes more rows in."""
         for row in rows:
-            self._hash.update(repr([(name, parse_cell(str(value))) for name, value in row.items()]).encode())
+            texts = {name: str(value) for name, value in row.items()}
+            cells = [(name, parse_cell(text)) for name, text in texts.items() if (name, text) != ADDED]
+            self._hash.update(repr(cells).encode())
         self.count += len(rows)
 
     def text(self) -> str:

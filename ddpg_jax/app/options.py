@@ -200,6 +200,7 @@ def _reading(commands: Any) -> None:
     plot.add_argument(
         "--out", type=Path, metavar="FILE", default=Path("learning_curves.png"), help="the figure (learning_curves.png)"
     )
+    plot.add_argument("--column", metavar="NAME", help="a column of metrics.csv, such as eval_success_rate (the return)")
 
     page = commands.add_parser("report", help="write a page about run folders for a reviewer", allow_abbrev=False)
     page.add_argument("dirs", type=Path, nargs="+", metavar="DIR")

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpg_jax.app import figures, report
+from ddpg_jax.app.metrics_table import COUNTS
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
+from ddpg_jax.running.rows import result_of
 
 
 class Curves(NamedTuple):
     """Learning curves of several runs."""
 
     panels: dict[str, dict[str, np.ndarray]]
-    """Environment -> label -> curves `[S, evaluations, 2]` of steps and returns."""
+    """Environment -> label -> curves `[S, evaluations, 2]` of steps and returns, or values of the column."""
     pruned: set[tuple[str, str]]
     """Environments and labels of points that were pruned."""
     what: str
-    """What the returns are; see `report.measured`."""
+    """What the returns are, see `report.measured`, or the name of the column."""
 
 
-def plot(folders: Sequence[Path], out: Path) -> None:
-    """Draws the learning curves of the runs in the folders.
+def plot(folders: Sequence[Path], out: Path, column: str | None = None) -> None:
+    """Draws the learning curves of the runs in the folders, or those of another column of their tables than the return.
 
     Raises:
         ConfigError: the figure's name has another ending, or the folders cannot be read; see `collect`.
@@ -36,19 +39,24 @@ def plot(folders: Sequence[Path], out: Path) -> None:
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
-    curves = collect(folders)
+    curves = collect(folders, column)
     figures.learning_curves(curves.panels, out, what=curves.what, pruned=curves.pruned)
 
 
-def collect(folders: Sequence[Path]) -> Curves:
+def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
     """Reads the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
 
     Settings are also when members stop, and the schedule of a run.
 
+    Args:
+        folders: of the runs.
+        column: the column of metrics.csv, by default the returns.
+
     Raises:
-        ConfigError: a folder has no run, no evaluation or a table that cannot be read; a run, or a seed of a curve, is given
-            twice; or runs of one curve were never evaluated at the same step.
+        ConfigError: a folder has no run, no evaluation, no such column or a table that cannot be read; a run, or a seed of a
+            curve, is given twice; or runs of one curve were never evaluated at the same step.
     """
+    value_of = result_of if column is None else itemgetter(column)
     settings, tables, envs, stopped = [], [], [], []
     known: dict[str, Path] = {}
     for folder in folders:
@@ -57,6 +65,7 @@ def collect(folders: Sequence[Path]) -> Curves:
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
         run.check_rows(rows)
+        _check_column(folder, column, rows[0])
         ways = report.ways(manifest)
         same = known.setdefault(json.dumps([manifest["identity"], ways], sort_keys=True), folder)
         if same is not folder:
@@ -73,7 +82,7 @@ def collect(folders: Sequence[Path]) -> Curves:
     for folder, name, table, usual, stops in zip(folders, legend(settings), tables, envs, stopped, strict=True):
         for env, rows in report.by_env(table, usual).items():
             ended, begun, labels = report.pruned_points(rows, stops), report.first_values(rows), report.labels(rows, "")
-            for point, own in report.curves_by_point(rows, stops).items():
+            for point, own in report.curves_by_point(rows, stops, value_of).items():
                 whole = ", ".join(filter(None, (name, labels[point])))
                 (pruned if point in ended else going_on).add((env, whole))
                 curves.setdefault((env, whole), []).extend(own)
@@ -88,7 +97,15 @@ def collect(folders: Sequence[Path]) -> Curves:
                 f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them separately"
             )
         panels.setdefault(env, {})[label] = curve
-    return Curves(panels, pruned - going_on, report.measured([row for table in tables for row in table]))
+    what = column or report.measured([row for table in tables for row in table])
+    return Curves(panels, pruned - going_on, what)
+
+
+def _check_column(folder: Path, column: str | None, row: dict[str, Any]) -> None:
+    """Checks that a table has a column of measurements with this name."""
+    known = [name for name in row if name in report.KNOWN and name not in (*COUNTS, "diverged_step")]
+    if column not in (None, *known):
+        raise ConfigError(f"column={column} is not in {folder}; it must be one of {', '.join(known)}")
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

@@ -17,14 +17,14 @@ from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
-from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.rows import SUCCESS, result_of, success_rate
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
     "actor_loss", "q_mean", "updates_per_second", "seconds", "diverged_step",
 )  # fmt: skip
 """The columns of metrics.csv that every run has. The swept fields stand between `seed` and `step`."""
-KNOWN = (*FIXED, *diagnostics.COLUMNS)
+KNOWN = (*FIXED, *diagnostics.COLUMNS, SUCCESS)
 """All columns that are not swept fields."""
 
 
@@ -63,14 +63,18 @@ class Curve(NamedTuple):
     """The return after the last step: the last one of a member that was stopped, NaN of one that diverged, else None."""
 
 
-def curves_by_point(rows: Sequence[dict[str, Any]], stopped: Collection[int] = ()) -> dict[tuple[Any, ...], list[Curve]]:
+def curves_by_point(
+    rows: Sequence[dict[str, Any]],
+    stopped: Collection[int] = (),
+    value_of: Callable[[dict[str, Any]], float] = result_of,
+) -> dict[tuple[Any, ...], list[Curve]]:
     """Groups rows by point: swept values -> curves of its members, in the order of the members."""
     members: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         members.setdefault(row["member"], []).append(row)
     begun, points = first_values(rows), {}
     for member, own in sorted(members.items()):
-        returns = [result_of(row) for row in own]
+        returns = [value_of(row) for row in own]
         after = math.nan if own[-1]["diverged_step"] != "" else returns[-1] if member in stopped else None
         points.setdefault(begun[member], []).append(Curve([row["step"] for row in own], returns, after))
     return points
@@ -144,6 +148,7 @@ def summarize(
                 "final_return_interval": [low, high],
                 "final_returns": returns[:, -1].tolist(),
                 "best_return_mean": returns.max(axis=1).mean(),
+                "final_success_rate": _final_success(own),
                 "threshold": threshold,
                 "solved_members": sum(math.isfinite(step) for step, _ in solved),
                 "steps_to_threshold": float(np.median([step for step, _ in solved])),
@@ -154,6 +159,11 @@ def summarize(
             }
         )
     return {"seconds": seconds, "points": points}
+
+
+def _final_success(rows: Sequence[dict[str, Any]]) -> float:
+    """Returns the mean over members of the success rates of their last evaluations; NaN if none is known."""
+    return success_rate(np.array(list({row["member"]: row.get(SUCCESS, math.nan) for row in rows}.values())))
 
 
 def _solved(rows: Sequence[dict[str, Any]], threshold: float | None) -> list[tuple[float, float]]:
@@ -271,6 +281,15 @@ def standard_error(deviation: float, episodes: int) -> str:
     )
 
 
+def described_success(rate: float) -> str:
+    """Formats the success rate that follows a return; empty if it is not known.
+
+    >>> described_success(0.95), described_success(float("nan"))
+    (', 95 % successes', '')
+    """
+    return f", {rate:.0%} successes".replace("%", " %") if math.isfinite(rate) else ""
+
+
 def described_episodes(rewards: Sequence[np.ndarray]) -> str:
     """Describes episodes in one line, given the rewards `[T]` of each.
 
@@ -299,11 +318,14 @@ def headline(
         if last["diverged_step"] != "":
             return f"{env}: DIVERGED at step {last['diverged_step']:,}"
         result = f"{readable(result_of(last))}{standard_error(last['eval_return_std'], episodes)}"
-        return f"{env}: {'' if episodes else 'training '}return {result} after {last['step']:,} steps"
+        success = described_success(last.get(SUCCESS, math.nan))
+        return f"{env}: {'' if episodes else 'training '}return {result}{success} after {last['step']:,} steps"
     candidates = {point: curves for point, curves in points.items() if point not in pruned} or points
     scores = {point: ranking_score(curves[:, -1, 1]) for point, curves in candidates.items()}
     best = max(scores, key=lambda point: scores[point])
     low, high = interval(points[best][:, -1, 1])
+    begun = first_values(rows)
+    success = described_success(_final_success([row for row in rows if begun[row["member"]] == best]))
     name, seeds = _best_name(rows, best), len(points[best])
     spread = f" [{readable(low)}, {readable(high)}]" if seeds > 1 else ""
     diverged = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
@@ -313,7 +335,7 @@ def headline(
         return f"{env}: NO POINT without diverged members; diverged members: {diverged}"
     return (
         f"{env}: {name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}, {len(points)} point{'s' if len(points) > 1 else ''}, "
+        f"seed{'s' if seeds > 1 else ''}{success}, {len(points)} point{'s' if len(points) > 1 else ''}, "
         f"{f'{len(pruned)} of them pruned, ' if pruned else ''}diverged members: {diverged}"
     )
 

@@ -21,6 +21,7 @@ from ddpg_jax.experiment.build import env_options
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.blocks import Journal, blocks_of
 from ddpg_jax.running.clock import is_regular, step_at, total_iterations
+from ddpg_jax.running.rows import SUCCESS
 
 
 def restore_rows(
@@ -52,6 +53,7 @@ def restore_rows(
     intact = kept is None or kept.rows is None or RowDigest(table[: kept.rows]).text() == kept.rows_digest
     if kept and intact:
         table = table[: kept.rows]  # the run adds rows at the end only
+    table = [row | {SUCCESS: row.get(SUCCESS, math.nan)} for row in table]  # those of older versions have no such column
     rows = [row for row in table if row["step"] <= reached.get(row["member"], -1)]
     present = {row["member"] for row in rows}
     missing = [str(number) for number, step in reached.items() if step == math.inf and number not in present]

@@ -152,6 +152,8 @@ def _check_shapes(env: Env) -> None:
     shapes = (obs_shape, action_shape, (), (), (), obs_shape)
     for name, found, shape in zip(STEP_FIELDS, transition, shapes, strict=False):
         check(f"transition.{name}", found, shape, jnp.bool_ if name == "last" else jnp.float32)
+    if env.success is not None:
+        check("success", _traced(spec, "success", env.success, transition), (), jnp.bool_)
 
 
 def _first_step(env: Env) -> Callable[[Key], Any]:

@@ -22,7 +22,7 @@ Renew: TypeAlias = Callable[[Key, Array, Any], Any]
 def as_env(env: Any) -> Any:
     """Converts an object with `spec`, `reset` and `step` to an `Env`, and returns anything else unchanged."""
     if isinstance(getattr(env, "spec", None), EnvSpec) and callable(getattr(env, "reset", None)):
-        return env if isinstance(env, Env) else Env(env.spec, env.reset, env.step)
+        return env if isinstance(env, Env) else Env(env.spec, env.reset, env.step, success=getattr(env, "success", None))
     return env
 
 
@@ -85,6 +85,7 @@ def make_env(
     *,
     observe: Callable[[Any], Array],
     renew: Callable[[Reset], Renew] = renew_always,
+    success: Callable[[Transition], Array] | None = None,
 ) -> Env:
     """Makes an environment written in JAX.
 
@@ -95,6 +96,8 @@ def make_env(
             and units.
         observe: `(state) -> obs`, in the environment's own shape.
         renew: how ended episodes get a new start: `renew_always`, or `renew_at_ends` if a start is expensive.
+        success: `(transition) -> [] bool`, whether an episode that ends with this transition is a success. Evaluations report
+            the rate of successes.
 
     Raises:
         ConfigError: the spec has no time limit. When the environment is stepped: a function returns a wrong shape.
@@ -146,4 +149,4 @@ def make_env(
         env_state, obs = renewed(reset_key, last, ((state, elapsed + 1), next_obs))
         return env_state, obs, transition
 
-    return Env(spec, reset, step)
+    return Env(spec, reset, step, success=success)

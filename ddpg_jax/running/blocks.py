@@ -31,6 +31,7 @@ from ddpg_jax.running.members import Change
 from ddpg_jax.running.program import Program
 from ddpg_jax.running.rows import make_rows
 from ddpg_jax.training.loop import Metrics
+from ddpg_jax.types import Episodes
 
 BLOCK_UPDATES = 1_000
 """Upper bound on updates per member and block. Block sums are float32, and divergence is acted on only between blocks."""
@@ -222,7 +223,7 @@ class _Run:
         chex.assert_shape([self.diverged, self.reached], (members,))
         self.block_begin, self.block_seconds = journal.begin, journal.seconds
         self.metrics: Any = Metrics(*journal.metrics)._replace(done=self.reached) if journal.metrics else None
-        self.evaluation: tuple[np.ndarray, np.ndarray] | None = None
+        self.evaluation: Episodes | None = None
         self.piece = FIRST_PIECE
 
     def begin_block(self, begin: int) -> None:
@@ -314,7 +315,7 @@ class _Run:
         self.elapsed, self.block_seconds, self.metrics = self.elapsed + self.block_seconds, 0.0, None
         if self.evaluation:
             chex.assert_shape(self.evaluation, (len(self.program.members), None))
-            wrong = ~np.isfinite(self.evaluation[0]).all(axis=1)
+            wrong = ~np.isfinite(self.evaluation.returns).all(axis=1)
             self.diverged = np.where((self.diverged < 0) & wrong, end - 1, self.diverged)
         rows = self._take_rows(end) if evaluating else []
         stops = [member for member in (self.judge(rows, self.state) if evaluating else []) if self.stopped[member] < 0]
@@ -348,7 +349,7 @@ class _Run:
         """Makes the rows of an evaluation, and drops the pending reports if a period is over."""
         # A run that finishes without an evaluation has only diverged members, whose rows show no returns.
         unknown = np.full((len(self.program.members), 1), np.nan)
-        returns, lengths = self.evaluation or (unknown, unknown)
+        episodes = self.evaluation or Episodes(unknown, unknown, unknown)
         self.evaluation = None
         rows = make_rows(
             self.program.members,
@@ -357,8 +358,7 @@ class _Run:
             iteration=end,
             seconds=self.elapsed,
             diverged=self.diverged,
-            returns=returns,
-            lengths=lengths,
+            episodes=episodes,
         )
         self.pending = [] if is_regular(self.experiment, end) else self.pending
         return [row for row, absent in zip(rows, self.absent, strict=True) if not absent]

@@ -10,7 +10,7 @@ import numpy as np
 from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
-from ddpg_jax.types import Array, Env, Params
+from ddpg_jax.types import Array, Env, Episodes, Params
 
 
 def play(
@@ -21,7 +21,7 @@ def play(
     episodes: int,
     seed: int,
     shared: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Episodes:
     """Plays whole episodes without noise, and closes the environment.
 
     Args:
@@ -32,9 +32,6 @@ def play(
         seed: of the initial states.
         shared: if only one copy of the environment may exist.
 
-    Returns:
-        The returns and the lengths of the episodes, `[episodes]` each.
-
     Raises:
         EnvironmentFailure: the environment raised, or returned a number that is not finite.
     """
@@ -42,11 +39,11 @@ def play(
     key = stream(jax.random.key(seed), "eval")  # the evaluations of a run have other clocks, never 0
     outside = env.outside
     if outside is None:
-        returns, lengths = map(np.asarray, run(key, actor_params))
+        found = run(key, actor_params)
     else:
         try:
             outside.seed(seed)
-            returns, lengths = map(np.asarray, outside.run(lambda: jax.block_until_ready(run(key, actor_params))))
+            found = outside.run(lambda: jax.block_until_ready(run(key, actor_params)))
             error = outside.failure(())
         finally:
             outside.close(())
@@ -54,6 +51,7 @@ def play(
             raise error
         if error is not None:
             raise EnvironmentFailure(f"env={env.spec.name} {error}") from error
-    if not np.isfinite(returns).all():
+    found = Episodes(*map(np.asarray, found))
+    if not np.isfinite(found.returns).all():
         raise EnvironmentFailure(f"env={env.spec.name} gave a number that is not finite with this policy")
-    return returns, lengths
+    return found

@@ -27,7 +27,7 @@ from ddpg_jax.running.members import Change, Member, changed, index_of, inputs_o
 from ddpg_jax.running.placement import Placement, make_placement
 from ddpg_jax.running.seats import CALLS_IN_FLIGHT, Call, Seats, in_order, in_turn, move, pick, seat
 from ddpg_jax.training.loop import Metrics, no_metrics
-from ddpg_jax.types import Env, EnvSpec, Params
+from ddpg_jax.types import Env, EnvSpec, Episodes, Params
 
 
 class Program:
@@ -292,8 +292,8 @@ class Program:
             self._raise_outside_failure(when)
             raise EnvironmentFailure(f"gave a number that is not finite{when}")
 
-    def evaluate(self, state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluates all members: returns and lengths `[M, K]`. Returns are not finite if the member's actor has diverged.
+    def evaluate(self, state: Any, i: int) -> Episodes:
+        """Evaluates all members: `[M, K]` each. Returns are not finite if the member's actor has diverged.
 
         `after_evaluation` must follow.
 
@@ -302,20 +302,20 @@ class Program:
             Interrupted: a signal stopped the evaluation, which only happens with environments outside.
         """
         if not self.experiment.eval_episodes:
-            return np.zeros((len(self.members), 0)), np.zeros((len(self.members), 0))
+            return Episodes(*[np.zeros((len(self.members), 0))] * 3)
         self._check(state)
         given = self._live([(keys, one, *self._clocks(i)) for (keys, _), one in zip(self._inputs, state, strict=True)])
         run = self._functions.phase("evaluate", *given[0])
-        returns, lengths = self._join(self._in_turn(lambda each: run(*each), given))
+        found = self._join(self._in_turn(lambda each: run(*each), given))
         when = f" in the evaluation at step {step_at(self.experiment, i)}"
         self._raise_outside_failure(when)
-        for m in np.flatnonzero(~np.isfinite(returns).all(axis=1)):
+        for m in np.flatnonzero(~np.isfinite(found.returns).all(axis=1)):
             # The environment is at fault only if the actor has not diverged.
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(self.actor(state, int(m)))):
-                if self.env.outside is not None and np.isnan(returns[m]).any():  # of an episode that did not end
+                if self.env.outside is not None and np.isnan(found.returns[m]).any():  # of an episode that did not end
                     raise Interrupted
                 raise EnvironmentFailure(f"gave a number that is not finite{when}")
-        return returns, lengths
+        return found
 
     def after_evaluation(self, state: Any, i: int) -> Any:
         """Returns the state to go on with: if evaluations share the training environments, these begin new episodes."""

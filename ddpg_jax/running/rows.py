@@ -13,6 +13,10 @@ from ddpg_jax.experiment.build import reported
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.clock import step_at
 from ddpg_jax.running.program import Member
+from ddpg_jax.types import Episodes
+
+SUCCESS = "eval_success_rate"
+"""The last column of metrics.csv, which tables of older versions do not have."""
 
 
 def make_rows(
@@ -23,8 +27,7 @@ def make_rows(
     iteration: int,
     seconds: float,
     diverged: np.ndarray,
-    returns: np.ndarray,
-    lengths: np.ndarray,
+    episodes: Episodes,
 ) -> list[dict[str, Any]]:
     """Makes one row of metrics.csv for each of M members.
 
@@ -35,11 +38,11 @@ def make_rows(
         iteration: iterations done.
         seconds: seconds that the run has taken so far.
         diverged: `[M]`, the iteration at which each member diverged, else -1.
-        returns: `[M, K]`, returns of the evaluation.
-        lengths: `[M, K]`, lengths of its episodes.
+        episodes: `[M, K]`, those of the evaluation.
     """
     chex.assert_shape(diverged, (len(members),))
-    chex.assert_shape([returns, lengths], (len(members), None))
+    chex.assert_shape(list(episodes), (len(members), None))
+    returns, lengths, successes = episodes
     learning_seconds = sum(block["seconds"] for block in blocks if block["updates"])
     speed = sum(block["updates"] for block in blocks) / learning_seconds if learning_seconds else math.nan
     rows = []
@@ -59,9 +62,20 @@ def make_rows(
             "updates_per_second": math.nan if math.isnan(means["critic_loss"]) else speed,
             "seconds": round(seconds, 3),
             "diverged_step": step_at(experiment, int(diverged[m]) + 1) if has_diverged else "",
+            SUCCESS: math.nan if has_diverged else success_rate(successes[m]),
         }
         rows.append(row)
     return rows
+
+
+def success_rate(successes: np.ndarray) -> float:
+    """Returns the mean of the successes that are known; NaN if none is.
+
+    >>> success_rate(np.array([1.0, 0.0, 1.0, np.nan])), success_rate(np.array([np.nan]))
+    (0.6666666666666666, nan)
+    """
+    known = successes[~np.isnan(successes)]
+    return float(known.mean(dtype=np.float64)) if known.size else math.nan
 
 
 def result_of(row: dict[str, Any]) -> float:

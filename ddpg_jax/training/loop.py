@@ -32,7 +32,7 @@ from ddpg_jax.training.vector_step import (
     textbook_step,
     warmup_step,
 )
-from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Explorer, Hyperparams, Key, Params, Replay
+from ddpg_jax.types import FAILED, GO_ON, Agent, Array, Env, Episodes, Explorer, Hyperparams, Key, Params, Replay
 
 Q_LIMIT = 1e8
 """Bound of the absolute mean value, above which a member counts as diverged."""
@@ -79,8 +79,8 @@ class Training(NamedTuple):
     learning. `so_far` holds the metrics of the earlier steps of the same block, if there are any."""
     learn: Callable[..., tuple[RunState, Metrics]]
     """Takes vector steps of collecting and learning, with the arguments of `fill`."""
-    evaluate: Callable[[Key, RunState, Array], tuple[Array, Array]]
-    """`(key, state, i) -> (returns [K], lengths [K])` at vector step `i`: plays K whole episodes without noise."""
+    evaluate: Callable[[Key, RunState, Array], Episodes]
+    """`(key, state, i) -> episodes [K]` at vector step `i`: plays K whole episodes without noise."""
     offline: Callable[..., tuple[RunState, Metrics]]
     """Takes gradient steps on demonstrations without stepping the environments, one for each `i`, with the arguments of
     `fill`."""
@@ -177,23 +177,21 @@ def in_blocks(step: StepFunction, *, layout: Layout, origin: int) -> Callable[..
     return advance
 
 
-def make_evaluate(
-    env: Env, agent: Agent, *, episodes: int, shared: bool
-) -> Callable[[Key, RunState, Array], tuple[Array, Array]]:
+def make_evaluate(env: Env, agent: Agent, *, episodes: int, shared: bool) -> Callable[[Key, RunState, Array], Episodes]:
     """Returns `Training.evaluate`; the arguments are those of `make_training`."""
 
     # As on the host, NaN in an action is replaced by the middle of the range. The returns are then NaN.
     def act(params: Params, obs: Array) -> Array:
         return jnp.nan_to_num(agent.act(params, obs))
 
-    def evaluate(key: Key, state: RunState, i: Array) -> tuple[Array, Array]:
+    def evaluate(key: Key, state: RunState, i: Array) -> Episodes:
         chex.assert_rank(i, 0, custom_message="Training.evaluate: i must be []")
         actor = state.train.params.actor
         owner = jnp.int32(0) if env.outside is None else state.env[0, 1]
         eval_key = stream(key, "eval", i)
-        returns, lengths = rollout(env, act, eval_key, actor_params=actor, episodes=episodes, owner=owner, shared=shared)
+        found = rollout(env, act, eval_key, actor_params=actor, episodes=episodes, owner=owner, shared=shared)
         sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(actor)]).all()
-        return jnp.where(sound, returns, jnp.nan), lengths
+        return found._replace(returns=jnp.where(sound, found.returns, jnp.nan))
 
     return evaluate
 

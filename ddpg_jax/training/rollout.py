@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Array, Env, Key, Params
+from ddpg_jax.types import Array, Env, Episodes, Key, Params
 
 
 def rollout(
@@ -20,8 +20,8 @@ def rollout(
     episodes: int,
     owner: Array | int = 0,
     shared: bool = False,
-) -> tuple[Array, Array]:
-    """Plays whole episodes without noise; returns their returns and lengths, `[episodes]` each. Consumes the key.
+) -> Episodes:
+    """Plays whole episodes without noise. Consumes the key.
 
     The environment must have a time limit. If it lives outside the program, the return of an episode that did not end is NaN,
     and the error is reported to lane `owner`, in which all episodes are played if `shared`.
@@ -32,12 +32,16 @@ def rollout(
     env_state, obs = jax.vmap(env.reset)(jax.random.split(start_key, episodes))
 
     def step(carry: Any) -> Any:
-        i, env_state, obs, running, returns, lengths = carry
+        i, env_state, obs, running, found = carry
         keys = jax.random.split(jax.random.fold_in(step_key, i), episodes)
         env_state, obs, transition = jax.vmap(env.step)(keys, env_state, obs, act(actor_params, obs))
-        returns = returns + jnp.where(running, transition.reward, 0.0)
-        return i + 1, env_state, obs, running & ~transition.last, returns, lengths + running
+        returns = found.returns + jnp.where(running, transition.reward, 0.0)
+        successes = found.successes
+        if env.success is not None:
+            successes = jnp.where(running & transition.last, jax.vmap(env.success)(transition), successes)
+        found = Episodes(returns, found.lengths + running, successes)
+        return i + 1, env_state, obs, running & ~transition.last, found
 
-    start = (0, env_state, obs, jnp.ones(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))
-    *_, returns, lengths = jax.lax.while_loop(lambda carry: carry[3].any(), step, start)
-    return returns, lengths
+    nothing = Episodes(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.full(episodes, jnp.nan))
+    start = (0, env_state, obs, jnp.ones(episodes, bool), nothing)
+    return jax.lax.while_loop(lambda carry: carry[3].any(), step, start)[-1]

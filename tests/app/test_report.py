@@ -17,6 +17,7 @@ from ddpg_jax.app.manifest import new_manifest
 from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm
 from ddpg_jax.running.program import Member
+from ddpg_jax.running.rows import SUCCESS
 
 FIELDS = {
     "point",
@@ -27,6 +28,7 @@ FIELDS = {
     "final_return_interval",
     "final_returns",
     "best_return_mean",
+    "final_success_rate",
     "threshold",
     "solved_members",
     "steps_to_threshold",
@@ -268,10 +270,13 @@ def test_the_line_at_the_end() -> None:
     assert (
         report.headline("E", rows, 4) == "E: return -150.0 +- 5.8 (standard error of 4 episodes) after 100 steps"
     )  # 10 / sqrt(3)
+    assert report.headline("E", [single | {SUCCESS: 0.75}], 1) == "E: return -150.0, 75 % successes after 100 steps"
     single["diverged_step"] = 1050
     assert report.headline("E", rows, 4) == "E: DIVERGED at step 1,050"
     together = report.headline("E", table([[1.0], [3.0]]), 4)
     assert together == "E: IQM 2.0 [1.0, 3.0] over 2 seeds, 1 point, diverged members: 0"
+    told = [row | {SUCCESS: rate} for row, rate in zip(table([[1.0], [3.0]]), (0.5, 1.0), strict=True)]
+    assert "over 2 seeds, 75 % successes, 1 point" in report.headline("E", told, 4)
     rows = table([[1.0], [1.0], [5.0], [5.0], [9.0], [math.nan]], tau=[0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
     rows[-1]["diverged_step"] = 50
     line = report.headline("E", rows, 4)

@@ -31,7 +31,7 @@ from ddpg_jax.envs.host.seeding import GlobalGenerators, episode_seeds
 from ddpg_jax.envs.host.threads import Direct, Served, Threads, stopping
 from ddpg_jax.envs.spaces import has_goals
 from ddpg_jax.errors import EnvironmentFailure, one_line
-from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Key, Params, Transition
+from ddpg_jax.types import FAILED, GO_ON, STOP, Array, Env, Episodes, Key, Params, Transition
 
 LONG_STEP = 30.0
 """Seconds after which a step that has not returned is reported."""
@@ -164,7 +164,7 @@ class HostEnvs:
         episodes: int,
         owner: Array,
         shared: bool = False,
-    ) -> tuple[Array, Array]:
+    ) -> Episodes:
         """See `Outside.rollout`."""
         count, size = 1 if shared else min(episodes, EVALUATED_AT_ONCE), self.spec.obs_dim
         row_type = jax.ShapeDtypeStruct((2 + count * size,), jnp.float32)
@@ -177,8 +177,8 @@ class HostEnvs:
             return _play(row_type, number, row[0].astype(jnp.int32), action)
 
         row = jax.lax.while_loop(lambda row: row[1] == GO_ON, step, first)
-        table = _end(jax.ShapeDtypeStruct((2, episodes), jnp.float32), number, row[0].astype(jnp.int32))
-        return table[0], table[1].astype(jnp.int32)
+        table = _end(jax.ShapeDtypeStruct((3, episodes), jnp.float32), number, row[0].astype(jnp.int32))
+        return Episodes(table[0], table[1].astype(jnp.int32), table[2])
 
     def failure(self, env_states: Any) -> BaseException | None:
         """See `Outside.failure`."""
@@ -347,14 +347,14 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
 
 
 def _answer_end(pool: np.ndarray, numbers: np.ndarray, tables: np.ndarray) -> None:
-    """Ends evaluations: `[..., 2, episodes]`, their returns and lengths. Their environments become idle."""
+    """Ends evaluations: `[..., 3, episodes]`, the fields of `Episodes`. Their environments become idle."""
     envs = _known[int(pool.flat[0])]
     tables[:] = np.nan
     for number, table in zip(numbers.ravel().tolist(), tables.reshape(-1, *tables.shape[-2:]), strict=True):
         if number in envs.evaluations:
             _, evaluation = envs.evaluations.pop(number)
             with np.errstate(over="ignore"):  # an infinite return is reported
-                table[0], table[1] = evaluation.returns, evaluation.lengths
+                table[:] = evaluation.returns, evaluation.lengths, evaluation.successes
             envs.pool.give_back(one for one in evaluation.lanes if one not in envs.lanes.values())
 
 

@@ -24,6 +24,8 @@ class Evaluation:
         """`[lanes, O]`, the observations to act on next; an idle environment keeps its last."""
         self.returns, self.lengths = np.full(len(seeds), np.nan), np.zeros(len(seeds), int)
         """`[episodes]`; a return is NaN until its episode has ended."""
+        self.successes = np.full(len(seeds), np.nan)
+        """`[episodes]`, as in `Episodes`."""
         self._endless = endless
         self._remaining = iter(enumerate(seeds))
         self._episode: dict[int, int] = {}  # by lane index
@@ -59,7 +61,7 @@ class Evaluation:
             self._so_far[k] += reward
             self.lengths[episode] += 1
             if last:
-                self.returns[episode] = self._so_far[k]
+                self.returns[episode], self.successes[episode] = self._so_far[k], self.lanes[k].success
                 self._next(k)
             elif self._endless and self.lengths[episode] >= LONGEST:
                 raise EnvironmentFailure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ RESET, STEP = "reset", "step"
 """The two methods of an environment that are called."""
 GIVES = {RESET: ("obs", "info"), STEP: ("obs", "reward", "terminated", "truncated", "info")}
 """What each of them must give."""
+SUCCESS = ("is_success", "success")
+"""Names in `info` of whether an episode is a success, in Gymnasium-Robotics and others; the first that is there counts."""
 
 
 class Lane:
@@ -36,6 +39,8 @@ class Lane:
         self.env = env
         self.obs = np.zeros(math.prod(obs_shape), np.float32)
         """`[O]`, the observation to act on next."""
+        self.success = math.nan
+        """Of the episode that has just ended, as in `Episodes`."""
         self.tried = False
         """True after a trial."""
         self._bounds = _bounds_of(env)
@@ -71,7 +76,10 @@ class Lane:
             result = unpacked(self.env.step(action), STEP)
             self._store(result[0])
             terminated = as_flag(result[2], "terminated")
-            return as_reward(result[1]), terminated, terminated or as_flag(result[3], "truncated")
+            last = terminated or as_flag(result[3], "truncated")
+            if last:
+                self.success = success_of(result[4])
+            return as_reward(result[1]), terminated, last
         except (EnvironmentFailure, KeyboardInterrupt):
             raise
         except BaseException as error:  # any error, including SystemExit
@@ -198,3 +206,15 @@ def as_flag(value: Any, name: str) -> bool:
     if array.size != 1:
         raise EnvironmentFailure(f"gave {name} of shape {array.shape}; it must be one truth value")
     return bool(array.item())
+
+
+def success_of(info: Any) -> float:
+    """Returns 1 or 0 if the `info` of an episode's last step tells whether it is a success, else NaN.
+
+    >>> success_of({"is_success": np.float32(1.0)}), success_of({"success": False}), success_of({"TimeLimit.truncated": True})
+    (1.0, 0.0, nan)
+    """
+    told = next((info[name] for name in SUCCESS if name in info), None) if isinstance(info, Mapping) else None
+    array = np.asarray(told)
+    known = array.size == 1 and array.dtype.kind in NUMBERS and not np.isnan(array).any()
+    return float(bool(array.item())) if known else math.nan

@@ -22,7 +22,7 @@ def point_reach() -> Env:
     """Makes a point in the square [-1, 1]^2 that must reach a goal and stay there for 50 steps, with reward -1 elsewhere.
 
     The action is its velocity, up to 0.1 per step along each axis. Start and goal are uniform; the best mean return is about
-    -8. An episode with a return above -50 is a success.
+    -8. An episode that ends at its goal is a success.
     """
     spec = EnvSpec("point-reach", (6,), (2,), (-1.0, -1.0), (1.0, 1.0), max_steps=50, goal=Goal(2, reach_outcome))
 
@@ -41,4 +41,4 @@ def point_reach() -> Env:
         position, desired = state
         return jnp.concatenate([position, position, desired])
 
-    return make_env(spec, start, advance, observe=observe)
+    return make_env(spec, start, advance, observe=observe, success=lambda transition: transition.reward == 0)
