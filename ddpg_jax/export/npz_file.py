@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ddpg_jax.agent.crossq import EPSILON as RENORM_EPSILON
+from ddpg_jax.agent.crossq import CrossQActor
 from ddpg_jax.agent.layers import ACTIVATIONS, full_product
 from ddpg_jax.agent.networks import STATISTICS, Actor
 from ddpg_jax.agent.normalization import CLIP_LIMIT, NET, OBS, variance
@@ -66,9 +68,11 @@ class Steps:
         self.add("mul", **{f"{name}_scale": layer["scale"]})
         self.add("add", **{f"{name}_bias": layer["bias"]})
 
-    def batch_norm(self, layer: Mapping[str, Any], statistics: Mapping[str, Any], name: str) -> None:
+    def batch_norm(
+        self, layer: Mapping[str, Any], statistics: Mapping[str, Any], name: str, *, epsilon: float = BATCH_EPSILON
+    ) -> None:
         """Adds a BatchNorm by its running statistics."""
-        scale = np.asarray(layer.get("scale", 1.0)) / np.sqrt(np.asarray(statistics["var"], np.float64) + BATCH_EPSILON)
+        scale = np.asarray(layer.get("scale", 1.0)) / np.sqrt(np.asarray(statistics["var"], np.float64) + epsilon)
         self.add("sub", **{f"{name}_mean": statistics["mean"]})
         self.add("mul", **{f"{name}_scale": scale})
         if "bias" in layer:
@@ -115,10 +119,11 @@ def npz_runner(data: bytes) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
 
 def _steps(policy: Policy) -> Steps:
     actor, steps, params = policy.actor(), Steps(), policy.params
-    if not isinstance(actor, Actor | ResidualActor) or actor.product is not full_product:
-        what = f"network={policy.network}" if not isinstance(actor, Actor | ResidualActor) else "precision=bfloat16"
+    add = next((add for kind, add in LAYERS.items() if isinstance(actor, kind)), None)
+    if add is None or actor.product is not full_product:
+        what = f"network={policy.network}" if add is None else "precision=bfloat16"
         raise ConfigError(
-            f"{what} cannot be exported to npz, which holds mlp, two_branch and residual in float32; use --to stablehlo"
+            f"{what} cannot be exported to npz, which holds the networks of this package in float32; use --to stablehlo"
         )
     if OBS in params:
         moments = {name: np.asarray(x, np.float64) for name, x in params[OBS].items()}
@@ -126,7 +131,7 @@ def _steps(policy: Policy) -> Steps:
         steps.add("mul", obs_scale=1 / np.sqrt(np.asarray(variance(moments)) + 1e-8))  # pyright: ignore[reportArgumentType]
         steps.add("clip", obs_low=-CLIP_LIMIT, obs_high=CLIP_LIMIT)
         params = params[NET]
-    _residual(steps, params["residual"], len(actor.hidden)) if isinstance(actor, ResidualActor) else _mlp(steps, actor, params)
+    add(steps, actor, params)
     steps.dense(params["action"], "action")
     steps.add("tanh")
     low, high = float32_bounds(policy)
@@ -138,10 +143,7 @@ def _steps(policy: Policy) -> Steps:
 
 def _mlp(steps: Steps, actor: Actor, params: Mapping[str, Any]) -> None:
     """Adds the steps of `networks.Actor` before its last layer."""
-    word = next((name for name in OPERATIONS if ACTIVATIONS.get(name) is actor.activation), None)
-    if word is None:
-        raise ConfigError("an activation of your own cannot be exported to npz; use --to stablehlo")
-    statistics = params.get(STATISTICS, {})
+    word, statistics = _word_of(actor.activation), params.get(STATISTICS, {})
     if actor.batch_norm:
         steps.batch_norm(params.get("norm_input", {}), statistics["norm_input"], "input")
     for i in range(len(actor.hidden)):
@@ -153,10 +155,37 @@ def _mlp(steps: Steps, actor: Actor, params: Mapping[str, Any]) -> None:
         steps.add(word)
 
 
-def _residual(steps: Steps, params: Mapping[str, Any], blocks: int) -> None:
+def _word_of(activation: Callable[..., Any]) -> str:
+    """Returns the word of an activation.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    word = next((name for name in OPERATIONS if ACTIVATIONS.get(name) is activation), None)
+    if word is None:
+        raise ConfigError("an activation of your own cannot be exported to npz; use --to stablehlo")
+    return word
+
+
+def _crossq(steps: Steps, actor: CrossQActor, params: Mapping[str, Any]) -> None:
+    """Adds the steps of `crossq.encoded`."""
+    word = _word_of(actor.activation)
+
+    def norm(name: str) -> None:
+        steps.batch_norm(params[name], params[STATISTICS][name], name, epsilon=RENORM_EPSILON)
+
+    norm("norm_input")
+    for i in range(len(actor.hidden)):
+        steps.dense(params[f"hidden_{i}"], f"hidden_{i}")
+        steps.add(word)
+        norm(f"norm_{i}")
+
+
+def _residual(steps: Steps, actor: ResidualActor, params: Mapping[str, Any]) -> None:
     """Adds the steps of `residual.Residual`."""
+    params = params["residual"]
     steps.dense(params["embedding"], "embedding")
-    for i in range(blocks):
+    for i in range(len(actor.hidden)):
         steps.add("keep")
         steps.layer_norm(params[f"norm_{i}"], f"norm_{i}")
         steps.dense(params[f"wide_{i}"], f"wide_{i}")
@@ -164,3 +193,7 @@ def _residual(steps: Steps, params: Mapping[str, Any], blocks: int) -> None:
         steps.dense(params[f"narrow_{i}"], f"narrow_{i}")
         steps.add("join")
     steps.layer_norm(params["norm_last"], "norm_last")
+
+
+LAYERS: dict[type, Callable[[Steps, Any, Any], None]] = {Actor: _mlp, CrossQActor: _crossq, ResidualActor: _residual}
+"""Type of an actor -> `(steps, actor, params)`, which adds all but its last layer."""

@@ -37,7 +37,7 @@ CASES: list[dict[str, Any]] = [
     {"network": "crossq", "normalized": True},
     {"precision": "bfloat16"},
 ]
-NOT_FOR_NUMPY = ("precision=bfloat16", "network=crossq")
+NOT_FOR_NUMPY = ("precision=bfloat16",)
 
 
 def policy_of(*, network: str = "mlp", normalized: bool = False, **fields: Any) -> dj.Policy:
