@@ -192,14 +192,14 @@ class EnvSpec(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Holds the results of whole episodes, `[episodes]` each."""
+    """Holds the results of whole episodes, `[episodes]` each, or `[M, episodes]` of M members."""
 
     returns: Any
-    """Sums of rewards, float32; NaN of an episode that did not end."""
+    """Sums of rewards; NaN of an episode that did not end."""
     lengths: Any
-    """Steps, int32."""
+    """Numbers of steps."""
     successes: Any
-    """float32: 1 for a success, 0 for a failure, NaN where the environment does not tell."""
+    """1 for a success, 0 for a failure, NaN where the environment does not tell."""
 
 
 GO_ON, STOP, FAILED = 0, 1, 2

@@ -17,8 +17,8 @@ from ddpg_jax.app import report
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
 
-MAX_LINES, BEST = 8, 3
-"""Learning curves in a panel that can be told apart. Of more, the `BEST` and the median have colours and the rest is grey."""
+MAX_LINES, HIGHEST = 8, 3
+"""Learning curves in a panel that can be told apart. Of more, `HIGHEST` and the median have colours; the rest is grey."""
 MAX_VALUES, BINS = 12, 6
 """A field with more than `MAX_VALUES` values has them grouped into `BINS` bins."""
 GREY = "0.75"
@@ -73,17 +73,19 @@ def learning_curves(
     *,
     what: str = report.WITHOUT_NOISE,
     pruned: Collection[tuple[str, str]] = (),
+    diverged: Mapping[tuple[str, str], int] | None = None,
 ) -> None:
     """Draws learning curves: the line is the IQM over seeds, the band its interval, and a cross the end of what was pruned.
 
-    Each environment has a panel, since their returns are on different scales. Of more than `MAX_LINES` curves, the best and the
-    median, by their last returns, have colours and labels; the others are grey.
+    Each environment has a panel, since their values are on different scales. Of more than `MAX_LINES` curves, the highest and
+    the median, by their last values, have colours and labels; the others are grey.
 
     Args:
-        panels: environment -> label -> curves `[S, evaluations, 2]` of steps and returns.
+        panels: environment -> label -> curves `[S, evaluations, 2]` of steps and returns, or other values.
         path: the file to write.
-        what: what the returns are; see `report.measured`.
+        what: what the values are; see `report.measured`.
         pruned: environments and labels of the curves that ended early because the others were better.
+        diverged: environment and label -> members that diverged; by default those whose curves end with NaN.
     """
     shown = {env: _told_apart(curves, {label for at, label in pruned if at == env}) for env, curves in panels.items()}
     figure, all_axes = _canvas(_title(panels) if len(panels) == 1 else "", len(panels))
@@ -96,7 +98,10 @@ def learning_curves(
     for axes, (env, curves) in zip(all_axes, panels.items(), strict=True):
         grey = [label for label in curves if label not in shown[env]]
         for label in (*grey, *shown[env]):
-            named = f"{plural(len(grey), 'other point')}" if label in grey else _named(label, curves[label], shown[env][label])
+            lost = diverged[env, label] if diverged is not None else int(np.isnan(curves[label][:, -1, 1]).sum())
+            about = [shown[env].get(label, ""), plural(len(curves[label]), "seed"), f"{lost} diverged" if lost else ""]
+            named = _legible(f"{label} ({', '.join(filter(None, about))})")
+            named = f"{plural(len(grey), 'other point')}" if label in grey else named
             color = GREY if label in grey else colors[known.index(label)]
             _curve(axes, curves[label], named, color=color, band=label not in grey, ended=(env, label) in pruned)
         if any((env, label) in pruned for label in curves):
@@ -111,13 +116,6 @@ def learning_curves(
     save(figure, path)
 
 
-def _named(label: str, curve: np.ndarray, place: str) -> str:
-    """Returns the text of a curve in the legend."""
-    diverged = int(np.isnan(curve[:, -1, 1]).sum())
-    about = [place, plural(len(curve), "seed"), f"{diverged} diverged" if diverged else ""]
-    return _legible(f"{label} ({', '.join(filter(None, about))})")
-
-
 def _legible(label: str) -> str:
     """Returns a label with which a line is in the legend, where Matplotlib leaves out what begins with an underscore."""
     return textwrap.fill(f" {label}" if label.startswith("_") else label, WIDTH)
@@ -125,12 +123,12 @@ def _legible(label: str) -> str:
 
 def _curve(axes: Any, curve: np.ndarray, named: str, *, color: Any, band: bool, ended: bool) -> None:
     """Draws a curve `[S, evaluations, 2]`."""
-    steps, returns = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
-    middle = iqm(returns)
+    steps, values = curve[0, :, 0], curve[:, :, 1].T  # [evaluations, S]
+    middle = iqm(values)
     marker = "o" if np.isfinite(middle).sum() == 1 else None  # a single point is not visible as a line
     axes.plot(steps, middle, lw=2 if band else 1, label=named, marker=marker, color=color)
-    if band and returns.shape[1] > 1:
-        axes.fill_between(steps, *interval(returns), alpha=0.25, lw=0, color=color)
+    if band and values.shape[1] > 1:
+        axes.fill_between(steps, *interval(values), alpha=0.25, lw=0, color=color)
     if ended:
         axes.plot(steps[-1:], middle[-1:], "x", color=color, ms=8 if band else 5)
 
@@ -149,7 +147,7 @@ def _legend(figure: Figure, all_axes: Sequence[Any]) -> None:
 
 
 def _told_apart(curves: Mapping[str, np.ndarray], pruned: Collection[str]) -> dict[str, str]:
-    """Returns the labels of the curves that have colours, with their places if not all have: the best, and the median.
+    """Returns the labels of the curves that have colours, with their places if not all have: the highest, and the median.
 
     Curves that were pruned come after the others.
     """
@@ -157,7 +155,7 @@ def _told_apart(curves: Mapping[str, np.ndarray], pruned: Collection[str]) -> di
         return dict.fromkeys(curves, "")
     last = {label: (label not in pruned, float(ranking_score(curve[:, -1, 1]))) for label, curve in curves.items()}
     ranked = sorted(curves, key=lambda label: last[label], reverse=True)
-    places = {ranked[k]: ("best", "second", "third")[k] for k in range(BEST)}
+    places = {ranked[k]: ("highest", "second", "third")[k] for k in range(HIGHEST)}
     return places | {ranked[len(ranked) // 2]: "median"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -28,6 +29,8 @@ class Curves(NamedTuple):
     """Environments and labels of points that were pruned."""
     what: str
     """What the returns are, see `report.measured`, or the name of the column."""
+    diverged: dict[tuple[str, str], int]
+    """Environment and label -> members that diverged."""
 
 
 def plot(folders: Sequence[Path], out: Path, column: str | None = None) -> None:
@@ -40,7 +43,14 @@ def plot(folders: Sequence[Path], out: Path, column: str | None = None) -> None:
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
     curves = collect(folders, column)
-    figures.learning_curves(curves.panels, out, what=curves.what, pruned=curves.pruned)
+    if column is not None and not any(np.isfinite(curve).any() for curve in _values(curves)):
+        raise ConfigError(f"column={column} has no number in these runs; choose another")
+    figures.learning_curves(curves.panels, out, what=curves.what, pruned=curves.pruned, diverged=curves.diverged)
+
+
+def _values(curves: Curves) -> list[np.ndarray]:
+    """Returns the values of all curves, `[S, evaluations]` each."""
+    return [curve[:, :, 1] for points in curves.panels.values() for curve in points.values()]
 
 
 def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
@@ -98,7 +108,8 @@ def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
             )
         panels.setdefault(env, {})[label] = curve
     what = column or report.measured([row for table in tables for row in table])
-    return Curves(panels, pruned - going_on, what)
+    diverged = {at: sum(math.isnan(one.after) for one in own if one.after is not None) for at, own in curves.items()}
+    return Curves(panels, pruned - going_on, what, diverged)
 
 
 def _check_column(folder: Path, column: str | None, row: dict[str, Any]) -> None:

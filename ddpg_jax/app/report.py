@@ -17,7 +17,7 @@ from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
-from ddpg_jax.running.rows import SUCCESS, result_of, success_rate
+from ddpg_jax.running.rows import SUCCESS, result_of
 
 FIXED = (
     "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
@@ -55,12 +55,12 @@ def changing(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 class Curve(NamedTuple):
-    """The returns of a member."""
+    """The returns of a member, or the values of another column."""
 
     steps: list[int]
     returns: list[float]
     after: float | None
-    """The return after the last step: the last one of a member that was stopped, NaN of one that diverged, else None."""
+    """The value after the last step: the last one of a member that was stopped, NaN of one that diverged, else None."""
 
 
 def curves_by_point(
@@ -68,7 +68,13 @@ def curves_by_point(
     stopped: Collection[int] = (),
     value_of: Callable[[dict[str, Any]], float] = result_of,
 ) -> dict[tuple[Any, ...], list[Curve]]:
-    """Groups rows by point: swept values -> curves of its members, in the order of the members."""
+    """Groups rows by point: swept values -> curves of its members, in the order of the members.
+
+    Args:
+        rows: rows of metrics.csv.
+        stopped: members that were stopped.
+        value_of: `row -> value`, by default the return.
+    """
     members: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         members.setdefault(row["member"], []).append(row)
@@ -162,8 +168,8 @@ def summarize(
 
 
 def _final_success(rows: Sequence[dict[str, Any]]) -> float:
-    """Returns the mean over members of the success rates of their last evaluations; NaN if none is known."""
-    return success_rate(np.array(list({row["member"]: row.get(SUCCESS, math.nan) for row in rows}.values())))
+    """Returns the mean over members of the success rates of their last evaluations; NaN if one has diverged or is not known."""
+    return float(np.mean(list({row["member"]: row.get(SUCCESS, math.nan) for row in rows}.values())))
 
 
 def _solved(rows: Sequence[dict[str, Any]], threshold: float | None) -> list[tuple[float, float]]:

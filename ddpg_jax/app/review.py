@@ -24,6 +24,7 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS
 from ddpg_jax.running.comparison import optimality_gap, performance_profile, probability_of_improvement, resampled_interval
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
+from ddpg_jax.running.rows import SUCCESS
 
 MAX_ROWS, MAX_COMPARED = 20, 6
 """Points in a table of results, and points that are compared with each other; of more, those are shown that end highest."""
@@ -49,7 +50,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     check_file("out", out)
     curves = collect(folders)
     manifests = [RunFolder(folder).manifest() for folder in folders]
-    results = _results(curves, _targets(folders, manifests))
+    results = _results(curves, _targets(folders, manifests), _success_rates(folders))
     blocks = [*_what_was_run(folders, manifests), *results, *_how_to_repeat(manifests)]
     write_document(out, f"DDPG on {', '.join(curves.panels)}", blocks)
 
@@ -87,7 +88,7 @@ def _length(experiment: Mapping[str, Any]) -> str:
     return f"{experiment['steps']:,}" if experiment["steps"] else f"{experiment['updates']:,} updates"
 
 
-def _results(curves: Curves, targets: Mapping[str, float]) -> list[Block]:
+def _results(curves: Curves, targets: Mapping[str, float], successes: Mapping[str, Mapping[str, float]]) -> list[Block]:
     pruned = set(curves.pruned)
     blocks: list[Block] = [
         Heading("Learning curves"),
@@ -103,7 +104,8 @@ def _results(curves: Curves, targets: Mapping[str, float]) -> list[Block]:
         steps = {label: int(curve[0, -1, 0]) for label, curve in points.items()}
         ended = {label for label in points if (env, label) in pruned}
         ranked = sorted(final, key=lambda label: (label not in ended, float(ranking_score(final[label]))), reverse=True)
-        blocks += [Heading(f"Results on {env}"), _table(ranked, final, steps=steps, ended=ended)]
+        table = _table(ranked, final, steps=steps, ended=ended, success=successes.get(env, {}))
+        blocks += [Heading(f"Results on {env}"), table]
         if len(ranked) > MAX_ROWS:
             blocks.append(Paragraph(f"{len(ranked) - MAX_ROWS} more points are in the summary.json of their runs."))
         compared = {label: final[label] for label in ranked if label not in ended}
@@ -111,15 +113,33 @@ def _results(curves: Curves, targets: Mapping[str, float]) -> list[Block]:
     return blocks
 
 
-def _table(ranked: list[str], final: Mapping[str, np.ndarray], *, steps: Mapping[str, int], ended: set[str]) -> Table:
-    rows = []
+def _success_rates(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Returns the mean success rates at the ends of curves, environment -> label -> rate; NaN as in summary.json."""
+    try:
+        panels = collect(folders, SUCCESS).panels
+    except ConfigError:  # a run of an older version does not have it
+        return {}
+    return {env: {label: float(curve[:, -1, 1].mean()) for label, curve in points.items()} for env, points in panels.items()}
+
+
+def _table(
+    ranked: list[str],
+    final: Mapping[str, np.ndarray],
+    *,
+    steps: Mapping[str, int],
+    ended: set[str],
+    success: Mapping[str, float],
+) -> Table:
+    rows, told = [], any(map(math.isfinite, success.values()))
     for label in ranked[:MAX_ROWS]:
         values = final[label]
         diverged = int(np.isnan(values).sum())
         at = f"{steps[label]:,}" + (" (pruned)" if label in ended else "")
         row = [label, readable(float(iqm(values))), _between(*interval(values)), readable(float(values.mean()))]
+        row += [f"{success[label]:.2f}" if math.isfinite(success[label]) else "-"] if told else []
         rows.append([*row, str(len(values)), str(diverged), at])
-    return Table(["", "final return (IQM)", "95 % interval", "mean", "seeds", "diverged", "steps"], rows)
+    rate = ["success rate (mean)"] if told else []
+    return Table(["", "final return (IQM)", "95 % interval", "mean", *rate, "seeds", "diverged", "steps"], rows)
 
 
 def _comparison(name: str, env: str, final: Mapping[str, np.ndarray], *, threshold: float | None) -> list[Block]:

@@ -21,9 +21,10 @@ Renew: TypeAlias = Callable[[Key, Array, Any], Any]
 
 def as_env(env: Any) -> Any:
     """Converts an object with `spec`, `reset` and `step` to an `Env`, and returns anything else unchanged."""
-    if isinstance(getattr(env, "spec", None), EnvSpec) and callable(getattr(env, "reset", None)):
-        return env if isinstance(env, Env) else Env(env.spec, env.reset, env.step, success=getattr(env, "success", None))
-    return env
+    if isinstance(env, Env) or not (isinstance(getattr(env, "spec", None), EnvSpec) and callable(getattr(env, "reset", None))):
+        return env
+    # In an object that is no Env, `success` may be something else.
+    return Env(env.spec, env.reset, env.step, success=env.success if callable(getattr(env, "success", None)) else None)
 
 
 def renew_always(reset: Reset) -> Renew:
@@ -149,4 +150,11 @@ def make_env(
         env_state, obs = renewed(reset_key, last, ((state, elapsed + 1), next_obs))
         return env_state, obs, transition
 
-    return Env(spec, reset, step, success=success)
+    def told(transition: Transition) -> Array:
+        assert success is not None
+        value = success(transition)
+        if (dtype := jnp.result_type(value)) != jnp.bool_:
+            raise ConfigError(f"env={spec.name} returns a success of type {dtype}; it must be bool")
+        return shaped("success", "a success", value, (), bool)
+
+    return Env(spec, reset, step, success=told if success is not None else None)

@@ -122,7 +122,7 @@ def test_of_many_points_the_best_and_the_median_have_colours(drawn: Any, tmp_pat
     figures.learning_curves({"E": curves}, tmp_path / "f.png", pruned={("E", "p9")})
     labels = [named["label"] for _, named in drawn() if named.get("label")]
     coloured = [label for label in labels if "other" not in label and "pruned" not in label]
-    assert coloured == ["p8 (best, 1 seed)", "p7 (second, 1 seed)", "p6 (third, 1 seed)", "p3 (median, 1 seed)"]
+    assert coloured == ["p8 (highest, 1 seed)", "p7 (second, 1 seed)", "p6 (third, 1 seed)", "p3 (median, 1 seed)"]
     assert sum(named.get("color") == figures.GREY and "label" in named for _, named in drawn()) == 6
     crosses = [arguments[:2] for arguments, _ in drawn() if arguments[2:] == ("x",) and len(arguments[0])]
     assert [(float(x[0]), float(y[0])) for x, y in crosses] == [(100.0, 9.0)]

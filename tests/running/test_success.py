@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ class Told(gymnasium.Env):
         ({"success": "yes"}, None),
         ({"success": np.ones(2)}, None),
         ({}, None),
+        ({"success": [[1], [1, 2]]}, None),
         (None, None),
     ],
 )
@@ -73,49 +76,120 @@ def test_the_rate_is_that_of_the_last_steps_of_the_episodes_that_tell_it(episode
     np.testing.assert_array_equal([row[SUCCESS] for row in run.rows], expected)
 
 
-def test_an_environment_in_jax_tells_it_by_a_function() -> None:
+class Coin(gymnasium.Env):
+    """Its episodes have one step or three, and pay 1 at the end if they are successes; both are drawn."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 3.0, (3,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    heads, length, t = 0, 1, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.heads, long = map(int, self.np_random.integers(2, size=2))
+        self.length, self.t = 1 + 2 * long, 0
+        return np.array([self.heads, self.length, 0], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        obs, ended = np.array([self.heads, self.length, self.t], np.float32), self.t == self.length
+        return obs, float(self.heads * ended), ended, False, {"success": self.heads}
+
+
+def coin(success: Any = lambda transition: transition.next_obs[0] > 0) -> dj.Env:
+    """The same in JAX. Its environments are stepped until the last of them has ended, in new episodes with other successes."""
+    spec = dj.EnvSpec("Coin", (3,), (1,), action_low=(-1.0,), action_high=(1.0,), max_steps=5)
+
+    def start(key: Any) -> Any:
+        heads, long = jax.random.bernoulli(key, shape=(2,)).astype(jnp.int32)
+        return heads, 1 + 2 * long, jnp.int32(0)
+
+    def advance(key: Any, state: Any, action: Any) -> Any:
+        heads, length, t = state
+        ended = t + 1 == length
+        return (heads, length, t + 1), 1.0 * heads * ended, ended
+
+    return dj.envs.make_env(spec, start, advance, observe=lambda state: jnp.stack(state).astype(float), success=success)
+
+
+@pytest.mark.parametrize(
+    ("env", "fields"),
+    [
+        (coin(), {"placement": "vmap"}),
+        (coin(), {"placement": "map"}),
+        (Coin, {}),
+        (Coin, {"eval_env": "shared"}),
+    ],
+    ids=["vmap", "map", "host", "shared"],
+)
+@pytest.mark.filterwarnings("ignore:env=Coin has no time limit")
+def test_every_member_has_its_own_rate(env: Any, fields: dict[str, Any]) -> None:
+    sweep = dj.sweep(env, seeds=2, **TINY, eval_episodes=12, **fields)
+    assert len({row[SUCCESS] for row in sweep.rows}) > 1
+    for row in sweep.rows:
+        np.testing.assert_allclose(row[SUCCESS], row["eval_return_mean"])
+
+
+def test_without_a_function_nothing_is_told() -> None:
+    run = dj.train(coin(success=None), **TINY, eval_episodes=2)
+    assert all(math.isnan(row[SUCCESS]) for row in run.rows)
+
+
+def test_point_reach_is_a_success_where_it_ends_at_its_goal() -> None:
     env = dj.envs.make_device("point-reach")
 
-    def act(gain: Any, obs: Any) -> Any:  # towards the goal, more or less quickly
+    def act(gain: Any, obs: Any) -> Any:  # towards the goal, or nowhere
         return jnp.clip(gain * (obs[..., 4:] - obs[..., :2]), -1.0, 1.0)
 
-    for gain, rate in ((10.0, 1.0), (0.0, 0.0)):
+    for gain in (10.0, 0.0):
         found = rollout(env, act, jax.random.key(0), actor_params=jnp.float32(gain), episodes=8)
-        assert found.successes.mean() == rate
-        assert (found.lengths == 50).all()
-    silent = rollout(env._replace(success=None), act, jax.random.key(0), actor_params=jnp.float32(10.0), episodes=8)
-    assert jnp.isnan(silent.successes).all()
-    np.testing.assert_array_equal(silent.returns, rollout(env, act, jax.random.key(0), actor_params=10.0, episodes=8).returns)
+        assert found.successes.tolist() == [float(gain > 0)] * 8
 
 
-def test_a_function_of_another_shape_is_refused() -> None:
-    env = dj.envs.make_device("point-reach")._replace(success=lambda transition: transition.next_obs > 0)
-    with pytest.raises(dj.ConfigError, match=r"returns success of shape \(6,\) and type bool; it must be \(\) and bool"):
-        dj.envs.check(env)
+@pytest.mark.parametrize(
+    ("success", "words"),
+    [
+        (lambda transition: transition.next_obs > 0, r"returns a success of shape \(3,\) from success; it must be \(\)"),
+        (lambda transition: -transition.reward, "returns a success of type float32; it must be bool"),
+    ],
+)
+def test_a_function_of_something_else_is_refused(success: Any, words: str) -> None:
+    with pytest.raises(dj.ConfigError, match=words):
+        dj.train(coin(success), **TINY)
+    with pytest.raises(dj.ConfigError, match=words):
+        dj.envs.check(coin(success))
+    own = coin()._replace(success=success)  # of an Env that was not made by make_env
+    with pytest.raises(dj.ConfigError, match="returns success of shape"):
+        dj.envs.check(own)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run in an environment that is registered under the name `coin`."""
+    dj.envs.DEVICE["coin"] = coin
     out = tmp_path_factory.mktemp("success") / "run"
-    assert command("train", out) == 0
-    return out
-
-
-def command(what: str, out: Path, *more: str) -> int:
     words = [word for name, value in TINY.items() if name != "hidden" for word in (f"--{name.replace('_', '-')}", str(value))]
-    return main([what, "point-reach", *words, "--hidden", "8", "--eval-episodes", "4", "--out", str(out), *more])
+    assert main(["train", "coin", *words, "--hidden", "8", "--eval-episodes", "4", "--out", str(out)]) == 0
+    yield out
+    del dj.envs.DEVICE["coin"]
 
 
 def rates(out: Path) -> list[float]:
     return [float(row[SUCCESS]) for row in csv.DictReader((out / "metrics.csv").open())]
 
 
-def test_a_run_folder_tells_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert all(0.0 <= rate <= 1.0 for rate in rates(folder))
+def test_a_run_folder_tells_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = rates(folder)[-1]
+    assert last > 0
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["points"][0]["final_success_rate"] == rates(folder)[-1]
-    assert main(["eval", str(folder), "--episodes", "3"]) == 0
-    assert " % successes\n" in capsys.readouterr().out
+    assert summary["points"][0]["final_success_rate"] == last
+    assert main(["eval", str(folder), "--episodes", "8"]) == 0
+    said = re.match(r"return (\S+) .*; 8 episodes, (\d+) % successes\n", capsys.readouterr().out)
+    assert said is not None
+    assert abs(float(said[1]) - int(said[2]) / 100) < 0.1
+    assert main(["report", str(folder), "--out", str(tmp_path / "page.md")]) == 0
+    cells = [line.split(" | ") for line in (tmp_path / "page.md").read_text().splitlines()]
+    head, *_, row = next(cells[i : i + 3] for i, cell in enumerate(cells) if "success rate (mean)" in cell)
+    assert row[head.index("success rate (mean)")] == f"{last:.2f}"
 
 
 def test_a_run_of_an_older_version_gets_the_column(folder: Path, tmp_path: Path) -> None:
@@ -140,9 +214,10 @@ def test_any_column_can_be_drawn(
         assert main(["plot", str(folder), "--column", column, "--out", str(tmp_path / "x.png")]) == 0
         rows = list(csv.DictReader((folder / "metrics.csv").open()))
         panels, what = drawn.pop()
-        (panel,) = panels["point-reach"].values()
+        (panel,) = panels["coin"].values()
         assert what == column
         np.testing.assert_array_equal(panel[0, :, 1], [float(row[column]) for row in rows])
     capsys.readouterr()
+    assert main(["plot", str(folder), "--column", "train_return_mean", "--out", str(tmp_path / "x.png")]) == 0
     assert main(["plot", str(folder), "--column", "seed", "--out", str(tmp_path / "x.png")]) == 2
     assert "column=seed is not in" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from ddpg_jax.running.placement import PACKED, make_placement
 from ddpg_jax.running.program import Program
 from ddpg_jax.training.loop import PLAIN, Layout, Metrics
 from ddpg_jax.training.step import STREAMS, RunState, fork, gradient_steps, stream
+from ddpg_jax.types import Episodes
 from tests.agents import mlp_agent
 
 LIMIT, SPEED = 5, 0.25
@@ -253,8 +254,8 @@ def told(reports: dict[tuple[int, int], tuple[float, int]], returns: float = 1.0
         never: Any = np.array([-1])
         return state, Metrics(sums, counts, never, never, np.array([end])), 1.0
 
-    def evaluate(state: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((1, 2), returns), np.ones((1, 2))
+    def evaluate(state: Any, i: int) -> Episodes:
+        return Episodes(np.full((1, 2), returns), np.ones((1, 2)), np.full((1, 2), np.nan))
 
     functions = {"advance": advance, "evaluate": evaluate, "after_evaluation": lambda state, i: state}
     members = [dj.Member(0, HYPER)]

@@ -25,7 +25,7 @@ RESET, STEP = "reset", "step"
 """The two methods of an environment that are called."""
 GIVES = {RESET: ("obs", "info"), STEP: ("obs", "reward", "terminated", "truncated", "info")}
 """What each of them must give."""
-SUCCESS = ("is_success", "success")
+SUCCESS_KEYS = ("is_success", "success")
 """Names in `info` of whether an episode is a success, in Gymnasium-Robotics and others; the first that is there counts."""
 
 
@@ -214,7 +214,10 @@ def success_of(info: Any) -> float:
     >>> success_of({"is_success": np.float32(1.0)}), success_of({"success": False}), success_of({"TimeLimit.truncated": True})
     (1.0, 0.0, nan)
     """
-    told = next((info[name] for name in SUCCESS if name in info), None) if isinstance(info, Mapping) else None
-    array = np.asarray(told)
+    told = next((info[name] for name in SUCCESS_KEYS if name in info), None) if isinstance(info, Mapping) else None
+    try:
+        array = np.asarray(told)
+    except Exception:  # what is not understood is not told
+        return math.nan
     known = array.size == 1 and array.dtype.kind in NUMBERS and not np.isnan(array).any()
     return float(bool(array.item())) if known else math.nan
