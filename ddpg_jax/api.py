@@ -31,7 +31,7 @@ from ddpg_jax.running.members import Change
 from ddpg_jax.running.population import check_alone, check_together, make_population
 from ddpg_jax.running.program import Member, Program
 from ddpg_jax.running.results import Stop, Sweep
-from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.rows import measurement, result_of
 from ddpg_jax.running.stops import Referee, make_pruning, parse_until
 from ddpg_jax.running.timetable import beginnings, happened, make_timetable
 from ddpg_jax.types import Env, EnvSpec, Episodes, Hyperparams, Params
@@ -56,6 +56,14 @@ class Run:
     def returns(self) -> np.ndarray:
         """Returns the mean return without noise at each evaluation, `[evaluations]`; that of training without evaluations."""
         return np.array([result_of(row) for row in self.rows])
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns another measurement than the return, a column of metrics.csv such as `q_mean`, `[evaluations]`.
+
+        Raises:
+            ConfigError: there is no such measurement.
+        """
+        return np.array(list(map(measurement(name, self.rows[0], "this run"), self.rows)))
 
     @property
     def steps(self) -> np.ndarray:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_jax.agent.policy_file import open_regular
-from ddpg_jax.app import report
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.files import naming_errors, write_text
-from ddpg_jax.running.rows import SUCCESS
+from ddpg_jax.running.rows import FIXED, KNOWN, SUCCESS
 
 LIMIT = 1 << 32
 """Bytes of a table at most."""
@@ -52,7 +51,7 @@ def _read_row(path: Path, line: int, texts: dict[str, Any]) -> dict[str, Any]:
     if None in texts or None in texts.values():
         raise ConfigError(f"{path} cannot be read: line {line} does not have as many columns as the first")
     row = {name: parse_cell(text) for name, text in texts.items()}
-    for name in (*NUMERIC_COLUMNS, *(name for name in report.KNOWN if name in row)):
+    for name in (*NUMERIC_COLUMNS, *(name for name in KNOWN if name in row)):
         if not _is_number(row.get(name)) and not (name == "diverged_step" and row.get(name) == ""):
             raise ConfigError(f"{path} cannot be read: line {line} has {name}={row.get(name)}, which is not a number")
     for name in COUNTS:
@@ -70,8 +69,8 @@ def check_rows(path: Path, rows: Sequence[dict[str, Any]], manifest: dict[str, A
     if not rows:
         return
     columns, swept = list(rows[0]), manifest.get("swept", [])
-    unknown = sorted(name for name in columns if name not in (*report.KNOWN, *swept))
-    missing = sorted(name for name in (*report.FIXED, *swept) if name not in columns)
+    unknown = sorted(name for name in columns if name not in (*KNOWN, *swept))
+    missing = sorted(name for name in (*FIXED, *swept) if name not in columns)
     if missing:
         more = f", and has {', '.join(unknown)} instead" if unknown else ""
         raise ConfigError(f"{path} lacks the columns {', '.join(missing)}{more}; restore its first line")

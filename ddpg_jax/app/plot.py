@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpg_jax.app import figures, report
-from ddpg_jax.app.metrics_table import COUNTS
 from ddpg_jax.app.options import check_file
 from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.app.stopping import stops_of
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.rows import measurement, result_of
 
 
 class Curves(NamedTuple):
@@ -66,7 +64,7 @@ def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
         ConfigError: a folder has no run, no evaluation, no such column or a table that cannot be read; a run, or a seed of a
             curve, is given twice; or runs of one curve were never evaluated at the same step.
     """
-    value_of = result_of if column is None else itemgetter(column)
+    value_of = result_of
     settings, tables, envs, stopped = [], [], [], []
     known: dict[str, Path] = {}
     for folder in folders:
@@ -75,7 +73,7 @@ def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
         run.check_rows(rows)
-        _check_column(folder, column, rows[0])
+        value_of = result_of if column is None else measurement(column, rows[0], folder)
         ways = report.ways(manifest)
         same = known.setdefault(json.dumps([manifest["identity"], ways], sort_keys=True), folder)
         if same is not folder:
@@ -110,13 +108,6 @@ def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
     what = column or report.measured([row for table in tables for row in table])
     diverged = {at: sum(math.isnan(one.after) for one in own if one.after is not None) for at, own in curves.items()}
     return Curves(panels, pruned - going_on, what, diverged)
-
-
-def _check_column(folder: Path, column: str | None, row: dict[str, Any]) -> None:
-    """Checks that a table has a column of measurements with this name."""
-    known = [name for name in row if name in report.KNOWN and name not in (*COUNTS, "diverged_step")]
-    if column not in (None, *known):
-        raise ConfigError(f"column={column} is not in {folder}; it must be one of {', '.join(known)}")
 
 
 def legend(settings: list[dict[str, Any]]) -> list[str]:

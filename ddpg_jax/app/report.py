@@ -11,21 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpg_jax.agent import diagnostics
 from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.values import plain
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
 from ddpg_jax.running.results import Stop, plural
-from ddpg_jax.running.rows import SUCCESS, result_of
-
-FIXED = (
-    "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
-    "actor_loss", "q_mean", "updates_per_second", "seconds", "diverged_step",
-)  # fmt: skip
-"""The columns of metrics.csv that every run has. The swept fields stand between `seed` and `step`."""
-KNOWN = (*FIXED, *diagnostics.COLUMNS, SUCCESS)
-"""All columns that are not swept fields."""
+from ddpg_jax.running.rows import KNOWN, SUCCESS, result_of
 
 
 def swept(rows: Sequence[dict[str, Any]]) -> list[str]:

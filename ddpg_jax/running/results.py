@@ -15,7 +15,7 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.grid import Point
 from ddpg_jax.running.intervals import interval, iqm, ranking_score
 from ddpg_jax.running.members import Change, Stage, ancestry
-from ddpg_jax.running.rows import result_of
+from ddpg_jax.running.rows import measurement, result_of
 
 
 def plural(count: int, noun: str) -> str:
@@ -55,6 +55,14 @@ class Sweep:
     def returns(self) -> np.ndarray:
         """Mean returns without noise, `[H, S, evaluations]`; NaN after the last evaluation of a member."""
         return self._table(result_of)
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns another measurement than the return, a column of metrics.csv such as `q_mean`, `[H, S, evaluations]`.
+
+        Raises:
+            ConfigError: there is no such measurement.
+        """
+        return self._table(measurement(name, self.rows[0], "this sweep"))
 
     @property
     def steps(self) -> np.ndarray:

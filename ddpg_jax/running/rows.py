@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import chex
 import numpy as np
 
+from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.build import reported
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.running.clock import step_at
 from ddpg_jax.running.program import Member
 from ddpg_jax.types import Episodes
 
+FIXED = (
+    "member", "seed", "step", "eval_return_mean", "eval_return_std", "eval_length_mean", "train_return_mean", "critic_loss",
+    "actor_loss", "q_mean", "updates_per_second", "seconds", "diverged_step",
+)  # fmt: skip
+"""The columns of metrics.csv that every run has. The swept fields stand between `seed` and `step`."""
 SUCCESS = "eval_success_rate"
-"""The last column of metrics.csv, which tables of older versions do not have."""
+"""The last column, which tables of older versions do not have."""
+KNOWN = tuple(dict.fromkeys((*FIXED, *reported(Experiment(diagnostics=True)), SUCCESS)))
+"""All columns that are not swept fields."""
+NOT_MEASURED = ("member", "seed", "step", "diverged_step")
+"""Those of them that are no measurements."""
 
 
 def make_rows(
@@ -82,6 +93,18 @@ def result_of(row: dict[str, Any]) -> float:
     """Returns the mean return that a row reports: without noise, or that of training if nothing was evaluated."""
     evaluated = row["diverged_step"] != "" or not math.isnan(row["eval_return_mean"])
     return row["eval_return_mean" if evaluated else "train_return_mean"]
+
+
+def measurement(name: str, row: dict[str, Any], holder: Any) -> Callable[[dict[str, Any]], float]:
+    """Returns the function that gets a column of measurements from the rows of `holder`, of which `row` is one.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    known = [name for name in row if name in KNOWN and name not in NOT_MEASURED]
+    if name not in known:
+        raise ConfigError(f"column={name} is not in {holder}; it must be one of {', '.join(known)}")
+    return itemgetter(name)
 
 
 def is_unknown(row: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from ddpg_jax.app.manifest import new_manifest
 from ddpg_jax.experiment.experiment import configure
 from ddpg_jax.running.intervals import interval, interval_over_points, iqm
 from ddpg_jax.running.program import Member
-from ddpg_jax.running.rows import SUCCESS
+from ddpg_jax.running.rows import FIXED, SUCCESS
 
 FIELDS = {
     "point",
@@ -45,7 +45,7 @@ def table(curves: list[list[float]], **swept: list[float]) -> list[dict[str, Any
     for i in range(max(map(len, curves))):
         for m, curve in enumerate(curves):
             if i < len(curve):
-                row: dict[str, Any] = {**dict.fromkeys(report.FIXED, 0.0), "diverged_step": ""}
+                row: dict[str, Any] = {**dict.fromkeys(FIXED, 0.0), "diverged_step": ""}
                 values = {"member": m, "seed": m, **{name: column[m] for name, column in swept.items()}}
                 rows.append({**row, **values, "step": 100 * (i + 1), "seconds": 7.0 * (i + 1), "eval_return_mean": curve[i]})
     return rows

@@ -24,7 +24,7 @@ from PIL import Image
 
 import ddpg_jax as dj
 from ddpg_jax.app import figures as drawing
-from ddpg_jax.app import hold, metrics_table, report
+from ddpg_jax.app import hold, metrics_table
 from ddpg_jax.app.checkpoints import Checkpoint, Checkpoints
 from ddpg_jax.app.evaluation import recorded
 from ddpg_jax.app.manifest import FORMAT, commit_of, digest, new_manifest
@@ -36,6 +36,7 @@ from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, configure
 from ddpg_jax.files import write_text
 from ddpg_jax.running.blocks import Journal
 from ddpg_jax.running.program import Member
+from ddpg_jax.running.rows import FIXED
 from tests.runs import BACKENDS, HEADER, command, manifest, newest, rows, run, steps_kept
 
 pytestmark = pytest.mark.usefixtures("command_line")
@@ -88,7 +89,7 @@ def test_metrics_have_a_fixed_header_and_a_row_for_each_evaluation(whole_run: An
     table = rows(whole_run(backend))
     assert table[0]["critic_loss"] == "nan"  # nothing is learned in the warm-up
     for row in table[1:]:
-        known = [name for name in report.FIXED[3:] if name not in ("updates_per_second", "seconds", "diverged_step")]
+        known = [name for name in FIXED[3:] if name not in ("updates_per_second", "seconds", "diverged_step")]
         assert all(np.isfinite(float(row[name])) for name in known)
     assert all(float(row["eval_length_mean"]) == 200 for row in table)
 
@@ -297,10 +298,7 @@ def fake_run(folder: Path, curve: list[float], **fields: Any) -> str:
     place.write_manifest(**new_manifest(experiment, [Member(experiment.seed, hyper)]))
     every = {"member": 0, "seed": experiment.seed, "diverged_step": ""}
     place.rewrite_rows(
-        [
-            {**dict.fromkeys(report.FIXED, 0.0), **every, "step": 10 * (i + 1), "eval_return_mean": y}
-            for i, y in enumerate(curve)
-        ]
+        [{**dict.fromkeys(FIXED, 0.0), **every, "step": 10 * (i + 1), "eval_return_mean": y} for i, y in enumerate(curve)]
     )
     return str(folder)
 

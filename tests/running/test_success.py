@@ -131,7 +131,19 @@ def test_every_member_has_its_own_rate(env: Any, fields: dict[str, Any]) -> None
 
 def test_without_a_function_nothing_is_told() -> None:
     run = dj.train(coin(success=None), **TINY, eval_episodes=2)
-    assert all(math.isnan(row[SUCCESS]) for row in run.rows)
+    assert np.isnan(run.column(SUCCESS)).all()
+
+
+def test_columns_are_those_of_the_rows() -> None:
+    sweep = dj.sweep(coin(), seeds=2, grid={"tau": [0.1, 0.2]}, **TINY, eval_episodes=2)
+    q_mean = sweep.column("q_mean")
+    assert q_mean.shape == sweep.returns.shape == (2, 2, 2)
+    assert q_mean[1, 0, 1] == next(row["q_mean"] for row in sweep.rows if (row["member"], row["step"]) == (2, 60))
+    alone = dj.train(coin(), **TINY, eval_episodes=2, tau=0.2)
+    np.testing.assert_array_equal(alone.column("q_mean"), q_mean[1, 0])
+    for name in ("step", "tau", "diverged_step", "nothing"):
+        with pytest.raises(dj.ConfigError, match=f"column={name} is not in this sweep; it must be one of eval_return_mean, "):
+            sweep.column(name)
 
 
 def test_point_reach_is_a_success_where_it_ends_at_its_goal() -> None:
