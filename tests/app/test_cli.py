@@ -623,6 +623,16 @@ def test_films_are_written_frame_by_frame(ending: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [film]
 
 
+def test_a_film_may_be_an_mp4(tmp_path: Path) -> None:
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    with new_film(tmp_path / "film.mp4", 40) as add:
+        for i in range(5):
+            add(Image.fromarray(np.full((33, 48, 3), 40 * i, np.uint8)))
+    about, *frames = imageio_ffmpeg.read_frames(str(tmp_path / "film.mp4"))
+    assert (about["size"], about["fps"]) == ((48, 32), 25.0)
+    assert [round(float(np.frombuffer(frame, np.uint8).mean()) / 40) for frame in frames] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("milliseconds", [8, 33])
 def test_a_gif_is_as_long_as_its_frames(milliseconds: int, tmp_path: Path) -> None:
     """Its times are hundredths of a second, and frames of less than two of them are shown for ten."""
