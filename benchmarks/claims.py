@@ -45,8 +45,8 @@ def claims(results: Path) -> str:
 
 NOT_YET = "Not measured yet."
 WITHIN_SEEDS = (
-    "Most of both is noise of the evaluation: episodes of one policy have a standard deviation of about 80, and means of 20 "
-    "of them one of 18, so that this task says little about stability."
+    "Most of both is evaluation noise: episodes of one policy have a standard deviation of about 80, and means of 20 of them "
+    "have one of 18. This task therefore says little about stability."
 )
 
 
@@ -97,6 +97,6 @@ def _spread(ddpg: np.ndarray, td3: np.ndarray, raw: str) -> tuple[str, str]:
     spreads = [float(np.std(values, ddof=1)) for values in (ddpg, td3)]
     text = (
         f"The standard deviations of final returns over seeds are {spreads[0]:,.1f} (`{DDPG}`) and {spreads[1]:,.1f} "
-        f"(`{TD3}`), the latter over the former {spreads[1] / spreads[0]:.2f} ({low:.2f} .. {high:.2f}): {shown}."
+        f"(`{TD3}`), which is {spreads[1] / spreads[0]:.2f} ({low:.2f} .. {high:.2f}) times as large: {shown}."
     )
     return text, raw

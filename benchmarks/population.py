@@ -100,9 +100,9 @@ def table(result: dict[str, Any]) -> list[str]:
     repetitions = len({row["seed"] for row in result["rows"]})
     lines = [
         f"## Populations on {result['fields']['env']}: {result['members']} members, {result['fields']['steps']:,} steps each\n",
-        f"Random points and seeds are the same in each row; means of {repetitions} repetitions, over {result['episodes']} "
-        "episodes a member. The last column",
-        "compares with the best member of a random search, within repetitions: mean difference and its 95 % interval.",
+        f"All rows have the same random points and seeds. Returns are means of {repetitions} repetitions, over "
+        f"{result['episodes']} episodes a member. The last column",
+        "is the mean gain of the best member over that of the random search in the same repetition, with its 95 % interval.",
         "",
         "| | best member | median member | worst member | best, beside that of a random search |",
         "|---|---|---|---|---|",

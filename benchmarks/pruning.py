@@ -80,11 +80,12 @@ def table(result: dict[str, Any]) -> list[str]:
     steps, hidden = settings["fields"]["steps"], settings["fields"]["hidden"]
     lines = [
         f"## Successive halving on Pendulum-v1: {settings['points']} points of {', '.join(RANGES)}\n",
-        f"{settings['seeds']} seeds a point, {steps:,} steps, networks {hidden}; `--prune {settings['prune']}` stops half of "
-        "the points at each",
-        f"rung. Medians of {len(repetitions)} repetitions with other points and seeds, and quartiles. The best point of each",
-        f"sweep is trained again with {settings['again']} new seeds: {found['same']} times, both have found the same point,",
-        f"and {others} other times, that of the pruned sweep is within the 95 % interval of the other, or better.",
+        f"Each point has {settings['seeds']} seeds, {steps:,} steps and networks {hidden}; `--prune {settings['prune']}` stops "
+        "half of the points at each",
+        f"rung. The table has medians over {len(repetitions)} repetitions with different points and seeds, and quartiles. The",
+        f"best point of each sweep is trained again with {settings['again']} new seeds. In {found['same']} repetitions, both",
+        f"sweeps found the same point; in {others} others, that of the pruned sweep is within the 95 % interval of the",
+        "whole sweep's, or better.",
         "",
         "| | updates | of the whole | seconds | of the whole | IQM of the best point, trained again |",
         "|---|---|---|---|---|---|",

@@ -96,8 +96,8 @@ LEVELS: dict[str, Level] = {
     "td3_bipedal_walker": zoo(306.0, "BipedalWalker-v3", "1M", algorithm="TD3"),
     "fetch_reach": Level(
         -17.6,
-        "DDPG with hindsight on FetchReach-v3, mean of 16 seeds, -17.6 with a standard deviation of 21.7, of which about 70 % "
-        "learned it, after steps that are not said (its script: 50,000, and 25,000 of random actions before them)",
+        "DDPG with hindsight on FetchReach-v3, mean of 16 seeds, -17.6 with a standard deviation of 21.7; about 70 % of the "
+        "seeds learned it, and the number of steps is not stated (its script: 50,000, after 25,000 of random actions)",
         TIANSHOU,
         "v3, mean of 16 seeds, 70 % of which learn",
         also="chosen after the run; an episode that never gets to the goal has -50; SAC's is one run of rl-baselines3-zoo in "

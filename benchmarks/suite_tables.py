@@ -51,27 +51,28 @@ def curves_of(table: Path) -> tuple[np.ndarray, np.ndarray]:
 
 INTRODUCTION = """## Tasks that people publish on
 
-Noise-free evaluation over 10 episodes. The final IQM is the mean of the middle six seeds of ten, with its 95 % interval: up to
-two seeds that fail do not show in it, only in the interval and in the worst final return beside it. The best mean is the
-highest mean over seeds of any evaluation, which is what Tianshou and the paper on TD3 report; they evaluate every 5,000 steps,
-and runs of 1M steps here every 10,000. Both are given for Tianshou's DDPG after as many steps, from its curves (`python -m
-benchmarks.published`): these include its 25,000 random steps, which its curves and its "1M" leave out (`mujoco` has 10,000),
-and its batches are of 256 (`mujoco`: 64). What others publish is on earlier versions of the tasks. Since then, Reacher and
-Pusher count distances after a step instead of before it, which makes returns on Reacher about .2 higher, Pusher's object is
-denser, one of Walker2d's feet has twice the friction, and Hopper, Walker2d, Ant and the double pendulum pay the reward for
-health only while healthy. Hours are wall time with evaluations and compilation, beside other work on the machine: the same
-steps took up to four times as long in one chunk as in another.
+Evaluations are without noise, over 10 episodes. The final IQM is the mean of the middle six of ten seeds, with its 95 %
+interval: up to two failed seeds do not show in it, only in the interval and in the worst final return in the same row. The
+best mean is the highest mean over seeds of any evaluation, as Tianshou and the paper on TD3 report it; they evaluate every
+5,000 steps, and runs of 1M steps here every 10,000. Both figures are also given for Tianshou's DDPG after as many steps, from
+its curves (`python -m benchmarks.published`). These steps include its 25,000 random ones, which its curves and its "1M" leave
+out (`mujoco` has 10,000); its batches have 256 transitions (`mujoco`: 64). Others publish returns on earlier versions of the
+tasks. Since then, Reacher and Pusher measure distances after a step instead of before it, which makes returns on Reacher about
+.2 higher; Pusher's object is denser; one of Walker2d's feet has twice the friction; and Hopper, Walker2d, Ant and the double
+pendulum pay the reward for health only while healthy. Hours are wall time with evaluations and compilation, on a machine with
+other work: the same steps took up to four times as long in one chunk as in another.
 
 The preset `mujoco` trains every task whose row names no other setting. It was chosen on Hopper (seeds 0-9) and HalfCheetah
-(seeds 0 and 1), where the suite has seeds 10-19, and on Reacher (seeds 0 and 1, which are in the suite, too). Hopper and
-Walker2d add `n_step=3`, chosen by the ablation on Hopper. BipedalWalker and LunarLander were looked at with two seeds of
-earlier settings, of which no file is left, so that they may be among those of the suite.
+(seeds 0 and 1), for which the suite uses seeds 10-19, and on Reacher (seeds 0 and 1, which the suite also uses). Hopper and
+Walker2d add `n_step=3`, chosen by the ablation on Hopper. BipedalWalker and LunarLander were tried with earlier settings on
+two seeds. No file of these runs is left, so their seeds may be among those of the suite.
 """
 
 
 PROFILE = """
-Of all runs with the preset `mujoco` on tasks with a published level, the share whose final return passes each fraction of the
-way from the untrained policy to that level. It favours what is published: a final return is beside a maximum over time.
+The figure shows, over all runs with the preset `mujoco` on tasks with a published level, the share whose final return passes
+each fraction of the way from the untrained policy to that level. The comparison favours the published level, since a final
+return is compared with a maximum over time.
 """
 
 

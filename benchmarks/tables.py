@@ -62,8 +62,9 @@ def speed() -> str:
         return ""
     lines = [
         "## Runs and sweeps beside the matrix products of their updates\n",
-        "With 256-256 networks and one update a step, beside what the products alone reach on the same cores, in turns. Most",
-        "of an update is matrix products, which cost everybody the same; the faster these are, the more the rest counts.",
+        "Networks are 256-256, with one update a step. The last column compares with what the products alone reach on the same",
+        "cores, measured in turns. Most of an update is matrix products, which cost every system the same; the faster they",
+        "are, the more the rest matters.",
         "",
         "| | batch | updates/s, all members | of the products alone |",
         "|---|---|---|---|",
@@ -198,16 +199,16 @@ def peers() -> str:
         versions = ", ".join(f"{name} {result['packages'][name]}" for name in OTHERS if name in result["packages"])
         found += [*lines, "", f"{versions}; {where({**result, 'command': commands}, stem)}", *later, ""]
     remarks = (
-        "Ratios are of rates measured in the same run and in turns. A sweep of 16 members is beside two processes of the",
-        "other at once, and steps Pendulum-v1 written in JAX, where the others, and `ours host`, step Gymnasium's; on the host",
-        "our sweep makes fewer updates ([notes](NOTES.md#one-loop-for-environments-on-the-host)). rejax's TD3 is in a",
-        "vmap of its own, beside ours with TD3's parts. `products` is what the matrix products of an update reach in a loop of",
-        "their own: a guide and no strict bound, since XLA schedules them otherwise within an update. `bfloat16` is ours with",
-        "`precision=bfloat16`, a choice that the others do not have, which is faster where the processor multiplies bfloat16.",
-        "One run of ours keeps products of batch 64 on one core, which SBX gains from as well",
-        "([notes](NOTES.md#on-an-intel-xeon-with-avx512)); `sbx cores as ours` is SBX with that setting, which changes nothing",
-        "at larger batches. All share the machine with others, which does not slow all systems down alike: the fastest rates",
-        "show less of it than the medians.",
+        "Each ratio is of rates measured in the same run, in turns. A sweep of 16 members is compared with two simultaneous",
+        "processes of the other system. It steps Pendulum-v1 written in JAX, whereas the others and `ours host` step",
+        "Gymnasium's; on the host, our sweep makes fewer updates ([notes](NOTES.md#one-loop-for-environments-on-the-host)).",
+        "rejax's TD3 runs in its own vmap, and is compared with our sweep with TD3's parts. `products` is the rate that the",
+        "matrix products of an update reach in a loop of their own: a guide, not a strict bound, since XLA schedules them",
+        "differently within an update. `bfloat16` is ours with `precision=bfloat16`, which the others do not offer; it is",
+        "faster where the processor multiplies bfloat16. One run of ours keeps products of batch 64 on one core. SBX gains",
+        "from this as well ([notes](NOTES.md#on-an-intel-xeon-with-avx512)): `sbx cores as ours` is SBX with this setting,",
+        "which changes nothing at larger batches. Other work on the machine does not slow all systems down alike; it affects",
+        "the fastest rates less than the medians.",
         "",
     )
     found += remarks if found else []

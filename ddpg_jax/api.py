@@ -54,11 +54,11 @@ class Run:
 
     @property
     def returns(self) -> np.ndarray:
-        """Returns the mean return without noise at each evaluation, `[evaluations]`; that of training without evaluations."""
+        """Returns the mean return without noise at each evaluation, `[evaluations]`; without evaluations, that of training."""
         return np.array([result_of(row) for row in self.rows])
 
     def column(self, name: str) -> np.ndarray:
-        """Returns another measurement than the return, a column of metrics.csv such as `q_mean`, `[evaluations]`.
+        """Returns a measurement other than the return: a column of metrics.csv such as `q_mean`, `[evaluations]`.
 
         Raises:
             ConfigError: there is no such measurement.
@@ -124,7 +124,8 @@ def sweep(
     """Trains seeds x points at once. No files are written.
 
     All values of `Hyperparams` and all seeds are trained in one compiled program; every combination of fields of `Experiment`
-    in a grid needs a separate program. On a CPU it uses every core, unless JAX was in use before this library, and then warns.
+    in a grid needs a separate program. On a CPU, a sweep uses every core; if JAX was in use before this library, it may
+    use fewer, and warns.
 
     Args:
         env: as in `train`.
@@ -139,9 +140,10 @@ def sweep(
         prune_fraction: the fraction of points that stops at each rung, by default a half.
         population: population based training: the number of members, which learn from each other. Each has a seed of its own.
         sample: maps the fields that a population explores to `log:LOW:HIGH` or `uniform:LOW:HIGH`.
-        exploit: how its members learn from each other, if not by default: a `dj.Exploit`, or a dict of its fields.
-        schedule: hyperparameters that change while all seeds train: `schedule.csv` of a population, or its
-            `Sweep.schedule()`, or pairs of a step and the values from it on, `[(0, {"tau": 0.01}), (2000, {"tau": 0.005})]`.
+        exploit: how the members of a population learn from each other: a `dj.Exploit`, or a dict of its fields.
+        schedule: hyperparameters that change during training, alike for all seeds: the `schedule.csv` of a population, its
+            `Sweep.schedule()`, or pairs of a step and the values that hold from there on, such as
+            `[(0, {"tau": 0.01}), (2000, {"tau": 0.005})]`.
         **fields: fields that all points share, except where a point overrides them.
 
     Raises:
@@ -199,16 +201,16 @@ def evaluate(
 
     Args:
         policy: a policy, such as `Run.policy`, one of `Sweep.policies`, or what `load_policy` returns.
-        env: as in `train`, by default the environment of its training, if that was given by its name. It may be another one
-            of the same shapes and bounds.
+        env: as in `train`; by default, the environment that the policy was trained in, if it was given by name. Another one
+            must have the same shapes and bounds.
         episodes: their number.
         seed: of the initial states.
         **fields: fields of `Experiment` that say what the environment is, such as `env_kwargs` and `backend`. By default, the
-            environment of its training has its `env_kwargs`, `wrappers` and `imports`, which are imported, and another one has
-            none; `backend` is auto.
+            environment of the training keeps its `env_kwargs`, `wrappers` and `imports` (these are imported), and one that is
+            given as `env` has none; `backend` is auto.
 
     Raises:
-        ConfigError: as for `train`; or the shapes or bounds of the environment are others, or the policy has diverged.
+        ConfigError: as for `train`; or the shapes or bounds of the environment differ, or the policy has diverged.
         EnvironmentFailure: as for `train`.
 
     >>> import ddpg_jax as dj

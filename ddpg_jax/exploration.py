@@ -109,11 +109,11 @@ class Colored:
 def pink(action_dim: int, schedule: Schedule = constant) -> Explorer:
     """Adds pink noise, whose power is proportional to 1 / frequency (Eberhard et al. 2023), with standard deviation sigma.
 
-    It explores between the independent draws of `gaussian` and the slow walk of `ou`. They draw a whole episode by the inverse
-    Fourier transform of a scaled white spectrum, which needs the length of the episode in advance. Here the noise is the sum of
-    five autoregressive processes of equal variance, with corner frequencies that differ by factors of 4, which goes on for as
-    long as an episode does: its power is within 20 % of 1 / frequency from one period in 1,000 steps to one in 2, and flat
-    below. Every episode starts in the stationary distribution, independently for each environment and dimension.
+    It lies between the independent draws of `gaussian` and the slow walk of `ou`. Eberhard et al. draw a whole episode by the
+    inverse Fourier transform of a scaled white spectrum, which needs the length of the episode in advance. Here the noise is
+    the sum of five autoregressive processes of equal variance, with corner frequencies that differ by factors of 4, and goes
+    on for as long as an episode does. Its power is within 20 % of 1 / frequency for periods from 1,000 steps to 2, and flat at
+    lower frequencies. Every episode starts in the stationary distribution, independently for each environment and dimension.
     """
     decay = jnp.exp(-2.0 * jnp.pi * jnp.asarray(PINK_FREQUENCIES))[None, None]
 

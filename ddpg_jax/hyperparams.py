@@ -116,7 +116,7 @@ class Hyperparams(NamedTuple):
     sync_period: Annotated[
         Scalar,
         Field(
-            "Updates from one update of the targets to the next; with tau=1 they are copied.",
+            "Number of updates from one update of the targets to the next; with tau=1, the targets are copied.",
             low=1,
             high=2**24,
             whole=True,
@@ -129,7 +129,7 @@ class Hyperparams(NamedTuple):
     ] = 0.0
     critic_l2: Annotated[Scalar, Field("Weight of the critic's squared weights, without biases, in its loss.", off=0.0)] = 0.0
     q_l2: Annotated[Scalar, Field("Weight of the squared values in the critic's loss.", off=0.0)] = 0.0
-    action_penalty: Annotated[Scalar, Field("Weight of the actor's squared outputs before its tanh in its loss.", off=0.0)] = (
+    action_penalty: Annotated[Scalar, Field("Weight of the squared outputs before the tanh in the actor's loss.", off=0.0)] = (
         0.0
     )
     actor_clip: Annotated[Scalar, Field("Largest norm of the actor's gradient; 0 is no limit.", off=0.0)] = 0.0
@@ -142,7 +142,7 @@ class Hyperparams(NamedTuple):
             off=0.0,
         ),
     ] = 0.0
-    critic_decay: Annotated[Scalar, Field("Decoupled weight decay of the critic, likewise.", off=0.0)] = 0.0
+    critic_decay: Annotated[Scalar, Field("Decoupled weight decay of the critic (AdamW), as `actor_decay`.", off=0.0)] = 0.0
     lr_final: Annotated[
         Scalar, Field("Fraction of the learning rates that an `lr_schedule` ends at.", high=1.0, read_by=_rates_change)
     ] = 0.1
@@ -195,7 +195,7 @@ class Hyperparams(NamedTuple):
     bc_weight: Annotated[
         Scalar,
         Field(
-            "Behaviour cloning: weight in the actor's loss of its mean squared distance to the actions of `demonstrations`.",
+            "Behaviour cloning: weight of the mean squared distance to the actions of `demonstrations` in the actor's loss.",
             off=0.0,
         ),
     ] = 0.0

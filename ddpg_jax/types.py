@@ -140,7 +140,7 @@ class Goal(NamedTuple):
     was desired; the discount is 0 where such a step terminates the episode."""
     tells_ends: bool = True
     """False if the environment does not say which steps terminate: the discount of `outcome` is then always 1, and hindsight
-    concludes from the rewards of episodes that have ended."""
+    infers the ends from rewards of episodes that have ended."""
 
 
 class EnvOptions(NamedTuple):

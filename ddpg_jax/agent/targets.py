@@ -70,10 +70,10 @@ def make_slow_update(
 def make_joint_update(
     critics: Critics, head: Head, tx: Optimizer, *, td_loss: Any, penalties: tuple[Any, ...], diagnose: Nets
 ) -> CriticUpdate:
-    """Returns one step of the critics towards targets of their own (CrossQ, Bhatt et al. 2024).
+    """Returns one step of the critics towards targets from the critics themselves (CrossQ, Bhatt et al. 2024).
 
-    The batches (s, a) and (s', a') pass through the critics as one, so that BatchNorm uses the statistics of their mixture,
-    which neither batch is far from. Gradients flow through the values of (s, a) only.
+    The batches (s, a) and (s', a') pass through the critics as one, so BatchNorm uses the statistics of their mixture, and
+    neither batch is far from these. Gradients flow through the values of (s, a) only.
     """
 
     def update(
@@ -137,7 +137,7 @@ JOINT = Targets(
     make_critic_update=make_joint_update,
     judge=apply,
 )
-"""No target networks, as in CrossQ. The actor climbs the critic by its running statistics."""
+"""No target networks, as in CrossQ. In the actor's loss, the critic normalizes by its running statistics."""
 
 TARGETS: dict[str, Targets] = {"slow": SLOW, "joint": JOINT}
 """Maps the values of the field `targets` to what they stand for."""

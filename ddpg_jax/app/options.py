@@ -147,12 +147,13 @@ def _population(points: Any) -> None:
         nargs="?",
         const="",
         metavar="NAME=VALUE,...",
-        help="how they do (every=a twentieth of the run,fraction=0.2,perturb=0.8:1.25,resample=0,replay=copy)",
+        help="how members learn from each other (every=a twentieth of the run,fraction=0.2,perturb=0.8:1.25,resample=0,"
+        "replay=copy)",
     )
     points.add_argument(
         "--schedule",
         metavar="FILE",
-        help="train with the hyperparameters of a population's best member, which change on the way: its schedule.csv",
+        help="train with the changing hyperparameters of a population's best member, read from the population's schedule.csv",
     )
 
 
@@ -163,7 +164,7 @@ def _reading(commands: Any) -> None:
     evaluate.add_argument("--seed", default="0", metavar="K", help="seed of the initial states (0)")
     evaluate.add_argument("--best", action="store_true", help="evaluate the policy of the best evaluation, not the last one")
     evaluate.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
-    other = evaluate.add_argument_group("another environment than that of the run, with the same shapes and bounds")
+    other = evaluate.add_argument_group("an environment other than that of the run, with the same shapes and bounds")
     for name in ELSEWHERE:
         _field(other, name, default="as in the run")
     evaluate.add_argument(
@@ -191,7 +192,7 @@ def _reading(commands: Any) -> None:
     record.add_argument("--seed", metavar="K", help="seed of initial states and noise (0)")
     record.add_argument("--member", metavar="M", help="member of a sweep (the one with the best final return)")
     record.add_argument("--best", action="store_true", help="the policy of the best evaluation, not the last one")
-    record.add_argument("--noise", metavar="SIGMA", help="add Gaussian noise, in halves of the action range (0)")
+    record.add_argument("--noise", metavar="SIGMA", help="add Gaussian noise, in units of half the action range (0)")
     record.add_argument("--random", action="store_true", help="draw actions uniformly instead")
     record.add_argument("--replay", action="store_true", help="instead of playing, write the replay of the newest checkpoint")
 

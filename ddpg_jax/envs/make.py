@@ -91,7 +91,7 @@ def make_env(
     """Makes an environment written in JAX.
 
     Args:
-        spec: shapes, bounds and time limit. At the limit an episode is TRUNCATED, which bootstraps.
+        spec: shapes, bounds and time limit. At the limit an episode is TRUNCATED, and its value still bootstraps.
         start: `(key) -> state`, the start of an episode; any pytree of arrays.
         advance: `(key, state, action) -> (state, reward [], terminated [])`, with the action in the environment's own shape
             and units.

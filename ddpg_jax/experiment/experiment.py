@@ -219,8 +219,8 @@ class Experiment:
     critic: Annotated[
         str,
         Field(
-            "Prediction of the critic: scalar, the mean of the return, or its distribution as categorical, quantile, or a name "
-            "that a module adds.",
+            "What the critic predicts: the mean of the return (scalar), or its distribution (categorical, quantile, or a name "
+            "that a module adds).",
             choices=("scalar",),
             table="agent.heads:HEADS",
         ),
@@ -296,8 +296,8 @@ class Experiment:
     eval_env: Annotated[
         str,
         Field(
-            "Environments of evaluations: own, or shared, if only one copy may exist. They are then played in the training "
-            "environment, one after the other, whose running episode is cut off before, as at a time limit.",
+            "Environments of evaluations: own, or shared, if only one copy may exist. Evaluation episodes are then played in "
+            "the training environment, one after the other; its running episode is cut off first, as at a time limit.",
             choices=("own", "shared"),
         ),
     ] = "own"
@@ -393,6 +393,6 @@ def coerce(name: str, value: Any) -> Any:
 
 
 def layer_sizes(experiment: Experiment) -> tuple[int, ...]:
-    """Returns the sizes of the hidden layers of both networks, or those of the larger one if they are alike."""
+    """Returns the sizes of the hidden layers of actor or critic, whichever has the larger sum."""
     x = experiment
     return max(x.actor_hidden or x.hidden, x.critic_hidden or x.hidden, key=sum)

@@ -77,8 +77,8 @@ def hindsight(goal: Goal, strategy: Strategy = future) -> MakeRing:
     the steps of the episode that are stored at that time: the last step of a running episode is its newest, and the first step
     of a partly overwritten episode is its oldest that remains. All steps of an n-step window get the same goal, and the window
     ends where the episode would have terminated with it. A step that terminated for a reason other than its goal, such as a
-    fall, still terminates. Where the environment does not say whether reaching a goal terminates, the steps that did tell, also
-    if rewards grow up to the goal and episodes end near it.
+    fall, still terminates. If the environment does not say whether reaching a goal terminates, this is inferred from the steps
+    that did terminate, even if rewards grow towards the goal and episodes end near it.
 
     >>> import jax, jax.numpy as jnp, ddpg_jax as dj
     >>> goal = dj.envs.make_device("point-reach").spec.goal
@@ -158,10 +158,10 @@ def best_rewards(seen: Array, transition: Transition, valid: Array) -> Array:
 
 
 def ends_above(seen: Array) -> Array:
-    """Returns the reward above which a step terminates: the best with which an episode went on, once two better ones ended it.
+    """Returns the reward above which a step terminates: the best reward with which an episode went on.
 
-    A fall may once be the best step so far; two of them in succession hardly. Before two, and where reaching a goal was seen
-    not to terminate, it is infinite.
+    It is infinite until two better rewards have ended episodes, and where reaching a goal was seen not to terminate. A single
+    fall may be the best step so far, but hardly two in succession.
     """
     return jnp.where(seen[1] > seen[2], seen[2], jnp.inf)
 

@@ -183,7 +183,7 @@ def read_window(
 ) -> tuple[list[Transition], Array]:
     """Reads the n transitions `[B]` from each row on.
 
-    Also returns `[n, B]`, False for rows that are not stored yet or overwritten: those older than the first of the window.
+    Also returns `[n, B]`, False for rows beyond the newest of the lane: these are empty, or older than the first of the window.
     """
     age = row_age(state, index)
     steps = [unpack(gather(state.rows, shift_rows(state, index, k)), obs_dim, action_dim) for k in range(n_step)]

@@ -38,7 +38,7 @@ class Sweep:
     points: list[Point]
     """The points, length H, in the order in which they were given."""
     seeds: list[int]
-    """The seeds, length S. Of a population, that of member 0; member h has the seed h after it."""
+    """The seeds, length S. For a population, only that of member 0; member h has this seed plus h."""
     rows: list[dict[str, Any]]
     """One row for each member and evaluation, with the columns of metrics.csv."""
     policies: list[Any]
@@ -46,7 +46,7 @@ class Sweep:
     stops: dict[int, Stop] = dataclasses.field(default_factory=dict)
     """Where and why members were stopped, for those that `until` or `prune` has stopped. They have no rows after that."""
     changes: list[Change] = dataclasses.field(default_factory=list)
-    """Of a population: the hyperparameters of every member, as changes of which the first are at step 0."""
+    """For a population: the hyperparameters of every member, as changes; the first ones are at step 0."""
 
     def __repr__(self) -> str:
         return f"<Sweep of {plural(len(self.points), 'point')} x {plural(len(self.seeds), 'seed')}>"
@@ -57,7 +57,7 @@ class Sweep:
         return self._table(result_of)
 
     def column(self, name: str) -> np.ndarray:
-        """Returns another measurement than the return, a column of metrics.csv such as `q_mean`, `[H, S, evaluations]`.
+        """Returns a measurement other than the return: a column of metrics.csv such as `q_mean`, `[H, S, evaluations]`.
 
         Raises:
             ConfigError: there is no such measurement.
@@ -81,12 +81,11 @@ class Sweep:
         Points that were pruned are left out. If every point has members that have diverged, the IQM is NaN. In a sweep over
         environments, `env` names the one whose points are compared.
 
-        Raises:
-            ConfigError: `env` is missing, or is not one of the sweep.
+        The best of many points is partly the luckiest: train it again with other seeds to see how good it is. The fields of a
+        population's member are those that it has at the end; `schedule` returns those that it had before.
 
-        The best of many points is partly the luckiest: train it
-        again with other seeds to see how good it is. The fields of a population's member are those that it has at the end;
-        `schedule` tells which it had before.
+        Raises:
+            ConfigError: `env` is missing, or is not one of the sweep's.
         """
         each = len(self.seeds)
         pruned = {m // each for m, stop in self.stops.items() if stop.reason == "prune"}
@@ -104,7 +103,7 @@ class Sweep:
         return [h for h, own in enumerate(envs) if env is None or own == env]
 
     def schedule(self, member: int | None = None) -> list[Stage]:
-        """Returns the hyperparameters of a population on the way to a member's last state, by default to that of the best.
+        """Returns the hyperparameters that led to the last state of a population's member, by default of the best one.
 
         `sweep(..., schedule=...)` trains with them again.
         """
