@@ -1,4 +1,4 @@
-"""What an accelerator does with this package, as much of it as fits in so many minutes, the most important first.
+"""Measures what an accelerator does with this package, the most important first, as far as the given minutes allow.
 
     python -m benchmarks.accelerator --minutes 8
     python -m benchmarks.accelerator --minutes 4 --rest             # what it had no time for; results are kept where they are
@@ -12,15 +12,15 @@
 | c | others' protocols: rejax's DDPG on Brax's Hopper, LeanRL's TD3 on HalfCheetah, where these are installed |
 | d | switches: the loop as a CUDA graph, graphs of one kernel, whole products, several together; precision, steps a turn |
 | e | the preset for thousands of environments: its rate, and the time until it has solved |
-| f | batches and networks of all sizes, beside two cores of a CPU: where an accelerator begins to pay |
+| f | batches and networks of many sizes, beside two cores of a CPU: where an accelerator begins to pay |
 
-Every job is a process of its own, so that none can take the others with it. Each result is printed, and written to
-`benchmarks/results/accelerator_STAGE.json` as soon as it is known: what is cut off loses only the rest. A job begins only if it
-can be expected to get something done in the time that is left, and is ended when there is none. A stage that is measured again
-replaces its file, except with `--rest`, which does the jobs that are not done. Most of the time goes into compiling:
-with JAX_COMPILATION_CACHE_DIR set, another call need not compile again what one has compiled.
+Every job is a process of its own, so a job that fails does not end the others. Each result is printed, and written to the file
+of its stage as soon as it is known (`benchmarks/results/accelerator_members.json` for b), so a job that is cut off loses only
+the rest. A job begins only if it can be expected to get something done in the time that is left, and is ended when its time is
+over. A stage that is measured again replaces its file, except with `--rest`, which does the jobs that are not done. Most of the
+time goes into compiling: with JAX_COMPILATION_CACHE_DIR set, a later call need not compile the same programs again.
 
-On a rented machine, of whose packages and time there is too little, `benchmarks/accelerator_pack.py` says how to begin.
+For a rented machine with too few packages and too little time, `benchmarks/accelerator_pack.py` says how to begin.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ has these and nothing more, such as that of
 
 unpacks the wheels beside it, and rehearses all stages there.
 
-On a rented machine, of which every second counts, all in one go, from the folder of this repository with the wheels in `.whl`,
-which git ignores; OUT is the folder that comes back:
+On a rented machine, where every second counts, run all of this at once, from the folder of this repository with the wheels in
+`.whl`, which git ignores; OUT is the folder that comes back:
 
     mkdir -p /tmp/kept OUT; cp /tmp/kept/*.json OUT 2>/dev/null
     [ -e /tmp/site/brax ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl || exit 9
@@ -25,9 +25,8 @@ which git ignores; OUT is the folder that comes back:
 XLA needs `ptxas`, `nvlink` and `libdevice.10.bc` of CUDA; where it does not find them, the first job says so and all ends. They
 may be put on PATH, and the last into the folder that the command is run in.
 
-The same again, with the minutes that are left, goes on where this has ended, also after it was killed, and compiles nothing
-twice, as long as it is the same machine. Then OUT/*.json belong into `benchmarks/results`, and `python -m benchmarks.tables`
-makes their page.
+On the same machine, the same commands with the minutes that are left go on where this ended, even if it was killed, and compile
+nothing twice. Afterwards, put OUT/*.json into `benchmarks/results`; `python -m benchmarks.tables` makes their page.
 """
 
 from __future__ import annotations

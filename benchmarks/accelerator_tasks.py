@@ -1,7 +1,8 @@
 """Carries out the tasks of a job of `benchmarks.accelerator`.
 
-Before anything is timed, the programs of all tasks are compiled side by side, which takes most of the time. What a task has
-measured is said at once, as a line of JSON, and a task that fails says why and does not keep the next from being tried.
+Before anything is timed, the programs of all tasks are compiled side by side, which takes most of the time; those that are not
+ready after `COMPILING` seconds are timed last. What a task has measured is printed at once, as a line of JSON; a task that
+fails says why, and the next one is tried.
 """
 
 from __future__ import annotations

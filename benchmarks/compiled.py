@@ -3,8 +3,8 @@
     pip install "jax[cuda12,tpu]"
     python -m benchmarks.compiled
 
-Whole training programs, with the parts that change them most, for one member and for 64 under vmap, are compiled for an NVIDIA
-H100 and for a TPU v5e through JAX's ahead-of-time topologies. Nothing is run or timed. For each:
+The programs of the steps that learn, with the parts that change them most, for one member and for 64 under vmap, are compiled
+for an NVIDIA H100 and for a TPU v5e through JAX's ahead-of-time topologies. Nothing is run or timed. Each is examined for:
 
 - kernels that a step launches on the GPU, where small networks cost launches and not arithmetic. Both branches of a conditional
   are counted, and a loop inside the step once. A TPU runs a step without launches.

@@ -6,15 +6,15 @@
 
 Each variant is a sweep over seeds, ten by default, which are the same for all, and is written to
 `benchmarks/results/demonstrations_KIND.json` as soon as it is measured; variants that are there are skipped, so that a
-benchmark that was stopped goes on. But on HalfCheetah-v5, networks are 64-64. The warm-up of point-reach has 250 steps.
+benchmark that was stopped goes on. Networks are 64-64, except on HalfCheetah-v5. The warm-up of point-reach has 250 steps.
 
-- reach, maze, cheetah: steps to the first evaluation at which the policy is good enough, online, with demonstrations of another
-  policy, which was trained with another seed: on point-reach and PointMaze_UMaze-v3, 20 episodes, and 90 % of the episodes end
-  at the goal; on HalfCheetah-v5, 100 episodes of a policy that is half trained, and a return of 5,000. A seed that does not get
-  there counts with twice the length of a run.
-- pendulum, half_cheetah: the return of TD3+BC, offline, against that of the demonstrator, which was trained for so many steps.
-  The data are 50 and 100 of its episodes with noise of 0.1, and all policies are compared without noise, over 100 and 20
-  episodes with the same seeds.
+- reach, maze, cheetah: steps to the first evaluation at which the policy is good enough, online, without demonstrations or with
+  those of a policy that was trained with another seed. On point-reach and PointMaze_UMaze-v3, 20 episodes are shown, and a
+  policy is good enough if 90 % of its episodes end at the goal; on HalfCheetah-v5, 100 episodes of a half-trained policy are
+  shown, and a return of 5,000 is enough. A seed that does not get there counts with twice the length of a run.
+- pendulum, half_cheetah: the return of TD3+BC, offline, against that of the demonstrator, which was trained to the end or
+  halfway. The data are 50 of its episodes for pendulum and 100 for half_cheetah, with noise of 0.1. All policies are compared
+  without noise, over 100 and 20 episodes with the same seeds.
 """
 
 from __future__ import annotations

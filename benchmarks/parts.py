@@ -4,22 +4,23 @@
     python -m benchmarks.parts --only presets     # or: parts, speed, ablation, time, bias, hindsight
     python -m benchmarks.parts --only parts --row "huber 1"     # and others; beside the rows that were measured before
 
-Ten seeds each, as sweeps over all cores. Results of one kind are IQM and 95 % bootstrap interval over the seeds of the last
-evaluation (20 noise-free episodes), and are written to `benchmarks/results/parts_KIND.json` with every seed's own figure. Seeds
-are the same for all variants, so that comparisons are paired. A row measured by itself says where and when it was.
+Ten seeds each, as sweeps over all cores. A result is the IQM and 95 % bootstrap interval over seeds, of the last evaluation (20
+noise-free episodes) unless its kind says otherwise, and is written to `benchmarks/results/parts_KIND.json` with the figure of
+every seed. Seeds are the same for all variants, so comparisons are paired. A row measured by itself says where and when that
+was.
 
-- presets: Pendulum-v1, 10,000 steps of which 1,000 are warm-up whatever the preset says, since some would not be through with
-  theirs.
+- presets: Pendulum-v1, 10,000 steps, of which 1,000 are warm-up whatever the preset says, since some would not finish theirs.
+  `td3-bc` and `parallel` are left out.
 - parts: Pendulum-v1, 10,000 steps, the defaults with one thing changed.
-- speed: updates/s of each part over those of the defaults, with networks of the same sizes, measured in turns of so many steps,
-  as many as there are seeds elsewhere.
+- speed: updates/s of each part over those of the defaults, with networks of the same sizes, measured in turns, in as many
+  rounds as there are seeds elsewhere.
 - ablation: the same for what the suite's ablation adds to plain DDPG on Hopper-v5, ten members each.
 - time: seconds of training, without compilation and evaluations, until an evaluation first reaches a return; one run after the
   other, on all cores. A seed that does not get there counts twice the seconds of its run.
 - bias: Pendulum-v1, 20,000 steps at gamma 0.95: what the critic says of visited states minus the discounted return that
   follows, over states from which 100 steps are left (0.95 ** 100 is 0.006).
-- hindsight: point-reach, the share of 100 episodes of the noise-free policy, the same for all, that end at the goal; the curves
-  are returns.
+- hindsight: point-reach, the share of 100 episodes without noise that end at the goal; all policies play the same episodes. The
+  curves are returns.
 """
 
 from __future__ import annotations

@@ -8,20 +8,20 @@
 Three comparisons, evaluation off in all:
 
 - run: one training run on a Gymnasium environment in one process, as each of them comes: the host backend, SBX, SB3, and
-  `single_file.py`. The host backend keeps products of up to 64 x 256 x 256 on one core, and SBX stands there with the same
-  setting as well. Beside them stand the device backend, on the same environment written in JAX, the matrix products of an
-  update alone, a guide to what is out of reach, and the host backend in mixed precision, which the others do not have:
-  no comparison of equal work, but the choice that a user has.
+  `single_file.py`. The host backend keeps products of up to 64 x 256 x 256 on one core, and SBX is also measured with this
+  setting. Beside them are the device backend, on the same environment written in JAX; the matrix products of an update alone, a
+  guide to what is out of reach; and the host backend in mixed precision, which the others do not have: this compares what a
+  user can choose, not equal work.
 - sweep: many seeds on this machine, updates per second summed over them: 16 members of a sweep on the device backend; SBX and
   SB3 in as many processes as there are cores, each kept to one, as their users run seeds.
 - td3: 16 seeds of rejax's TD3 in its own vmap, and 16 members of a sweep with the same parts (two critics, delay 2, target
   smoothing).
 
-Every system is a process of its own, or one on every core, that stays: it gets its warm-up and the first 500 steps, in which
-all compile, behind it, and then waits for its turns. In a round each has a turn of a second or so, and what else the machine
-does falls on all; ratios are taken within a round. rejax, whose runs are programs that cannot be halted, has two runs for a
-turn, and the time of the shorter one is taken off that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json` and, of
-all such files there, `benchmarks/results/peers.png`.
+Every system has a process of its own, or one on every core, that keeps running: it does its warm-up and the first 500 steps,
+in which all compile, and then waits for its turns. In a round, each has a turn of a second or so, so other work on the machine
+affects all of them; ratios are taken within a round. rejax's runs are programs that cannot be halted, so a turn of it is two
+runs, and the time of the shorter one is subtracted from that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json`
+and, from all such files there, `benchmarks/results/peers.png`.
 """
 
 from __future__ import annotations

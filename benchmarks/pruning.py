@@ -5,8 +5,8 @@
 Pendulum-v1, random points of (critic_lr, actor_lr, tau, noise_sigma), each repetition with other points and other seeds. A
 whole sweep and a pruned one train the same members; the point that each calls the best is trained again with new seeds, since
 the best of many is partly the luckiest. Reports updates and wall time of the pruned sweep as fractions of the whole one, and
-whether its point lies in the interval of the other's. Each finished repetition is kept in `benchmarks/results/pruning.json`,
-and the same command goes on after it.
+whether its point lies in the interval of the other's, or above it. Each finished repetition is kept in
+`benchmarks/results/pruning.json`, and the same command goes on after it.
 """
 
 from __future__ import annotations

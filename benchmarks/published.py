@@ -1,4 +1,4 @@
-"""Computes what the tables of Tianshou do not say from its curves: final returns over seeds, and returns after fewer steps.
+"""Computes from Tianshou's curves what its tables do not say: final returns over seeds, and returns after fewer steps.
 
     git clone https://github.com/thu-ml/tianshou && python -m benchmarks.published tianshou
 

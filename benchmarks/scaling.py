@@ -2,10 +2,10 @@
 
     python -m benchmarks.scaling
 
-One process for each point, since JAX fixes its devices when it starts and the peak of the memory is the process's; Pendulum-v1,
-and where nothing else is said one member, batch 64, 256-256 networks and 100,000 transitions. Beside the time of an update
-stands the limit that its matrix products set on the same devices, measured in turns with it. On an accelerator members go to
-4,096. On a CPU small products stay on one thread, as in a run of the command line. Writes
+Each point has a process of its own, since JAX fixes its devices when it starts. The environment is Pendulum-v1; unless stated
+otherwise, there are one member, batch 64, 256-256 networks and 100,000 transitions. Memory is counted by the compiler. The time
+of an update is compared with the limit that its matrix products set on the same devices, measured in turns with it. On an
+accelerator, members go to 4,096. On a CPU, small products stay on one thread, as in a run of the command line. Writes
 `benchmarks/results/scaling_PLATFORM.json` and a figure.
 """
 

@@ -8,14 +8,14 @@
 
 It needs the extras `mujoco`, `box2d` and `goals`, and for the last two tasks `playground`. The tasks and the preset of the
 family are in `benchmarks/suite_tasks.py`, what others have published in `benchmarks/suite_levels.py`. A task is trained in
-chunks of its seeds, one after the other. Each is one `ddpg-jax sweep` in a run folder of its own under `--work`,
-TASK/seeds_0-1 say, beside `TASK.log`, all that the sweeps have said.
+chunks of its seeds, one after the other. Each chunk is one `ddpg-jax sweep` in a run folder of its own under `--work`, such as
+TASK/seeds_0-1. All output of the sweeps is in `TASK.log` under `--work`.
 
 What is to outlast the machine is in `--results`, and is committed to git by whoever starts the suite. A finished chunk becomes
 `suite_TASK.seeds_0-1.csv` and `.json`, and is not trained again, whether or not its run folder is still there. When all are
 there, `suite_TASK.json`, `suite_TASK.csv` and `suite_TASK.png` take their place. Each variant of a pilot is one sweep and
-becomes `pilot_NAME.VARIANT.json`, and all together `pilot_NAME.json`. A result of another experiment than the task is now is
-never overwritten. The results of trials are in `results` of the work folder, where `--results` is not given.
+becomes `pilot_NAME.VARIANT.json`, and all together `pilot_NAME.json`. A result is never overwritten if its experiment differs
+from that of the task as it is now. The results of trials are in `results` of the work folder, unless `--results` is given.
 
 Ctrl-C and SIGTERM end it with exit status 130, after a checkpoint of the sweep; whatever else ends it costs what the sweep has
 done since its last checkpoint. The same command goes on. A task that fails is recorded and the next one is begun; it is tried

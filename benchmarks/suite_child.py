@@ -1,7 +1,7 @@
 """Starts a sweep of `benchmarks.suite`: becomes `ddpg-jax`, but nicer, and does not outlive the suite.
 
-`python benchmarks/suite_child.py NICE PARENT WORDS...` is `ddpg-jax WORDS...` at the niceness NICE, which is sent SIGTERM, and
-so stops after a checkpoint, when the process PARENT ends in whatever way.
+`python benchmarks/suite_child.py NICE PARENT WORDS...` is `ddpg-jax WORDS...` with the niceness raised by NICE. It is sent
+SIGTERM, and so stops after a checkpoint, when the process PARENT ends, however that happens.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.sweeps
 
-One process for each number of devices, since JAX fixes it when it starts. All stay, and in a round each sweep and each limit
-has a turn: what else the machine does falls on all, and ratios are taken within a round. A turn lasts as long as a run takes
-between two looks at the world outside, at least a second. Pendulum-v1, 256-256 networks, one update a step. Writes
-`benchmarks/results/sweeps.json`.
+Each batch size and number of devices has a process of its own, since JAX fixes its devices when it starts. All keep running,
+and in a round each sweep and each limit has a turn, so other work on the machine affects all of them; ratios are taken within a
+round. A turn of a sweep lasts as long as a piece of a run (see `running.blocks`), and at least a second. Pendulum-v1, 256-256
+networks, one update a step. Writes `benchmarks/results/sweeps.json`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that stay and take turns, so that what else a machine does falls on all that are compared."""
+"""Processes that keep running and take turns, so that other work on the machine affects all that are compared."""
 
 from __future__ import annotations
 

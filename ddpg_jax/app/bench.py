@@ -89,9 +89,9 @@ def make_limit(
     updates: int,
     devices: Sequence[Any] | None = None,
 ) -> Callable[[], float]:
-    """Makes a function that does the products of so many updates in one compiled loop, and returns updates per second.
+    """Makes a function that does the products of `updates` updates in one compiled loop, and returns updates per second.
 
-    If there are several devices, each does as many, at the same time.
+    If several `devices` are given, each does as many, at the same time; by default there is one, the first local device.
     """
     keys = iter(jax.random.split(jax.random.key(0), 64))
 

@@ -148,8 +148,8 @@ class Checkpoints:
             say: reports a line.
 
         Raises:
-            ConfigError: the checkpoint was written with another number of devices; or there are checkpoints, and none can be
-                read, which may have other causes: they all stay.
+            ConfigError: the checkpoint was written with another number of devices, the processes have none in common, or none
+                of those that exist can be read. All of them stay, since the cause may lie elsewhere.
         """
         here: list[int] = sorted(self._manager.all_steps(), reverse=True)
         everyone = self._processes.gather(here)
@@ -215,7 +215,7 @@ class Checkpoints:
 
 
 def _ignore_late_errors() -> None:
-    """Ignores errors of orbax's threads and coroutines from here on: it raises them, or another, where it is waited for.
+    """Ignores errors of orbax's threads and coroutines from here on: whoever waits for orbax gets them, or another error.
 
     They would be printed with tracebacks when a failed read is stopped, or whenever Python collects what is left of it.
     """

@@ -156,7 +156,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _stopped(stop: Any, options: argparse.Namespace) -> int:
-    """Reports that a signal has stopped a command that can be resumed."""
+    """Reports that a signal or the time limit has stopped a command that can be resumed."""
     again = shlex.join([word for word in options.arguments if word not in ("--resume", "--overwrite")])
     return _fail(f"{stop}; go on with: ddpg-jax {again} --resume", stop.status)
 
@@ -175,7 +175,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tell_files(given: str, read: str) -> None:
-    """Reports the files of the current folder for which keyword arguments of an environment were taken."""
+    """Reports which keyword arguments of an environment were taken for files of the current folder."""
     folder = os.getcwd()
     names = {os.path.basename(path) for path in re.findall(r'"([^"]+)"', read) if os.path.dirname(path) == folder}
     for name in sorted(name for name in names if re.search(rf"(?<![\w/\\]){re.escape(name)}", given)):

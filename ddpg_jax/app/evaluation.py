@@ -72,7 +72,7 @@ def recorded(folder: Path, policy_at: Path, changes: Mapping[str, Any] = Mapping
 
 
 def policy_folder(folder: Path, member: str | None = None, kind: str = "policy") -> Path:
-    """Returns the folder of a run's policy; in a sweep, that of a member, by default the one with the best last return.
+    """Returns the folder of a run's policy; in a sweep, a member's, by default of the unpruned one with the best last return.
 
     With `kind="policy_best"`, it is the policy with the best evaluation, and by default the member with the best of all.
 

@@ -18,7 +18,7 @@ from ddpg_jax.running.intervals import interval, interval_over_points, iqm, rank
 from ddpg_jax.running.results import Stop, plural
 
 MAX_LINES, HIGHEST = 8, 3
-"""Learning curves in a panel that can be told apart. Of more, `HIGHEST` and the median have colours; the rest is grey."""
+"""Learning curves in a panel that can be told apart. If there are more, all but the `HIGHEST` best and the median are grey."""
 MAX_VALUES, BINS = 12, 6
 """A field with more than `MAX_VALUES` values has them grouped into `BINS` bins."""
 GREY = "0.75"
@@ -29,7 +29,7 @@ MAX_TICKS = 6
 WIDE = 20.0
 """Ratio of the largest value of a field to the smallest from which on its axis is logarithmic."""
 MAX_CELLS = 10
-"""Cells in a row of a heat map; more leave no room for numbers, nor for the names of all values."""
+"""Maximum number of rows or columns of a heat map; more leave no room for numbers, nor for the names of all values."""
 
 
 def figures(
@@ -188,10 +188,10 @@ def sensitivity(
     what: str = report.WITHOUT_NOISE,
     pruned: Collection[tuple[Any, ...]] = (),
 ) -> None:
-    """Draws the IQM of the final return at each value of a swept field, over seeds and all other fields, one panel for each.
+    """Draws the IQM of the final return against each swept field, in a panel of its own, over seeds and all other fields.
 
-    Numbers that a random search has drawn occur once each, so neighbouring values are grouped. The band is the interval over
-    seeds, if each point has several. Members that have diverged are counted and left out.
+    More than `MAX_VALUES` numbers, as a random search draws them, are grouped with their neighbours. The band is the interval
+    over seeds, if each point has several. Members that have diverged are counted and left out.
 
     Args:
         fields: names of the swept fields.
@@ -275,7 +275,7 @@ def heat_map(
 ) -> None:
     """Draws the IQM of the final return over two swept fields; says where a member has diverged, and where points were pruned.
 
-    The arguments are those of `sensitivity`.
+    The arguments are those of `sensitivity`, except that `pruned` maps points to the steps at which they were pruned.
     """
     columns, rows = values_of(final, 0), values_of(final, 1)
     table = np.full((len(rows), len(columns)), np.nan)

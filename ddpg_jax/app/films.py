@@ -38,7 +38,7 @@ def check_ending(path: Path) -> None:
 
 
 SHORTEST, LONGEST = 2, 60_000
-"""How long a frame of a GIF is shown, in hundredths of a second. What is shorter, many programs show for ten of them."""
+"""Limits of how long a GIF shows a frame, in hundredths of a second. Many programs show a shorter frame for ten of them."""
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def overview(options: EnvOptions) -> str:
-    """Returns a line for every installed environment, and one for every extra that is not installed."""
+    """Returns a line for every installed environment or family of them, and one for every extra that is not installed."""
     with _silence():
         import_modules(options.imports)
         rows = [*device_rows(DEVICE), *host_rows(name for name in host_names() if not name.startswith(ROBOTICS))]

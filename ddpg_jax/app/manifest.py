@@ -200,7 +200,7 @@ def check_resumable(
 
 
 def _shortened(manifest: dict[str, Any], experiment: Experiment) -> list[str]:
-    """Explains why a run cannot be continued to so many steps, or updates without steps, if it cannot."""
+    """Explains why a run cannot be continued to the length of an experiment, in steps or offline updates; empty if it can."""
     old, name = manifest["experiment"], "updates" if is_offline(experiment) else "steps"
     before, now = old.get(name, 0), length(experiment)
     if (old["steps"] == 0) != is_offline(experiment):

@@ -54,7 +54,7 @@ def _values(curves: Curves) -> list[np.ndarray]:
 def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
     """Reads the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
 
-    Settings are also when members stop, and the schedule of a run.
+    Settings include when members stop, and how their hyperparameters change.
 
     Args:
         folders: of the runs.

@@ -160,9 +160,10 @@ def take_up(
     rows: Sequence[dict[str, Any]],
     kept: Checkpoint | None,
 ) -> tuple[Policies, list[dict[str, Any]]]:
-    """Returns the policies of a program as they were at its checkpoint, and the rows that came after it, at the end of the run.
+    """Returns the policies of a program as they were at its checkpoint, and the rows that `Policies.note` has yet to take.
 
-    Args: those of `Policies`, with all rows so far, and `kept`, the checkpoint, or None for a program that begins.
+    These are the rows of an evaluation that took place only because the run ended there; see `clock.is_regular`. The arguments
+    are those of `Policies`, with all rows so far, and `kept`, the checkpoint, or None for a program that begins.
     """
     late = step_at(experiment, kept.iteration) if kept and not is_regular(experiment, kept.iteration) else math.inf
     policies = Policies(folder, program, experiment, k=k, total=total, rows=[row for row in rows if row["step"] < late])

@@ -31,7 +31,7 @@ T = TypeVar("T")
 WAIT = 300.0
 """Seconds that processes wait for each other at the start."""
 REFUSED = 30.0
-"""Seconds that they wait where the host of process 0 says that nobody listens, which it does from its first second on."""
+"""Seconds that they wait while the host of process 0 says that nobody listens: process 0 listens from its first second on."""
 PATIENCE = 5.0
 """Seconds after which they say that they wait."""
 GRACE = 10.0
@@ -148,7 +148,7 @@ def listen(meeting: Meeting | None) -> socket.socket | None:
 
 @contextlib.contextmanager
 def connected(meeting: Meeting | None, server: socket.socket | None = None) -> Iterator[Processes]:
-    """Connects the processes of a meeting; without one, there is only this process. The others learn of errors in the context.
+    """Connects the processes of a meeting; without one, there is only this process. An error in the context ends the others.
 
     Args:
         meeting: where they meet.

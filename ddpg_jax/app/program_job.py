@@ -162,8 +162,9 @@ class ProgramJob:
     def _save_before_failure(self, tick: Tick) -> None:
         """Saves what was learned before the step at which an environment failed; its episodes will start again.
 
-        Nothing is saved before the first checkpoint, so that the same command can be given again; nor if there are other
-        processes, which do not know of the failure yet and write no checkpoint.
+        A checkpoint is saved only if there is an earlier one, and the policies only if there is one or an evaluation: without
+        either, the same command can be given again. Nothing is saved if there are other processes, which do not know of the
+        failure yet and write no checkpoint.
         """
         if self.processes.total == 1 and self.checkpoints.any() and tick.iteration > self._saved_at:
             self._policies.save_best()

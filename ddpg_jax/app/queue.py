@@ -28,7 +28,7 @@ class ProgramQueue:
     def __init__(self, groups: list[Group], recorded: list[list[int]], processes: Processes, *, unit: int = 1):
         """Takes up the programs that a manifest has recorded, by the numbers of their members; the others follow.
 
-        So many members as `unit` says stay in one program, if they fit.
+        Members that belong together, `unit` of them, stay in one program if they fit.
         """
         self._unit = unit
         self.planned = groups

@@ -77,7 +77,7 @@ def record(folder: Path, policy_at: Path, target: Target, *, source: Source, des
         describes: what the episodes are, for the dataset's description.
 
     Raises:
-        ConfigError: the folder holds no complete run, or its environment is another.
+        ConfigError: the folder holds no complete run, or its environment does not have the shapes and bounds of the policy.
         EnvironmentFailure: the environment failed.
     """
     x = recorded(folder, policy_at)

@@ -71,7 +71,7 @@ def restore_rows(
 
 
 def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dict[int, float]:
-    """Returns the last step of each member whose rows are kept; infinity if its program has finished."""
+    """Returns, for each member, the last step whose rows are kept; infinity in programs before that of the checkpoint."""
     experiment, members = queue.groups[kept.program]
     step = step_at(experiment, kept.iteration)
     if not finished and not is_regular(experiment, kept.iteration):  # the run was to end here, and now does not
@@ -84,7 +84,7 @@ def _steps_reached(kept: Checkpoint, queue: ProgramQueue, finished: bool) -> dic
 
 
 def _until_stopped(kept: Checkpoint, queue: ProgramQueue, reached: dict[int, float], processes: Processes) -> dict[int, float]:
-    """Returns the last step of each member that has a row, given the last steps of the program's members."""
+    """Returns, for each member, the last step that has a row: that in `reached`, or an earlier one at which it was stopped."""
     experiment, members = queue.groups[kept.program]
     stopped = Journal(*kept.journal).stopped or []
     own = zip(processes.share(members), stopped, strict=False)
@@ -95,7 +95,7 @@ def _until_stopped(kept: Checkpoint, queue: ProgramQueue, reached: dict[int, flo
 def _missing_steps(
     kept: Checkpoint, queue: ProgramQueue, rows: list[dict[str, Any]], *, reached: dict[int, float]
 ) -> list[int]:
-    """Returns the steps of evaluations before the checkpoint of which metrics.csv does not have all members."""
+    """Returns the steps of evaluations before the checkpoint for which metrics.csv lacks the row of some member."""
     experiment, members = queue.groups[kept.program]
     present = {(row["member"], row["step"]) for row in rows}
     last = kept.iteration - Journal(*kept.journal).due
@@ -141,5 +141,5 @@ def noted_demonstrations(folder: RunFolder, experiment: Experiment, store: Any) 
 
 
 def backend_of(experiment: Experiment) -> str:
-    """Returns where its environment runs, device or host: what `backend=auto` resolves to."""
+    """Returns where the environment of an experiment runs, device or host, with `backend=auto` resolved."""
     return "host" if device_env(experiment.backend, experiment.env, env_options(experiment)) is None else "device"

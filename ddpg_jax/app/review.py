@@ -27,7 +27,7 @@ from ddpg_jax.running.intervals import interval, iqm, ranking_score
 from ddpg_jax.running.rows import SUCCESS
 
 MAX_ROWS, MAX_COMPARED = 20, 6
-"""Points in a table of results, and points that are compared with each other; of more, those are shown that end highest."""
+"""Points in a table of results, and points that are compared; if there are more, only those that end highest are shown."""
 
 
 RETURNS = {

@@ -37,7 +37,7 @@ CONTENTS = (
 )
 """Files and folders of a run. The manifest is removed last, so that an interrupted removal can be repeated."""
 LEFTOVERS = (LOCK, "manifest.json.tmp")
-"""Files that a run leaves if it is killed before its first step."""
+"""Files that a run leaves if it is killed before it has written its manifest."""
 
 
 def default_folder(experiment: Experiment, members: list[Member]) -> Path:

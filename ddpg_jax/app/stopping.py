@@ -1,4 +1,4 @@
-"""Settles when the members of a run stop, if it is told so, and notes in its manifest where they have stopped."""
+"""Defines when a run or its members stop early, as the command line and the manifest say, and reads where they stopped."""
 
 from __future__ import annotations
 

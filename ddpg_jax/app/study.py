@@ -68,10 +68,10 @@ class Finished(NamedTuple):
 class Study:
     """Points that were asked for, and what they have reached. Several processes may share one study.
 
-    The points depend only on what is finished or set aside: each batch is drawn by a new sampler, whose seed is made of that of
-    the study, the number of those points, and the number of this process among those at work. Hence one process that is
-    interrupted and resumed asks for the same points as one that is not, except of CMA-ES, whose draws depend on the numbers of
-    trials, too.
+    The points of one process depend only on what is finished or set aside: a new sampler draws each batch, with a seed made of
+    that of the study, the number of those points, and the number of the process among those at work; `qmc` takes the first free
+    places of one sequence. Hence a process that is interrupted and resumed asks for the same points as one that is not, except
+    with CMA-ES, whose draws also depend on the numbers of trials.
     """
 
     def __init__(self, folder: Path, ranges: Mapping[str, Range], *, sampler: str, seed: int):
@@ -200,13 +200,13 @@ class Study:
             self._study.tell(number, state=states.FAIL if value is None else states.PRUNED, skip_if_finished=True)
 
     def give_back(self, trials: Sequence[Any]) -> None:
-        """Fails trials that were not trained to the end."""
+        """Marks trials that were not trained to the end as failed."""
         if TRAINED not in trials[-1].user_attrs:  # otherwise the next process at work ends them
             for trial in trials:
                 self._end(trial.number, None)
 
     def set_aside(self, trials: Sequence[Any]) -> None:
-        """Fails trials of points that are refused or that an environment did not survive, which are not asked for again."""
+        """Marks trials as failed, and not to be asked for again: their points are refused, or an environment failed on them."""
         for trial in trials:
             trial.set_user_attr(ASIDE, True)
         self.give_back(trials)
@@ -217,7 +217,7 @@ class Study:
     def importances(self) -> dict[str, float]:
         """Returns the share of each field in the variation among the best points (PED-ANOVA, Watanabe et al. 2023).
 
-        It is empty for fewer than ten points, of which too little can be said, and if all have reached the same return.
+        It is empty if the points that have not diverged have reached fewer than ten different returns, which say too little.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

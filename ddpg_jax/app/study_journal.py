@@ -16,8 +16,9 @@ def open_journal(path: Path) -> Any:
     """Opens the journal of Optuna at a path, or begins it.
 
     Optuna appends lines while it holds a lock, a file beside the journal. If a process is killed or the disk is full while it
-    writes, the next line would follow a part of one, after which nothing could be read any more. A lock that a process has left
-    behind is removed after half a minute; by default it is a symbolic link, which nobody removes if its target is relative.
+    writes, the next line would follow a part of one, and the journal could no longer be read. A lock that a process has left
+    behind is removed after half a minute. Optuna's default lock is a symbolic link, which nobody removes if its target is
+    relative.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock

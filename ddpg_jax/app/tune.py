@@ -84,7 +84,7 @@ def tune(plan: Plan, *, points: int, batch: int, out: Path | None, resume: bool)
 def _check(plan: Plan, given: Mapping[str, Any]) -> None:
     """Checks that points within these ranges can be trained, with two of them, and the ends of each range.
 
-    Some of these points must read each field that is given.
+    Each field that is given must be read by at least one of these points.
     """
     points = plan.trial_points()
     groups = plan.groups(points)
@@ -123,7 +123,7 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _asked(folder: Path, study: Study, *, points: int, batch: int) -> Iterator[list[Any]]:
-    """Asks for a batch of points, or for those that are left of all, of which others may be training some.
+    """Asks for a batch of points, or for fewer if fewer are left; points that others are training do not count.
 
     They are given back if they are not trained to the end, or set aside if they cannot be.
     """

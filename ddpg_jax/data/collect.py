@@ -63,8 +63,8 @@ def collect(
         at_once: the most environments that play side by side, if not as many as `AT_ONCE` says.
 
     Raises:
-        ConfigError: there are no episodes to play, or the environment has no time limit.
-        EnvironmentFailure: the environment raised, or returned a number that is not finite.
+        ConfigError: there are no episodes to play, or an environment in JAX has no time limit.
+        EnvironmentFailure: the environment raised, returned a number that is not finite, or did not end an episode.
 
     >>> import ddpg_jax as dj
     >>> env = dj.envs.make_device("Pendulum-v1")

@@ -64,7 +64,7 @@ def flat_obs(obs: Any) -> np.ndarray:
 def from_ring(rows: np.ndarray, head: np.ndarray, size: np.ndarray, *, spec: EnvSpec, space: Any) -> list[Episode]:
     """Returns the episodes in a ring buffer (see `types.ReplayState`), lane by lane, each from the oldest on.
 
-    The oldest episode of a lane may lack its begin, and the newest its end, where it counts as truncated.
+    The oldest episode of a lane may lack its beginning, and the newest its end, where it counts as truncated.
 
     Args:
         rows: `[C, 2 * O + A + 3]`.

@@ -49,8 +49,8 @@ def read_npz(path: Path) -> list[Episode]:
     """Reads episodes from a file.
 
     Without `next_observations`, the successor of a step is the next row, and the last step of an episode that did not
-    terminate is left out, since its successor is not known. With them, an episode is divided where the next row is another
-    state than the successor.
+    terminate is left out, since its successor is not known. With it, an episode is also divided where the next row is not the
+    successor.
 
     Raises:
         ConfigError: the file cannot be read, lacks an array, its arrays have different lengths or hold no numbers, or the

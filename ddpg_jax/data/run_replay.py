@@ -58,7 +58,8 @@ def newest_ring(folder: Path, manifest: dict[str, Any], member: int | None = Non
         member: its number; by default the first one of the checkpoint.
 
     Raises:
-        ConfigError: there is no checkpoint, it cannot be read, or it is one without this member.
+        ConfigError: the run has several processes or no checkpoint, or the newest cannot be read, or lacks a replay of this
+            package or this member.
     """
     root = folder / "checkpoints"
     if manifest.get("processes", 1) > 1:

@@ -1,6 +1,6 @@
 """Provides environments by name, with one adapter per file.
 
-A third party is imported only when one of its environments is requested.
+A third-party library is imported only when one of its environments is requested.
 """
 
 from ddpg_jax.envs.adapters.functional import from_functional

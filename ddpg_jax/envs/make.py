@@ -37,7 +37,7 @@ def renew_always(reset: Reset) -> Renew:
 
 
 def renew_at_ends(reset: Reset) -> Renew:
-    """Draws starts for ended episodes only, an eighth of the lanes at a time, with the same values as `renew_always`.
+    """Draws starts for ended episodes only, eight or an eighth of the lanes at a time, with the same values as `renew_always`.
 
     Under `vmap`, however deeply nested, all lanes share one loop: a `cond` per lane would become a `select`, which computes
     both of its sides.

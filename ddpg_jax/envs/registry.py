@@ -67,7 +67,7 @@ def on_device(backend: str, name: str) -> bool:
     """Returns True if an environment of this name is compiled into the program, given the backend device, host or auto.
 
     Raises:
-        ConfigError: the backend is host, and Gymnasium has no environment of this name.
+        ConfigError: the backend is host, and the environment of this name is only in JAX.
     """
     if backend == "host" and only_in_jax(name):
         raise ConfigError(f"backend=host is not allowed with env={name}; it must be device or auto")
@@ -127,7 +127,7 @@ def make_of(family: Family, name: str) -> Env:
 
 
 def nearest(word: str, words: list[str]) -> str:
-    """Ends an error message with those of `words` that are nearest to `word`, or with all of them if they are few."""
+    """Ends an error message with those of `words` that are near `word`; if none is, with all of them if they are few."""
     lowered = {w.lower(): w for w in words}
     close = [lowered[w] for w in difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)]
     if close:

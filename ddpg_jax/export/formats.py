@@ -56,13 +56,14 @@ def export_policy(policy: Policy, path: str | Path, *, to: str = "", notes: Mapp
     """Writes a policy as one function, `obs [B, *obs_shape] -> action [B, *action_shape]`, that runs without this package.
 
     Observations are what the environment returns, actions are in its own units: normalization and rescaling are inside. Before
-    the file is written, it is run on 1,000 observations, and must give the policy's actions to 1e-5 of half their range.
+    the file is written, it is run on 1,000 observations, and must give the policy's actions to 1e-5 of half their range (1e-2
+    with `precision=bfloat16`).
 
     Args:
         policy: the policy.
         path: of the file.
         to: `onnx`, `stablehlo` (a zip file with a function for `jax.export`, and its StableHLO) or `npz` (arrays for NumPy); by
-            default, that of which the path has the ending.
+            default, the one that the ending of the path names.
         notes: more metadata, JSON; it replaces entries of `describe` that have the same name.
 
     Raises:

@@ -89,7 +89,7 @@ def npz_bytes(policy: Policy, about: Mapping[str, Any]) -> bytes:
         about: metadata, JSON.
 
     Raises:
-        ConfigError: its network is not one of this package, or computes with bfloat16, which NumPy does not have.
+        ConfigError: its network or its activation is not one of this package, or it computes with bfloat16, which NumPy lacks.
     """
     steps = _steps(policy)
     file = io.BytesIO()

@@ -47,7 +47,7 @@ class Graph:
         return name
 
     def shape(self, sizes: Sequence[Any]) -> Any:
-        """Returns a shape `[R]` int64, in which a size that is not a number is the batch size: an array or a name."""
+        """Returns a shape `[R]` int64: an array, or the name of one if a size is not a number, which is then the batch size."""
         if all(isinstance(size, int) for size in sizes):
             return np.array(sizes, np.int64)
         parts = [
@@ -184,7 +184,7 @@ def _cut(graph: Graph, x: Any, places: dict[int, tuple[int, int, int]]) -> str:
 
 
 def _one_plus(first: str, number: float, second: str) -> Callable[..., str]:
-    """Returns the rule of a function of a function, with a number added between them or, if `second` is empty, at the end."""
+    """Returns the rule of `first(x) + number`, or of `second(x + number)` if `second` is not empty."""
 
     def rule(graph: Graph, eqn: Any, x: Any) -> str:
         one = np.asarray(number, eqn.invars[0].aval.dtype)

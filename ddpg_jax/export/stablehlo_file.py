@@ -1,4 +1,4 @@
-"""Writes a policy as a compiled program that JAX, or anything that reads StableHLO, runs on any platform and any network."""
+"""Writes a policy, of any network, as a program that JAX, or anything that reads StableHLO, runs on any platform."""
 
 from __future__ import annotations
 

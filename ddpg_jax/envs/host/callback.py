@@ -1,8 +1,8 @@
 """Turns Gymnasium environments into an `Env` whose steps are calls from the compiled program back into Python.
 
 The program's state of an environment is three numbers, `[3]` int32: the numbers of its `HostEnvs` and of its `Lane`, and its
-status. One call steps all environments of a member. The call never raises: an error is stored, the program ends at that step,
-and the caller of the program retrieves it with `failure`.
+status. One call steps all environments of a member, or of all vmapped members. The call never raises: an error is stored, the
+program ends at that step, and the caller of the program retrieves the error with `failure`.
 """
 
 from __future__ import annotations
@@ -375,7 +375,7 @@ def host_env(make: Callable[[], Any], name: str, reward_threshold: float | None 
         make: makes one environment.
         name: the name used in reports.
         reward_threshold: mean return at which the environment counts as solved.
-        order: `textbook`, or `overlapped` to step environments in the thread that runs the program while it continues.
+        order: `textbook`, or `overlapped` to step environments in the thread that calls the program, which goes on meanwhile.
 
     Raises:
         ConfigError: the function fails or makes no environment, or DDPG does not support its spaces.

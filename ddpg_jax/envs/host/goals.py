@@ -58,9 +58,10 @@ def goal_on_host(any_env: Callable[[], Any], failed: Callable[[Exception], None]
 
     Its errors go to `failed`, and the program gets NaN.
 
-    It is None if there is no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`, with the reason if it is unusual.
-    `compute_terminated`, if it exists, is called for one goal at a time, because it need not support batches. If it does not,
-    an episode may still end where its goal is reached; see `Goal.tells_ends`.
+    The goal is None if there is no `compute_reward(achieved [B, G], desired [B, G], info) -> [B]`, or if that or
+    `compute_terminated` cannot be used, with the reason if it is unusual. `compute_terminated`, if it exists, is called for one
+    goal at a time, because it need not support batches. If it does not exist, an episode may still end where its goal is
+    reached; see `Goal.tells_ends`.
     """
     env: Any = any_env()
     dim, info = env.observation_space["desired_goal"].shape[0], _Info()

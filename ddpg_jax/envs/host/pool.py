@@ -123,8 +123,8 @@ class Pool:
     def goes_on_after_restore(self, *, now: bool) -> bool:
         """Returns True if a copy that is restored from a snapshot was shown to go on as the saved one does.
 
-        It is shown once, with idle copies, and if `now`: nothing may be restored while copies are in use, which could share
-        something with it.
+        It is tested once, with idle copies, and only if `now`: nothing may be restored while copies are in use, because they
+        could share something with it.
         """
         if self._goes_on is None and now and self.idle:
             self._goes_on = goes_on_after_restore(self.idle[0], self.idle[:2][-1], actions=self.fixed_actions(STEPS))

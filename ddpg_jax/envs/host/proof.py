@@ -17,14 +17,14 @@ from ddpg_jax.envs.host.surroundings import surroundings
 SEEDS = (0, 1)
 """Seeds of the saved copy and of the other one, which must be in another state before it is restored."""
 STEPS = 20
-"""Steps that are compared; then an episode begins, in which a few more are."""
+"""Steps that the saved copy takes; all but the first are compared, and then a few more steps of a new episode."""
 
 
 def goes_on_after_restore(saved: Lane, other: Lane, *, actions: np.ndarray) -> bool:
     """Returns True if the second copy, restored from a snapshot of the first, takes the same steps, bit by bit.
 
-    Nothing that their methods can reach beside them may change meanwhile. Whatever goes wrong counts as False. The copies keep
-    what they hold, but not the state that it is in: reset them.
+    Returns False if anything fails, or if anything else that their methods can reach changes meanwhile. The copies keep the
+    objects that they hold, but not the states of these: reset them.
 
     Args:
         saved: an idle copy.

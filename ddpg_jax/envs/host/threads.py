@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class Flag:
-    """Is set by handlers of signals, for which an `Event` is no use: one within another would wait for its lock forever."""
+    """Is set by handlers of signals. An `Event` is no use there: one handler within another would wait for its lock forever."""
 
     def __init__(self) -> None:
         self._is_set = False
@@ -34,7 +34,7 @@ stopping = Flag()
 
 
 POLL_INTERVAL = 0.05
-"""Seconds between the checks for signals of a waiting thread, which a signal delivered to another thread does not wake."""
+"""Seconds between checks for signals by a waiting thread, since a signal delivered to another thread does not wake it."""
 
 
 class Threads(Protocol):

@@ -34,7 +34,7 @@ class Spaces(NamedTuple):
 
 
 def try_out(lane: Lane, name: str, spaces: Spaces, *, action: np.ndarray) -> None:
-    """Resets an environment and takes one step. What it is reset to later depends on the seed of that reset.
+    """Resets an environment and takes one step. The trial does not affect a later reset, which has a seed of its own.
 
     Raises:
         EnvironmentFailure: it raised, or returned what is not allowed.
@@ -51,7 +51,7 @@ def try_out(lane: Lane, name: str, spaces: Spaces, *, action: np.ndarray) -> Non
 
 
 def _explain(lane: Lane, failure: EnvironmentFailure, call: str, *, action: np.ndarray) -> str:
-    """Says what is wrong, with the place of the method that is at fault where no line of it was passed through."""
+    """Says what is wrong, and where the method at fault is defined if the error passed through no line of it."""
     layers, error = layers_of(lane.env), failure.__cause__
     method = getattr(type(layers[-1]), call)
     if error is None:

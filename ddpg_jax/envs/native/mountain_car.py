@@ -15,7 +15,7 @@ POWER, GRAVITY = 0.0015, 0.0025
 
 
 def mountain_car(goal_velocity: float = 0.0, max_episode_steps: int = 999) -> Env:
-    """Makes a car in a valley that is too weak to drive straight up to the goal on its right.
+    """Makes a car that is too weak to drive straight up from its valley to the goal on the right.
 
     Args:
         goal_velocity: the minimum velocity with which it must pass the goal.

@@ -19,7 +19,7 @@ def reach_outcome(achieved: Array, desired: Array) -> tuple[Array, Array]:
 
 
 def point_reach() -> Env:
-    """Makes a point in the square [-1, 1]^2 that must reach a goal and stay there for 50 steps, with reward -1 elsewhere.
+    """Makes a point in the square [-1, 1]^2 that has 50 steps to reach a goal and stay there, with reward -1 elsewhere.
 
     The action is its velocity, up to 0.1 per step along each axis. Start and goal are uniform; the best mean return is about
     -8. An episode that ends at its goal is a success.
