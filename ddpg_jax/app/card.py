@@ -76,8 +76,8 @@ def model_card(folder: Path, done: Exported, *, to: str) -> str:
             USE[to].format(file=done.path.name, shape=shape),
             "```",
             "",
-            f"The file was compared with the policy on 1,000 observations: it differs by at most {done.difference:.0e} of half "
-            f"the action range, in {done.program}.",
+            f"The file was compared with the policy on 1,000 observations: actions differ by at most {done.difference:.0e} of "
+            f"half the action range, when it is run with {done.program}.",
             "",
             "## Results",
             "",

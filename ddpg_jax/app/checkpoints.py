@@ -199,7 +199,7 @@ class Checkpoints:
             if meta.get("places", slots) != slots:
                 raise ConfigError(
                     f"{self._folder} was written with {meta['places']} slots for members, and this machine has {slots}; resume "
-                    "a run with as many cores or devices, and as many processes, as it had"
+                    "the run with as many cores or devices, and as many processes, as it was started with"
                 )
             arrays = self._manager.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes)))["arrays"]
             if checksum(arrays, meta["text"], meta["journal"]) != meta["checksum"]:

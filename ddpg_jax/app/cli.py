@@ -179,7 +179,7 @@ def _tell_files(given: str, read: str) -> None:
     folder = os.getcwd()
     names = {os.path.basename(path) for path in re.findall(r'"([^"]+)"', read) if os.path.dirname(path) == folder}
     for name in sorted(name for name in names if re.search(rf"(?<![\w/\\]){re.escape(name)}", given)):
-        tell(f"env_kwargs: {name} is the file of this name in {folder}")
+        tell(f"env_kwargs: {name} is taken to be the file of that name in {folder}")
 
 
 def _import(modules: Any) -> None:
@@ -227,7 +227,7 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
     if prune is None and fraction is not None:
         raise ConfigError(f"--prune-fraction {fraction} needs --prune RUNGS")
     if prune == "none" and not options.resume:
-        raise ConfigError("--prune none lets the pruned points of a run go on and needs --resume; leave it out")
+        raise ConfigError("--prune none lets the pruned points of a run go on and needs --resume; also give --resume")
     pruning = None if prune in (None, "none") else make_pruning(prune, fraction, groups)
     return Stopping(hours, parse_until(options.until), pruning, prune or "")
 
@@ -279,11 +279,12 @@ def _export(options: argparse.Namespace) -> int:
     ending = options.out.suffix.removeprefix(".")
     to = options.to or (ending if ending in EXPORTS else "onnx")
     if ending in EXPORTS and ending != to:
-        raise ConfigError(f"--to {to} is not allowed with out={options.out}, whose ending is that of {ending}; change one")
+        raise ConfigError(f"--to {to} is not allowed with out={options.out}, whose ending means {ending}; change --to or --out")
     card = card_path(options.dir, options.out) if options.card else None
     check_jax()
     done = export(options.dir, to, options.out, member=options.member, kind=_kind(options))
-    print(f"{options.out}: differs from the policy by {done.difference:.0e} of half the action range, in {done.program}")
+    compared = f"differ from the policy's by at most {done.difference:.0e} of half the action range"
+    print(f"{options.out}: run with {done.program}, its actions {compared}")
     if card:
         write_text(card, model_card(options.dir, done, to=to))
         print(card)

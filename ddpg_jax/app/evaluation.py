@@ -81,7 +81,10 @@ def policy_folder(folder: Path, member: str | None = None, kind: str = "policy")
     """
     at = folder / kind
     if not at.exists() and kind != "policy":
-        raise ConfigError(f"{folder} holds no {kind}; the best policy is kept in runs with evaluations (eval_episodes above 0)")
+        raise ConfigError(
+            f"{folder} holds no {kind}; only runs with evaluations (eval_episodes above 0) keep the best policy, so leave out "
+            "--best"
+        )
     if not (at / "policy.json").exists() and at.exists():
         run = RunFolder(folder)
         rows = run.read_rows()
@@ -106,7 +109,7 @@ def policy_folder(folder: Path, member: str | None = None, kind: str = "policy")
             raise ConfigError(f"member={member} is not in {folder}; it must be one of {', '.join(known)}")
         return at / f"member_{member}"
     if member is not None and at.exists():
-        raise ConfigError(f"member={member} is not allowed; {folder} holds a single run, not a sweep")
+        raise ConfigError(f"member={member} is not allowed, since {folder} holds a single run, not a sweep; leave out --member")
     return at
 
 

@@ -46,8 +46,8 @@ def resumed(evolution: Evolution | None, recorded: Mapping[str, Any]) -> Evoluti
         old, new = (value if isinstance(value, dict) else {} for value in values)
         which = ", ".join(name for name in new if name in old and new[name] != old[name])
         raise ConfigError(
-            f"{kind} is not that of this run{f', which differs in {which}' if which else ''}; give the options with which it "
-            "was started"
+            f"{kind} is not what this run was started with{f' (it differs in {which})' if which else ''}; give the options of "
+            "the command that started it"
         )
     return evolution
 

@@ -235,8 +235,8 @@ def sensitivity(
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     several = min(map(len, final.values())) > 1
-    pooled = "\nof all points that have the value" if len(fields) > 1 else ""
-    crosses = "; crosses were pruned" if pruned else ""
+    pooled = "\nof all points with this value" if len(fields) > 1 else ""
+    crosses = "; crosses: pruned points" if pruned else ""
     panels[0].set_ylabel(f"final {what}\n(IQM" + (" and 95 % interval over seeds" if several else "") + f"{pooled}{crosses})")
     figure.suptitle(title)
     save(figure, path)

@@ -32,7 +32,7 @@ def check_ending(path: Path) -> None:
         raise ConfigError(f"video={path} is not allowed; there is no folder {path.parent}")
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ConfigError(
-            f"video={path} needs a package that is not installed; install extra video, or pip install imageio-ffmpeg, "
+            f"video={path} needs a package that is not installed; install the extra video, or pip install imageio-ffmpeg, "
             "or name a .gif"
         )
 

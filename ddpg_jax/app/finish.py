@@ -52,9 +52,9 @@ def finish(
             thresholds[member.number] = read_policy(policy).spec.reward_threshold
         except ConfigError as error:
             if not (policy / "policy.json").exists():
-                say(f"{policy} is missing, and the program that trained it has finished")
+                say(f"{policy} is missing, and cannot be written again, since the program that trained it has finished")
             else:
-                say(f"{error}; the program that trained it has finished")
+                say(f"{error}; it cannot be written again, since the program that trained it has finished")
     stops = stops_of(folder.manifest())
     summary = report.summarize(rows, thresholds, seconds, stops=stops)
     folder.check_held()

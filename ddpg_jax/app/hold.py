@@ -68,12 +68,12 @@ class Hold:
             return
         if not _same(self._folder, self._path):
             raise ConfigError(
-                f"out={self._given} was moved, removed or replaced while this run wrote into it; move it back, or name the "
-                "place where it is now, and go on with --resume"
+                f"out={self._given} was moved, removed or replaced while this run was writing into it; move it back, or give "
+                "its new path as --out, and continue with --resume"
             )
         if self._lock is not None and not _same(self._lock.fileno(), self._path / LOCK):
             raise ConfigError(
-                f"out={self._given} has another {LOCK} than the one that this run made, as if another run had begun there; "
+                f"out={self._given} has a {LOCK} other than the one that this run made, so another run may have begun there; "
                 "go on with --resume once nothing else uses the folder"
             )
 

@@ -203,7 +203,10 @@ class Job:
             before = list(self._rows[0] if self._rows else rows[0])
             if before != list(rows[0]):
                 different = ", ".join(sorted(set(before) ^ set(rows[0]))) or "their order"
-                raise ConfigError(f"{self.folder.metrics} has other columns than this run writes: {different}; remove them")
+                raise ConfigError(
+                    f"{self.folder.metrics} does not have the columns that this run writes (they differ in {different}); "
+                    "restore it, or start again with --overwrite"
+                )
             self._rows += rows
             self._digest.add(rows)
             self.folder.append_rows(rows)

@@ -134,7 +134,7 @@ def details(name: str, options: EnvOptions) -> str:
         "time limit": f"{spec.max_steps} steps" if spec.max_steps else "none: set one with --env-kwargs max_episode_steps=N",
         "solved at": "" if spec.reward_threshold is None else f"a mean return of {spec.reward_threshold:g}",
         "env_kwargs": "",
-        "on the device": ", ".join(inspect.signature(DEVICE[name]).parameters) if name in DEVICE else "",
+        "device kwargs": ", ".join(inspect.signature(DEVICE[name]).parameters) if name in DEVICE else "",
     }
     id = name.rpartition(":")[2]
     if id in gymnasium.registry:

@@ -102,9 +102,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not _is_manifest(manifest):
         raise ValueError("it is not the manifest of a run")
     if manifest["format"] > FORMAT:
-        raise ValueError(f"format={manifest['format']} is of a newer version of ddpg_jax; this one reads up to {FORMAT}")
+        raise ValueError(
+            f"format={manifest['format']} is of a newer version of ddpg_jax, and this version reads formats up to {FORMAT}; "
+            "upgrade ddpg_jax"
+        )
     if manifest["format"] == FORMAT and manifest.get("hash", "") not in ("", _hash(manifest["identity"])):
-        raise ValueError("its identity does not have its hash, so that one of them was changed; restore the file")
+        raise ValueError("its identity does not match its hash, so one of them was changed; restore the file")
     before, after = manifest["identity"], manifest["experiment"]
     wrong = next((name for name in before if name in after and after[name] != before[name]), None)
     if wrong:
@@ -196,7 +199,10 @@ def check_resumable(
     differences += _shortened(manifest, experiment)
     if differences:
         unique = list(dict.fromkeys(differences))
-        raise ConfigError(f"out={out} holds another experiment; it differs in {', '.join(unique)}")
+        raise ConfigError(
+            f"out={out} holds a run with other settings: {', '.join(unique)}; resume it with the settings it was started "
+            "with, or name another folder"
+        )
 
 
 def _shortened(manifest: dict[str, Any], experiment: Experiment) -> list[str]:
@@ -204,11 +210,11 @@ def _shortened(manifest: dict[str, Any], experiment: Experiment) -> list[str]:
     old, name = manifest["experiment"], "updates" if is_offline(experiment) else "steps"
     before, now = old.get(name, 0), length(experiment)
     if (old["steps"] == 0) != is_offline(experiment):
-        return [f"steps={experiment.steps} (there {old['steps']})"]
+        return [f"steps={experiment.steps} (the run has {old['steps']})"]
     if before > now:
-        return [f"{name}={now} (there {before}; a run can only be made longer)"]
+        return [f"{name}={now} (the run has {before}; a run can only be made longer)"]
     if before < now and len(manifest.get("programs", [])) > 1:
-        return [f"{name}={now} (there {before}; its first programs have finished)"]
+        return [f"{name}={now} (the run has {before}; its first programs have finished)"]
     return []
 
 
@@ -216,7 +222,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lists fields in which two experiments, or two members, differ. Fields that an older version lacks have their default."""
     defaults = {**json.loads(json.dumps(STRUCTURE)), **NUMBERS}
     return [
-        f"{name}={value} (there {old.get(name, defaults.get(name))})"
+        f"{name}={value} (the run has {old.get(name, defaults.get(name))})"
         for name, value in new.items()
         if name != "members" and value != old.get(name, defaults.get(name))
     ]

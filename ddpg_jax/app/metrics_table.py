@@ -75,12 +75,13 @@ def check_rows(path: Path, rows: Sequence[dict[str, Any]], manifest: dict[str, A
         more = f", and has {', '.join(unknown)} instead" if unknown else ""
         raise ConfigError(f"{path} lacks the columns {', '.join(missing)}{more}; restore its first line")
     if unknown:
-        raise ConfigError(f"{path} has other columns than this run writes: {', '.join(unknown)}; remove them")
+        raise ConfigError(f"{path} has columns that this run does not write: {', '.join(unknown)}; remove them")
     seeds = {member["member"]: member["seed"] for member in manifest["members"]}
     for line, row in enumerate(rows, start=2):
         if row["seed"] != seeds.get(row["member"]):
             raise ConfigError(
-                f"{path} cannot be read: line {line} has member={row['member']} with seed={row['seed']}, which this run has not"
+                f"{path} cannot be read: line {line} has member={row['member']} with seed={row['seed']}, which is not a member "
+                "of this run; restore the file"
             )
 
 

@@ -174,7 +174,7 @@ def connected(meeting: Meeting | None, server: socket.socket | None = None) -> I
         _send(peers, {"end": [line, error.status] if isinstance(error, Ended) else [failed, 2]})
         raise
     else:
-        _send(peers, {"end": ["it is finished", 0]})
+        _send(peers, {"end": [f"process {meeting.number} of this sweep has finished", 0]})
     finally:
         stopping.set()
         for peer in peers.values():
@@ -192,7 +192,8 @@ def _accept_others(meeting: Meeting, peers: dict[int, Peer], server: Any) -> Non
                 peer = _with_keepalive(server.accept()[0])
             except TimeoutError as error:
                 raise ConfigError(
-                    f"num_processes={meeting.total}: process {missing[0]} did not connect to {meeting.address} in {WAIT:.0f} s"
+                    f"num_processes={meeting.total}: process {missing[0]} did not connect to {meeting.address} "
+                    f"in {WAIT:.0f} s; start it, and check that it can reach this address"
                 ) from error
             greeting = _greeting(peer)
             if greeting is None:  # it is not a process of a sweep

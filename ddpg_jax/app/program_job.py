@@ -185,5 +185,5 @@ class ProgramJob:
                 raise
             policy = f"; the policy of the last evaluation is in {self.folder.given}" if self.job.evaluated else ""
             none_yet = f"there was no checkpoint yet{policy}"
-            kept = f"{self.folder.given} goes on from its last checkpoint with --resume" if self.checkpoints.any() else none_yet
+            kept = f"--resume continues {self.folder.given} from its last checkpoint" if self.checkpoints.any() else none_yet
             raise EnvironmentFailure(f"env={self.experiment.env} {failure}; {kept}") from failure

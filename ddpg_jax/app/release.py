@@ -75,4 +75,7 @@ def check_release(processes: int) -> None:
         ConfigError: several processes share the run.
     """
     if processes > 1:
-        raise ConfigError(f"prune=none is not allowed with num_processes={processes}; leave it out, since only one process can")
+        raise ConfigError(
+            f"prune=none is not allowed with num_processes={processes}, since pruned points can go on only in a run of one "
+            "process; leave it out"
+        )

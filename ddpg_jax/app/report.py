@@ -282,9 +282,9 @@ def described_success(rate: float) -> str:
     """Formats the success rate that follows a return; empty if it is not known.
 
     >>> described_success(0.95), described_success(float("nan"))
-    (', 95 % successes', '')
+    (', success rate 95 %', '')
     """
-    return f", {rate:.0%} successes".replace("%", " %") if math.isfinite(rate) else ""
+    return f", success rate {rate:.0%}".replace("%", " %") if math.isfinite(rate) else ""
 
 
 def described_episodes(rewards: Sequence[np.ndarray]) -> str:
@@ -327,9 +327,9 @@ def headline(
     spread = f" [{readable(low)}, {readable(high)}]" if seeds > 1 else ""
     diverged = sum(1 for row in {row["member"]: row for row in rows}.values() if row["diverged_step"] != "")
     if scores[best] == -np.inf and not diverged:
-        return f"{env}: no episode has ended in some member of every point, and nothing was evaluated"
+        return f"{env}: every point has a member in which no episode has ended, and nothing was evaluated"
     if scores[best] == -np.inf:
-        return f"{env}: NO POINT without diverged members; diverged members: {diverged}"
+        return f"{env}: NO BEST POINT, as every point has members that diverged or have no return; diverged members: {diverged}"
     return (
         f"{env}: {name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
         f"seed{'s' if seeds > 1 else ''}{success}, {len(points)} point{'s' if len(points) > 1 else ''}, "

@@ -160,11 +160,18 @@ def _comparison(name: str, env: str, final: Mapping[str, np.ndarray], *, thresho
         blocks.append(Picture(name, f"Performance profiles on {env}", png))
         blocks.append(Paragraph("A performance profile is the fraction of seeds whose final return exceeds a given one."))
     blocks.append(Table(["", f"optimality gap to {readable(float(target))}", "95 % interval"], gaps))
-    blocks.append(Paragraph(f"The optimality gap is how far the returns, cut off at the target, stay below it: {about}."))
+    blocks.append(
+        Paragraph(
+            "The optimality gap is how far final returns fall short of the target on average, with higher ones counted as the "
+            f"target; the target is {about}."
+        )
+    )
     if len(shown) > 1:
         rows = [[row, *[_improvement(shown, row, column) for column in shown]] for row in shown]
         blocks.append(Table(["probability that the row is better", *shown], rows))
-        blocks.append(Paragraph("It is that of a seed of the row having a higher final return than one of the column."))
+        blocks.append(
+            Paragraph("An entry is the probability that a seed of the row has a higher final return than one of the column.")
+        )
     return blocks
 
 

@@ -83,7 +83,7 @@ class RunFolder:
             self.manifest()  # another program's file of this name must not be replaced
         if exists and not (resume or overwrite or self._failed_at_once()):
             raise ConfigError(
-                f"out={self.given} holds a run; continue it with --resume, replace it with --overwrite, or name another"
+                f"out={self.given} holds a run; continue it with --resume, replace it with --overwrite, or name another folder"
             )
         if resume and not exists:
             raise ConfigError(f"out={self.given} holds no run to resume; leave out --resume to start one")

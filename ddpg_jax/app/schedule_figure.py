@@ -59,7 +59,7 @@ def draw_schedule(changes: Sequence[Change], final: Mapping[int, float], *, best
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("environment steps of each member")
     figure.colorbar(ScalarMappable(norm, colors), ax=panels, label="final return of the member (grey: diverged)")
-    figure.suptitle(f"{len(final)} members; thick: the way to the best, member {best}")
+    figure.suptitle(f"{len(final)} members; thick line: the path to the best, member {best}")
     save(figure, path)
 
 

@@ -62,9 +62,9 @@ def check_same_command(experiment: Experiment, members: list[Member], folder: Ru
     }
     own = json.loads(json.dumps(own))
     first = folder.processes.gather(own)[0]
-    different = [f"{name}={own[name]} (there {first[name]})" for name in own if own[name] != first[name]]
+    different = [f"{name}={own[name]} (process 0: {first[name]})" for name in own if own[name] != first[name]]
     if different:
-        raise ConfigError(f"process 0 was given another command; this one differs in {', '.join(different)}")
+        raise ConfigError(f"process 0 was given another command: {', '.join(different)}; give all processes the same command")
 
 
 def claim(folder: RunFolder, experiment: Experiment, members: list[Member], *, options: Options) -> None:

@@ -50,14 +50,16 @@ class Stopping(NamedTuple):
         rungs, fraction = recorded.get("pruning") or ((), 0.0)
         pruning = Pruning(tuple(rungs), fraction) if rungs else None
         if self.until not in (None, until):
-            raise ConfigError(f"until={_shown(self.until)} is not that of this run, {_shown(until)}; leave it out")
+            raise ConfigError(
+                f"until={_shown(self.until)} is not what this run was started with ({_shown(until)}); leave it out"
+            )
         # The rungs of a longer run would be others; those of the run count, whatever its length.
         given = (self.words, self.pruning.fraction) if self.pruning else None
         there = (recorded.get("prune"), fraction) if pruning else None
         if given and given != there:
             raise ConfigError(
-                f"prune={given[0]} with fraction {given[1]:g} is not that of this run, "
-                f"{f'{there[0]} with fraction {there[1]:g}' if there else 'which has none'}; leave it out"
+                f"prune={given[0]} with fraction {given[1]:g} is not what this run was started with "
+                f"({f'{there[0]} with fraction {there[1]:g}' if there else 'no pruning'}); leave it out"
             )
         if self.words == "none":
             return self._replace(until=until)

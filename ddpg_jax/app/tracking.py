@@ -26,7 +26,7 @@ def check_tracker(kind: str | None) -> None:
     """
     if kind is not None and importlib.util.find_spec(PACKAGES[kind]) is None:
         raise ConfigError(
-            f"track={kind} needs a package that is not installed; install extra track, or pip install {PACKAGES[kind]}"
+            f"track={kind} needs a package that is not installed; install the extra track, or pip install {PACKAGES[kind]}"
         )
 
 

@@ -114,7 +114,10 @@ def _claim(folder: Path, plan: Plan, *, resume: bool) -> None:
                 files.write_text(folder / SETTINGS, as_json({"plan": plan.record(), "command": command, **machine()}))
                 return
     if not resume:
-        raise ConfigError(f"out={folder} holds a study; go on with it, or help it, with --resume, or name another folder")
+        raise ConfigError(
+            f"out={folder} holds a study; give --resume to continue it, or to work on it beside other processes, or name "
+            "another folder"
+        )
     begun, own = read_plan(folder).record(), plan.record()
     different = [f"{name}={begun[name]}, not {own[name]}" for name in own if own[name] != begun[name]]
     if different:
@@ -217,7 +220,7 @@ def _shown(point: Mapping[str, Any]) -> str:
 def _conclusion(folder: Path, finished: Sequence[Finished]) -> str:
     best = _best(finished)
     if best is None:
-        return f"all of {plural(len(finished), 'point')} have diverged; {folder}"
+        return f"all points have diverged ({plural(len(finished), 'point')}); the study is in {folder}"
     values = np.array([one.value for one in finished])
     diverged, median = int(np.isnan(values).sum()), readable(float(np.nanmedian(values)))
     others = f"{diverged} diverged, median of the others {median}" if diverged else f"median {median}"

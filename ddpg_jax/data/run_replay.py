@@ -66,7 +66,7 @@ def newest_ring(folder: Path, manifest: dict[str, Any], member: int | None = Non
         raise ConfigError(f"the replay of {folder} cannot be read, since it is a run of several processes; name a run of one")
     numbers = sorted(int(path.name) for path in root.glob("*") if path.name.isdigit())
     if not numbers:
-        raise ConfigError(f"{folder} holds no checkpoint, and so no replay; train it with --checkpoint-seconds")
+        raise ConfigError(f"{folder} holds no checkpoint, and so no replay; continue the run with --resume")
     members = (manifest.get("programs") or [[0]])[numbers[-1] // STRIDE]
     number = members[0] if member is None else member
     if number not in members:
@@ -83,7 +83,7 @@ def newest_ring(folder: Path, manifest: dict[str, Any], member: int | None = Non
             alias.cleanup()
     if ring is None:
         raise ConfigError(
-            f"the replay of {folder} cannot be read; it has none, or one of your own, so record episodes of its policy "
+            f"the replay of {folder} cannot be read, since the run has none, or one of your own; record episodes of its policy "
             f"instead, with ddpg-jax record {folder} --out FILE.npz"
         )
     place = members.index(number)
@@ -113,7 +113,8 @@ def without_patterns(folder: Path) -> tuple[tempfile.TemporaryDirectory[str] | N
     if PATTERNS.search(str(link)):
         alias.cleanup()
         raise ConfigError(
-            f"out={folder.parent} is not allowed; its name, or that of TMPDIR, must be without * ? [ \\ and : at its end"
+            f"out={folder.parent} is not allowed; its path, or that of TMPDIR, must contain none of * ? [ \\ and no name that "
+            "ends in :"
         )
     folder.mkdir(parents=True, exist_ok=True)
     link.symlink_to(folder, target_is_directory=True)

@@ -236,7 +236,7 @@ def _check_ends(spec: EnvSpec, trajectory: Trajectory) -> None:
             spec, f"returns discount={discount[(discount != 0) & (discount != 1)][0]:g}", "be 0 where it terminated, else 1"
         )
     if not last[discount == 0.0].all():
-        _refuse(spec, "returns discount=0 where last is False", "be last where it terminated")
+        _refuse(spec, "returns discount=0 where last is False", "set last to True where it terminated")
     lengths = [np.diff(np.flatnonzero(lane), prepend=-1) for lane in last.T]
     ends = np.concatenate([discount[lane, n] for n, lane in enumerate(last.T)])
     length = np.concatenate(lengths)
@@ -277,4 +277,4 @@ def _check_starts(spec: EnvSpec, trajectory: Trajectory) -> None:
         )
     known = {row.tobytes() for row in trajectory.acted_on[0]}
     if len(after) > 1 and (len(np.unique(after, axis=0)) == 1 or all(row.tobytes() in known for row in after)):
-        _refuse(spec, "returns to a start that was there before", "draw a new start from its key after every episode")
+        _refuse(spec, "repeats the start of an earlier episode", "draw a new start from its key after every episode")

@@ -219,8 +219,8 @@ def goal_of(experiment: Experiment, spec: EnvSpec) -> Goal:
     """
     if spec.goal is None:
         raise ConfigError(
-            f"hindsight={experiment.hindsight} is not allowed with env={spec.name}, which has no goals; it must be none, or "
-            "the environment must have achieved and desired goals and a compute_reward of batches, such as point-reach"
+            f"hindsight={experiment.hindsight} is not allowed with env={spec.name}, which has no goals, or no "
+            "compute_reward that takes batches of goals; it must be none, or the environment must have both, as point-reach has"
         )
     return spec.goal
 

@@ -237,7 +237,7 @@ _PRESETS: dict[str, Preset] = {
         (
             SECOND,
             SCALED,
-            "observations are divided by their deviation and clipped at 10 of it; in the source, by their deviation plus 1e-3",
+            "observations are divided by their deviation and clipped to +-10; in the source, they are divided by it plus 1e-3",
         ),
     ),
     "d4pg": Preset(
@@ -263,10 +263,10 @@ _PRESETS: dict[str, Preset] = {
             "eval_every": 10_000,
         },
         (
-            "one learner and as many environments as num_envs collect in turns; there 32 actors run asynchronously",
-            "priorities are the divergence of prediction and target; there it is the cross-entropy",
-            "returns must lie between value_min and value_max, which there were chosen for rewards from 0 to 1",
-            "the action joins at the first layer of the critic; there the layer is not given",
+            "one learner and num_envs environments take turns; in the source, 32 actors run asynchronously",
+            "priorities are the divergence of prediction and target; in the source, they are the cross-entropy",
+            "returns must lie between value_min and value_max, which the source chose for rewards from 0 to 1",
+            "the action joins at the first layer of the critic; the source does not say at which layer",
         ),
     ),
     "simba": Preset(
@@ -290,9 +290,9 @@ _PRESETS: dict[str, Preset] = {
             "eval_every": 10_000,
         },
         (
-            "the last layers start in +-1/sqrt(fan-in); there they start orthogonal",
-            "a step is one environment step with one update; there a decision repeats its action twice, with two updates",
-            "gamma is .99; there it depends on the length of an episode",
+            "the last layers start in +-1/sqrt(fan-in); in the source, they start orthogonal",
+            "a step is one environment step with one update; in the source, each action is taken twice, with two updates",
+            "gamma is .99; in the source, it depends on the length of an episode",
         ),
     ),
     "crossq-ddpg": Preset(
@@ -315,9 +315,10 @@ _PRESETS: dict[str, Preset] = {
             "eval_every": 10_000,
         },
         (
-            "the algorithm is DDPG with one critic; there it is SAC or TD3 with two",
-            "batches are corrected to the running statistics from the first update; there after 100,000 updates of BatchNorm",
-            "Adam's first moment decays by .9 per update; there by .5",
+            "the algorithm is DDPG with one critic; in the source, it is SAC or TD3 with two",
+            "batches are corrected to the running statistics from the first update; in the source, only after 100,000 updates "
+            "of BatchNorm",
+            "Adam's first moment decays by .9 per update; in the source, by .5",
         ),
     ),
     "parallel": Preset(
@@ -349,11 +350,11 @@ _PRESETS: dict[str, Preset] = {
             "eval_every": 204_800,
         },
         (
-            "rewards are normalized, so that returns lie between -150 and 150; there the range is set for each task",
-            "the batch is 8,192; there 32,768",
-            "an environment keeps its noise scale; there it is drawn for each episode",
-            "the target's action has no noise; there it has 0.001",
-            "the last layers of both networks start in +-3e-3; there only the actor's starts small",
+            "rewards are normalized, so that returns lie between -150 and 150; in the source, the range is set for each task",
+            "the batch is 8,192; in the source, 32,768",
+            "an environment keeps its noise scale; in the source, it is drawn for each episode",
+            "the target's action has no noise; in the source, it has noise of 0.001",
+            "the last layers of both networks start in +-3e-3; in the source, only the actor's starts small",
         ),
     ),
 }

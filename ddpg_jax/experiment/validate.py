@@ -67,9 +67,7 @@ def check_demonstrations(x: Experiment) -> None:
 
 def _check_length(x: Experiment) -> None:
     if is_offline(x) != (x.updates > 0):
-        raise ConfigError(
-            f"updates={x.updates} is not allowed with steps={x.steps}; a run has either steps, or steps=0 and updates"
-        )
+        raise ConfigError(f"updates={x.updates} is not allowed with steps={x.steps}; exactly one of them must be above 0")
     if not is_offline(x):
         return
     for name, default in (("num_envs", 1), ("pretrain_updates", 0), ("replay", "uniform")):
@@ -148,7 +146,7 @@ def _check_atoms(x: Experiment, low: float, high: float) -> None:
     if length > FLOAT32_MAX or length / (x.num_atoms - 1) < largest / FLOAT32_STEPS:
         raise ConfigError(
             f"value_max={high:g} is not allowed with value_min={low:g}, between which float32 does not have num_atoms="
-            f"{x.num_atoms} values at equal distances"
+            f"{x.num_atoms} values at equal distances; choose other bounds, or lower num_atoms"
         )
 
 
@@ -177,5 +175,5 @@ def _check_numbers(x: Experiment, hyper: Hyperparams) -> None:
     if x.exploration == "ou" and hyper.ou_theta * hyper.ou_dt >= 2:
         raise ConfigError(
             f"ou_theta={hyper.ou_theta:g} is not allowed with ou_dt={hyper.ou_dt:g}; their product must be below 2, "
-            "because the noise would grow without bound"
+            "or the noise would grow without bound"
         )

@@ -54,8 +54,8 @@ def _prepare(outside: Outside, spec: EnvSpec, x: Experiment, *, members: int, co
     if each * (count - 2) > free:
         fitting = 2 + free // each
         raise TooManyCopies(
-            f"env={spec.name} takes {each / 2**20:,.0f} MiB a copy, and of the {count:,} that num_envs={x.num_envs}, "
-            f"eval_episodes={x.eval_episodes} and {members} members need, {fitting:,} fit in memory; lower one",
+            f"env={spec.name} takes {each / 2**20:,.0f} MiB a copy, and only {fitting:,} copies fit in memory, where "
+            f"num_envs={x.num_envs}, eval_episodes={x.eval_episodes} and {members} members need {count:,}; lower one of these",
             next((fewer for fewer in reversed(range(1, members)) if needed(fewer) <= fitting), 0),
         )
     outside.prepare(count)

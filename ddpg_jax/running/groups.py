@@ -84,7 +84,7 @@ def check_read(groups: Sequence[Group], fields: Mapping[str, Any]) -> None:
         if not any(reads(x, name) or value == coerce(name, {**unset, **PRESETS[x.preset].values}[name]) for x in experiments):
             raise ConfigError(
                 f'{name}={plain(value)} is not allowed, since nothing reads it with these fields ("{FIELDS[name].help}"); '
-                "leave it out, or set what it belongs to"
+                "leave it out, or turn on what reads it"
             )
 
 
@@ -179,8 +179,8 @@ def _count_fitting(group: Group, program: Program, limit: float, *, state_copies
     if least > limit:
         raise ConfigError(
             f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size}, hidden={plain(x.hidden)} and "
-            f"eval_episodes={x.eval_episodes} takes {least / 2**20:,.0f} MiB, and a device has {limit / 2**20:,.0f} MiB: "
-            "0 fit; lower one of them"
+            f"eval_episodes={x.eval_episodes} takes {least / 2**20:,.0f} MiB, but a device has only {limit / 2**20:,.0f} MiB; "
+            "lower one of these fields"
         )
     return max(int((limit - shared) / each), 1) * devices
 

@@ -143,7 +143,7 @@ def make_population(
     groups = make_groups(points, 1, fields)
     if len(groups) > 1:
         off = ", ".join(f"{name}={SWITCHES[name]:g}" for name in ranges if name in SWITCHES)
-        raise ConfigError(f"a population is one program, and {off} switches a part off; leave it out of the range")
+        raise ConfigError(f"a population is one program, and {off} switches a part off; choose a range without this value")
     experiment, members = groups[0]
     own = [member._replace(seed=coerce("seed", member.seed + member.number)) for member in members]
     begin = learning_step(experiment)
@@ -178,8 +178,8 @@ def check_together(part: Group, group: Group, close: Callable[[], None]) -> None
     if len(part.members) < len(group.members):
         close()
         raise ConfigError(
-            f"population={len(group.members)} does not fit in memory, of which only {len(part.members)} members do; lower it, "
-            "replay_capacity or batch_size"
+            f"population={len(group.members)} does not fit in memory, where only {len(part.members)} members fit; lower "
+            "population, replay_capacity or batch_size"
         )
 
 
@@ -192,7 +192,7 @@ def make_exploit(given: Any, experiment: Experiment) -> Exploit:
     words = _values(given)
     unknown = next((name for name in words if name not in Exploit._fields), None)
     if unknown is not None:
-        raise ConfigError(f"exploit: {unknown} is not a value of it; they are {', '.join(Exploit._fields)}")
+        raise ConfigError(f"exploit: {unknown} is not one of its settings, which are {', '.join(Exploit._fields)}")
     fraction = _number("fraction", words.get("fraction", Exploit().fraction), "above 0 and at most 0.5")
     resample = _number("resample", words.get("resample", Exploit().resample), "from 0 to 1")
     if not 0 < fraction <= 0.5:

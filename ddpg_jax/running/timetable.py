@@ -60,7 +60,7 @@ def read_changes(path: str | Path) -> tuple[list[Change], dict[int, float]]:
     except OSError as error:
         raise ConfigError(f"schedule={path} cannot be read: {os.strerror(error.errno or 0)}") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ConfigError(f"schedule={path} is not the schedule of a population; its columns are {_columns()}") from error
+        raise ConfigError(f"schedule={path} is not the schedule of a population; its columns must be {_columns()}") from error
     if not changes or not names:
         raise ConfigError(f"schedule={path} has no values; its columns must be {_columns()}")
     return changes, final

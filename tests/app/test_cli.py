@@ -195,9 +195,9 @@ def test_resume_with_other_settings_names_them_and_both_values(one_line: Any, co
     folder = copy_of()
     before = contents(folder)
     line = one_line(*command(folder, "--resume", "--seed", "3", "--critic-lr", "2e-3", "--hidden", "32-16"))
-    assert "seed=3 (there 0)" in line
-    assert "critic_lr=0.002 (there 0.001)" in line
-    assert "hidden=[32, 16] (there [16, 16])" in line
+    assert "seed=3 (the run has 0)" in line
+    assert "critic_lr=0.002 (the run has 0.001)" in line
+    assert "hidden=[32, 16] (the run has [16, 16])" in line
     assert "gamma" not in line
     line = one_line(*command(folder, "--resume", "--steps", "400"))
     assert "steps=400" in line
@@ -308,7 +308,7 @@ def test_a_table_with_other_columns_is_not_added_to(copy_of: Any, capfd: pytest.
     assert run(*command(folder, "--resume", "--steps", "800")) == 2
     said = capfd.readouterr().err
     assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith("has other columns than this run writes: note; remove them")
+    assert said.splitlines()[-1].endswith("has columns that this run does not write: note; remove them")
     assert (folder / "metrics.csv").read_text() == more
 
 

@@ -105,7 +105,7 @@ def test_a_population_can_become_longer(grown: Path, tmp_path: Path, capfd: Capt
     assert policies(short) == policies(grown)
     capfd.readouterr()
     assert run(*words[: at + 1], "fraction=0.25", *words[at + 2 :]) == 2
-    assert "population is not that of this run, which differs in fraction" in capfd.readouterr().err
+    assert "population is not what this run was started with (it differs in fraction)" in capfd.readouterr().err
 
 
 def test_a_schedule_is_repeated_with_other_seeds(grown: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -132,7 +132,7 @@ def test_a_schedule_is_repeated_with_other_seeds(grown: Path, tmp_path: Path, ca
     assert "a schedule that ends with critic_lr" in capfd.readouterr().out
     plain = ["sweep", "Pendulum-v1", "--grid", f"critic_lr={lineage[0]!r}", *words[4:]]
     assert run(*plain, "--resume") == 2
-    assert "schedule is not that of this run" in capfd.readouterr().err
+    assert "schedule is not what this run was started with" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_a_policy_goes_out_with_the_numbers_of_its_run(
     capsys.readouterr()
     assert run("export", str(folder), "--to", "npz", "--out", str(out), "--card") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{out}: differs from the policy by ")
+    assert lines[0].startswith(f"{out}: run with numpy, its actions differ from the policy's by at most ")
     assert lines[1:] == [str(tmp_path / "policy.md")]
     about = json.loads(str(np.load(out)["about"]))
     last = rows(folder)[-1]

@@ -270,7 +270,7 @@ def test_the_line_at_the_end() -> None:
     assert (
         report.headline("E", rows, 4) == "E: return -150.0 +- 5.8 (standard error of 4 episodes) after 100 steps"
     )  # 10 / sqrt(3)
-    assert report.headline("E", [single | {SUCCESS: 0.75}], 1) == "E: return -150.0, 75 % successes after 100 steps"
+    assert report.headline("E", [single | {SUCCESS: 0.75}], 1) == "E: return -150.0, success rate 75 % after 100 steps"
     single["diverged_step"] = 1050
     assert report.headline("E", rows, 4) == "E: DIVERGED at step 1,050"
     together = report.headline("E", table([[1.0], [3.0]]), 4)
@@ -278,12 +278,12 @@ def test_the_line_at_the_end() -> None:
     lost = [{**row, SUCCESS: math.nan, "diverged_step": 50} for row in table([[1.0]])]
     assert math.isnan(report._final_success([*table([[1.0]]), {**lost[0], "member": 1}]))
     told = [row | {SUCCESS: rate} for row, rate in zip(table([[1.0], [3.0]]), (0.5, 1.0), strict=True)]
-    assert "over 2 seeds, 75 % successes, 1 point" in report.headline("E", told, 4)
+    assert "over 2 seeds, success rate 75 %, 1 point" in report.headline("E", told, 4)
     rows = table([[1.0], [1.0], [5.0], [5.0], [9.0], [math.nan]], tau=[0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
     rows[-1]["diverged_step"] = 50
     line = report.headline("E", rows, 4)
     assert "best point tau=0.2, IQM 5.0 [5.0, 5.0] over 2 seeds, 3 points, diverged members: 1" in line
-    assert "NO POINT" in report.headline("E", rows[-2:], 4)
+    assert "NO BEST POINT" in report.headline("E", rows[-2:], 4)
     each = [row | {"env": env} for env, row in zip("AB", table([[1.0], [3.0]]), strict=True)]
     assert report.headline("E", each, 1) == "A: return 1.0 after 100 steps; B: return 3.0 after 100 steps"
 

@@ -529,7 +529,7 @@ def test_another_number_of_devices_is_no_damage(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "slots_of", lambda shapes: 3)
         assert run(*command(folder, "--resume", "--steps", "800")) == 2
-    assert "and this machine has 3; resume a run with as many cores" in capfd.readouterr().err
+    assert "and this machine has 3; resume the run with as many cores" in capfd.readouterr().err
     assert steps_kept(folder) == [400, 600]
     assert rows(folder) == rows(whole_run())
 

@@ -118,7 +118,7 @@ def test_a_pruned_sweep_that_is_interrupted_ends_the_same(
     capfd.readouterr()
     clock(1_000)
     assert run(*sweep(out, "--prune", "500,", "--resume")) == 2
-    assert "prune=500, with fraction 0.5 is not that of this run, 400, with fraction 0.5" in capfd.readouterr().err
+    assert "prune=500, with fraction 0.5 is not what this run was started with (400, with fraction" in capfd.readouterr().err
 
 
 def test_pruned_points_can_go_on(pruned: Path, clock: Callable[[int], None], tmp_path: Path, capfd: Capture) -> None:
@@ -165,7 +165,7 @@ def test_a_solved_run_stops(tmp_path: Path, capfd: Capture) -> None:
     assert [row["step"] for row in rows(out)] == ["200", "400"], "and stays so"
     capfd.readouterr()
     assert run(*command(out, "--until", "5", "--resume")) == 2
-    assert "until=5:1 is not that of this run, -1e+09:2" in capfd.readouterr().err
+    assert "until=5:1 is not what this run was started with (-1e+09:2)" in capfd.readouterr().err
 
 
 def test_the_best_policy_is_that_of_the_best_evaluation(whole_run: Callable[..., Path], tmp_path: Path) -> None:

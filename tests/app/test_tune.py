@@ -327,7 +327,7 @@ def test_one_of_two_that_begin_a_study_at_once_is_refused(
 
     monkeypatch.setattr(tuning, "one_at_a_time", after_another)
     assert run(*arguments(out, "--points", "1")) == 2
-    assert "holds a study; go on with it, or help it, with --resume" in capsys.readouterr().err
+    assert "holds a study; give --resume to continue it, or to work on it" in capsys.readouterr().err
     assert (out / "tune.json").read_text() == "of the other"
 
 

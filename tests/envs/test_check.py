@@ -167,7 +167,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: stepping(lambda given, back: transition(next_obs=lambda t: back[1])(given, back)),
         "obs after the reset as",
     ),
-    "one-start-for-ever": (lambda: stepping(same_start), "start that was there before"),
+    "one-start-for-ever": (lambda: stepping(same_start), "repeats the start of an earlier episode"),
 }
 
 

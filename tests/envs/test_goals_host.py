@@ -132,7 +132,7 @@ def test_members_of_a_sweep_learn_in_hindsight_as_alone() -> None:
 @pytest.mark.parametrize("make", [Silent, OneByOne])
 def test_goals_without_rewards_of_batches_are_refused(make: Any) -> None:
     """In a sentence that says what is missing; without hindsight the environment is one as any other."""
-    with pytest.raises(dj.ConfigError, match=r"hindsight=future is not allowed with env=.* compute_reward of batches"):
+    with pytest.raises(dj.ConfigError, match=r"hindsight=future is not allowed with env=.* compute_reward that takes batches"):
         dj.train(make, **FIELDS)
     assert host_env(make, "Line").spec.obs_shape == (4,)
 

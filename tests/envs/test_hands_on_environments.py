@@ -504,7 +504,7 @@ def test_environments_count_in_the_memory_that_a_run_needs(monkeypatch: pytest.M
     monkeypatch.setattr(hardware, "free_memory", lambda: 75_000_000)
     experiment, hyper = dj.configure({"env": "Heavy", **SHORT, "eval_episodes": 1, "placement": "vmap"})
     members = [dj.Member(seed, hyper) for seed in range(4)]
-    with pytest.raises(dj.ConfigError, match=r"env=Heavy takes (19|2\d) MiB a copy, and of the 8 that .* 5 fit in memory"):
+    with pytest.raises(dj.ConfigError, match=r"env=Heavy takes (19|2\d) MiB a copy, and only 5 copies fit .* need 8;"):
         dj.make_program(experiment, members, make)
     assert len(made) == 2
     parts = fit_to_memory(Group(experiment, members), lambda x, members: dj.make_program(x, members, make))

@@ -82,7 +82,7 @@ def test_a_folder_alone_knows_how_to_make_its_environment(mine: Any, capfd: pyte
     assert manifest(Path("out"))["experiment"]["steps"] == 800
     capfd.readouterr()
     assert run(*tiny, *options, "--env-kwargs", "g=2.5", "--resume") == 2
-    assert 'env_kwargs={"g": 2.5} (there {"g": 1.5, "max_episode_steps": 7})' in capfd.readouterr().err
+    assert 'env_kwargs={"g": 2.5} (the run has {"g": 1.5, "max_episode_steps": 7})' in capfd.readouterr().err
 
 
 def test_keyword_arguments_and_wrappers_reach_the_environment_in_their_order(mine: Any) -> None:
@@ -345,7 +345,7 @@ def test_envs_takes_the_beginning_of_names() -> None:
         "probe/truncation",
         "probe/termination",
     ]
-    assert "on the device  goal_velocity, max_episode_steps" in "".join(about("MountainCarContinuous-v0", EnvOptions()))
+    assert "device kwargs  goal_velocity, max_episode_steps" in "".join(about("MountainCarContinuous-v0", EnvOptions()))
     with pytest.raises(dj.ConfigError, match=r"env=Pendulam-v1 is not known; the nearest are Pendulum-v1"):
         "".join(about("Pendulam-v1", EnvOptions()))
 

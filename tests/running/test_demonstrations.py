@@ -107,12 +107,12 @@ def test_a_run_without_steps_goes_on_to_the_bit_but_not_with_other_data(
     assert list(manifest(tmp_path / "whole")["demonstrations"]) == [own]
     capsys.readouterr()
     assert train("halves", 20, "--resume") == 2
-    assert "updates=20 (there 60; a run can only be made longer)" in capsys.readouterr().err
+    assert "updates=20 (the run has 60; a run can only be made longer)" in capsys.readouterr().err
     assert (
         run("train", "point-reach", *words, "--steps", "90", "--updates", "0", "--out", str(tmp_path / "whole"), "--resume")
         == 2
     )
-    assert "steps=90 (there 0)" in capsys.readouterr().err
+    assert "steps=90 (the run has 0)" in capsys.readouterr().err
     write_npz(Path(own), read_npz(Path(own))[:2])
     assert train("whole", 90, "--resume") == 2
     assert f"demonstrations={own} holds other data (digest" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_the_replay_of_a_run_is_read(command_line: None, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"steps": 0}, "updates=0 is not allowed with steps=0; a run has either steps, or steps=0 and updates"),
+        ({"steps": 0}, "updates=0 is not allowed with steps=0; exactly one of them must be above 0"),
         ({"updates": 9}, "updates=9 is not allowed with steps=60"),
         ({"steps": 0, "updates": 9}, "steps=0 needs demonstrations; give a Minari id or folder, a .npz file, or a run folder"),
         ({"pretrain_updates": 9}, "pretrain_updates=9 needs demonstrations"),

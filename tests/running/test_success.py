@@ -195,7 +195,7 @@ def test_a_run_folder_tells_it(folder: Path, tmp_path: Path, capsys: pytest.Capt
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["points"][0]["final_success_rate"] == last
     assert main(["eval", str(folder), "--episodes", "8"]) == 0
-    said = re.match(r"return (\S+) .*; 8 episodes, (\d+) % successes\n", capsys.readouterr().out)
+    said = re.match(r"return (\S+) .*; 8 episodes, success rate (\d+) %\n", capsys.readouterr().out)
     assert said is not None
     assert abs(float(said[1]) - int(said[2]) / 100) < 0.1
     assert main(["report", str(folder), "--out", str(tmp_path / "page.md")]) == 0

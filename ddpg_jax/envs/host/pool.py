@@ -66,7 +66,10 @@ class Pool:
         try:
             lane = Lane(self._made(), self.spec.obs_shape)
         except ConfigError as error:
-            raise ConfigError(f"{error}; that was another copy: if only one may exist, set eval_env=shared") from error
+            raise ConfigError(
+                f"{error}; this happened when another copy was made: if only one may exist, set eval_env=shared, and keep "
+                "num_envs=1"
+            ) from error
         try:
             self._spaces.check(lane.env, self.name, "in another copy; all copies must have the same")
             if self._trying:
