@@ -27,7 +27,7 @@ def cloning(action: Array, batch: Transition, q_values: Callable[[Array], Array]
 
     Args:
         action: `[B, A]`, the actor's actions.
-        batch: the transitions, of which `demonstration` marks those that count; none of them if it is None.
+        batch: the transitions; only those that `demonstration` marks count, and none if it is None.
         q_values: not used.
         hyper: for `bc_weight`.
 

@@ -28,7 +28,7 @@ Product: TypeAlias = Callable[[Array, Array], Array]
 
 
 def full_product(x: Array, w: Array) -> Array:
-    """Multiplies in full float32 precision. By default, GPUs use 10 bits of each factor's mantissa, and TPUs use 8."""
+    """Multiplies in full float32 precision. By default, GPUs use 10 bits of each factor's mantissa, and TPUs use 7."""
     return jnp.dot(x, w, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -28,7 +28,7 @@ from ddpg_jax.registry import Registry
 from ddpg_jax.types import Array, Key, Nets, Params
 
 STATISTICS = "batch_stats"
-"""Name of BatchNorm's running statistics in a tree of parameters, next to the layers. It is absent without BatchNorm."""
+"""Name of the running statistics of BatchNorm and `BatchRenorm` in a tree of parameters, next to the layers, if any."""
 
 
 SUPPORT = "support"

@@ -36,7 +36,7 @@ def init_moments(*shape: int) -> Moments:
 
 
 def without_rests(params: Params) -> Params:
-    """Returns a network's parameters with no more of the moments of observations, if it has them, than their use needs."""
+    """Returns a network's parameters without `mean_rest` and `spread_rest` of its moments of observations, if it has any."""
     if OBS not in params:
         return params
     return {**params, OBS: {name: params[OBS][name] for name in ("count", "mean", "spread")}}

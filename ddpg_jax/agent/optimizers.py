@@ -90,7 +90,7 @@ def with_clipping(optimizer: Optimizer, read_norm: HyperReader) -> Optimizer:
 
 
 def learning_rate_at(rate: Scalar, schedule: Schedule, hyper: Hyperparams, t_update: Array) -> Scalar:
-    """Returns the learning rate at an update; it starts at `rate` and reaches `rate * lr_final` after `lr_decay_updates`."""
+    """Returns the learning rate at an update: `rate`, which a schedule takes to `rate * lr_final` in `lr_decay_updates`."""
     return schedule(rate, rate * hyper.lr_final, progress(t_update, hyper.lr_decay_updates))
 
 

@@ -130,7 +130,7 @@ _compiled = jax.jit(_unit, static_argnums=0)
 def load_policy(folder: str | Path) -> Policy:
     """Loads a policy that `Policy.save` wrote, or that of a run folder. It unpickles nothing and imports no module.
 
-    It warns of parameters that are not finite, as of a run that has diverged.
+    It warns if parameters are not finite, as after a run that has diverged.
 
     Raises:
         ConfigError: the folder does not contain a complete policy, or its network is not registered.

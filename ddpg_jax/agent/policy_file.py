@@ -26,9 +26,9 @@ FORMAT = 1
 JSON_LIMIT = 1 << 20
 """Bytes of policy.json at most."""
 HEADER_LIMIT = 1 << 12
-"""Bytes at most that a file in actor.npz has beside its array."""
+"""Largest number of bytes that a file in actor.npz has besides its array."""
 ARCHIVE_LIMIT = 1 << 14
-"""Bytes at most that actor.npz has beside its files and for each of them."""
+"""Largest number of bytes that actor.npz has besides its files, once for itself and once for each of them."""
 MOST_LAYERS = 256
 WORDS: dict[str, Mapping[str, Any]] = {"activation": ACTIVATIONS, "init": INITS, "precision": PRECISIONS}
 
@@ -50,7 +50,7 @@ def open_regular(path: Path, limit: int) -> BinaryIO:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Reads policy.json, and checks all that this module's other functions and the policy take from it.
+    """Reads policy.json, and checks all that is taken from it, except what `read_spec` and `read_options` check.
 
     Raises:
         ValueError: it is not what `Policy.save` writes.
@@ -238,7 +238,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _are_sizes(values: Any) -> bool:
-    """Returns whether a value is a list of whole numbers of at least 1, whose product an array can have."""
+    """Returns whether a value is a list of at most `MOST_LAYERS` whole numbers, each at least 1 and below 2**31."""
     whole = isinstance(values, list) and all(_is_whole(x) and 1 <= x < 2**31 for x in values)
     return whole and len(values) <= MOST_LAYERS
 

@@ -63,7 +63,7 @@ def agent_of(experiment: Experiment, spec: EnvSpec) -> Agent:
     """Makes the algorithm.
 
     Raises:
-        ConfigError: a user-defined network, activation or loss is not valid.
+        ConfigError: a field is set that the network does not read, or a user-defined part is not valid.
     """
     x = experiment
     head = SCALAR if x.critic == "scalar" else make_part("critic", x.critic, heads.HEADS, heads.Head, num_atoms=x.num_atoms)

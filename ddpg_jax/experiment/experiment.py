@@ -29,7 +29,7 @@ class Experiment:
     """Holds the structure of a run; it is hashable and converts to and from JSON. `Hyperparams` holds its numbers.
 
     A STEP, here and everywhere, is one step of one environment: with 8 environments, a vector step counts as 8. Values in
-    steps that are not a multiple of `num_envs` are rounded up to one.
+    steps are rounded up to a multiple of `num_envs`.
     """
 
     env: Annotated[str, Field("A Gymnasium id, or the name of an environment written in JAX.")] = "Pendulum-v1"
@@ -91,7 +91,7 @@ class Experiment:
         ),
     ] = 20_000
     updates: Annotated[
-        int, Field("Length of a run with steps=0, in gradient steps, which then are its steps in all results.")
+        int, Field("Length of a run with steps=0, in gradient steps, which count as its steps in all results.")
     ] = 0
     demonstrations: Annotated[
         str,
@@ -109,7 +109,8 @@ class Experiment:
     updates_per_step: Annotated[
         float,
         Field(
-            "Gradient steps per step; a fraction with many environments, or to update every few steps (0.5: every second).",
+            "Gradient steps per step; a fraction with many environments, or to update every few steps (0.5: every second "
+            "step).",
             high=10_000.0,
             read_by=collects,
             also=("gradient_steps", "train_freq"),
@@ -288,7 +289,7 @@ class Experiment:
     eval_episodes: Annotated[
         int,
         Field(
-            "Episodes of one evaluation, without noise; 0 for none, and the returns of training are the result.",
+            "Episodes of one evaluation, without noise; 0 for none: the returns of training are then the result.",
             low=0,
             high=100_000,
         ),

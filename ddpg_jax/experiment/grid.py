@@ -55,7 +55,7 @@ class Range(NamedTuple):
     """True if only whole numbers are allowed."""
 
     def draw(self, generator: np.random.Generator, count: int) -> list[Any]:
-        """Draws values, of the type of `low`; whole ones are rounded down, so that `high` is as likely as the others."""
+        """Draws values, of the type of `low`; whole ones are rounded down, from a range that ends at `high + 1`."""
         return self.at(generator.random(count))
 
     def at(self, shares: Any) -> list[Any]:

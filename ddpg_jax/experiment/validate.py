@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST_UPDATES = 2**31 - 1
 """Upper bound on the number of updates of a run."""
 FLOAT32_STEPS = 2**20
-"""In how many steps float32 can divide a range that is as long as its larger end is far from 0, with some bits to spare."""
+"""Equal steps into which float32 can divide a range as long as its larger end's distance from 0, with some bits to spare."""
 _NUMBERS = declared(Hyperparams)
 
 

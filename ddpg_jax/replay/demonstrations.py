@@ -1,4 +1,4 @@
-"""Samples from demonstrations: a fixed store of transitions beside the replay, which is read and never written.
+"""Samples from demonstrations: a fixed store of transitions beside the replay. The store is only read, never written.
 
 The store is the state of a ring that is full, with one lane, in which the episodes follow one another. Hence windows of n steps
 and hindsight work in it as they do in a replay. It is an argument of the compiled program that all members share, so that
@@ -69,7 +69,7 @@ def all_transitions(store: Any, obs_dim: int, action_dim: int) -> Transition:
 
 
 def only(demonstrations: Replay, store: Any) -> Replay:
-    """Makes a replay that samples demonstrations and nothing else, and returns its state, whatever it is, unchanged.
+    """Makes a replay that samples nothing but demonstrations, and whose state, whatever it is, never changes.
 
     Args:
         demonstrations: samples from a store.
@@ -96,10 +96,11 @@ def only(demonstrations: Replay, store: Any) -> Replay:
 def mixed(replay: Replay, demonstrations: Replay, store: Any) -> Replay:
     """Mixes batches from a replay and from demonstrations, `demo_fraction` of the latter (Ball et al. 2023, section 4.1: 0.5).
 
-    Each batch has demo_fraction * B demonstrations, or if that is no whole number, one more or less so that it is so many in
-    the mean. They are drawn uniformly, with weight 1, and spread evenly over the batch: of the strata that prioritized replay
-    draws from, each is replaced with equal probability. What the updates report of a demonstration changes no priority, but
-    for one row of a batch that has nothing else. With a fraction of 0, batches are those of the replay.
+    Each batch has demo_fraction * B demonstrations; if that is not a whole number, it is rounded up or down at random, so that
+    the mean is right. They are drawn uniformly, with weight 1, and spread evenly over the batch: each of the strata that
+    prioritized replay draws from is replaced with equal probability. What the updates report about a demonstration changes no
+    priority, except that of one row if the whole batch is demonstrations. With a fraction of 0, batches are those of the
+    replay.
 
     Args:
         replay: what is collected.
@@ -121,7 +122,7 @@ def mixed(replay: Replay, demonstrations: Replay, store: Any) -> Replay:
         return batch, jnp.where(chosen, 1.0, weight), Mixed(index, chosen)
 
     def feedback(state: Any, index: Any, td: Array, hyper: Hyperparams) -> Any:
-        # A demonstration repeats what is said of the nearest row of the replay before it, or of the last one.
+        # A demonstration repeats the feedback of the nearest row of the replay before it, or else of the last one in the batch.
         places = jnp.arange(len(td))
         before = jax.lax.cummax(jnp.where(index.demonstration, -1, places))
         source = jnp.where(before < 0, before[-1], before)

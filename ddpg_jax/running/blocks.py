@@ -34,7 +34,8 @@ from ddpg_jax.training.loop import Metrics
 from ddpg_jax.types import Episodes
 
 BLOCK_UPDATES = 1_000
-"""Upper bound on updates per member and block. Block sums are float32, and divergence is acted on only between blocks."""
+"""Upper bound on updates per member and block, unless a single vector step has more. Block sums are float32, and divergence is
+acted on only between blocks."""
 
 PIECE_SECONDS = 0.5
 """Approximate duration of a piece, after which signals, checkpoints and other processes are attended to."""
@@ -67,13 +68,13 @@ class Journal(NamedTuple):
     stopped: list[int] | None = None
     """For each member the iterations after which it was stopped, else -1."""
     waiting: list[int] | None = None
-    """For each member the iteration from which on it takes part, where that is later than the others' next one, else -1."""
+    """For each member, the iteration from which it takes part, if that is later than the next one of the others, else -1."""
     lineage: list[Any] | None = None
     """Every `Change` so far, in order."""
     in_force: int = 0
-    """How many of them have taken place; the others do when the next block begins."""
+    """How many changes of `lineage` have taken place; the others do when the next block begins."""
     due: bool = False
-    """True if the block is at its end, but not its evaluation, which a signal has stopped."""
+    """True if the block is done except for its evaluation, which a signal has stopped."""
 
 
 class Tick(NamedTuple):
@@ -85,7 +86,8 @@ class Tick(NamedTuple):
     step: int
     """Steps done by each member: see `clock.step_at`."""
     rows: list[dict[str, Any]]
-    """One row for each member that has not stopped if there was an evaluation, otherwise none."""
+    """After an evaluation and in the last tick, one row for each member that is not waiting and had not stopped before;
+    otherwise none."""
     journal: Journal
     finished: bool
     """True for the last tick: the run is at its end, or all members have diverged or stopped."""
@@ -152,13 +154,13 @@ def run_blocks(
         begin: iterations that the state has done.
         journal: from the same checkpoint.
         gather: `(message) -> messages`, one from each process that takes part in the run; all processes call it together.
-        judge: decides after each evaluation which members stop. Of several processes, each asks its own at the same steps.
-        evolve: decides after each evaluation which members take over the states of others, or other hyperparameters. Of several
-            processes, each asks its own at the same steps, and all must decide the same.
+        judge: decides after each evaluation which members stop. With several processes, each asks its own at the same steps.
+        evolve: decides after each evaluation which members take over the states of others, or other hyperparameters. With
+            several processes, each asks its own at the same steps, and all must decide the same.
         exchange: brings states of members from one process to another.
 
     Raises:
-        EnvironmentFailure: see `Program.advance`.
+        EnvironmentFailure: an environment failed; see `Program.raise_failure`.
     """
     run = _Run(
         program,
@@ -227,7 +229,7 @@ class _Run:
         self.piece = FIRST_PIECE
 
     def begin_block(self, begin: int) -> None:
-        """Notes where the block begins, which may be one that a checkpoint has left unfinished."""
+        """Begins a block, or resumes an unfinished one: changes that are due take place, and waiting members join."""
         self.block_begin = begin
         if due := self.lineage[self.in_force :]:
             self.state = self.program.inherit(self.state, due, self.exchange)
@@ -279,7 +281,7 @@ class _Run:
 
     @property
     def active(self) -> np.ndarray:
-        """The mask of the members that go on, `[M]`: those that have neither diverged nor been stopped."""
+        """The mask of the members that go on, `[M]`: those that have neither diverged nor been stopped, and are not waiting."""
         return (self.diverged < 0) & ~self.absent
 
     @property

@@ -1,7 +1,7 @@
 """Converts between iterations, the clock of a program, and steps, which users see.
 
-The first iterations of a run are updates on demonstrations, if there are any; all others are vector steps. The steps of a run
-that has nothing but updates are these.
+The first iterations of a run are updates on demonstrations, if there are any; all others are vector steps. In a run that has
+nothing but updates, these count as its steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def total_iterations(experiment: Experiment) -> int:
 
 
 def phase_at(experiment: Experiment, iteration: int) -> str:
-    """Returns what an iteration does: `offline`, `fill` or `learn`, as the functions of a training are called.
+    """Returns what an iteration does: `offline`, `fill` or `learn`, the name of a function of `Training`.
 
     >>> x = Experiment(pretrain_updates=5, warmup_steps=10)
     >>> phase_at(x, 4), phase_at(x, 14), phase_at(x, 15)

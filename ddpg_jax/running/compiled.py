@@ -111,7 +111,7 @@ def _training(structure: Experiment, env: Env, placement: Placement, *, parts: P
 
 
 def _unless_diverged(advance: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
-    """Makes `(state, inputs, clocks, store) -> (state, metrics)`, a phase of training without members that have diverged."""
+    """Makes `(state, inputs, clocks, store) -> (state, metrics)`, a phase of training in which only active members learn."""
 
     def mapped(state: Any, inputs: Inputs, clocks: tuple[Array, Array], store: Any) -> Any:
         key, hyper, active, begin, so_far = inputs
@@ -140,5 +140,5 @@ def structure_of(experiment: Experiment) -> Experiment:
 
 
 def if_active(active: Array, new: Any, old: Any) -> Any:
-    """Selects `new` for a member that has not diverged, else `old`; `active` is `[]`."""
+    """Selects `new` for an active member, else `old`; `active` is `[]`."""
     return jax.tree.map(lambda x, y: jnp.where(active, x, y), new, old)

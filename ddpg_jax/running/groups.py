@@ -75,7 +75,7 @@ def check_read(groups: Sequence[Group], fields: Mapping[str, Any]) -> None:
         fields: the fields that all points share, unless a point overrides them.
 
     Raises:
-        ConfigError: nothing reads one of them, so that whoever gives it believes that it does something.
+        ConfigError: nothing reads one of them, so giving it would have no effect.
     """
     swept = {name for group in groups for member in group.members for name, _ in member.swept}
     experiments, unset = [group.experiment for group in groups], {**STRUCTURE, **NUMBERS}
@@ -105,7 +105,7 @@ def fit_to_memory(
         agree: `(count) -> count`, from how many members fit in this process to how many fit in all processes together.
         local_processes: how many processes share the memory.
         state_copies: how many copies of all states must fit beside the program, as for a checkpoint.
-        unit: members that belong together, such as the seeds of a point, and are not divided if so many fit.
+        unit: the number of members that belong together, such as the seeds of a point; they stay together if so many fit.
 
     Raises:
         ConfigError: not even one member per device fits.

@@ -34,7 +34,7 @@ SETTINGS: dict[str, tuple[Any, str]] = {
 HEADROOM = 0.9
 """Fraction of the memory limit that programs may fill."""
 LEAST_ADDRESSES = 3 << 30
-"""Bytes of addresses without which XLA's compiler aborts the process without an error that could be caught."""
+"""Bytes of addresses that XLA's compiler needs; with fewer, it aborts the process, with no error that could be caught."""
 SMALL_PRODUCT = 64 * 256 * 256
 """Multiplications of a matrix product that one core completes faster than two together (benchmarks/NOTES.md)."""
 FEW_ROWS = 128

@@ -20,7 +20,7 @@ class Copying(NamedTuple):
     take: Any
     """`(tree [K, ...], lane) -> tree`: the state of one of the members of a call, or a part of it."""
     place: Any
-    """`(state [K, ...], state, lane) -> state [K, ...]`: gives a copy to another one; the first argument is consumed."""
+    """`(state [K, ...], state, lane) -> state [K, ...]`: gives a member a copy of a state; the first argument is consumed."""
     place_train: Any
     """The same for the networks and optimizers alone."""
 
@@ -76,7 +76,7 @@ def hand_over(
     index: Mapping[int, int],
     exchange: Exchange,
 ) -> list[Any]:
-    """Returns the state after members have taken over those of others; it is consumed.
+    """Returns the state after members have taken over the states of others; the given state is consumed.
 
     Args:
         state: one entry for each call.

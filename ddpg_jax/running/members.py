@@ -49,9 +49,9 @@ class Change(NamedTuple):
     """What a member takes over at a step: the state of another member, and hyperparameters."""
 
     step: int
-    """The step from which on it holds."""
+    """The step from which the change holds."""
     member: int
-    """Its number."""
+    """The number of the member."""
     parent: int
     """The number of the member whose state it takes over; its own if it goes on from where it is."""
     values: Mapping[str, float]

@@ -123,7 +123,7 @@ def over_members(function: Callable[..., Any], placement: Placement, shared: int
 
 
 def lift(function: Callable[..., Any], placement: Placement, shared: int = 0) -> Callable[..., Any]:
-    """Lifts a function of one member to the members of one device, of which there is one unless they are vmapped."""
+    """Lifts a function of one member to the members of one device: a single one, unless they are vmapped."""
 
     def lifted(*arguments: Any) -> Any:
         count = len(arguments) - shared

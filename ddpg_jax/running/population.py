@@ -34,7 +34,7 @@ class Exploit(NamedTuple):
     fraction: float = 0.2
     """Fraction of the members that are replaced, and of those that they are replaced by; at least one member."""
     perturb: tuple[float, float] = (0.8, 1.25)
-    """A member that is replaced has each of its numbers multiplied by one of these, chosen at random."""
+    """A member that is replaced gets each of its parent's numbers multiplied by one of these, chosen at random."""
     resample: float = 0.0
     """Probability with which a number is drawn from its range instead."""
     replay: str = "copy"
@@ -70,10 +70,10 @@ class Population(NamedTuple):
 def replacements(rows: Sequence[dict[str, Any]], seed: int, ranges: Mapping[str, Range], *, exploit: Exploit) -> list[Change]:
     """Decides who is replaced: truncation selection, then exploration (Jaderberg et al. 2017, section 4.1).
 
-    Members are ranked by the returns in their rows; of equal ones, the first comes first. Each of the worst is replaced by one
-    of the best, drawn uniformly, unless that one is no better. A member that has diverged is the worst, and is always
-    replaced, by the whole state of another one, as its own replay may be spoiled. A member of which no episode has ended, if
-    nothing is evaluated, is not compared.
+    Members are ranked by the returns in their rows; of equal ones, the lowest number comes first. Each of the worst is replaced
+    by one of the best, drawn uniformly, unless that one is no better. A member that has diverged ranks last, and is always
+    replaced by the whole state of another one, because its own replay may be spoiled. If nothing is evaluated, a member without
+    a finished episode is not compared.
 
     Args:
         rows: of one evaluation, with the hyperparameters of each member.
@@ -157,7 +157,7 @@ def check_alone(name: str, value: Any, others: Mapping[str, Any]) -> None:
 
     Args:
         name: `population` or `schedule`.
-        value: that it was given.
+        value: its value, which the message shows unless it is empty.
         others: what cannot be combined with it, with their values, None if they are not given.
 
     Raises:
@@ -239,7 +239,7 @@ def _factors(value: Any) -> tuple[float, float]:
 
 
 def _every(value: Any, experiment: Experiment) -> int:
-    """Reads the steps between two exploits, and checks that there is one."""
+    """Reads the steps between two exploits, and checks that at least one exploit takes place."""
     each = evaluation_steps(experiment)
     default = max(1, int(length(experiment) / EXPLOITS / each + 0.5)) * each
     every = default if value is None else integer("every", value, low=1)

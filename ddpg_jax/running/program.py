@@ -1,6 +1,6 @@
 """Prepares an experiment for M members (seeds x hyperparameter points) at once: `Program`.
 
-A single run is a sweep of one member, so there is one way through the code.
+A single run is a sweep of one member, so it takes the same path through the code.
 """
 
 from __future__ import annotations
@@ -82,14 +82,15 @@ class Program:
         self._seats = seats
 
     def regroup(self, state: list[Any], stopped: np.ndarray) -> list[Any]:
-        """Returns the state with the members that go on in as few calls, or as few lanes, as they need; it is consumed.
+        """Returns the state with the members that go on in as few calls, or lanes, as they need; the given state is consumed.
 
-        Calls of mapped members keep their shape, so that nothing is compiled again. Lanes of vmapped members are halved once
-        or more often, and each new number is compiled once. With environments outside, vmapped members stay where they are.
+        Calls of mapped members keep their shape, so nothing is compiled again. Lanes of vmapped members shrink to a power of
+        two for each device, and each new number is compiled once. With environments outside, vmapped members stay where they
+        are.
 
         Args:
             state: of this program.
-            stopped: `[M]` bool, True for members that are never active again.
+            stopped: `[M]` bool, True for members that have stopped or are still waiting.
         """
         self._check(state)
         if self.placement.single or (self.placement.vmapped and self.env.outside is not None):
@@ -164,7 +165,7 @@ class Program:
     def keeps_environments(self) -> bool:
         """Returns True if `save` keeps the environments, so that a run that is resumed continues exactly.
 
-        `make_program` has asked: it is shown with idle copies, and not while others are in use.
+        `make_program` asks first, because only idle copies can show this, and only while no others are in use.
         """
         return self.env.outside is None or (not self._shared and self.env.outside.goes_on_after_restore())
 
@@ -204,9 +205,9 @@ class Program:
         return jax.tree.map(lambda column: column[own], tree)
 
     def _join(self, results: list[Any], rest: Any = None) -> Any:
-        """Joins the results of all calls that are made to results of all members, `[M, ...]`: the inverse of `_select`.
+        """Joins the results of the calls that are made into results of all members, `[M, ...]`: the inverse of `_select`.
 
-        The members of the other calls have those of `rest`, by default zeros.
+        Members of the other calls get their results from `rest`, by default zeros.
         """
         calls = self._seats.calls
         idle = calls[self._seats.live :]
@@ -241,15 +242,15 @@ class Program:
     ) -> tuple[Any, Metrics, float]:
         """Advances from iteration `begin` `[M]` to `end`, all of them in one phase (see `clock.phase_at`).
 
-        Members that are not active learn nothing; under vmap they compute along, and the result is dropped. If an environment
-        outside asks for it, the end is earlier: see `Metrics.done`.
+        Members that are not active learn nothing; under vmap they are computed, too, but their new networks and metrics are
+        dropped. If an environment outside asks for it, the end is earlier: see `Metrics.done`.
 
         Args:
             state: consumed.
             begin: the next iteration: one number, or one for each member, `[M]`. Members advanced by the same loop must
                 share it.
-            end: the step after the last one.
-            active: `[M]` bool, False for members that have diverged or been stopped.
+            end: the iteration after the last one.
+            active: `[M]` bool, False for members that have diverged or been stopped, or are waiting.
             so_far: metrics of the steps before, if they belong to the same block.
 
         Returns:
@@ -293,7 +294,7 @@ class Program:
             raise EnvironmentFailure(f"gave a number that is not finite{when}")
 
     def evaluate(self, state: Any, i: int) -> Episodes:
-        """Evaluates all members: `[M, K]` each. Returns are not finite if the member's actor has diverged.
+        """Evaluates all members: `[M, K]` each. The returns of a member whose actor has diverged are not finite.
 
         `after_evaluation` must follow.
 

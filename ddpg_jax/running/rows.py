@@ -96,7 +96,7 @@ def result_of(row: dict[str, Any]) -> float:
 
 
 def measurement(name: str, row: dict[str, Any], holder: Any) -> Callable[[dict[str, Any]], float]:
-    """Returns the function that gets a column of measurements from the rows of `holder`, of which `row` is one.
+    """Returns a function that reads a column of measurements from a row of `holder`; `row` is one of its rows.
 
     Raises:
         ConfigError: there is no such column.

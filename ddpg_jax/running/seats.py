@@ -31,7 +31,7 @@ class Seats(NamedTuple):
 
     calls: tuple[Call, ...]
     live: int
-    """The first of the calls are made; the others hold the states of members that have stopped."""
+    """The number of calls that are made, the first ones; the others hold the states of members that have stopped."""
 
     def find(self, slot: int) -> tuple[int, int]:
         """Returns the call of a slot, and its index there."""
@@ -42,7 +42,7 @@ class Seats(NamedTuple):
 
 
 def seat(placement: Placement, stopped: np.ndarray | None = None) -> Seats:
-    """Seats all slots, those of members that have stopped last.
+    """Seats all slots; those of stopped members come last.
 
     Args:
         placement: of all members.

@@ -89,8 +89,8 @@ def make_timetable(given: Any, seeds: int, fields: Mapping[str, Any]) -> tuple[l
     """Makes the members of a run that repeats a schedule, and what changes their hyperparameters.
 
     Args:
-        given: a schedule.csv, of which the way to the member with the best final return counts; or pairs of a step and values,
-            of which the first step is 0.
+        given: a schedule.csv, from which the values on the way to the member with the best final return are taken; or pairs of
+            a step and values, the first at step 0.
         seeds: number of members.
         fields: the other fields.
 

@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     pack: Callable[[Any], tuple[Callable[[Any], Any], Callable[[Any], Any]]] = lambda shapes: (tuple, tuple)
     """`(shapes) -> (pack, unpack)`: how what a step hands to the next is carried, by default array by array."""
     unroll: int = 1
-    """The number of vector steps in one turn of the loop. The program contains the step once more than that."""
+    """The number of vector steps in one turn of the loop. If it is above 1, the program contains the step once more."""
 
 
 PLAIN = Layout()
@@ -60,11 +60,11 @@ class Metrics(NamedTuple):
     counts: dict[str, Array]
     """The number of terms in each sum."""
     bad_step: Array
-    """The first vector step at which the environment returned a number that is not finite, else -1."""
+    """The first iteration at which an environment failed or returned a number that is not finite, else -1."""
     diverged_step: Array
-    """The first vector step at which the critic's loss was not finite or its mean value exceeded +-`Q_LIMIT`, else -1."""
+    """The first iteration at which the critic's loss was not finite or its mean value exceeded +-`Q_LIMIT`, else -1."""
     done: Any = -1
-    """The vector step to continue with: the end of the block, or an earlier one if an environment has stopped it."""
+    """The iteration to continue with: the end of the block, or an earlier one if an environment has stopped it."""
 
 
 class Training(NamedTuple):
@@ -73,14 +73,15 @@ class Training(NamedTuple):
     init: Callable[[Key, Hyperparams], RunState]
     """`(key, hyper) -> state`."""
     restart: Callable[[Key, RunState, Array], RunState]
-    """`(key, state, i) -> state` at vector step `i`: starts all episodes again, after environments could not be restored."""
+    """`(key, state, i) -> state` at iteration `i`: starts all episodes again, after a shared evaluation, or if environments
+    could not be restored."""
     fill: Callable[..., tuple[RunState, Metrics]]
     """`(key, state, hyper, begin, end, so_far=None) -> (state, metrics)`: takes vector steps of uniform random actions without
     learning. `so_far` holds the metrics of the earlier steps of the same block, if there are any."""
     learn: Callable[..., tuple[RunState, Metrics]]
     """Takes vector steps of collecting and learning, with the arguments of `fill`."""
     evaluate: Callable[[Key, RunState, Array], Episodes]
-    """`(key, state, i) -> episodes [K]` at vector step `i`: plays K whole episodes without noise."""
+    """`(key, state, i) -> episodes [K]` at iteration `i`: plays K whole episodes without noise."""
     offline: Callable[..., tuple[RunState, Metrics]]
     """Takes gradient steps on demonstrations without stepping the environments, one for each `i`, with the arguments of
     `fill`."""
@@ -115,9 +116,9 @@ def make_training(
         updates: the number of gradient steps at a time.
         update_interval: the number of vector steps from one time to the next.
         eval_episodes: the number of episodes per evaluation.
-        eval_shared: play these in a training environment outside the program; `restart` must follow.
-        max_over_members: `(status []) -> status []`, over the members that one loop advances; under `vmap`, its result must not
-            be batched, because the end of the loop depends on it.
+        eval_shared: play evaluation episodes in a training environment outside the program; `restart` must follow.
+        max_over_members: `(status []) -> status []`, the maximum over the members that one loop advances; under `vmap`, it must
+            not be batched, because the end of the loop depends on it.
         layout: how the loop over vector steps is compiled.
         offline: demonstrations, if there are any; vector steps are then counted from the end of the gradient steps on them.
     """
@@ -164,7 +165,7 @@ def make_training(
 
 
 def in_blocks(step: StepFunction, *, layout: Layout, origin: int) -> Callable[..., tuple[RunState, Metrics]]:
-    """Returns `Training.fill`, or one of its like, which takes such steps; their clock is 0 at iteration `origin`."""
+    """Returns a function like `Training.fill` that takes these steps; their clock is 0 at iteration `origin`."""
 
     def advance(
         key: Key, state: RunState, hyper: Hyperparams, begin: Array, end: Array, so_far: Metrics | None = None

@@ -1,4 +1,4 @@
-"""Provides a training with demonstrations, which it mixes into batches, or learns from alone."""
+"""Adds demonstrations to a training, which mixes them into its batches or learns from them alone."""
 
 from __future__ import annotations
 

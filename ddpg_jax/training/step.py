@@ -44,8 +44,8 @@ class RunState:
 def fork(own: RunState, parent: RunState) -> RunState:
     """Returns the state of a member that goes on from the state of another one in its own environments.
 
-    The open episodes of the replay end, as the next transitions belong to others. The noise stays, as it belongs to the
-    episodes.
+    The open episodes of the replay end, because the next transitions belong to other episodes. The member keeps its own noise,
+    which belongs to its running episodes.
     """
     replay = end_open_episodes(parent.replay)
     return replace(parent, noise=own.noise, env=own.env, obs=own.obs, returns=own.returns, replay=replay)

@@ -21,7 +21,7 @@ class Step(NamedTuple):
     ended: Array
     """`[N]`, the return where an episode ended, else NaN."""
     fine: Array
-    """`[]` bool, True if no environment failed or returned a number that is not finite."""
+    """`[]` bool, False if an environment failed, or if finite observations and actions led to a number that is not finite."""
     status: Array
     """`[]` int32, `GO_ON`, `STOP` or `FAILED`."""
     updated: Array | bool
