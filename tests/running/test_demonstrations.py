@@ -119,7 +119,7 @@ def test_a_run_without_steps_goes_on_to_the_bit_but_not_with_other_data(
     shutil.copy(shown, own)
     assert train("whole", 90, "--resume") == 0
     assert run("record", str(tmp_path / "whole"), "--replay", "--out", str(tmp_path / "none.npz")) == 2
-    assert "so record episodes of its policy instead, with ddpg-jax record" in capsys.readouterr().err
+    assert "record episodes of its policy instead, with ddpg-jax record" in capsys.readouterr().err
 
 
 def test_the_replay_of_a_run_is_read(command_line: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
