@@ -48,9 +48,12 @@ def check_jax() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # an assertion if a named platform has no plug-in at all
-        named = os.environ.get("JAX_PLATFORMS", "")
+        named = os.environ.get("JAX_PLATFORMS")
         reason = str(error).split(" (set JAX_PLATFORMS")[0].splitlines()[0] if str(error) else "JAX cannot use it"
-        raise ConfigError(f"JAX_PLATFORMS={named} is not allowed here: {reason.rstrip('.')}; unset it, or name cpu") from error
+        reason = reason.rstrip(".")
+        if named is None:
+            raise ConfigError(f"JAX finds no device here: {reason}; set JAX_PLATFORMS=cpu to use the CPU") from error
+        raise ConfigError(f"JAX_PLATFORMS={named} is not allowed here: {reason}; unset it, or name cpu") from error
 
 
 def use_compilation_cache() -> None:

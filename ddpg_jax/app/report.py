@@ -331,8 +331,8 @@ def headline(
     if scores[best] == -np.inf:
         return f"{env}: NO BEST POINT, as every point has members that diverged or have no return; diverged members: {diverged}"
     return (
-        f"{env}: {name + ', ' if name else ''}IQM {readable(scores[best])}{spread} over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}{success}, {len(points)} point{'s' if len(points) > 1 else ''}, "
+        f"{env}: {name + ', ' if name else ''}{'' if episodes else 'training '}IQM "
+        f"{readable(scores[best])}{spread} over {plural(seeds, 'seed')}{success}, {plural(len(points), 'point')}, "
         f"{f'{len(pruned)} of them pruned, ' if pruned else ''}diverged members: {diverged}"
     )
 

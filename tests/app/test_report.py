@@ -275,6 +275,7 @@ def test_the_line_at_the_end() -> None:
     assert report.headline("E", rows, 4) == "E: DIVERGED at step 1,050"
     together = report.headline("E", table([[1.0], [3.0]]), 4)
     assert together == "E: IQM 2.0 [1.0, 3.0] over 2 seeds, 1 point, diverged members: 0"
+    assert report.headline("E", table([[1.0], [3.0]]), 0).startswith("E: training IQM 2.0 [1.0, 3.0]")
     lost = [{**row, SUCCESS: math.nan, "diverged_step": 50} for row in table([[1.0]])]
     assert math.isnan(report._final_success([*table([[1.0]]), {**lost[0], "member": 1}]))
     told = [row | {SUCCESS: rate} for row, rate in zip(table([[1.0], [3.0]]), (0.5, 1.0), strict=True)]
