@@ -107,18 +107,18 @@ def status(store: Store, tasks: Sequence[Task], running: str) -> str:
     """The table of `--status`; `running` is the run folder that a runner is at."""
     all_of_them = [progress(store, task, running) for task in tasks]
     width = max(len("total"), *(len(task.name) for task in tasks))
-    heads = f"{'chunks':>10}{'step':>22}{'steps/s':>9}{'seconds':>11}{'to go':>11}"
+    heads = f"{'chunks':>10}{'step':>24}{'steps/s':>9}{'seconds':>11}{'to go':>11}"
     lines = [f"{'task':{width}}  {'state':8}{heads}"]
     for one in all_of_them:
         chunks, step = f"{one.kept} of {one.chunks}", f"{one.step:,.0f} of {one.task.steps:,}"
         speed = "?" if math.isnan(one.speed) else f"{one.speed:,.0f}"
         ahead = "" if one.state in ("done", "other") else clock(to_go(one, all_of_them))
-        cells = f"{chunks:>10}{step:>22}{speed:>9}{one.seconds:>11,.0f}{ahead:>11}"
+        cells = f"{chunks:>10}{step:>24}{speed:>9}{one.seconds:>11,.0f}{ahead:>11}"
         lines.append(f"{one.task.name:{width}}  {one.state:8}{cells}  {one.why}".rstrip())
     ahead = sum(to_go(one, all_of_them) for one in all_of_them if one.state != "other")
     done = f"{sum(one.state == 'done' for one in all_of_them)} of {len(tasks)} done"
     seconds = sum(one.seconds for one in all_of_them)
-    lines.append(f"{'total':{width}}  {done:>49}{seconds:>11,.0f}{clock(ahead):>11}")
+    lines.append(f"{'total':{width}}  {done:>51}{seconds:>11,.0f}{clock(ahead):>11}")
     return "\n".join(lines)
 
 
