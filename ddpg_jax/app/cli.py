@@ -227,7 +227,7 @@ def _stopping(groups: Any, options: argparse.Namespace) -> Any:
     if prune is None and fraction is not None:
         raise ConfigError(f"--prune-fraction {fraction} needs --prune RUNGS")
     if prune == "none" and not options.resume:
-        raise ConfigError("--prune none lets the pruned points of a run go on and needs --resume; also give --resume")
+        raise ConfigError("--prune none lets the pruned points of a run go on, which needs --resume; give both")
     pruning = None if prune in (None, "none") else make_pruning(prune, fraction, groups)
     return Stopping(hours, parse_until(options.until), pruning, prune or "")
 

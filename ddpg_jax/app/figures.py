@@ -99,9 +99,9 @@ def learning_curves(
         grey = [label for label in curves if label not in shown[env]]
         for label in (*grey, *shown[env]):
             lost = diverged[env, label] if diverged is not None else int(np.isnan(curves[label][:, -1, 1]).sum())
-            about = [shown[env].get(label, ""), plural(len(curves[label]), "seed"), f"{lost} diverged" if lost else ""]
-            named = _legible(f"{label} ({', '.join(filter(None, about))})")
-            named = f"{plural(len(grey), 'other point')}" if label in grey else named
+            named = plural(len(grey), "other point")
+            if label not in grey:
+                named = _named(label, shown[env][label], seeds=len(curves[label]), diverged=lost)
             color = GREY if label in grey else colors[known.index(label)]
             _curve(axes, curves[label], named, color=color, band=label not in grey, ended=(env, label) in pruned)
         if any((env, label) in pruned for label in curves):
@@ -114,6 +114,12 @@ def learning_curves(
     all_axes[0].set_ylabel(what + ("\n(IQM and 95 % interval over seeds)" if several else ""))
     _legend(figure, all_axes)
     save(figure, path)
+
+
+def _named(label: str, place: str, *, seeds: int, diverged: int) -> str:
+    """Returns the text of a curve in the legend."""
+    about = [place, plural(seeds, "seed"), f"{diverged} diverged" if diverged else ""]
+    return _legible(f"{label} ({', '.join(filter(None, about))})")
 
 
 def _legible(label: str) -> str:

@@ -18,6 +18,15 @@ from ddpg_jax.errors import ConfigError
 from ddpg_jax.running.rows import measurement, result_of
 
 
+class RunData(NamedTuple):
+    """What was read from the folder of a run."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    rows: list[dict[str, Any]]
+    """The rows of metrics.csv, at least one."""
+
+
 class Curves(NamedTuple):
     """Learning curves of several runs."""
 
@@ -35,37 +44,25 @@ def plot(folders: Sequence[Path], out: Path, column: str | None = None) -> None:
     """Draws the learning curves of the runs in the folders, or those of another column of their tables than the return.
 
     Raises:
-        ConfigError: the figure's name has another ending, or the folders cannot be read; see `collect`.
+        ConfigError: the figure's name has another ending, or its curves cannot be made; see `read_runs` and `collect`.
     """
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .png, .pdf or .svg")
     check_file("out", out)
-    curves = collect(folders, column)
-    if column is not None and not any(np.isfinite(curve).any() for curve in _values(curves)):
+    curves = collect(read_runs(folders), column)
+    values = [curve[:, :, 1] for points in curves.panels.values() for curve in points.values()]
+    if column is not None and not any(np.isfinite(each).any() for each in values):
         raise ConfigError(f"column={column} has no number in these runs; choose another")
     figures.learning_curves(curves.panels, out, what=curves.what, pruned=curves.pruned, diverged=curves.diverged)
 
 
-def _values(curves: Curves) -> list[np.ndarray]:
-    """Returns the values of all curves, `[S, evaluations]` each."""
-    return [curve[:, :, 1] for points in curves.panels.values() for curve in points.values()]
-
-
-def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
-    """Reads the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
-
-    Settings include when members stop, and how their hyperparameters change.
-
-    Args:
-        folders: of the runs.
-        column: the column of metrics.csv, by default the returns.
+def read_runs(folders: Sequence[Path]) -> list[RunData]:
+    """Reads the manifests and the tables of runs.
 
     Raises:
-        ConfigError: a folder has no run, no evaluation, no such column or a table that cannot be read; a run, or a seed of a
-            curve, is given twice; or runs of one curve were never evaluated at the same step.
+        ConfigError: a folder has no run, no evaluation or a table that cannot be read; or a run is given twice.
     """
-    value_of = result_of
-    settings, tables, envs, stopped = [], [], [], []
+    runs: list[RunData] = []
     known: dict[str, Path] = {}
     for folder in folders:
         run = RunFolder(folder)
@@ -73,22 +70,38 @@ def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
         if not rows:
             raise ConfigError(f"{folder} holds no evaluation yet; train it first")
         run.check_rows(rows)
-        value_of = result_of if column is None else measurement(column, rows[0], folder)
-        ways = report.ways(manifest)
-        same = known.setdefault(json.dumps([manifest["identity"], ways], sort_keys=True), folder)
+        same = known.setdefault(json.dumps([manifest["identity"], report.ways(manifest)], sort_keys=True), folder)
         if same is not folder:
             raise ConfigError(f"{folder} and {same} hold the same run, possibly of different lengths; name one of them")
-        fields = report.settings(manifest)
-        settings.append({**{name: value for name, value in fields.items() if name not in report.swept(rows)}, **ways})
-        tables.append(rows)
-        stopped.append(stops_of(manifest))
-        envs.append(fields["env"])
+        runs.append(RunData(folder, manifest, rows))
+    return runs
+
+
+def collect(runs: Sequence[RunData], column: str | None = None) -> Curves:
+    """Makes the curves of runs; those with the same settings share a curve, and each point of a sweep has one of its own.
+
+    Settings include when members stop, and how their hyperparameters change.
+
+    Args:
+        runs: from `read_runs`.
+        column: the column of metrics.csv, by default the returns.
+
+    Raises:
+        ConfigError: a run has no such column; a seed of a curve is given twice; or runs of one curve were never evaluated at
+            the same step.
+    """
+    settings = []
+    for _, manifest, rows in runs:
+        own = {name: value for name, value in report.settings(manifest).items() if name not in report.swept(rows)}
+        settings.append({**own, **report.ways(manifest)})
     curves: dict[tuple[str, str], list[report.Curve]] = {}
     pruned: set[tuple[str, str]] = set()
     going_on: set[tuple[str, str]] = set()
     seen: dict[tuple[str, str, int], Path] = {}
-    for folder, name, table, usual, stops in zip(folders, legend(settings), tables, envs, stopped, strict=True):
-        for env, rows in report.by_env(table, usual).items():
+    for (folder, manifest, table), name in zip(runs, legend(settings), strict=True):
+        value_of = result_of if column is None else measurement(column, table[0], folder)
+        stops = stops_of(manifest)
+        for env, rows in report.by_env(table, manifest["experiment"]["env"]).items():
             ended, begun, labels = report.pruned_points(rows, stops), report.first_values(rows), report.labels(rows, "")
             for point, own in report.curves_by_point(rows, stops, value_of).items():
                 whole = ", ".join(filter(None, (name, labels[point])))
@@ -105,7 +118,7 @@ def collect(folders: Sequence[Path], column: str | None = None) -> Curves:
                 f"the runs of {label} on {env} have no step in common at which they were evaluated; plot them separately"
             )
         panels.setdefault(env, {})[label] = curve
-    what = column or report.measured([row for table in tables for row in table])
+    what = column or report.measured([row for run in runs for row in run.rows])
     diverged = {at: sum(math.isnan(one.after) for one in own if one.after is not None) for at, own in curves.items()}
     return Curves(panels, pruned - going_on, what, diverged)
 

@@ -17,9 +17,8 @@ from ddpg_jax.app.citations import bibtex
 from ddpg_jax.app.cite import keys_of_run
 from ddpg_jax.app.document import Block, Code, Heading, Paragraph, Picture, Table, write_document
 from ddpg_jax.app.options import check_file
-from ddpg_jax.app.plot import Curves, collect
+from ddpg_jax.app.plot import Curves, RunData, collect, read_runs
 from ddpg_jax.app.report import IN_TRAINING, WITHOUT_NOISE, described, readable, settings
-from ddpg_jax.app.run_folder import RunFolder
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.experiment.experiment import FIELDS
 from ddpg_jax.running.comparison import optimality_gap, performance_profile, probability_of_improvement, resampled_interval
@@ -43,14 +42,14 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     """Writes the page of the runs in the folders.
 
     Raises:
-        ConfigError: the name of the page has another ending, or the folders cannot be read; see `plot.collect`.
+        ConfigError: the name of the page has another ending, or the curves cannot be made; see `plot`.
     """
     if out.suffix not in (".html", ".md"):
         raise ConfigError(f"out={out} is not allowed; the name must end in .html or .md")
     check_file("out", out)
-    curves = collect(folders)
-    manifests = [RunFolder(folder).manifest() for folder in folders]
-    results = _results(curves, _targets(folders, manifests), _success_rates(folders))
+    runs = read_runs(folders)
+    curves, manifests = collect(runs), [run.manifest for run in runs]
+    results = _results(curves, _targets(folders, manifests), _success_rates(runs))
     blocks = [*_what_was_run(folders, manifests), *results, *_how_to_repeat(manifests)]
     write_document(out, f"DDPG on {', '.join(curves.panels)}", blocks)
 
@@ -113,12 +112,12 @@ def _results(curves: Curves, targets: Mapping[str, float], successes: Mapping[st
     return blocks
 
 
-def _success_rates(folders: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Returns the mean success rates at the ends of curves, environment -> label -> rate; NaN as in summary.json."""
-    try:
-        panels = collect(folders, SUCCESS).panels
-    except ConfigError:  # a run of an older version does not have it
-        return {}
+def _success_rates(runs: Sequence[RunData]) -> dict[str, dict[str, float]]:
+    """Returns the mean success rates at the ends of curves, environment -> label -> rate; NaN as in summary.json.
+
+    It is empty if one of the runs is of an older version, which does not have them.
+    """
+    panels = collect(runs, SUCCESS).panels if all(SUCCESS in run.rows[0] for run in runs) else {}
     return {env: {label: float(curve[:, -1, 1].mean()) for label, curve in points.items()} for env, points in panels.items()}
 
 
