@@ -194,10 +194,8 @@ def sweep(
     return _result(chosen, done, referee.stops, begin=begin, seed=groups[0].experiment.seed)
 
 
-def evaluate(
-    policy: Policy, env: Any = None, *, episodes: int = 20, seed: int = 0, **fields: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Plays whole episodes of a policy without noise; returns their returns and their lengths, `[episodes]` each.
+def evaluate(policy: Policy, env: Any = None, *, episodes: int = 20, seed: int = 0, **fields: Any) -> Episodes:
+    """Plays whole episodes of a policy without noise; returns their returns, lengths and successes, `[episodes]` each.
 
     Args:
         policy: a policy, such as `Run.policy`, one of `Sweep.policies`, or what `load_policy` returns.
@@ -215,9 +213,9 @@ def evaluate(
 
     >>> import ddpg_jax as dj
     >>> run = dj.train("Pendulum-v1", steps=1_000, warmup_steps=500)
-    >>> returns, lengths = dj.evaluate(run.policy, env_kwargs={"g": 5.0}, episodes=3)
-    >>> returns.shape, lengths.tolist()
-    ((3,), [200, 200, 200])
+    >>> played = dj.evaluate(run.policy, env_kwargs={"g": 5.0}, episodes=3)
+    >>> played.returns.shape, played.lengths.tolist(), played.successes.tolist()  # Pendulum has no successes
+    ((3,), [200, 200, 200], [nan, nan, nan])
     """
     made, env = ({}, env) if env is not None else (policy.options._asdict(), policy.spec.name)
     for name, value in fields.items():
@@ -228,8 +226,7 @@ def evaluate(
     episodes = integer("episodes", episodes, low=1)
     experiment, _ = configure({**made, **fields, "env": env if isinstance(env, str) else _name(env), "seed": seed})
     check_settings()
-    found = play_policy(policy, experiment, _given(env), episodes=episodes, seed=experiment.seed)
-    return found.returns, found.lengths
+    return play_policy(policy, experiment, _given(env), episodes=episodes, seed=experiment.seed)
 
 
 def play_policy(

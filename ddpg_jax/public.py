@@ -25,7 +25,20 @@ from ddpg_jax.running.program import Member
 from ddpg_jax.running.results import Sweep
 from ddpg_jax.training.loop import make_training
 from ddpg_jax.training.step import train_step
-from ddpg_jax.types import Agent, Env, EnvSpec, Explorer, Goal, Hyperparams, Nets, Replay, ReplayState, TrainState, Transition
+from ddpg_jax.types import (
+    Agent,
+    Env,
+    EnvSpec,
+    Episodes,
+    Explorer,
+    Goal,
+    Hyperparams,
+    Nets,
+    Replay,
+    ReplayState,
+    TrainState,
+    Transition,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -43,6 +56,7 @@ __all__ = [
     "Env",
     "EnvSpec",
     "EnvironmentFailure",
+    "Episodes",
     "Experiment",
     "Exploit",
     "Explorer",

@@ -54,9 +54,10 @@ def policy() -> dj.Policy:
 def test_returns_are_those_of_a_loop_written_by_hand(policy: dj.Policy) -> None:
     actions = policy(np.array([[t / 4, 0.5] for t in range(4)], np.float32))
     before = Echo.open
-    returns, lengths = dj.evaluate(policy, lambda: Echo(scale=2.0), episodes=3)
+    returns, lengths, successes = dj.evaluate(policy, lambda: Echo(scale=2.0), episodes=3)
     np.testing.assert_allclose(returns, np.repeat(2.0 * actions.sum(), 3), rtol=1e-6)
     assert lengths.tolist() == [4, 4, 4]
+    assert np.isnan(successes).all(), "the environment tells none"
     assert Echo.open == before, "environments are closed"
 
 
@@ -69,8 +70,8 @@ def test_the_environment_may_be_one_in_jax(policy: dj.Policy) -> None:
         observe=lambda t: jnp.array([t / 4, 0.5]),
     )
     here, there = dj.evaluate(policy, env, episodes=2), dj.evaluate(policy, Echo, episodes=2)
-    np.testing.assert_allclose(here[0], there[0], rtol=1e-6)
-    assert here[1].tolist() == there[1].tolist()
+    np.testing.assert_allclose(here.returns, there.returns, rtol=1e-6)
+    assert here.lengths.tolist() == there.lengths.tolist()
 
 
 def test_a_failure_of_the_environment_is_told_and_it_is_closed(policy: dj.Policy) -> None:
@@ -83,17 +84,17 @@ def test_a_failure_of_the_environment_is_told_and_it_is_closed(policy: dj.Policy
 def test_by_default_it_is_the_environment_of_the_training(tmp_path: Path) -> None:
     """With its options, which a policy that is saved keeps; those that are given take their place."""
     run = dj.train("Pendulum-v1", steps=1_000, warmup_steps=999, hidden=(8,), eval_episodes=1)
-    usual, _ = dj.evaluate(run.policy, episodes=2, seed=3)
-    again, _ = dj.evaluate(run.policy, "Pendulum-v1", episodes=2, seed=3)
-    light, _ = dj.evaluate(run.policy, env_kwargs={"g": 0.1}, episodes=2, seed=3)
+    usual = dj.evaluate(run.policy, episodes=2, seed=3).returns
+    again = dj.evaluate(run.policy, "Pendulum-v1", episodes=2, seed=3).returns
+    light = dj.evaluate(run.policy, env_kwargs={"g": 0.1}, episodes=2, seed=3).returns
     np.testing.assert_array_equal(usual, again)
     assert not np.allclose(usual, light)
-    assert not np.array_equal(usual, dj.evaluate(run.policy, episodes=2, seed=4)[0])
+    assert not np.array_equal(usual, dj.evaluate(run.policy, episodes=2, seed=4).returns)
     dataclasses.replace(run.policy, options=EnvOptions(env_kwargs='{"g": 0.1}')).save(tmp_path)
     kept = dj.load_policy(tmp_path)
-    np.testing.assert_array_equal(dj.evaluate(kept, episodes=2, seed=3)[0], light)
-    np.testing.assert_array_equal(dj.evaluate(kept, episodes=2, seed=3, env_kwargs={})[0], usual)
-    np.testing.assert_array_equal(dj.evaluate(kept, "Pendulum-v1", episodes=2, seed=3)[0], usual)
+    np.testing.assert_array_equal(dj.evaluate(kept, episodes=2, seed=3).returns, light)
+    np.testing.assert_array_equal(dj.evaluate(kept, episodes=2, seed=3, env_kwargs={}).returns, usual)
+    np.testing.assert_array_equal(dj.evaluate(kept, "Pendulum-v1", episodes=2, seed=3).returns, usual)
 
 
 def test_a_run_tells_its_policies_how_its_environment_was_made() -> None:

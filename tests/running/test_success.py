@@ -132,6 +132,8 @@ def test_every_member_has_its_own_rate(env: Any, fields: dict[str, Any]) -> None
 def test_without_a_function_nothing_is_told() -> None:
     run = dj.train(coin(success=None), **TINY, eval_episodes=2)
     assert np.isnan(run.column(SUCCESS)).all()
+    told = dj.evaluate(run.policy, coin(), episodes=8)
+    assert told.successes.tolist() == told.returns.tolist() != [told.returns[0]] * 8, "as in the environment that is played"
 
 
 def test_columns_are_those_of_the_rows() -> None:
