@@ -20,8 +20,8 @@ Three comparisons, evaluation off in all:
 Every system has a process of its own, or one on every core, that keeps running: it does its warm-up and the first 500 steps,
 in which all compile, and then waits for its turns. In a round, each has a turn of a second or so, so other work on the machine
 affects all of them; ratios are taken within a round. rejax's runs are programs that cannot be halted, so a turn of it is two
-runs, and the time of the shorter one is subtracted from that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json`
-and, from all such files there, `benchmarks/results/peers.png`.
+runs, and the time of the shorter one is subtracted from that of the longer. Writes `benchmarks/results/peers_ENV_BATCH.json`;
+`python -m benchmarks.tables` draws all such files, `benchmarks/results/peers.png`.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def figure(path: Path) -> None:
-    """Medians and ranges of all comparisons that lie in `results`."""
+    """Draws medians and ranges of all comparisons that lie beside it."""
     import matplotlib.pyplot as plt
 
     files = sorted(path.parent.glob("peers_*.json"), key=lambda file: json.loads(file.read_text())["batch_size"])
@@ -337,7 +337,6 @@ def main() -> None:
     if any(result[name] != here for name, here in machine().items()):  # the others were measured elsewhere or before
         result["about"] = result.get("about", {}) | dict.fromkeys(kinds, machine())
     path.write_text(as_json(result))
-    figure(RESULTS / "peers.png")
 
 
 if __name__ == "__main__":

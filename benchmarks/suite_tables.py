@@ -59,8 +59,9 @@ its curves (`python -m benchmarks.published`). These steps include its 25,000 ra
 out (`mujoco` has 10,000); its batches have 256 transitions (`mujoco`: 64). Others publish returns on earlier versions of the
 tasks. Since then, Reacher and Pusher measure distances after a step instead of before it, which makes returns on Reacher about
 .2 higher; Pusher's object is denser; one of Walker2d's feet has twice the friction; and Hopper, Walker2d, Ant and the double
-pendulum pay the reward for health only while healthy. Hours are wall time with evaluations and compilation, on a machine with
-other work: the same steps took up to four times as long in one chunk as in another.
+pendulum pay the reward for health only while healthy. The ten seeds are trained in five sweeps of two. Hours are the sum of
+their wall times, with evaluations and compilation, on a machine with other work: the same steps took up to four times as long
+in one sweep as in another.
 
 The preset `mujoco` trains every task whose row names no other setting. It was chosen on Hopper (seeds 0-9) and HalfCheetah
 (seeds 0 and 1), for which the suite uses seeds 10-19, and on Reacher (seeds 0 and 1, which the suite also uses). Hopper and
@@ -72,7 +73,8 @@ two seeds. No file of these runs is left, so their seeds may be among those of t
 PROFILE = """
 The figure shows, over all runs with the preset `mujoco` on tasks with a published level, the share whose final return passes
 each fraction of the way from the untrained policy to that level. The comparison favours the published level, since a final
-return is compared with a maximum over time.
+return is compared with a maximum over time, except on LunarLander, where the level is that of one final policy. On Reacher, the
+later version of the task adds about .2 to the returns.
 """
 
 
@@ -214,7 +216,7 @@ def variants_of(results: Path) -> dict[str, dict[str, dict[str, Any]]]:
 def pilots(results: Path) -> str:
     """Tabulates the variants that were tried before the preset of the family was chosen."""
     tables = {name: variants for name, variants in variants_of(results).items() if not name.startswith(ABLATION)}
-    lines = ["## Pilots: how the preset of the family was chosen\n"] if tables else []
+    lines = ["## Pilots: the choice of the preset, and later trials\n"] if tables else []
     for name, variants in tables.items():
         first = next(iter(variants.values()))
         lines += [f"{first['experiment']['env']}, {first['steps']:,} steps, {len(first['seeds'])} seeds ({name}):", ""]
