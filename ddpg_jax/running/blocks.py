@@ -315,6 +315,7 @@ class _Run:
         unfinished = self.journal if _is_cut_short(experiment, self.block_begin, end) else None
         self._add_report(end)
         self.elapsed, self.block_seconds, self.metrics = self.elapsed + self.block_seconds, 0.0, None
+        diverged, regular = self.diverged.copy(), is_regular(experiment, end)
         if self.evaluation:
             chex.assert_shape(self.evaluation, (len(self.program.members), None))
             wrong = ~np.isfinite(self.evaluation.returns).all(axis=1)
@@ -329,10 +330,12 @@ class _Run:
         if stops and not finished:
             self.state = self.program.regroup(self.state, self.absent)
         rows = self._take_rows(end) if finished and not evaluating else rows
-        journal = unfinished or Journal([*self.pending], self.diverged.tolist(), end, elapsed=self.elapsed)
         stopped = self.stopped.copy()
-        if unfinished:  # a longer run does not evaluate here, so it knows nothing of these stops
+        if regular:
+            diverged = self.diverged
+        else:  # a longer run does not evaluate here, so it knows nothing of these stops and of what diverged here
             stopped[stops] = -1
+        journal = unfinished or Journal([*self.pending], diverged.tolist(), end, elapsed=self.elapsed)
         kept = {"stopped": stopped.tolist(), "waiting": self.waiting.tolist(), **self._kept_lineage()}
         self.journal = journal._replace(**kept)
         return self.tick()._replace(rows=rows, finished=finished)

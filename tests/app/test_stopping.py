@@ -274,13 +274,21 @@ def test_the_job_for_slurm_requeues_itself_until_it_has_finished(
     assert (tmp_path / "requeued").read_text() == "requeue 7\n" * 2, "it has finished"
 
 
-def test_a_stop_where_a_longer_run_does_not_evaluate_is_not_known_to_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("warmup", "every", "until", "steps", "longer"),
+    [(300, 300, "-1:2", 450, 900), (1000, 3000, "-1", 2000, 4000)],
+    ids=["within a block", "where a block ends"],
+)
+def test_a_stop_where_a_longer_run_does_not_evaluate_is_not_known_to_it(
+    warmup: int, every: int, until: str, steps: int, longer: int, tmp_path: Path
+) -> None:
     """The row of the last evaluation goes when a run becomes longer, and so does what was decided by it."""
-    words = "sweep probe/observation --seeds 2 --warmup-steps 300 --eval-every 300 --hidden 8 --until=-1:2 --steps".split()
-    assert run(*words, "450", "--out", str(tmp_path / "longer")) == 0
-    assert manifest(tmp_path / "longer")["stopped"] == {"0": [450, "until"], "1": [450, "until"]}
-    assert run(*words, "900", "--out", str(tmp_path / "longer"), "--resume") == 0
-    assert run(*words, "900", "--out", str(tmp_path / "whole")) == 0
+    sizes = f"--warmup-steps {warmup} --eval-every {every} --hidden 8"
+    words = f"sweep probe/observation --seeds 2 {sizes} --until={until}".split()
+    assert run(*words, "--steps", str(steps), "--out", str(tmp_path / "longer")) == 0
+    assert manifest(tmp_path / "longer")["stopped"] == {"0": [steps, "until"], "1": [steps, "until"]}
+    assert run(*words, "--steps", str(longer), "--out", str(tmp_path / "longer"), "--resume") == 0
+    assert run(*words, "--steps", str(longer), "--out", str(tmp_path / "whole")) == 0
     assert rows(tmp_path / "longer") == rows(tmp_path / "whole")
     assert manifest(tmp_path / "longer")["stopped"] == manifest(tmp_path / "whole")["stopped"]
     commands = [one["command"] for one in manifest(tmp_path / "longer")["resumes"]]
