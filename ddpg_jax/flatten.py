@@ -1,4 +1,4 @@
-"""Packs a tree of many small arrays into few vectors, one for each dtype.
+"""Packs a tree of many small arrays into few vectors, one for each dtype, and makes states of environments storable.
 
 The physics state of an environment on the device has dozens of small arrays, some of them empty. A compiled loop copies each
 one separately, and a checkpoint cannot hold an empty one.
@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ddpg_jax.types import Array
+from ddpg_jax.types import Array, Env, Key, Transition
 
 PACKABLE = ("float32", "int32", "uint32", "bool")
 """Dtypes of the arrays that `make_pack` packs."""
@@ -110,3 +111,71 @@ def make_pack(
         return structure.unflatten([code(next(ones), leaf.dtype) if packed else next(others) for leaf, packed in pairs])
 
     return pack, unpack
+
+
+@flax.struct.dataclass
+class Stored:
+    """Holds a tree without its typed keys, which are raw here, and without its empty arrays."""
+
+    arrays: list[Array]
+    form: Any = flax.struct.field(pytree_node=False)
+    """The structure of the tree, and what is told of each leaf by `_form`."""
+
+
+def _form(leaf: Any) -> Any:
+    """Returns the shape of an empty array, the algorithm of a typed key, and None for any other leaf."""
+    if math.prod(jnp.shape(leaf)) == 0:
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype)
+    return jax.random.key_impl(leaf) if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else None
+
+
+def _store(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    forms = [_form(leaf) for leaf in leaves]
+    if not any(forms):
+        return tree
+    pairs = zip(leaves, forms, strict=True)
+    kept = [(leaf, form) for leaf, form in pairs if not isinstance(form, jax.ShapeDtypeStruct)]
+    return Stored([leaf if form is None else jax.random.key_data(leaf) for leaf, form in kept], (structure, tuple(forms)))
+
+
+def _restore(tree: Any) -> Any:
+    if not isinstance(tree, Stored):
+        return tree
+    structure, forms = tree.form
+    arrays, leaves = iter(tree.arrays), []
+    for form in forms:
+        if isinstance(form, jax.ShapeDtypeStruct):
+            leaves.append(jnp.zeros(form.shape, form.dtype))
+        else:
+            leaves.append(next(arrays) if form is None else jax.random.wrap_key_data(next(arrays), impl=form))
+    return structure.unflatten(leaves)
+
+
+def storable(env: Env) -> Env:
+    """Returns the environment with a state that NumPy and checkpoints can hold, whatever arrays its own state has.
+
+    NumPy has no typed keys, and a checkpoint no empty arrays. A state that has neither stays as it is, and so does an
+    environment outside the program.
+
+    >>> import jax, jax.numpy as jnp, ddpg_jax as dj
+    >>> spec = dj.EnvSpec("Drift", (1,), (1,), action_low=(-1.0,), action_high=(1.0,), max_steps=10)
+    >>> def advance(key, state, action):
+    ...     x, own, nothing = state
+    ...     return (x + jax.random.normal(own, (1,)), jax.random.fold_in(own, 1), nothing), -jnp.sum(x**2), False
+    >>> env = dj.envs.make_env(spec, lambda key: (jnp.zeros(1), key, jnp.zeros(0)), advance, observe=lambda state: state[0])
+    >>> [x.dtype.name for x in jax.tree.leaves(storable(env).reset(jax.random.key(0))[0])]
+    ['float32', 'uint32', 'int32']
+    """
+    if env.outside is not None:
+        return env
+
+    def reset(key: Key) -> tuple[Any, Array]:
+        state, obs = env.reset(key)
+        return _store(state), obs
+
+    def step(key: Key, env_state: Any, obs: Array, action: Array) -> tuple[Any, Array, Transition]:
+        state, obs, transition = env.step(key, _restore(env_state), obs, action)
+        return _store(state), obs, transition
+
+    return env._replace(reset=reset, step=step)

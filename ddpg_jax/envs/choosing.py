@@ -28,8 +28,10 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
     if not on_device(backend, name):
         return None
     keywords = json.loads(options.env_kwargs)
-    taken = list(inspect.signature(DEVICE[name]).parameters) if name in DEVICE else []
-    fits = keywords.keys() <= set(taken) and not options.wrappers
+    parameters = inspect.signature(DEVICE[name]).parameters if name in DEVICE else {}
+    taken = list(parameters)
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    fits = (takes_any or keywords.keys() <= set(taken)) and not options.wrappers
     if not fits and backend == "auto" and _gymnasium_has(name):
         return None
     if options.wrappers and in_jax(name):

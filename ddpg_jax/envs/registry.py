@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ddpg_jax.envs.adapters import brax, functional, gymnax, playground
 from ddpg_jax.envs.extras import EXTRAS, installed, missing
+from ddpg_jax.envs.make import as_env
 from ddpg_jax.envs.native.mountain_car import mountain_car
 from ddpg_jax.envs.native.point_reach import point_reach
 from ddpg_jax.envs.native.probes import PROBES
@@ -96,13 +97,18 @@ def made(make: Callable[..., Env], name: str, env_kwargs: str = "{}") -> Env:
         ConfigError: it cannot be made.
     """
     try:
-        return make(**json.loads(env_kwargs))
+        env = as_env(make(**json.loads(env_kwargs)))
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"env_kwargs={env_kwargs} is not allowed with env={name}: {one_line(error)}") from error
     except Exception as error:  # a maker of the user's can raise anything
         raise ConfigError(f"env={name} cannot be made: {one_line(error)}") from error
+    if not isinstance(env, Env):
+        raise ConfigError(
+            f"env={name} cannot be made: its entry in DEVICE returns a {type(env).__name__}; it must return an Env"
+        )
+    return env
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ddpg_jax.experiment.build import Parts, build
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.experiment.validate import is_offline
+from ddpg_jax.flatten import storable
 from ddpg_jax.running.heirs import Copying, make_copying
 from ddpg_jax.running.placement import Placement, max_over_members, over_members
 from ddpg_jax.training.loop import Metrics, Training, make_training
@@ -46,7 +47,7 @@ def functions_of(structure: Experiment, env: Env, placement: Placement, *named: 
     `named` are the entries of tables that it names, and the shapes of its demonstrations.
     """
     del named
-    parts = build(structure, env.spec)
+    env, parts = storable(env), build(structure, env.spec)
 
     def training(store: Any) -> Training:
         return _training(structure, env, placement, parts=parts, store=store)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from tests.runs import manifest, run
+import ddpg_jax as dj
+from tests.runs import manifest, rows, run
 
 TINY = ["--steps", "120", "--warmup-steps", "40", "--hidden", "8", "--batch-size", "8", "--eval-every", "40"]
 FEW = [*TINY, "--eval-episodes", "2", "--replay-capacity", "200"]
@@ -170,3 +173,49 @@ def test_an_export_says_where_its_policy_is_from(tmp_path: Path) -> None:
         about, card = exported()
         assert (about["step"], about["evaluation"], "eval_return_mean" in about) == (step, evaluation, step != 90)
         assert said in card.partition("The policy in the file is")[2].partition("\n")[0]
+
+
+class Wander:
+    """In JAX, as an object; its state has what NumPy and checkpoints have not: a key of its own, and an empty array."""
+
+    def __init__(self, **given: Any):
+        spec = dj.EnvSpec("wander", (1,), (1,), action_low=(-1.0,), action_high=(1.0,), max_steps=given.get("limit", 15))
+
+        def advance(key: jax.Array, state: Any, action: jax.Array) -> Any:
+            x, own, nothing = state
+            own, drawn = jax.random.split(own)
+            return (0.9 * x + 0.1 * action + jax.random.normal(drawn, (1,)), own, nothing), -jnp.sum(x**2), False
+
+        made = dj.envs.make_env(spec, lambda key: (jnp.zeros(1), key, jnp.zeros((0, 3))), advance, observe=lambda s: s[0])
+        self.spec, self.reset, self.step = made.spec, made.reset, made.step
+
+
+def test_a_state_may_have_arrays_that_numpy_and_checkpoints_have_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(dj.envs.DEVICE, "wander", Wander)
+    words = ["sweep", "wander", *FEW, "--seeds", "3", "--env-kwargs", "limit=7"]
+    assert run(*words, "--steps", "80", "--out", "longer") == 0
+    assert run(*words, "--out", "longer", "--resume") == 0
+    assert run(*words, "--out", "whole") == 0
+    assert rows(tmp_path / "longer") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "whole")[0]["eval_length_mean"] == "7.0"
+
+
+@pytest.mark.parametrize("placement", ["map", "vmap"])
+def test_such_a_state_is_seated_anew(placement: str) -> None:
+    """As when members are pruned."""
+    sizes = {"hidden": (4,), "batch_size": 8, "warmup_steps": 10, "steps": 40, "replay_capacity": 50}
+    experiment, hyper = dj.configure({"env": "wander", "placement": placement, **sizes})
+    program = dj.make_program(experiment, [dj.Member(seed, hyper, seed) for seed in range(3)], Wander())
+    active = np.ones(3, bool)
+    state, _, _ = program.advance(program.start(), 0, 20, active=active)
+    kept, _ = program.save(state)
+    state = program.regroup(state, ~np.array([False, True, True]))
+    assert all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (kept, program.save(state)[0])), strict=True))
+
+
+def test_what_an_entry_makes_must_be_an_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(dj.envs.DEVICE, "wander", lambda: gymnasium.make("Pendulum-v1"))
+    assert run("train", "wander", *FEW, "--out", "a") == 2
+    assert "env=wander cannot be made: its entry in DEVICE returns a " in capsys.readouterr().err
