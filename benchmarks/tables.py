@@ -91,7 +91,8 @@ def speed() -> str:
 
 
 IN_README = {
-    "ours host / sbx": "SBX, one run",
+    "ours host / sbx": "SBX, one run as it comes",
+    "ours host / sbx cores as ours": "SBX, one run with XLA's threads set as ours are",
     "ours host / sb3": "Stable-Baselines3, one run",
     "ours sweep / sbx": "two processes of SBX; ours: 16 members, environment in JAX",
     "ours sweep / sb3": "two processes of Stable-Baselines3; ours: 16 members, environment in JAX",

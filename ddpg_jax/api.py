@@ -359,6 +359,12 @@ def find_env(experiment: Experiment, env: Any = None) -> Env:
         in_jax = device_env(experiment.backend, experiment.env, options)
         return make_host(experiment.env, options, experiment.host_order) if in_jax is None else in_jax
     _check_no_options(experiment)
+    lives = "device" if isinstance(env, Env) and env.outside is None else "host"
+    if experiment.backend not in ("auto", lives):
+        raise ConfigError(
+            f"backend={experiment.backend} is not allowed with an environment that is given as an object for the {lives}; it "
+            f"must be {lives} or auto"
+        )
     return env if isinstance(env, Env) else from_function(env, experiment.env, experiment.host_order)
 
 

@@ -20,12 +20,13 @@ def collects(x: Any) -> bool:
     return x.steps > 0
 
 
-def _noisy(x: Any) -> bool:
+def noisy(x: Any) -> bool:
+    """Returns True if an experiment takes steps with noise."""
     return collects(x) and x.exploration != "none"
 
 
 def _noise_changes(x: Any) -> bool:
-    return _noisy(x) and x.noise_schedule != "constant"
+    return noisy(x) and x.noise_schedule != "constant"
 
 
 def _ou(x: Any) -> bool:
@@ -75,7 +76,7 @@ class Hyperparams(NamedTuple):
             "Scale of the exploration noise, in units of the action range [-1, 1]. For Ornstein-Uhlenbeck noise it is the "
             "scale of one step; in the long run, that noise has a deviation of sigma / sqrt(theta * (2 - theta * dt)), 0.38 by "
             "default.",
-            read_by=_noisy,
+            read_by=noisy,
             also=("expl_noise", "exploration_noise", "act_noise", "action_noise"),
         ),
     ] = 0.2
@@ -94,7 +95,7 @@ class Hyperparams(NamedTuple):
             "Spread of the noise scales over the environments of a run, from 1 - spread to 1 + spread times `noise_sigma`.",
             high=0.999,
             off=0.0,
-            read_by=lambda x: _noisy(x) and x.num_envs > 1,
+            read_by=lambda x: noisy(x) and x.num_envs > 1,
         ),
     ] = 0.0
     ou_theta: Annotated[Scalar, Field("Ornstein-Uhlenbeck: rate of return to the mean.", read_by=_ou)] = 0.15

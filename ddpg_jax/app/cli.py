@@ -92,7 +92,7 @@ def _train(options: argparse.Namespace) -> int:
     from ddpg_jax.app.machine import use_compilation_cache
     from ddpg_jax.envs.host.make import uses_jax
     from ddpg_jax.experiment.build import env_options
-    from ddpg_jax.experiment.experiment import layer_sizes
+    from ddpg_jax.experiment.validate import layer_sizes
     from ddpg_jax.running.groups import check_read, make_groups
     from ddpg_jax.running.hardware import spare_threads, use_one_core
 

@@ -17,7 +17,7 @@ from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.validate import updates_of as updates_of
 from ddpg_jax.experiment.validate import validate
 from ddpg_jax.fields import Field, declared
-from ddpg_jax.hyperparams import Hyperparams, collects
+from ddpg_jax.hyperparams import Hyperparams, collects, noisy
 
 SCHEDULES = "schedules:SCHEDULES"
 SIZES = tuple[int, ...]
@@ -166,7 +166,7 @@ class Experiment:
         Field(
             "How the scale of the noise changes: constant, or linear, exponential or cosine to `noise_sigma_final`.",
             table=SCHEDULES,
-            read_by=collects,
+            read_by=noisy,
         ),
     ] = "constant"
     network: Annotated[
@@ -178,7 +178,13 @@ class Experiment:
         ),
     ] = "mlp"
     hidden: Annotated[
-        SIZES, Field("Sizes of the hidden layers of actor and critic.", read=values.sizes, also=("net_arch", "hidden_sizes"))
+        SIZES,
+        Field(
+            "Sizes of the hidden layers of actor and critic.",
+            read=values.sizes,
+            read_by=lambda x: not (x.actor_hidden and x.critic_hidden),
+            also=("net_arch", "hidden_sizes"),
+        ),
     ] = (256, 256)
     actor_hidden: Annotated[
         SIZES, Field("Sizes of the actor's hidden layers, if they differ from `hidden`.", read=values.sizes_if_any)
@@ -391,9 +397,3 @@ def coerce(name: str, value: Any) -> Any:
     if isinstance(default, float):
         return values.number(name, value, low=field.low, high=field.high)
     return values.word(name, value)
-
-
-def layer_sizes(experiment: Experiment) -> tuple[int, ...]:
-    """Returns the sizes of the hidden layers of actor or critic, whichever has the larger sum."""
-    x = experiment
-    return max(x.actor_hidden or x.hidden, x.critic_hidden or x.hidden, key=sum)

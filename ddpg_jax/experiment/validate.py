@@ -30,6 +30,12 @@ def updates_of(experiment: Experiment) -> tuple[int, int]:
     return (round(updates), 1) if updates >= 1 else (1, round(1 / max(updates, 1e-9)))
 
 
+def layer_sizes(experiment: Experiment) -> tuple[int, ...]:
+    """Returns the sizes of the hidden layers of actor or critic, whichever has the larger sum."""
+    x = experiment
+    return max(x.actor_hidden or x.hidden, x.critic_hidden or x.hidden, key=sum)
+
+
 def validate(experiment: Experiment, hyper: Hyperparams) -> None:
     """Checks combinations of fields; the fields themselves were checked by `coerce`.
 
@@ -111,10 +117,10 @@ def _check_counts(x: Experiment) -> None:
 
 
 def _check_networks(x: Experiment, hyper: Hyperparams) -> None:
-    if x.action_layer > len(x.critic_hidden or x.hidden):
+    name, sizes = ("critic_hidden", x.critic_hidden) if x.critic_hidden else ("hidden", x.hidden)
+    if x.action_layer > len(sizes):
         raise ConfigError(
-            f"action_layer={x.action_layer} is not allowed; with hidden={plain(x.critic_hidden or x.hidden)} it must be "
-            f"at most {len(x.critic_hidden or x.hidden)}"
+            f"action_layer={x.action_layer} is not allowed; with {name}={plain(sizes)} it must be at most {len(sizes)}"
         )
     if x.critic != "scalar":
         for name, value, default in (("td_loss", x.td_loss, "squared"), ("huber_delta", hyper.huber_delta, 0.0)):

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, Experiment, coerce, configure, layer_sizes, reads
+from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, STRUCTURE, Experiment, coerce, configure, reads
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Point
 from ddpg_jax.experiment.presets import PRESETS
+from ddpg_jax.experiment.validate import layer_sizes
 from ddpg_jax.experiment.values import integer, plain
 from ddpg_jax.running.copies import TooManyCopies
 from ddpg_jax.running.hardware import HEADROOM, bytes_of, memory_limit

@@ -114,6 +114,7 @@ BAD = [
     (["Pendulum-v1", "--num-envs", "8", "--updates-per-step", "0.3"], ["updates_per_step=0.3", "num_envs=8", "whole number"]),
     (["Pendulum-v1", "--steps", "2000000000", "--updates-per-step", "2"], ["updates_per_step=2", "at most 2,147,483,647"]),
     (["Pendulum-v1", "--action-layer", "9"], ["action_layer=9", "at most 2"]),
+    (["Pendulum-v1", "--critic-hidden", "64", "--action-layer", "2"], ["action_layer=2", "critic_hidden=64", "at most 1"]),
     (["Pendulum-v1", "--lr-schedule", "exponential", "--actor-lr", "0"], ["actor_lr=0", "above 0"]),
     (["Pendulum-v1", "--lr-schedule", "exponential", "--lr-final", "0"], ["lr_final=0", "above 0"]),
     (["Pendulum-v1", "--ou-theta", "4", "--ou-dt", "0.5"], ["ou_theta=4", "below 2"]),

@@ -458,6 +458,18 @@ def test_global_generators_are_seeded_for_a_run_and_put_back() -> None:
     assert np.random.get_state()[1].tolist() == before  # noqa: NPY002 # pyright: ignore[reportIndexIssue, reportArgumentType, reportAttributeAccessIssue]
 
 
+def test_an_evaluation_during_a_training_leaves_its_random_numbers_alone() -> None:
+    make, returns = limited(OfTheProcess), []
+
+    def look(member: int, step: int, row: Any, policy: dj.Policy) -> None:
+        returns.append(dj.evaluate(policy, make, episodes=1).returns[0])
+
+    fields = {**SHORT, "eval_every": SHORT["steps"] // 2}
+    runs = [dj.train(make, **fields), dj.train(make, **fields, on_evaluation=look)]
+    assert len(returns) == 2
+    assert [row["train_return_mean"] for row in runs[0].rows] == [row["train_return_mean"] for row in runs[1].rows]
+
+
 def test_values_may_be_literals_of_python_and_files_are_found_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

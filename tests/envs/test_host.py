@@ -397,6 +397,28 @@ def test_a_failure_in_an_evaluation_names_the_step() -> None:
         dj.train(make, **SHORT)
 
 
+def test_an_evaluation_that_failed_is_left_alone_while_others_play() -> None:
+    """Under `vmap`, they are stepped together until all have ended."""
+    made: list[Counter] = []
+    asked: list[int] = []
+
+    class Stuck(Counter):
+        def step(self, action: np.ndarray) -> Any:
+            if self.episode == 2 and self.clock == 1 and self is made[2]:
+                asked.append(len(asked))
+                raise ValueError(f"the motor is on fire, for the {len(asked)}. time")
+            return super().step(action)
+
+    def make() -> Counter:
+        made.append(Stuck())
+        made[-1].episode = 0 if len(made) > 2 else -1  # those that play have four steps after the trial
+        return made[-1]
+
+    with pytest.raises(dj.EnvironmentFailure, match=r"on fire, for the 1\. time"):
+        dj.sweep(make, seeds=2, placement="vmap", **{**SHORT, "num_envs": 1})
+    assert len(asked) == 1
+
+
 def test_an_evaluation_without_end_asks_for_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(Counter):
         def step(self, action: np.ndarray) -> Any:

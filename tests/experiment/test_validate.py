@@ -70,6 +70,8 @@ def test_offline_runs_do_not_read_what_collecting_does(name: str) -> None:
         {"priority_alpha": 0.5},
         {"target_noise_clip": 0.3},
         {"ou_theta": 0.3, "exploration": "gaussian"},
+        {"noise_schedule": "linear", "exploration": "none"},
+        {"hidden": (64, 64), "actor_hidden": (64,), "critic_hidden": (128,)},
         {**OFFLINE, "warmup_steps": 200},
     ],
     ids=str,

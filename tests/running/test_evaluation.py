@@ -126,6 +126,11 @@ def test_options_in_a_file_are_those_of_an_environment(options: Any, policy: dj.
             {"env": Echo, "env_kwargs": {"scale": 2.0}},
             "env_kwargs=.* is not allowed with an environment that is given as an obj",
         ),
+        (
+            {"env": Echo, "backend": "device"},
+            "backend=device is not allowed .* for the host; it must be host or auto",
+        ),
+        ({"env": dj.envs.make_device("probe/lqr"), "backend": "host"}, "backend=host is not allowed .* for the device"),
         ({}, "Echo"),  # a name that Gymnasium does not know
     ],
     ids=str,

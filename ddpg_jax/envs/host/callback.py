@@ -316,7 +316,7 @@ def _answer_begin(
                 evaluation.begin()
                 row[1], row[2:] = GO_ON, evaluation.obs.ravel()
             except BaseException as error:
-                envs.failures[lane] = error
+                envs.failures.setdefault(lane, error)
                 row[1] = FAILED
             row[0] = number
 
@@ -339,7 +339,7 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
                     for watcher in watchers:
                         watcher(int(np.isfinite(evaluation.returns).sum()), len(evaluation.returns))
             except BaseException as error:
-                envs.failures[lane] = error
+                envs.failures.setdefault(lane, error)
             row[2:] = evaluation.obs.ravel()
         envs.begun = math.inf
 

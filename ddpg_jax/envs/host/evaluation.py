@@ -39,9 +39,13 @@ class Evaluation:
         return late
 
     def begin(self) -> None:
-        """Starts the first episodes."""
-        for k in range(len(self.lanes)):
-            self._next(k)
+        """Starts the first episodes; none is running after an error."""
+        try:
+            for k in range(len(self.lanes)):
+                self._next(k)
+        except BaseException:
+            self._episode.clear()
+            raise
 
     def _next(self, k: int) -> None:
         self._episode.pop(k, None)
@@ -51,7 +55,18 @@ class Evaluation:
             break
 
     def step(self, actions: np.ndarray) -> bool:
-        """Steps the running episodes, with actions in the environment's own units; returns True while any is running."""
+        """Steps the running episodes, with actions in the environment's own units; returns True while any is running.
+
+        None is running after an error: under `vmap`, it is asked for more steps until all other evaluations have ended.
+        """
+        try:
+            self._step(actions)
+        except BaseException:
+            self._episode.clear()
+            raise
+        return bool(self._episode)
+
+    def _step(self, actions: np.ndarray) -> None:
         for k, episode in list(self._episode.items()):
             try:
                 reward, _, last = self.lanes[k].step(actions[k])
@@ -68,4 +83,3 @@ class Evaluation:
                     "needs a time limit, max_episode_steps=N in env_kwargs or where it is made or registered; "
                     f"an episode has not ended after {LONGEST:,} steps"
                 )
-        return bool(self._episode)
