@@ -13,7 +13,7 @@ import numpy as np
 from ddpg_jax.agent.policy import Policy
 from ddpg_jax.data.demonstrations import load_store
 from ddpg_jax.envs.choosing import device_env
-from ddpg_jax.envs.host import from_function, make_host
+from ddpg_jax.envs.host import from_function, generators_kept, make_host
 from ddpg_jax.envs.make import as_env
 from ddpg_jax.envs.spaces import check_same_spaces
 from ddpg_jax.errors import ConfigError, EnvironmentFailure
@@ -232,16 +232,14 @@ def evaluate(policy: Policy, env: Any = None, *, episodes: int = 20, seed: int =
 def play_policy(
     policy: Policy, experiment: Experiment, env: Any = None, *, episodes: int, seed: int, name: str = "policy"
 ) -> Episodes:
-    """Plays a policy in the environment of an experiment, or in `env` in its place; see `evaluate`.
-
-    `name` is what a message calls the policy.
-    """
+    """Plays a policy, called `name` in messages, in the environment of an experiment or in `env`; see `evaluate`."""
     if not policy.is_finite():
         raise ConfigError(f"{name} has diverged, and its parameters are not finite; evaluate another one")
     found = find_env(experiment, env)
     check_same_spaces(found.spec, policy.spec)
-    shared = experiment.eval_env == "shared"
-    return play(found, policy.unit_action, policy.params, episodes=episodes, seed=seed, shared=shared)
+    with generators_kept():  # a training may be under way
+        is_shared = experiment.eval_env == "shared"
+        return play(found, policy.unit_action, policy.params, episodes=episodes, seed=seed, shared=is_shared)
 
 
 class _Trained(NamedTuple):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ddpg_jax.envs.host.seeding import generators_kept
 from ddpg_jax.errors import EnvironmentFailure
 from ddpg_jax.training.rollout import rollout
 from ddpg_jax.training.step import stream
@@ -42,13 +41,12 @@ def play(
     if outside is None:
         found = run(key, actor_params)
     else:
-        with generators_kept():
-            try:
-                outside.seed(seed)
-                found = outside.run(lambda: jax.block_until_ready(run(key, actor_params)))
-                error = outside.failure(())
-            finally:
-                outside.close(())
+        try:
+            outside.seed(seed)
+            found = outside.run(lambda: jax.block_until_ready(run(key, actor_params)))
+            error = outside.failure(())
+        finally:
+            outside.close(())
         if isinstance(error, KeyboardInterrupt):
             raise error
         if error is not None:
