@@ -143,7 +143,7 @@ def test_points_of_one_structure_share_a_program_and_seeds_are_paired() -> None:
 
 
 def test_a_number_is_swept_where_some_points_read_it() -> None:
-    """Which numbers are read is said in a table: with all that it asks for, none of them is refused."""
+    """Which fields are read is said in a table: with all that it asks for, none of them is refused."""
     everything: dict[str, Any] = {
         "noise_schedule": "linear",
         "lr_schedule": "linear",
@@ -152,12 +152,13 @@ def test_a_number_is_swept_where_some_points_read_it() -> None:
         "demonstrations": "shown.npz",
     }
     everything |= {"critic": "categorical", "num_envs": 2}
+    nothing = {"exploration": "none", "network": "crossq", "targets": "joint", "actor_hidden": (8,), "critic_hidden": (8,)}
     numbers = [name for name, field in FIELDS.items() if field.read_by not in (None, collects)]
-    point = {name: {**STRUCTURE, **NUMBERS}[name] for name in numbers}
+    point = {name: {**STRUCTURE, **NUMBERS, **everything}[name] for name in numbers}
     assert make_groups([{**point, "hindsight": name} for name in ("none", "final")], 1, everything)
     for name in numbers:
         with pytest.raises(dj.ConfigError, match=f"{name} cannot be swept"):
-            make_groups([{name: point[name]}], 1, {"exploration": "none", "network": "crossq", "targets": "joint"})
+            make_groups([{name: point[name]}], 1, nothing)
 
 
 @pytest.fixture(scope="module")
