@@ -132,7 +132,7 @@ def _form(leaf: Any) -> Any:
 def _store(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     forms = [_form(leaf) for leaf in leaves]
-    if not any(forms):
+    if all(form is None for form in forms):
         return tree
     pairs = zip(leaves, forms, strict=True)
     kept = [(leaf, form) for leaf, form in pairs if not isinstance(form, jax.ShapeDtypeStruct)]

@@ -17,6 +17,7 @@ import pytest
 from gymnasium.spaces import Box
 
 import ddpg_jax as dj
+from ddpg_jax.flatten import storable
 from tests.runs import manifest, rows, run
 
 TINY = ["--steps", "120", "--warmup-steps", "40", "--hidden", "8", "--batch-size", "8", "--eval-every", "40"]
@@ -198,6 +199,22 @@ def test_a_state_may_have_arrays_that_numpy_and_checkpoints_have_not(monkeypatch
     assert run(*words, "--out", "whole") == 0
     assert rows(tmp_path / "longer") == rows(tmp_path / "whole")
     assert rows(tmp_path / "whole")[0]["eval_length_mean"] == "7.0"
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_an_empty_array_alone_is_left_out_of_what_is_stored(shape: tuple[int, ...]) -> None:
+    spec = dj.EnvSpec("still", (1,), (1,), action_low=(-1.0,), action_high=(1.0,), max_steps=5)
+
+    def advance(key: jax.Array, state: Any, action: jax.Array) -> Any:
+        assert state[1].shape == shape
+        return state, 0.0, False
+
+    made = dj.envs.make_env(spec, lambda key: (jnp.ones(1), jnp.zeros(shape)), advance, observe=lambda state: state[0])
+    env = storable(made)
+    state, obs = env.reset(jax.random.key(0))
+    for _ in range(2):
+        assert [x.shape for x in jax.tree.leaves(state)] == [(1,), ()], "the position and the clock"
+        state, obs, _ = env.step(jax.random.key(1), state, obs, obs)
 
 
 @pytest.mark.parametrize("placement", ["map", "vmap"])
