@@ -125,7 +125,7 @@ class Stored:
 def _form(leaf: Any) -> Any:
     """Returns the shape of an empty array, the algorithm of a typed key, and None for any other leaf."""
     if math.prod(jnp.shape(leaf)) == 0:
-        return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype)
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
     return jax.random.key_impl(leaf) if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else None
 
 

@@ -21,6 +21,7 @@ from ddpg_jax.hyperparams import Hyperparams, collects, noisy
 
 SCHEDULES = "schedules:SCHEDULES"
 SIZES = tuple[int, ...]
+NETWORKS = ("mlp", "residual", "crossq", "two_branch")  # in a registered one, three sizes may mean three parts
 WORDS = tuple[str, ...]
 
 
@@ -182,7 +183,7 @@ class Experiment:
         Field(
             "Sizes of the hidden layers of actor and critic.",
             read=values.sizes,
-            read_by=lambda x: not (x.actor_hidden and x.critic_hidden),
+            read_by=lambda x: not (x.actor_hidden and x.critic_hidden and x.network in NETWORKS),
             also=("net_arch", "hidden_sizes"),
         ),
     ] = (256, 256)

@@ -209,12 +209,13 @@ def test_an_empty_array_alone_is_left_out_of_what_is_stored(shape: tuple[int, ..
         assert state[1].shape == shape
         return state, 0.0, False
 
-    made = dj.envs.make_env(spec, lambda key: (jnp.ones(1), jnp.zeros(shape)), advance, observe=lambda state: state[0])
+    made = dj.envs.make_env(spec, lambda key: (jnp.ones(1), np.zeros(shape)), advance, observe=lambda state: state[0])
     env = storable(made)
     state, obs = env.reset(jax.random.key(0))
     for _ in range(2):
         assert [x.shape for x in jax.tree.leaves(state)] == [(1,), ()], "the position and the clock"
-        state, obs, _ = env.step(jax.random.key(1), state, obs, obs)
+        before, (state, obs, _) = jax.tree.structure(state), env.step(jax.random.key(1), state, obs, obs)
+        assert jax.tree.structure(state) == before
 
 
 @pytest.mark.parametrize("placement", ["map", "vmap"])
