@@ -259,8 +259,8 @@ def make_laid_out(layouts: tuple[Layout, Layout], members: int, size: Size) -> P
 
 def parallel(size: Size) -> Tasks:
     """The preset for thousands of environments: the time it takes to solve, and its rate."""
-    small = {"num_envs": 4, "batch_size": 16, "warmup_steps": 64} if size.rehearsal else {}
-    fields = {"preset": "parallel", **small}
+    small = {"num_envs": 4, "batch_size": 16, "warmup_steps": 64, "actor_hidden": (), "critic_hidden": ()}
+    fields = {"preset": "parallel", **(small if size.rehearsal else {})}
     for env, solved in (("Pendulum-v1", -200.0), ("brax/inverted_pendulum@positional", 950.0))[: 1 if size.rehearsal else None]:
         prepare = functools.partial(evaluated, {**fields, "env": env}, 1, size)
         yield Task(f"solves, {env}", lambda running, e=env, level=solved: solves(running, fields, e, level, size), prepare)
@@ -279,8 +279,7 @@ def solves(running: Running, fields: dict[str, Any], env: str, solved: float, si
         return row["eval_return_mean"] < solved and curve[-1][0] < PATIENCE
 
     limit = {"steps": 2 * size.steps} if size.rehearsal else {}
-    given = {name: value for name, value in size.fields.items() if name != "hidden"}  # the preset has sizes of its own
-    dj.train(env, on_evaluation=watch, **{**given, **fields, **limit})
+    dj.train(env, on_evaluation=watch, **{**size.fields, **fields, **limit})
     about = {"solved": solved, "is_solved": curve[-1][2] >= solved, "compile_seconds": running.compile_seconds}
     return {**about, "seconds_steps_return": curve}
 

@@ -25,6 +25,12 @@ def noisy(x: Any) -> bool:
     return collects(x) and x.exploration != "none"
 
 
+def shares_sizes(x: Any) -> bool:
+    """Returns True if an experiment uses the sizes of layers that are not those of the actor or of the critic alone."""
+    apart = x.actor_hidden and x.critic_hidden
+    return not apart or x.network not in ("mlp", "residual", "crossq", "two_branch")  # networks of one's own may read them
+
+
 def _noise_changes(x: Any) -> bool:
     return noisy(x) and x.noise_schedule != "constant"
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ddpg_jax.envs.choosing import device_env
 from ddpg_jax.envs.extras import EXTRAS, ROBOTICS, command_for, installed, missing
 from ddpg_jax.envs.host import make_host
-from ddpg_jax.envs.host.make import extra_of, import_module, import_modules, keywords_of, register
+from ddpg_jax.envs.host.make import extra_of, import_module, import_modules, keywords_of, parameters_of, register
 from ddpg_jax.envs.registry import DEVICE, FAMILIES, Family, family_of, make_device
 from ddpg_jax.errors import ConfigError, one_line
 from ddpg_jax.types import NO_OPTIONS, EnvOptions, EnvSpec
@@ -134,7 +134,7 @@ def details(name: str, options: EnvOptions) -> str:
         "time limit": f"{spec.max_steps} steps" if spec.max_steps else "none: set one with --env-kwargs max_episode_steps=N",
         "solved at": "" if spec.reward_threshold is None else f"a mean return of {spec.reward_threshold:g}",
         "env_kwargs": "",
-        "device kwargs": ", ".join(inspect.signature(DEVICE[name]).parameters) if name in DEVICE else "",
+        "device kwargs": ", ".join(_device_keywords(name)),
     }
     id = name.rpartition(":")[2]
     if id in gymnasium.registry:
@@ -235,3 +235,9 @@ def _silence() -> Iterator[None]:
             stack.callback(mujoco.set_mju_user_warning, mujoco.get_mju_user_warning())
             mujoco.set_mju_user_warning(lambda line: None)
         yield
+
+
+def _device_keywords(name: str) -> list[str]:
+    """Returns the names of what the environment written in JAX takes, and an ellipsis if it takes any others."""
+    named, others = parameters_of(DEVICE[name]) if name in DEVICE else ([], False)
+    return [*(p.name for p in named), *(["..."] if others else [])]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 
-from ddpg_jax.envs.host.make import check_time_limit, import_modules
+from ddpg_jax.envs.host.make import check_time_limit, import_modules, parameters_of
 from ddpg_jax.envs.registry import DEVICE, in_jax, made, make_device, on_device
 from ddpg_jax.errors import ConfigError
 from ddpg_jax.types import NO_OPTIONS, Env, EnvOptions
@@ -28,10 +27,9 @@ def device_env(backend: str, name: str, options: EnvOptions = NO_OPTIONS) -> Env
     if not on_device(backend, name):
         return None
     keywords = json.loads(options.env_kwargs)
-    parameters = inspect.signature(DEVICE[name]).parameters if name in DEVICE else {}
-    taken = list(parameters)
-    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    fits = (takes_any or keywords.keys() <= set(taken)) and not options.wrappers
+    named, others = parameters_of(DEVICE[name]) if name in DEVICE else ([], False)
+    taken = [p.name for p in named]
+    fits = (others or keywords.keys() <= set(taken)) and not options.wrappers
     if not fits and backend == "auto" and _gymnasium_has(name):
         return None
     if options.wrappers and in_jax(name):

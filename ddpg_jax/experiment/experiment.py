@@ -17,11 +17,10 @@ from ddpg_jax.experiment.presets import PRESETS
 from ddpg_jax.experiment.validate import updates_of as updates_of
 from ddpg_jax.experiment.validate import validate
 from ddpg_jax.fields import Field, declared
-from ddpg_jax.hyperparams import Hyperparams, collects, noisy
+from ddpg_jax.hyperparams import Hyperparams, collects, noisy, shares_sizes
 
 SCHEDULES = "schedules:SCHEDULES"
 SIZES = tuple[int, ...]
-NETWORKS = ("mlp", "residual", "crossq", "two_branch")  # in a registered one, three sizes may mean three parts
 WORDS = tuple[str, ...]
 
 
@@ -183,7 +182,7 @@ class Experiment:
         Field(
             "Sizes of the hidden layers of actor and critic.",
             read=values.sizes,
-            read_by=lambda x: not (x.actor_hidden and x.critic_hidden and x.network in NETWORKS),
+            read_by=shares_sizes,
             also=("net_arch", "hidden_sizes"),
         ),
     ] = (256, 256)

@@ -316,7 +316,7 @@ def _answer_begin(
                 evaluation.begin()
                 row[1], row[2:] = GO_ON, evaluation.obs.ravel()
             except BaseException as error:
-                envs.failures.setdefault(lane, error)
+                envs.failures[lane] = error
                 row[1] = FAILED
             row[0] = number
 
@@ -324,7 +324,7 @@ def _answer_begin(
 
 
 def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, rows: np.ndarray) -> None:
-    """Steps evaluations, `[...], [..., lanes, A]`, with results as in `_answer_begin`; those that have ended do nothing."""
+    """Steps evaluations, `[...], [..., lanes, A]`, with results as in `_answer_begin`; those that are over do nothing."""
     envs = _known[int(pool.flat[0])]
 
     def play() -> None:
@@ -333,13 +333,14 @@ def _answer_play(pool: np.ndarray, numbers: np.ndarray, actions: np.ndarray, row
             lane, evaluation = envs.evaluations[number]
             row[:2] = (number, STOP)
             try:
-                if not stopping.is_set() and evaluation.step(envs.native(some)):
+                # Under `vmap`, one that failed is asked until all others are over.
+                if not stopping.is_set() and lane not in envs.failures and evaluation.step(envs.native(some)):
                     row[1] = GO_ON
                 if evaluation.due():
                     for watcher in watchers:
                         watcher(int(np.isfinite(evaluation.returns).sum()), len(evaluation.returns))
             except BaseException as error:
-                envs.failures.setdefault(lane, error)
+                envs.failures[lane] = error
             row[2:] = evaluation.obs.ravel()
         envs.begun = math.inf
 

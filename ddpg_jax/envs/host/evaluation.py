@@ -39,13 +39,9 @@ class Evaluation:
         return late
 
     def begin(self) -> None:
-        """Starts the first episodes; none is running after an error."""
-        try:
-            for k in range(len(self.lanes)):
-                self._next(k)
-        except BaseException:
-            self._episode.clear()
-            raise
+        """Starts the first episodes."""
+        for k in range(len(self.lanes)):
+            self._next(k)
 
     def _next(self, k: int) -> None:
         self._episode.pop(k, None)
@@ -55,18 +51,7 @@ class Evaluation:
             break
 
     def step(self, actions: np.ndarray) -> bool:
-        """Steps the running episodes, with actions in the environment's own units; returns True while any is running.
-
-        None is running after an error: under `vmap`, it is asked for more steps until all other evaluations have ended.
-        """
-        try:
-            self._step(actions)
-        except BaseException:
-            self._episode.clear()
-            raise
-        return bool(self._episode)
-
-    def _step(self, actions: np.ndarray) -> None:
+        """Steps the running episodes, with actions in the environment's own units; returns True while any is running."""
         for k, episode in list(self._episode.items()):
             try:
                 reward, _, last = self.lanes[k].step(actions[k])
@@ -83,3 +68,4 @@ class Evaluation:
                     "needs a time limit, max_episode_steps=N in env_kwargs or where it is made or registered; "
                     f"an episode has not ended after {LONGEST:,} steps"
                 )
+        return bool(self._episode)

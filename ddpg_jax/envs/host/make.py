@@ -163,12 +163,18 @@ def keywords_of(known: str) -> tuple[dict[str, Any], bool]:
     spec = gymnasium.registry[known]
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        parameters = inspect.signature(creator).parameters.values()
+        named, others = parameters_of(creator)
     except Exception:  # no signature, or a missing package, which `_make` reports
         return {}, True
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     own = {p.name: spec.kwargs.get(p.name, p.default) for p in named}
-    return {**own, "max_episode_steps": spec.max_episode_steps}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return {**own, "max_episode_steps": spec.max_episode_steps}, others
+
+
+def parameters_of(call: Callable[..., Any]) -> tuple[list[inspect.Parameter], bool]:
+    """Returns the parameters of a function that can be given by their names, and True if it also takes others."""
+    parameters = inspect.signature(call).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def find_wrapper(word: str) -> Callable[[Any], Any]:
