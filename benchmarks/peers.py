@@ -278,11 +278,13 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def figure(path: Path) -> None:
-    """Draws medians and ranges of all comparisons that lie beside it."""
+    """Draws medians and ranges of all comparisons that lie beside it, if there are any."""
     import matplotlib.pyplot as plt
 
     files = sorted(path.parent.glob("peers_*.json"), key=lambda file: json.loads(file.read_text())["batch_size"])
     tables = [json.loads(file.read_text()) for file in files]
+    if not tables:
+        return
     plot, axes = plt.subplots(len(tables), len(KINDS), figsize=(13, 2.6 * len(tables)), squeeze=False, layout="constrained")
     for row, table in zip(axes, tables, strict=True):
         for axis, kind in zip(row, KINDS, strict=True):

@@ -178,8 +178,10 @@ def _count_fitting(group: Group, program: Program, limit: float, *, state_copies
         each = (1 + state_copies) * states / (program.placement.slots / devices)
         least, shared = each + activations, need - states
     if least > limit:
+        read = [name for name in ("hidden", "actor_hidden", "critic_hidden") if getattr(x, name) and reads(x, name)]
+        sizes = "".join(f", {name}={plain(getattr(x, name))}" for name in read)
         raise ConfigError(
-            f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size}, hidden={plain(x.hidden)} and "
+            f"a member with replay_capacity={x.replay_capacity}, batch_size={x.batch_size}{sizes} and "
             f"eval_episodes={x.eval_episodes} takes {least / 2**20:,.0f} MiB, but a device has only {limit / 2**20:,.0f} MiB; "
             "lower one of these fields"
         )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpg_jax.errors import ConfigError
-from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, SWITCHES, Experiment, coerce
+from ddpg_jax.experiment.experiment import NUMBERS, STRUCTURE, SWITCHES, Experiment, coerce, configure
 from ddpg_jax.experiment.grid import MAX_MEMBERS, Range, parse_ranges, random_points
 from ddpg_jax.experiment.values import integer
 from ddpg_jax.running.clock import evaluation_steps, learning_step, length, step_at, total_iterations
@@ -137,6 +137,8 @@ def make_population(
     check_can_change(sample, "population")
     ranges = parse_ranges(sample)
     seed = coerce("seed", fields.get("seed", 0))
+    for end in ("low", "high"):  # explored numbers may all get there
+        configure({**fields, **{name: getattr(own, end) for name, own in ranges.items()}})
     points = random_points({name: str(text) for name, text in sample.items()}, count, seed=seed)
     if len(points) < count:
         raise ConfigError(f"population={count} has only {len(points)} different points in these ranges; widen them or lower it")

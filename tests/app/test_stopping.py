@@ -15,15 +15,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ddpg_jax as dj
 from ddpg_jax.app import program_job, report
 from ddpg_jax.app.evaluation import policy_folder
 from ddpg_jax.app.release import release
 from ddpg_jax.errors import Interrupted
 from ddpg_jax.experiment.experiment import Experiment
 from ddpg_jax.hyperparams import Hyperparams
+from ddpg_jax.running import blocks
 from ddpg_jax.running.blocks import Journal
 from ddpg_jax.running.groups import Group
 from ddpg_jax.running.program import Member, Program
@@ -293,6 +298,35 @@ def test_a_stop_where_a_longer_run_does_not_evaluate_is_not_known_to_it(
     assert manifest(tmp_path / "longer")["stopped"] == manifest(tmp_path / "whole")["stopped"]
     commands = [one["command"] for one in manifest(tmp_path / "longer")["resumes"]]
     assert len(commands) == 1, "a report tells the way to a run that was made longer"
+
+
+class Fragile(nn.Module):
+    """An actor that the first update breaks, since the root has no derivative at 0."""
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return jnp.tanh(jnp.sqrt(nn.Dense(1, kernel_init=nn.initializers.zeros)(obs)))
+
+
+class Value(nn.Module):
+    @nn.compact
+    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        return nn.Dense(1)(jnp.concatenate([obs, action], -1))[..., 0]
+
+
+def test_a_divergence_where_a_longer_run_does_not_evaluate_is_not_known_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only update of the shorter run is its last; the longer one finds at the next step what came of it."""
+    monkeypatch.setattr(blocks, "BLOCK_UPDATES", 1)
+    monkeypatch.setitem(dj.NETWORKS, "fragile", lambda *, action_dim: dj.Nets(Fragile(), Value()))
+    words = "train probe/observation --network fragile --warmup-steps 99 --eval-every 150".split()
+    assert run(*words, "--steps", "100", "--out", str(tmp_path / "longer")) == 0
+    assert [row["diverged_step"] for row in rows(tmp_path / "longer")] == ["100"]
+    assert run(*words, "--steps", "200", "--out", str(tmp_path / "longer"), "--resume") == 0
+    assert run(*words, "--steps", "200", "--out", str(tmp_path / "whole")) == 0
+    assert [row["diverged_step"] for row in rows(tmp_path / "whole")] == ["101"]
+    assert rows(tmp_path / "longer") == rows(tmp_path / "whole")
 
 
 def test_who_had_diverged_before_being_pruned_still_has() -> None:

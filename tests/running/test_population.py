@@ -250,6 +250,7 @@ def test_the_way_to_the_best_is_read_from_a_file(tmp_path: Any) -> None:
         ({"sample": {"learning": "log:8:64"}}, ["learning is not a field"]),
         ({"sample": {"tau": "0.1"}}, ["tau=0.1", "log:LOW:HIGH"]),
         ({"sample": {"ou_theta": "log:0.1:1"}, "exploration": "gaussian"}, ["ou_theta", "nothing reads it"]),
+        ({"sample": {"ou_theta": "log:0.1:4", "ou_dt": "log:0.1:0.5"}}, ["ou_theta=4", "ou_dt=0.5", "below 2"]),
         ({"sample": {"sync_period": "uniform:1:3"}}, ["different points", "widen"]),
         ({"sample": {"sync_period": "log:1:9"}, "seed": 4}, ["one program", "sync_period=1"]),
         ({"grid": {"tau": [0.1]}}, ["population=4 cannot be combined with grid"]),

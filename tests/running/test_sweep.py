@@ -279,9 +279,13 @@ def test_members_that_do_not_fit_run_one_part_after_another(monkeypatch: pytest.
     assert len(parts) > 2
     np.testing.assert_array_equal(whole.returns, divided.returns)
     monkeypatch.setattr(groups, "memory_limit", lambda _: 1000)
-    for seeds in (3, 1):
-        with pytest.raises(dj.ConfigError, match=r"a member with replay_capacity=1000, .* but a device has only"):
-            dj.sweep("Pendulum-v1", seeds=seeds, **SMALL)
+    for seeds, fields, shown in (
+        (3, {**SMALL, "critic_hidden": (8,)}, "hidden=16-16, critic_hidden=8"),
+        (1, {**SMALL, "hidden": (256, 256), "actor_hidden": (16,), "critic_hidden": (8,)}, "actor_hidden=16, critic_hidden=8"),
+    ):
+        said = rf"a member with replay_capacity=1000, batch_size=64, {shown} and .* but a device has only"
+        with pytest.raises(dj.ConfigError, match=said):
+            dj.sweep("Pendulum-v1", seeds=seeds, **fields)
 
 
 TWELVE: dict[str, Any] = {"seeds": 3, "grid": {"tau": [0.01, 0.1, 0.2, 0.3]}, **SMALL}
