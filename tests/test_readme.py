@@ -1,4 +1,4 @@
-"""Every code block of the README and of the rooms' pages runs."""
+"""Every block of Python and of commands on the README and on the rooms' pages runs."""
 
 import re
 import shlex
@@ -93,7 +93,7 @@ def _headings(page: str) -> set[str]:
 
 @pytest.mark.parametrize("page", ROOMS, ids=lambda page: page.parent.name)
 def test_the_examples_of_a_room_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one namespace and in order, as those of the README; there is one at least."""
+    """As those of the README: first its Python, of which there is some, in one namespace, then its commands."""
     monkeypatch.chdir(tmp_path)
     blocks = _blocks(page.read_text())
     assert "python" in [language for language, _ in blocks]

@@ -312,19 +312,6 @@ def test_only_learning_moves_statistics_and_a_run_resumes_bit_for_bit(backend: s
     assert_same_arrays(*ends)
 
 
-@pytest.mark.parametrize("backend", ["device", "host"])
-def test_members_of_a_sweep_learn_as_they_do_alone(backend: str) -> None:
-    fields: Any = {**FIELDS, "backend": backend}
-    sweep = dj.sweep(seeds=2, **fields)
-    alone = dj.train(**{**fields, "seed": 1})
-    np.testing.assert_allclose(sweep.returns[0, 1], alone.returns, rtol=1e-3)
-    obs = np.random.default_rng(0).normal(size=(9, 3))
-    np.testing.assert_allclose(sweep.policies[1](obs), alone.policy(obs), rtol=1e-3, atol=1e-4)
-    assert np.any(
-        sweep.policies[0].params["batch_stats"]["norm_0"]["mean"] != alone.policy.params["batch_stats"]["norm_0"]["mean"]
-    )
-
-
 def test_a_saved_policy_acts_as_the_actor_did(tmp_path: Path) -> None:
     """By its running statistics, in any batch; a policy saved before the option existed has none."""
     experiment, _ = dj.configure({**FIELDS, "hidden": HIDDEN})

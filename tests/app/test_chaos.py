@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import act, damage, hostile, kill
+from tests.chaos import act, damage, hostile
 
 pytestmark = pytest.mark.usefixtures("command_line")
 
@@ -18,7 +18,3 @@ def test_what_is_damaged_or_misused_is_the_same_or_one_sentence(whole_run: Any, 
     whole = whole_run()
     for number in range(ACTIONS):
         act(0, number, whole, tmp_path, (damage, damage, hostile))
-
-
-def test_what_is_killed_goes_on_to_the_same_end(whole_run: Any, tmp_path: Path) -> None:
-    act(0, 0, whole_run(), tmp_path, (kill,))

@@ -28,7 +28,6 @@ import ddpg_jax
 from ddpg_jax.app import evaluation, job, progress
 from ddpg_jax.app.films import new_film
 from ddpg_jax.app.tracking import configuration, tracker
-from ddpg_jax.envs.extras import command_for
 from ddpg_jax.envs.registry import DEVICE
 from ddpg_jax.experiment.experiment import FIELDS, NUMBERS, PRESETS, STRUCTURE
 from tests.runs import TINY, command, manifest, rows, run
@@ -155,15 +154,6 @@ def test_missing_and_unknown_words_are_one_line(one_line: Any) -> None:
     assert "train" in line
     assert "DIR" in one_line("eval")
     assert "--episode" in one_line("eval", "x", "--episode", "3")  # no abbreviations: a new option must not change old ones
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mujoco") is not None, reason="MuJoCo is installed")
-def test_an_environment_that_needs_mujoco_names_the_extra(one_line: Any, tmp_path: Path) -> None:
-    line = one_line("train", "HalfCheetah-v5", *TINY, "--out", str(tmp_path / "out"))
-    assert "env=HalfCheetah-v5" in line
-    assert "extra mujoco" in line
-    assert command_for("mujoco") in line
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_tracker_that_is_not_installed_names_the_extra_and_leaves_no_folder(

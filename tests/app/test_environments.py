@@ -20,6 +20,8 @@ import ddpg_jax as dj
 from ddpg_jax.flatten import storable
 from tests.runs import manifest, rows, run
 
+pytestmark = pytest.mark.usefixtures("command_line")
+
 TINY = ["--steps", "120", "--warmup-steps", "40", "--hidden", "8", "--batch-size", "8", "--eval-every", "40"]
 FEW = [*TINY, "--eval-episodes", "2", "--replay-capacity", "200"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,9 @@ def test_the_figure_is_written_whole(tmp_path: Path, ending: str) -> None:
         "lost": np.array([[[0.0, 1.0], [100.0, math.nan]], [[0.0, 2.0], [100.0, 1.0]]]),
     }
     path = tmp_path / f"figure{ending}"
-    figures.learning_curves({"here": curves, "there": curves}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.learning_curves({"here": curves, "there": curves}, path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes().startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[ending])
     assert path.stat().st_size > 5_000

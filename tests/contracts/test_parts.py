@@ -41,6 +41,8 @@ IDENTITY = {"huber_delta": 1e9, "actor_clip": 1e9, "critic_clip": 1e9}
 NEEDS: dict[str, dict[str, Any]] = {
     "bc_weight": {"demonstrations": "shown"},
     "bc_alpha": {"demonstrations": "shown", "bc_weight": 1.0},  # alone, it is a factor on all gradients
+    "q_filter": {"demonstrations": "shown", "bc_weight": 1.0},
+    "atom_sigma": {"critic": "categorical", "value_min": -2.0, "value_max": 1.0},
 }
 """What a part does nothing without."""
 
@@ -78,7 +80,7 @@ STRUCTURES: list[dict[str, Any]] = [
     {"policy_delay": 2},
     {"n_step": 3},
     {"critic": "categorical", "value_min": -2.0, "value_max": 1.0},
-    {"critic": "categorical", "value_min": -2.0, "value_max": 1.0, "atom_sigma": 0.75},
+    {"atom_sigma": 0.75},
     {"critic": "quantile", "num_atoms": 7},
     {"network": "residual"},
     {"network": "two_branch"},
@@ -87,9 +89,10 @@ STRUCTURES: list[dict[str, Any]] = [
         "activation": "tanh",
     },  # of a relu that is active in a whole batch, the normalization cancels the bias
     {"targets": "joint", "tau": 0.005},  # without target networks, their rate must not be set
-    {"critic_hidden": (6,), "actor_hidden": (5,)},
+    {"actor_hidden": (5,)},
+    {"critic_hidden": (6,)},
     {"demonstrations": "shown"},
-    {"q_filter": True, "demonstrations": "shown", "bc_weight": 1.0},
+    {"q_filter": True},
 ]
 LQR = DEVICE["probe/lqr"]()
 GOAL = dj.Goal(1, lambda achieved, desired: (-jnp.abs(achieved - desired)[..., 0], jnp.ones(achieved.shape[:-1])))
@@ -226,7 +229,9 @@ def test_a_part_that_is_a_number(name: str) -> None:
 )
 def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     """It does something, gives a member what it is alone, tells seeds apart, and is one program for all numbers."""
-    experiment, hyper = dj.configure({**FIELDS, **fields})
+    needed = tuple((name, value) for field in fields for name, value in NEEDS.get(field, {}).items())
+    without = plain(needed)
+    experiment, hyper = dj.configure({**FIELDS, **dict(needed), **fields})
     alone, (member, same, other) = call(experiment, [hyper] * 3, (0, 0, 1))
     assert_finite([member.train, member.actions, other])
     assert distance(alone, member) < SAME
@@ -247,9 +252,10 @@ def test_a_part_that_is_structure(fields: dict[str, Any]) -> None:
     acts -= {"network"} if fields.get("network") == "two_branch" else set()  # its actor is the usual one
     learns = set(fields) - {"exploration", "noise_schedule", "diagnostics"}
     little = ROUNDED if "precision" in fields else DIFFERENT
-    assert (distance(member.actions, plain().actions) > little) == bool(acts), "exploration"
-    if jax.tree.map(np.shape, member.train) == jax.tree.map(np.shape, plain().train):  # else it is another network altogether
-        assert (distance(member.train, plain().train) > little) == bool(learns), "learning"
+    assert (distance(member.actions, without.actions) > little) == bool(acts), "exploration"
+    if jax.tree.map(np.shape, member.train) == jax.tree.map(np.shape, without.train):  # else it is another network altogether
+        assert (distance(member.train, without.train) > little) == bool(learns), "learning"
+    assert bool(jax.tree.leaves(member.train[1])) == (experiment.targets != "joint"), "target networks"
     call(experiment, [dj.Hyperparams(*(0.9 * x for x in hyper))] * 3, (5, 6, 7))
     assert program(experiment)._cache_size() == 1
 

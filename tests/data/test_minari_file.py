@@ -98,6 +98,10 @@ def test_what_exists_is_kept_and_what_fails_is_gone(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):  # Minari's own
         file.write_minari(target, wrong, observation_space=Box(-1, 1, (3,)), action_space=ACTIONS, env_spec=None, about={})
     assert not (tmp_path / "new").exists()
+    (target.path / "data").mkdir(parents=True)  # by another process meanwhile
+    with pytest.raises(FileExistsError):
+        file.write_minari(target, wrong, observation_space=Box(-1, 1, (3,)), action_space=ACTIONS, env_spec=None, about={})
+    assert (target.path / "data").exists()
     (tmp_path / "minari" / "old-v0").mkdir(parents=True)
     for out, sentence in (
         (str(tmp_path), "exists already, so name another dataset or remove it"),

@@ -130,7 +130,10 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         r"a reward of shape \(1,\) from advance",
     ),
     "state-of-another-structure": (lambda: stepping(lambda given, back: ((*back[0], 1), *back[1:])), "a different structure"),
-    "state-of-another-shape": (lambda: walk(advance=lambda k, x, a: (x[:, None] + x, 0.0, False), observe=jnp.ravel), "shape"),
+    "state-of-another-shape": (
+        lambda: stepping(lambda given, back: ((back[0][0][None], *back[0][1:]), *back[1:])),
+        r"env_state.* from step of shape \(1, 2\)",
+    ),
     "no-transition": (lambda: stepping(lambda given, back: (*back[:2], 0.0)), "return a triple .env_state, obs, Transition."),
     "a-branch-in-python": (
         lambda: walk(advance=branching),

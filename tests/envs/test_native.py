@@ -116,10 +116,6 @@ def keeps_the_contract(env: dj.Env, name: str) -> None:
         assert (lengths <= spec.max_steps).all()
         assert (lengths[ends == 1.0] == spec.max_steps).all()  # what does not terminate is cut at the limit, not before
 
-    again = roll(env, 1, steps)
-    for one, other in zip(jax.tree.leaves((first, transition, obs)), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(one, other)
-
 
 @pytest.mark.parametrize("name", [*DEVICE, *GYMNAX])
 def test_a_step_by_hand_is_the_compiled_step(name: str) -> None:

@@ -61,17 +61,19 @@ def test_gradient_steps_are_a_loop_and_not_unrolled() -> None:
 
 
 @pytest.mark.parametrize("backend", ["device", "host"])
-def test_evaluation_is_without_noise_and_without_warm_up(backend: str) -> None:
-    """With noise of any kind in the run, returns are those of the policy itself, from the same start states."""
+def test_evaluation_is_of_the_actor_and_without_noise(backend: str) -> None:
+    """With noise of any kind in the run, returns are the same, from the same start states; those of another actor are not."""
     fields = {"env": "Pendulum-v1", "backend": backend, "hidden": (4,), "warmup_steps": 64, "eval_episodes": 2}
     found = []
-    for more in ({"noise_sigma": 0.0}, {"noise_sigma": 5.0, "epsilon_uniform": 0.9, "action_smoothing": 0.5}):
+    noisy = {"noise_sigma": 5.0, "epsilon_uniform": 0.9, "action_smoothing": 0.5}
+    for more in ({"noise_sigma": 0.0}, noisy, {"init": "fan_in"}):
         experiment, hyper = dj.configure({**fields, **more})
         program: Program = dj.make_program(experiment, [dj.Member(3, hyper)])
         state = program.start()  # the same actor, since nothing has been learned
         found.append(program.evaluate(state, 7)[0])
         program.close()
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert (np.abs(found[2] / found[0] - 1) > 0.01).all()
 
 
 def test_numbers_are_not_part_of_what_is_compiled() -> None:

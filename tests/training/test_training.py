@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import ddpg_jax as dj
+from ddpg_jax.experiment.experiment import updates_of
 from ddpg_jax.running import blocks
 from ddpg_jax.running.blocks import Journal
 from ddpg_jax.running.placement import PACKED, make_placement
@@ -149,8 +150,9 @@ def test_what_a_diverged_actor_does_is_not_the_environments_fault() -> None:
 
     assert np.isnan(program.evaluate(scaled(np.nan), 32)[0]).all()
     assert np.isfinite(program.evaluate(scaled(1e30), 32)[0]).all()  # each weight is a number, and the actions are none
-    program.advance(scaled(np.nan), 32, 82, active=active)
-    program.advance(scaled(1e30), 32, 82, active=active)
+    for factor in (np.nan, 1e30):
+        _, metrics, _ = program.advance(scaled(factor), 32, 82, active=active)
+        assert metrics.bad_step.tolist() == [-1], "of an environment that is at fault"
 
 
 def test_streams_do_not_meet() -> None:
@@ -361,7 +363,7 @@ def test_as_many_updates_as_steps_times_updates_per_step(name: str) -> None:
 @pytest.mark.parametrize(("num_envs", "each"), [(3, "0.33333333"), (49, 1 / 49), (8, 0.125)])
 def test_a_fraction_need_not_be_exact(num_envs: int, each: Any) -> None:
     experiment, _ = dj.configure({"num_envs": num_envs, "updates_per_step": each})
-    assert round(experiment.num_envs * experiment.updates_per_step) == 1
+    assert updates_of(experiment) == (1, 1)
 
 
 @pytest.mark.parametrize("each", [0.1, 1e20, 0.3])
