@@ -263,9 +263,9 @@ def _is_above_untrained(one: Done) -> bool:
 
 def draw_curves(done: Sequence[Done], results: Path) -> Figure:
     """Draws a panel for each task: IQM and interval over seeds, those of Tianshou in grey, and the published level dashed."""
-    columns = min(3, len(done))
+    columns = min(len(done), min((3, 4), key=lambda count: -len(done) % count))  # as few empty places as possible
     rows = -(-len(done) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained")
+    figure = Figure(figsize=(min(4.2 * columns, 13.0), 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, one in zip(panels, done, strict=False):
         if one.task.published and one.task.published.curve:
