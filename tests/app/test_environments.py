@@ -18,6 +18,7 @@ from gymnasium.spaces import Box
 
 import ddpg_jax as dj
 from ddpg_jax.flatten import storable
+from ddpg_jax.running import blocks
 from tests.runs import manifest, rows, run
 
 pytestmark = pytest.mark.usefixtures("command_line")
@@ -156,8 +157,9 @@ def test_a_start_that_fails_leaves_nothing_open(capsys: pytest.CaptureFixture[st
     assert OnlyOne.in_use == 0
 
 
-def test_an_export_says_where_its_policy_is_from(tmp_path: Path) -> None:
+def test_an_export_says_where_its_policy_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is stopped has a policy that was never evaluated, and one that is killed may have an earlier one."""
+    monkeypatch.setattr(blocks, "FIRST_PIECE", 16)  # it is stopped before the first evaluation
 
     def exported() -> tuple[dict[str, Any], str]:
         assert run("export", "a", "--to", "npz", "--out", "p.npz", "--card") == 0
